@@ -1,0 +1,346 @@
+"""The Rust core: sandbox, retrieval, actions, votes, trajectories. Everything here releases the GIL while it works."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, final
+
+__version__: str
+
+class AgentDistillError(Exception):
+    """Base of the errors that are neither a wrong argument (ValueError) nor plain I/O (OSError)."""
+
+class RetrievalError(AgentDistillError):
+    """An index that cannot be built, opened or read."""
+
+class SandboxError(AgentDistillError):
+    """The sandbox itself failed (never: the code that ran in it)."""
+
+class TrajectoryError(AgentDistillError):
+    """A trajectory that cannot be read or written; names path and line."""
+
+# ---- retrieval ---------------------------------------------------------------------------------
+
+@final
+class Passage:
+    """One passage, as indexed; ``score`` is its BM25 score for the query (0.0 outside a search)."""
+
+    id: str
+    title: str
+    text: str
+    score: float
+    def __init__(self, id: str, title: str, text: str, score: float = 0.0) -> None: ...
+
+@final
+class Bm25Index:
+    """BM25 (k1 1.2, b 0.75) over passages on disk. A query is a bag of words: any string is a valid one."""
+
+    @staticmethod
+    def build(
+        passages: Iterable[tuple[str, str, str]] | Iterable[Passage] | str | PathLike[str],
+        path: str | PathLike[str],
+        *,
+        overwrite: bool = False,
+        skip_bad: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> "Bm25Index":
+        """Index ``(id, title, text)`` triples, or a JSONL file with ``id|_id``, ``title``, ``text`` or ``contents``.
+
+        ``progress`` is called now and then with the number of passages read. The index appears at ``path`` only
+        when complete. Raises RetrievalError (with file and line for a bad line; for a path that exists).
+        """
+    @staticmethod
+    def open(path: str | PathLike[str]) -> "Bm25Index":
+        """Open an index. Raises RetrievalError when there is none, or one of another version."""
+    def search(self, query: str, k: int = 3) -> list[Passage]: ...
+    def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
+        """The same for many queries, in parallel on all cores."""
+    def info(self) -> dict[str, Any]:
+        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``."""
+    def __len__(self) -> int: ...
+
+# ---- sandbox -----------------------------------------------------------------------------------
+
+@final
+class Limits:
+    """What one cell may use. ``seconds`` raises TimeoutError in the cell; ``hard_seconds`` later it is killed."""
+
+    seconds: float
+    hard_seconds: float
+    memory_mb: int
+    stdout_chars: int
+    tool_calls: int
+    def __init__(
+        self,
+        *,
+        seconds: float = 5.0,
+        hard_seconds: float = 2.0,
+        memory_mb: int = 256,
+        stdout_chars: int = 20_000,
+        tool_calls: int = 64,
+    ) -> None: ...
+
+ObservationKind = Literal[
+    "value",  # the cell ran to its end; value is None when its last statement is no expression
+    "final_answer",  # the cell called final_answer(...)
+    "exception",  # the cell raised
+    "timeout",  # over Limits.seconds
+    "out_of_memory",  # over Limits.memory_mb
+    "tool_error",  # a tool raised, and the cell did not catch it
+    "killed",  # the guest trapped (stack, hard time limit inside C code, ...): the State is the one before
+]
+
+@final
+class Observation:
+    """What running a cell did. Strings are what Python's own repr/str and traceback give."""
+
+    kind: ObservationKind
+    stdout: str
+    truncated: int  # characters of stdout that were dropped from its middle
+    value: str | None  # repr of the last expression
+    final_answer: str | None  # str() of final_answer's argument
+    final_answer_json: str | None  # the same as JSON, where JSON can say it
+    error_type: str | None
+    error: str | None  # the traceback, from the cell on
+    tool_calls: list[ToolCall]
+    seconds: float
+    def __init__(
+        self,
+        kind: ObservationKind,
+        *,
+        stdout: str = "",
+        truncated: int = 0,
+        value: str | None = None,
+        final_answer: str | None = None,
+        final_answer_json: str | None = None,
+        error_type: str | None = None,
+        error: str | None = None,
+        tool_calls: Sequence[ToolCall] = (),
+        seconds: float = 0.0,
+    ) -> None: ...
+    def to_json(self) -> str: ...
+
+@final
+class ToolCall:
+    name: str
+    arguments: str  # JSON: [[positional], {keyword}]
+    result: str | None  # JSON
+    error: str | None
+    seconds: float
+
+@final
+class State:
+    """An immutable value: the whole interpreter after some cells. Using it twice is a fork."""
+
+    def to_bytes(self) -> bytes: ...
+    @staticmethod
+    def from_bytes(data: bytes) -> "State":
+        """Raises SandboxError when the bytes are damaged or of another guest."""
+    @property
+    def nbytes(self) -> int:
+        """Memory held beyond the base image, in bytes."""
+
+@final
+class Sandbox:
+    """Isolated CPython 3.14 (WASM). Thread-safe; a cell can reach its tools and nothing else."""
+
+    def __init__(
+        self,
+        tools: Mapping[str, Bm25Index | Callable[..., Any]] | None = None,
+        limits: Limits | None = None,
+        *,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        """``tools``: name -> Bm25Index (answers natively, without the GIL) or a callable of JSON-able arguments."""
+    @property
+    def initial(self) -> State: ...
+    def run(self, state: State, code: str) -> tuple[Observation, State]: ...
+    def run_many(self, cells: Sequence[tuple[State, str]]) -> list[tuple[Observation, State]]:
+        """Each cell from its own State, in parallel; the same State may stand in many."""
+
+# ---- actions and votes -------------------------------------------------------------------------
+
+SpanKind = Literal["thought", "code", "final_answer"]
+
+@final
+class Action:
+    """A completion understood: a Thought and either code to run or a final answer given in plain text."""
+
+    thought: str
+    code: str | None
+    final_answer: str | None
+    spans: list[tuple[SpanKind, int, int]]  # character ranges of the completion
+    def __init__(
+        self,
+        thought: str,
+        code: str | None = None,
+        final_answer: str | None = None,
+        spans: Sequence[tuple[SpanKind, int, int]] = (),
+    ) -> None: ...
+
+ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code", "invalid_syntax", "repetition"]
+
+@final
+class ParseFailure:
+    kind: ParseFailureKind
+    message: str  # written for the model: what was wrong and what to write instead
+    def __init__(self, kind: ParseFailureKind, message: str) -> None: ...
+
+def parse_action(completion: str) -> Action | ParseFailure:
+    """Total: any string gives an Action or a ParseFailure."""
+
+@final
+class Vote:
+    winner: int | None  # index of the first candidate that did what most did; None when there was none to choose
+    counts: list[tuple[str, int]]  # canonical outcome -> votes, most first
+    dropped: list[int]  # candidates that failed
+    agreement: float  # winner's votes / candidates not dropped
+
+def vote(
+    observations: Sequence[Observation | ParseFailure], *, compat: Literal["reference"] | None = None, seed: int = 0
+) -> Vote:
+    """Majority over what the candidates did (IDEA 3). See rust/vote.rs for canonical form and tie rule."""
+
+@final
+class StepResult:
+    """One self-consistent step: every candidate, the vote, and the State after the winner."""
+
+    actions: list[Action | ParseFailure]
+    observations: list[Observation | None]  # None where nothing was run
+    vote: Vote
+    winner: int
+    state: State
+
+def self_consistent_steps(
+    sandbox: Sandbox,
+    episodes: Sequence[tuple[State, Sequence[str]]],
+    *,
+    compat: Literal["reference"] | None = None,
+    seed: int = 0,
+) -> list[StepResult]:
+    """Parse, run and vote for a batch of episodes, ``(state, completions)`` each, in one call without the GIL.
+
+    When every candidate failed, ``winner`` is drawn by ``seed`` among them (the paper's rule; ``compat`` takes the
+    first), preferring one that at least ran; ``state`` is the State after it.
+    """
+
+# ---- trajectories ------------------------------------------------------------------------------
+
+@final
+class Candidate:
+    """One completion of a step, and what it did."""
+
+    text: str
+    prefix: str  # text given to the model as the beginning of this completion (first-thought prefix), part of text
+    token_ids: list[int] | None
+    logprobs: list[float] | None
+    finish_reason: str | None
+    action: Action | ParseFailure | None  # None in a chain of thought
+    observation: Observation | None
+    def __init__(
+        self,
+        text: str,
+        *,
+        prefix: str = "",
+        token_ids: Sequence[int] | None = None,
+        logprobs: Sequence[float] | None = None,
+        finish_reason: str | None = None,
+        action: Action | ParseFailure | None = None,
+        observation: Observation | None = None,
+    ) -> None: ...
+
+@final
+class Step:
+    candidates: list[Candidate]
+    winner: int
+    votes: list[tuple[str, int]]
+    prompt_token_ids: list[int] | None
+    message: str  # what the model was told after this step ("Observation: ..."); "" after the last
+    seconds: float
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        winner: int = 0,
+        votes: Sequence[tuple[str, int]] = (),
+        prompt_token_ids: Sequence[int] | None = None,
+        message: str = "",
+        seconds: float = 0.0,
+    ) -> None: ...
+
+Outcome = Literal[
+    "final_answer",  # the episode answered
+    "out_of_steps",
+    "parse_failure",  # its last step could not be parsed
+    "cut_completion",  # the last completion hit the token limit
+    "model_error",  # the model could not be had; ``error`` says why
+    "sandbox_error",
+    "error",
+]
+
+@final
+class Trajectory:
+    """One episode, complete: enough to train on, to grade again, and to enter again at any step. JSON, versioned."""
+
+    version: int
+    task_id: str
+    question: str
+    reference: str | None  # the task's own answer
+    task_set: str
+    kind: Literal["agent", "cot"]
+    model: str
+    messages: list[tuple[str, str]]  # (role, content) before the first step
+    steps: list[Step]
+    outcome: Outcome
+    answer: str | None
+    score: float | None
+    grader: str | None
+    error: str | None
+    sampling: dict[str, Any]
+    usage: tuple[int, int]  # prompt, completion tokens
+    seconds: float
+    def __init__(
+        self,
+        task_id: str,
+        question: str,
+        *,
+        reference: str | None = None,
+        task_set: str = "",
+        kind: Literal["agent", "cot"] = "agent",
+        model: str = "",
+        messages: Sequence[tuple[str, str]] = (),
+        steps: Sequence[Step] = (),
+        outcome: Outcome = "final_answer",
+        answer: str | None = None,
+        score: float | None = None,
+        grader: str | None = None,
+        error: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        usage: tuple[int, int] = (0, 0),
+        seconds: float = 0.0,
+    ) -> None: ...
+    def to_json(self) -> str:
+        """One line."""
+    @staticmethod
+    def from_json(line: str) -> "Trajectory": ...
+
+def read_trajectories(path: str | PathLike[str]) -> list[Trajectory]:
+    """Read a JSONL file in parallel. A torn last line (a killed writer) is left out. Raises TrajectoryError."""
+
+@final
+class TrajectoryWriter:
+    """Appends trajectories durably: one writer a file, each line whole and synced before ``append`` returns.
+
+    Opening takes a lock (TrajectoryError when another process holds it), cuts off a torn last line, and checks that the
+    file's header line carries the same ``run`` (the resolved settings as JSON): a file of another run is refused.
+    """
+
+    def __init__(self, path: str | PathLike[str], run: str) -> None: ...
+    @property
+    def done(self) -> set[str]:
+        """Task ids already in the file."""
+    def append(self, trajectories: Sequence[Trajectory]) -> None:
+        """Raises OSError (a full disk); then nothing of this call is in the file."""
+    def close(self) -> None: ...
+    def __enter__(self) -> "TrajectoryWriter": ...
+    def __exit__(self, *args: object) -> None: ...
