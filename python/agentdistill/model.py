@@ -1,4 +1,4 @@
-"""What a model is: messages in, completions out. Teacher or student, served or local, scripted or recorded: all are this.
+"""What a model is: messages in, completions out, be it teacher or student, served or local, scripted or recorded.
 
 :func:`load_model` turns a word of the command line into one. Each engine has its own module (``openai_model``,
 ``vllm_model``, ``transformers_model``), imported when first asked for; the two models that need no engine are here.
@@ -108,15 +108,13 @@ class Model(Protocol):
 def load_model(spec: str, **options: Any) -> Model:
     """The model that ``spec`` names; ``options`` go to its class.
 
-    =========================  =====================================================================
-    ``openai:URL:NAME``        a server that speaks OpenAI's protocol, e.g. ``openai:http://127.0.0.1:8000/v1:qwen``
-    ``vllm:PATH_OR_ID``        vLLM in this process
-    ``transformers:PATH_OR_ID``  transformers in this process; also what a bare path or id means
-    ``recorded:PATH``          the completions of a trajectory file, replayed
-    =========================  =====================================================================
+    - ``openai:URL:NAME``: a server that speaks OpenAI's protocol, e.g. ``openai:http://127.0.0.1:8000/v1:qwen``
+    - ``vllm:PATH_OR_ID``: vLLM in this process
+    - ``transformers:PATH_OR_ID``, or a bare path or id: transformers in this process
+    - ``recorded:PATH``: the completions of a trajectory file, replayed
 
-    A path may be that of a PEFT adapter. Raises ValueError for a spec of no such form, ModelError for a model that is not
-    there or whose library is not installed.
+    A path may be that of a PEFT adapter. Raises ValueError for a spec of no such form, ModelError for a model that is
+    not there or whose library is not installed.
     """
     scheme, colon, rest = spec.partition(":")
     if not colon or Path(spec).exists():
@@ -154,8 +152,8 @@ class ModelFiles(NamedTuple):
 def model_files(path_or_id: str) -> ModelFiles:
     """Where a model lies: a folder, a PEFT adapter's folder, a folder of ``agentdistill train``, or an id of a hub.
 
-    A merged model beside an adapter goes first: vLLM answers more repeatably with it (vllm#7977). Raises ModelError for a
-    folder that is not there or holds no model.
+    A merged model beside an adapter goes first: vLLM answers more repeatably with it (vllm#7977). Raises ModelError
+    for a folder that is not there or holds no model.
     """
     folder = Path(path_or_id).expanduser()
     if not folder.exists():
@@ -177,8 +175,8 @@ def model_files(path_or_id: str) -> ModelFiles:
 class ScriptedModel:
     """A model whose every completion a function writes: the demo's teacher, and the tests' models.
 
-    ``policy(messages, prefix, index)`` returns the text of candidate ``index`` after ``prefix``. Stop strings hold; token
-    limits do not, as there are no tokens.
+    ``policy(messages, prefix, index)`` returns the text of candidate ``index`` after ``prefix``. Stop strings hold;
+    token limits do not, as there are no tokens.
     """
 
     def __init__(self, name: str, policy: Callable[[Sequence[Message], str, int], str]) -> None:
@@ -198,8 +196,9 @@ class ScriptedModel:
 class RecordedModel:
     """Replays a trajectory file: the same conversation at the same step gets the completions it got then.
 
-    One candidate is the one that won; n are the first n recorded. A conversation is known by its opening messages, or else
-    by its question (so a file can be replayed under another prompt), and its step by the assistant's turns since.
+    One candidate is the one that won; n are the first n recorded. A conversation is known by its opening messages, or
+    else by its question (so a file can be replayed under another prompt), and its step by the assistant's turns
+    since.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -266,7 +265,7 @@ def _need(library: str, extra: str) -> None:
 
 
 def _base_of(adapter: Path) -> str:
-    """The model that an adapter was trained on, as its configuration has it; a relative path is from here or beside it."""
+    """The model that an adapter was trained on; a relative path in its configuration is from here, or beside it."""
     try:
         base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
         if not isinstance(base, str):
