@@ -48,8 +48,8 @@ def load_tasks(
     ``task_set`` and ``kind`` are for all of them; else each task's own count. Without any, the set is named after the
     file, and the kind is told from the set's name, or else from the answer: a number is mathematics. A task without
     an ``id`` gets one made from its question, so that it stays the same when the file grows. Tasks whose answer is
-    null are left out with a warning. Raises OSError for a file that cannot be read, and ValueError, with line or
-    example, for one that is malformed, empty, or has the same id twice.
+    null or empty are left out with a warning (the paper's files have some). Raises OSError for a file that cannot be
+    read, and ValueError, with line or example, for one that is malformed, empty, or has the same id twice.
     """
     path = Path(path)
     if limit is not None and limit < 1:
@@ -82,7 +82,9 @@ def load_tasks(
         raise ValueError(f"{path}: byte {error.start} is not UTF-8") from error
     if unanswered:
         some = ", ".join(unanswered[:3]) + (", ..." if len(unanswered) > 3 else "")
-        _log.warning("%d of %d tasks have no answer (null) and are left out: %s", len(unanswered), len(places), some)
+        _log.warning(
+            "%d of %d tasks have no answer (null or empty) and are left out: %s", len(unanswered), len(places), some
+        )
     if not tasks:
         raise ValueError(f"{path} has no task with an answer")
     return tasks
@@ -118,11 +120,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             for row in rows:
                 where = f"{path}:{rows.line_num}"
-                if None in row or None in row.values():
+                if None in row or None in row.values():  # DictReader's marks for too many and too few
                     raise ValueError(
                         f"{where}: it has not as many fields as the header ({', '.join(rows.fieldnames or ())})"
                     )
-                yield where, {name: value for name, value in row.items() if value != ""}
+                yield where, {name: value for name, value in row.items() if value or name in ("question", "answer")}
         except csv.Error as error:
             raise ValueError(f"{path}:{rows.line_num}: not CSV: {error}") from error
 
@@ -139,7 +141,7 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     if "answer" not in row:
         raise ValueError(f"{where}: it has no answer")
     answer = _text(row["answer"])
-    if answer is None and row["answer"] is not None:
+    if answer is None and row["answer"] not in (None, ""):
         raise ValueError(f"{where}: its answer is {_what(row['answer'])}: give a text or a number")
     identifier = _text(row.get("id"))
     if identifier is None and row.get("id") is not None:
