@@ -58,11 +58,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     config = transformers.Qwen2Config(
         vocab_size=len(vocabulary),
-        hidden_size=64,
+        hidden_size=64,  # two heads of 32 dimensions: the fewest that vLLM has a kernel for
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
         max_position_embeddings=4096,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

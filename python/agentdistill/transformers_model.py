@@ -392,7 +392,10 @@ def _draw(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
     if not hot:
         return tokens
     sampling = [rows[i].request.sampling for i in hot]
-    column = lambda values: torch.tensor(values, device=logits.device)[:, None]  # noqa: E731
+
+    def column(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, device=logits.device)[:, None]
+
     probabilities = (logits[hot] / column([s.temperature for s in sampling])).softmax(-1)
     top_p = column([s.top_p for s in sampling])
     # The likeliest tokens nearly always hold all the probability that counts; sorting everything is slow.
