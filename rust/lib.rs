@@ -1,1 +1,3 @@
-//! stub
+//! The Rust core of agentdistill.
+
+pub mod observation;
