@@ -1,3 +1,6 @@
 //! The Rust core of agentdistill.
 
+pub mod error;
 pub mod observation;
+
+pub use error::{Error, Result};
