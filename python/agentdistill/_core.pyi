@@ -55,7 +55,7 @@ class Bm25Index:
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """The same for many queries, in parallel on all cores."""
     def info(self) -> dict[str, Any]:
-        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``."""
+        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``analyzer``."""
     def __len__(self) -> int: ...
 
 # ---- sandbox -----------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class Action:
         spans: Sequence[tuple[SpanKind, int, int]] = (),
     ) -> None: ...
 
-ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code", "invalid_syntax", "repetition"]
+ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code", "repetition"]
 
 @final
 class ParseFailure:
@@ -187,7 +187,7 @@ class ParseFailure:
     def __init__(self, kind: ParseFailureKind, message: str) -> None: ...
 
 def parse_action(completion: str) -> Action | ParseFailure:
-    """Total: any string gives an Action or a ParseFailure."""
+    """Total: any string gives an Action or a ParseFailure. See rust/action.rs for the rules."""
 
 @final
 class Vote:
@@ -196,9 +196,7 @@ class Vote:
     dropped: list[int]  # candidates that failed
     agreement: float  # winner's votes / candidates not dropped
 
-def vote(
-    observations: Sequence[Observation | ParseFailure], *, compat: Literal["reference"] | None = None, seed: int = 0
-) -> Vote:
+def vote(observations: Sequence[Observation | ParseFailure], *, compat: Literal["reference"] | None = None) -> Vote:
     """Majority over what the candidates did (IDEA 3). See rust/vote.rs for canonical form and tie rule."""
 
 @final
@@ -206,7 +204,7 @@ class StepResult:
     """One self-consistent step: every candidate, the vote, and the State after the winner."""
 
     actions: list[Action | ParseFailure]
-    observations: list[Observation | None]  # None where nothing was run
+    observations: list[Observation | None]  # None where the completion did not parse; a plain answer is a final_answer
     vote: Vote
     winner: int
     state: State
@@ -327,6 +325,9 @@ class Trajectory:
 def read_trajectories(path: str | PathLike[str]) -> list[Trajectory]:
     """Read a JSONL file in parallel. A torn last line (a killed writer) is left out. Raises TrajectoryError."""
 
+def read_header(path: str | PathLike[str]) -> str | None:
+    """The ``run`` of the file's header line, as JSON; None when it has no header. Raises TrajectoryError."""
+
 @final
 class TrajectoryWriter:
     """Appends trajectories durably: one writer a file, each line whole and synced before ``append`` returns.
@@ -340,7 +341,8 @@ class TrajectoryWriter:
     def done(self) -> set[str]:
         """Task ids already in the file."""
     def append(self, trajectories: Sequence[Trajectory]) -> None:
-        """Raises OSError (a full disk); then nothing of this call is in the file."""
+        """Raises OSError (a full disk), and ValueError for a task that is in the file already or twice among these;
+        then nothing of this call is in the file."""
     def close(self) -> None: ...
     def __enter__(self) -> "TrajectoryWriter": ...
     def __exit__(self, *args: object) -> None: ...
