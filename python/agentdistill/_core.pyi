@@ -2,7 +2,35 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, final
+from typing import Any, Literal, Self, final
+
+__all__ = [
+    "__version__",
+    "Action",
+    "AgentDistillError",
+    "Bm25Index",
+    "Candidate",
+    "Limits",
+    "Observation",
+    "ParseFailure",
+    "Passage",
+    "RetrievalError",
+    "Sandbox",
+    "SandboxError",
+    "State",
+    "Step",
+    "StepResult",
+    "ToolCall",
+    "Trajectory",
+    "TrajectoryError",
+    "TrajectoryWriter",
+    "Vote",
+    "parse_action",
+    "read_header",
+    "read_trajectories",
+    "self_consistent_steps",
+    "vote",
+]
 
 __version__: str
 
@@ -28,7 +56,7 @@ class Passage:
     title: str
     text: str
     score: float
-    def __init__(self, id: str, title: str, text: str, score: float = 0.0) -> None: ...
+    def __new__(cls, id: str, title: str, text: str, score: float = 0.0) -> Self: ...
 
 @final
 class Bm25Index:
@@ -69,15 +97,15 @@ class Limits:
     memory_mb: int
     stdout_chars: int
     tool_calls: int
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         seconds: float = 5.0,
         hard_seconds: float = 2.0,
         memory_mb: int = 256,
         stdout_chars: int = 20_000,
         tool_calls: int = 64,
-    ) -> None: ...
+    ) -> Self: ...
 
 ObservationKind = Literal[
     "value",  # the cell ran to its end; value is None when its last statement is no expression
@@ -103,8 +131,8 @@ class Observation:
     error: str | None  # the traceback, from the cell on
     tool_calls: list[ToolCall]
     seconds: float
-    def __init__(
-        self,
+    def __new__(
+        cls,
         kind: ObservationKind,
         *,
         stdout: str = "",
@@ -116,7 +144,7 @@ class Observation:
         error: str | None = None,
         tool_calls: Sequence[ToolCall] = (),
         seconds: float = 0.0,
-    ) -> None: ...
+    ) -> Self: ...
     def to_json(self) -> str: ...
 
 @final
@@ -143,14 +171,14 @@ class State:
 class Sandbox:
     """Isolated CPython 3.14 (WASM). Thread-safe; a cell can reach its tools and nothing else."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         tools: Mapping[str, Bm25Index | Callable[..., Any]] | None = None,
         limits: Limits | None = None,
         *,
         seed: int = 0,
         threads: int | None = None,
-    ) -> None:
+    ) -> Self:
         """``tools``: name -> Bm25Index (answers natively, without the GIL) or a callable of JSON-able arguments."""
     @property
     def initial(self) -> State: ...
@@ -170,13 +198,13 @@ class Action:
     code: str | None
     final_answer: str | None
     spans: list[tuple[SpanKind, int, int]]  # character ranges of the completion
-    def __init__(
-        self,
+    def __new__(
+        cls,
         thought: str,
         code: str | None = None,
         final_answer: str | None = None,
         spans: Sequence[tuple[SpanKind, int, int]] = (),
-    ) -> None: ...
+    ) -> Self: ...
 
 ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code", "repetition"]
 
@@ -184,7 +212,7 @@ ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code", 
 class ParseFailure:
     kind: ParseFailureKind
     message: str  # written for the model: what was wrong and what to write instead
-    def __init__(self, kind: ParseFailureKind, message: str) -> None: ...
+    def __new__(cls, kind: ParseFailureKind, message: str) -> Self: ...
 
 def parse_action(completion: str) -> Action | ParseFailure:
     """Total: any string gives an Action or a ParseFailure. See rust/action.rs for the rules."""
@@ -235,8 +263,8 @@ class Candidate:
     finish_reason: str | None
     action: Action | ParseFailure | None  # None in a chain of thought
     observation: Observation | None
-    def __init__(
-        self,
+    def __new__(
+        cls,
         text: str,
         *,
         prefix: str = "",
@@ -245,7 +273,7 @@ class Candidate:
         finish_reason: str | None = None,
         action: Action | ParseFailure | None = None,
         observation: Observation | None = None,
-    ) -> None: ...
+    ) -> Self: ...
 
 @final
 class Step:
@@ -255,8 +283,8 @@ class Step:
     prompt_token_ids: list[int] | None
     message: str  # what the model was told after this step ("Observation: ..."); "" after the last
     seconds: float
-    def __init__(
-        self,
+    def __new__(
+        cls,
         candidates: Sequence[Candidate],
         *,
         winner: int = 0,
@@ -264,7 +292,7 @@ class Step:
         prompt_token_ids: Sequence[int] | None = None,
         message: str = "",
         seconds: float = 0.0,
-    ) -> None: ...
+    ) -> Self: ...
 
 Outcome = Literal[
     "final_answer",  # the episode answered
@@ -297,8 +325,8 @@ class Trajectory:
     sampling: dict[str, Any]
     usage: tuple[int, int]  # prompt, completion tokens
     seconds: float
-    def __init__(
-        self,
+    def __new__(
+        cls,
         task_id: str,
         question: str,
         *,
@@ -316,7 +344,7 @@ class Trajectory:
         sampling: Mapping[str, Any] | None = None,
         usage: tuple[int, int] = (0, 0),
         seconds: float = 0.0,
-    ) -> None: ...
+    ) -> Self: ...
     def to_json(self) -> str:
         """One line."""
     @staticmethod
@@ -336,7 +364,7 @@ class TrajectoryWriter:
     file's header line carries the same ``run`` (the resolved settings as JSON): a file of another run is refused.
     """
 
-    def __init__(self, path: str | PathLike[str], run: str) -> None: ...
+    def __new__(cls, path: str | PathLike[str], run: str) -> Self: ...
     @property
     def done(self) -> set[str]:
         """Task ids already in the file."""
