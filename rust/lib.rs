@@ -2,5 +2,8 @@
 
 #[cfg(feature = "python")]
 mod bindings;
+pub mod error;
 pub mod observation;
 pub mod sandbox;
+
+pub use error::{Error, Result};

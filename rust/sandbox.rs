@@ -46,6 +46,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use crate::Error;
 use crate::observation::{Observation, ObservationKind};
 
 mod engine;
@@ -94,8 +95,8 @@ impl Limits {
     /// The memory limits that can be kept: the image has 16 MiB to spare, and WASM ends at 4 GiB.
     pub const MEMORY_MB: std::ops::RangeInclusive<usize> = SLACK_MB..=3840;
 
-    fn check(&self) -> Result<(), SandboxError> {
-        let invalid = |what: String| Err(SandboxError::InvalidArgument(what));
+    fn check(&self) -> crate::Result<()> {
+        let invalid = |what: String| Err(Error::Argument(what));
         for (name, seconds) in [("seconds", self.seconds), ("hard_seconds", self.hard_seconds)] {
             if !(seconds > 0.0 && seconds <= 1e9) {
                 return invalid(format!("Limits.{name} is {seconds}; it must be between 0 and 1e9, 0 left out"));
@@ -121,11 +122,9 @@ impl Default for Limits {
 /// MiB that guest/app.py leaves free in the image.
 const SLACK_MB: usize = 16;
 
-/// The sandbox itself failed; never the code that ran in it.
+/// How the sandbox itself can fail; never the code that ran in it.
 #[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    #[error("{0}")]
-    InvalidArgument(String),
+enum SandboxError {
     #[error("the guest inside this build of agentdistill is damaged: install the package again")]
     GuestDamaged,
     #[error("the guest cannot be run on this machine: {0:#}")]
@@ -142,6 +141,12 @@ pub enum SandboxError {
     Interrupted,
     #[error("a worker of the sandbox panicked: {0}")]
     Panicked(String),
+}
+
+impl From<SandboxError> for Error {
+    fn from(error: SandboxError) -> Self {
+        Self::Sandbox(error.to_string())
+    }
 }
 
 /// The whole interpreter after some cells: an immutable value, cheap to clone.
@@ -187,25 +192,25 @@ impl State {
         bytes
     }
 
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SandboxError> {
-        use SandboxError::NotAState;
-        let (header, body) = bytes.split_at_checked(Self::HEADER).ok_or(NotAState("there are too few"))?;
+    pub fn from_bytes(bytes: &[u8]) -> crate::Result<Self> {
+        let not_a_state = |why| Error::from(SandboxError::NotAState(why));
+        let (header, body) = bytes.split_at_checked(Self::HEADER).ok_or_else(|| not_a_state("there are too few"))?;
         let (magic, hashes) = header.split_at(Self::MAGIC.len());
         if magic != Self::MAGIC {
-            return Err(NotAState("they begin with something else"));
+            return Err(not_a_state("they begin with something else"));
         }
         let (guest, checksum) = hashes.split_at(32);
         if guest != Guest::HASH {
-            return Err(SandboxError::OtherGuest);
+            return Err(SandboxError::OtherGuest.into());
         }
         if checksum != Sha256::digest(body).as_slice() {
-            return Err(NotAState("their checksum is wrong, so they are damaged or cut off"));
+            return Err(not_a_state("their checksum is wrong, so they are damaged or cut off"));
         }
         let size = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
         let size = size.and_then(|size| usize::try_from(size).ok()).filter(|&size| size <= Self::MAX_BYTES);
-        let size = size.ok_or(NotAState("their length is not given"))?;
-        let body = zstd::bulk::decompress(body, size).map_err(|_| NotAState("they cannot be decompressed"))?;
-        Self::parse(&body).ok_or(NotAState("what they say does not fit together"))
+        let size = size.ok_or_else(|| not_a_state("their length is not given"))?;
+        let body = zstd::bulk::decompress(body, size).map_err(|_| not_a_state("they cannot be decompressed"))?;
+        Self::parse(&body).ok_or_else(|| not_a_state("what they say does not fit together"))
     }
 
     fn parse(body: &[u8]) -> Option<Self> {
@@ -253,19 +258,19 @@ pub struct Sandbox {
 impl Sandbox {
     /// `seed` fixes what is random in the cells; `threads` is how many of [`Sandbox::run_many`]'s cells run at once (all
     /// cores when None). The first Sandbox of a process loads the guest, which takes some 100 ms.
-    pub fn new(tools: Tools, limits: Limits, seed: u64, threads: Option<usize>) -> Result<Self, SandboxError> {
+    pub fn new(tools: Tools, limits: Limits, seed: u64, threads: Option<usize>) -> crate::Result<Self> {
         limits.check()?;
         if threads == Some(0) {
-            return Err(SandboxError::InvalidArgument("threads is 0; at least one is needed".into()));
+            return Err(Error::Argument("threads is 0; at least one is needed".into()));
         }
         for name in tools.keys() {
             let mut chars = name.chars();
             let starts_well = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
             if !starts_well || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                return Err(SandboxError::InvalidArgument(format!("{name:?} cannot be a tool's name in Python")));
+                return Err(Error::Argument(format!("{name:?} cannot be a tool's name in Python")));
             }
             if name == "final_answer" {
-                return Err(SandboxError::InvalidArgument("final_answer is there already".into()));
+                return Err(Error::Argument("final_answer is there already".into()));
             }
         }
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -284,13 +289,13 @@ impl Sandbox {
     }
 
     /// Runs one cell: what it did, and the State after it.
-    pub fn run(&self, state: &State, code: &str) -> Result<(Observation, State), SandboxError> {
+    pub fn run(&self, state: &State, code: &str) -> crate::Result<(Observation, State)> {
         let mut results = self.run_many(vec![(state.clone(), code.to_string())])?;
         Ok(results.pop().expect("a result for the cell"))
     }
 
     /// Runs each cell from its own State, in parallel.
-    pub fn run_many(&self, cells: Vec<(State, String)>) -> Result<Vec<(Observation, State)>, SandboxError> {
+    pub fn run_many(&self, cells: Vec<(State, String)>) -> crate::Result<Vec<(Observation, State)>> {
         self.run_many_until(cells, &|| false)
     }
 
@@ -300,7 +305,7 @@ impl Sandbox {
         &self,
         cells: Vec<(State, String)>,
         interrupted: &dyn Fn() -> bool,
-    ) -> Result<Vec<(Observation, State)>, SandboxError> {
+    ) -> crate::Result<Vec<(Observation, State)>> {
         if cells.is_empty() {
             return Ok(Vec::new());
         }
@@ -310,12 +315,12 @@ impl Sandbox {
         for worker in 0..workers {
             let working = batch.clone();
             match process.spawn(Box::new(move || working.work(process, worker))) {
-                Err(error) if worker == 0 => return Err(error),
+                Err(error) if worker == 0 => return Err(error.into()),
                 Err(_) => break, // the others do it
                 Ok(()) => {}
             }
         }
-        batch.wait(interrupted)
+        Ok(batch.wait(interrupted)?)
     }
 }
 
