@@ -95,7 +95,7 @@ impl Limits {
     /// The memory limits that can be kept: the image has 16 MiB to spare, and WASM ends at 4 GiB.
     pub const MEMORY_MB: std::ops::RangeInclusive<usize> = SLACK_MB..=3840;
 
-    fn check(&self) -> crate::Result<()> {
+    pub(crate) fn check(&self) -> crate::Result<()> {
         let invalid = |what: String| Err(Error::Argument(what));
         for (name, seconds) in [("seconds", self.seconds), ("hard_seconds", self.hard_seconds)] {
             if !(seconds > 0.0 && seconds <= 1e9) {

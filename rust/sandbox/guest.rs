@@ -179,7 +179,10 @@ impl Death {
     fn of(error: &wasmtime::Error) -> Self {
         match error.downcast_ref::<Trap>() {
             Some(Trap::StackOverflow) => Self::StackOverflow,
-            _ => Self::Trap,
+            _ => {
+                if std::env::var_os("DBG").is_some() { eprintln!("TRAP {error:?}"); }
+                Self::Trap
+            }
         }
     }
 }
