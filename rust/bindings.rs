@@ -5,6 +5,8 @@
 mod action;
 mod observation;
 mod retrieval;
+mod sandbox;
+mod self_consistency;
 mod trajectory;
 
 use std::convert::Infallible;
@@ -59,6 +61,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("TrajectoryError", py.get_type::<TrajectoryError>())?;
     module.add_class::<Passage>()?;
     module.add_class::<retrieval::PyBm25Index>()?;
+    sandbox::register(module)?;
     module.add_class::<Observation>()?;
     module.add_class::<ToolCall>()?;
     module.add_class::<Action>()?;
@@ -66,6 +69,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(action::parse_action, module)?)?;
     module.add_class::<Vote>()?;
     module.add_function(wrap_pyfunction!(action::vote, module)?)?;
+    module.add_class::<self_consistency::StepResult>()?;
+    module.add_function(wrap_pyfunction!(self_consistency::self_consistent_steps, module)?)?;
     module.add_class::<Candidate>()?;
     module.add_class::<Step>()?;
     module.add_class::<Trajectory>()?;

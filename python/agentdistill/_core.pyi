@@ -107,7 +107,7 @@ class Limits:
         tool_calls: int = 64,
     ) -> Self: ...
 
-ObservationKind = Literal[
+_ObservationKind = Literal[
     "value",  # the cell ran to its end; value is None when its last statement is no expression
     "final_answer",  # the cell called final_answer(...)
     "exception",  # the cell raised
@@ -121,7 +121,7 @@ ObservationKind = Literal[
 class Observation:
     """What running a cell did. Strings are what Python's own repr/str and traceback give."""
 
-    kind: ObservationKind
+    kind: _ObservationKind
     stdout: str
     truncated: int  # characters of stdout that were dropped from its middle
     value: str | None  # repr of the last expression
@@ -133,7 +133,7 @@ class Observation:
     seconds: float
     def __new__(
         cls,
-        kind: ObservationKind,
+        kind: _ObservationKind,
         *,
         stdout: str = "",
         truncated: int = 0,
@@ -188,7 +188,7 @@ class Sandbox:
 
 # ---- actions and votes -------------------------------------------------------------------------
 
-SpanKind = Literal["thought", "code", "final_answer"]
+_SpanKind = Literal["thought", "code", "final_answer"]
 
 @final
 class Action:
@@ -197,22 +197,22 @@ class Action:
     thought: str
     code: str | None
     final_answer: str | None
-    spans: list[tuple[SpanKind, int, int]]  # character ranges of the completion
+    spans: list[tuple[_SpanKind, int, int]]  # character ranges of the completion
     def __new__(
         cls,
         thought: str,
         code: str | None = None,
         final_answer: str | None = None,
-        spans: Sequence[tuple[SpanKind, int, int]] = (),
+        spans: Sequence[tuple[_SpanKind, int, int]] = (),
     ) -> Self: ...
 
-ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code", "repetition"]
+_ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code", "repetition"]
 
 @final
 class ParseFailure:
-    kind: ParseFailureKind
+    kind: _ParseFailureKind
     message: str  # written for the model: what was wrong and what to write instead
-    def __new__(cls, kind: ParseFailureKind, message: str) -> Self: ...
+    def __new__(cls, kind: _ParseFailureKind, message: str) -> Self: ...
 
 def parse_action(completion: str) -> Action | ParseFailure:
     """Total: any string gives an Action or a ParseFailure. See rust/action.rs for the rules."""
@@ -294,7 +294,7 @@ class Step:
         seconds: float = 0.0,
     ) -> Self: ...
 
-Outcome = Literal[
+_Outcome = Literal[
     "final_answer",  # the episode answered
     "out_of_steps",
     "parse_failure",  # its last step could not be parsed
@@ -317,7 +317,7 @@ class Trajectory:
     model: str
     messages: list[tuple[str, str]]  # (role, content) before the first step
     steps: list[Step]
-    outcome: Outcome
+    outcome: _Outcome
     answer: str | None
     score: float | None
     grader: str | None
@@ -336,7 +336,7 @@ class Trajectory:
         model: str = "",
         messages: Sequence[tuple[str, str]] = (),
         steps: Sequence[Step] = (),
-        outcome: Outcome = "final_answer",
+        outcome: _Outcome = "final_answer",
         answer: str | None = None,
         score: float | None = None,
         grader: str | None = None,

@@ -39,7 +39,8 @@ impl Candidate {
 #[pymethods]
 impl Action {
     #[new]
-    #[pyo3(signature = (thought, code = None, final_answer = None, spans = vec![]))]
+    #[pyo3(signature = (thought, code = None, final_answer = None, spans = vec![]),
+        text_signature = "(thought, code=None, final_answer=None, spans=())")]
     fn py_new(
         thought: String,
         code: Option<String>,

@@ -9,7 +9,9 @@ use crate::observation::{Observation, ObservationKind, ToolCall};
 impl Observation {
     #[new]
     #[pyo3(signature = (kind, *, stdout = String::new(), truncated = 0, value = None, final_answer = None,
-        final_answer_json = None, error_type = None, error = None, tool_calls = vec![], seconds = 0.0))]
+        final_answer_json = None, error_type = None, error = None, tool_calls = vec![], seconds = 0.0),
+        text_signature = "(kind, *, stdout='', truncated=0, value=None, final_answer=None, final_answer_json=None, \
+        error_type=None, error=None, tool_calls=(), seconds=0.0)")]
     #[allow(clippy::too_many_arguments)] // keywords in Python
     fn py_new(
         kind: ObservationKind,
