@@ -1,1 +1,19 @@
-//! stub
+//! The Rust core of agentdistill: what has to be fast, safe or durable.
+//!
+//! A step of an agent is [`action`] (a completion is read), [`sandbox`] (its code runs), [`vote`] (the candidates' majority), fused
+//! in [`self_consistency`]; [`retrieval`] answers its searches through [`search_tool`], and [`trajectory`] keeps it.
+//! [`observation`] is what they all speak of. Python sees all of it through `bindings`, which nothing here imports.
+
+pub mod action;
+#[cfg(feature = "python")]
+mod bindings;
+pub mod error;
+pub mod observation;
+pub mod retrieval;
+pub mod sandbox;
+pub mod search_tool;
+pub mod self_consistency;
+pub mod trajectory;
+pub mod vote;
+
+pub use error::{Error, Result};

@@ -2,7 +2,35 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, final
+from typing import Any, Literal, Self, final
+
+__all__ = [
+    "__version__",
+    "Action",
+    "AgentDistillError",
+    "Bm25Index",
+    "Candidate",
+    "Limits",
+    "Observation",
+    "ParseFailure",
+    "Passage",
+    "RetrievalError",
+    "Sandbox",
+    "SandboxError",
+    "State",
+    "Step",
+    "StepResult",
+    "ToolCall",
+    "Trajectory",
+    "TrajectoryError",
+    "TrajectoryWriter",
+    "Vote",
+    "parse_action",
+    "read_header",
+    "read_trajectories",
+    "self_consistent_steps",
+    "vote",
+]
 
 __version__: str
 
@@ -28,7 +56,7 @@ class Passage:
     title: str
     text: str
     score: float
-    def __init__(self, id: str, title: str, text: str, score: float = 0.0) -> None: ...
+    def __new__(cls, id: str, title: str, text: str, score: float = 0.0) -> Self: ...
 
 @final
 class Bm25Index:
@@ -55,7 +83,7 @@ class Bm25Index:
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """The same for many queries, in parallel on all cores."""
     def info(self) -> dict[str, Any]:
-        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``."""
+        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``analyzer``."""
     def __len__(self) -> int: ...
 
 # ---- sandbox -----------------------------------------------------------------------------------
@@ -69,17 +97,17 @@ class Limits:
     memory_mb: int
     stdout_chars: int
     tool_calls: int
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         seconds: float = 5.0,
         hard_seconds: float = 2.0,
         memory_mb: int = 256,
         stdout_chars: int = 20_000,
         tool_calls: int = 64,
-    ) -> None: ...
+    ) -> Self: ...
 
-ObservationKind = Literal[
+_ObservationKind = Literal[
     "value",  # the cell ran to its end; value is None when its last statement is no expression
     "final_answer",  # the cell called final_answer(...)
     "exception",  # the cell raised
@@ -93,7 +121,7 @@ ObservationKind = Literal[
 class Observation:
     """What running a cell did. Strings are what Python's own repr/str and traceback give."""
 
-    kind: ObservationKind
+    kind: _ObservationKind
     stdout: str
     truncated: int  # characters of stdout that were dropped from its middle
     value: str | None  # repr of the last expression
@@ -103,9 +131,9 @@ class Observation:
     error: str | None  # the traceback, from the cell on
     tool_calls: list[ToolCall]
     seconds: float
-    def __init__(
-        self,
-        kind: ObservationKind,
+    def __new__(
+        cls,
+        kind: _ObservationKind,
         *,
         stdout: str = "",
         truncated: int = 0,
@@ -116,7 +144,7 @@ class Observation:
         error: str | None = None,
         tool_calls: Sequence[ToolCall] = (),
         seconds: float = 0.0,
-    ) -> None: ...
+    ) -> Self: ...
     def to_json(self) -> str: ...
 
 @final
@@ -143,14 +171,14 @@ class State:
 class Sandbox:
     """Isolated CPython 3.14 (WASM). Thread-safe; a cell can reach its tools and nothing else."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         tools: Mapping[str, Bm25Index | Callable[..., Any]] | None = None,
         limits: Limits | None = None,
         *,
         seed: int = 0,
         threads: int | None = None,
-    ) -> None:
+    ) -> Self:
         """``tools``: name -> Bm25Index (answers natively, without the GIL) or a callable of JSON-able arguments."""
     @property
     def initial(self) -> State: ...
@@ -160,7 +188,7 @@ class Sandbox:
 
 # ---- actions and votes -------------------------------------------------------------------------
 
-SpanKind = Literal["thought", "code", "final_answer"]
+_SpanKind = Literal["thought", "code", "final_answer"]
 
 @final
 class Action:
@@ -169,25 +197,25 @@ class Action:
     thought: str
     code: str | None
     final_answer: str | None
-    spans: list[tuple[SpanKind, int, int]]  # character ranges of the completion
-    def __init__(
-        self,
+    spans: list[tuple[_SpanKind, int, int]]  # character ranges of the completion
+    def __new__(
+        cls,
         thought: str,
         code: str | None = None,
         final_answer: str | None = None,
-        spans: Sequence[tuple[SpanKind, int, int]] = (),
-    ) -> None: ...
+        spans: Sequence[tuple[_SpanKind, int, int]] = (),
+    ) -> Self: ...
 
-ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code", "invalid_syntax", "repetition"]
+_ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code", "repetition"]
 
 @final
 class ParseFailure:
-    kind: ParseFailureKind
+    kind: _ParseFailureKind
     message: str  # written for the model: what was wrong and what to write instead
-    def __init__(self, kind: ParseFailureKind, message: str) -> None: ...
+    def __new__(cls, kind: _ParseFailureKind, message: str) -> Self: ...
 
 def parse_action(completion: str) -> Action | ParseFailure:
-    """Total: any string gives an Action or a ParseFailure."""
+    """Total: any string gives an Action or a ParseFailure. See rust/action.rs for the rules."""
 
 @final
 class Vote:
@@ -196,9 +224,7 @@ class Vote:
     dropped: list[int]  # candidates that failed
     agreement: float  # winner's votes / candidates not dropped
 
-def vote(
-    observations: Sequence[Observation | ParseFailure], *, compat: Literal["reference"] | None = None, seed: int = 0
-) -> Vote:
+def vote(observations: Sequence[Observation | ParseFailure], *, compat: Literal["reference"] | None = None) -> Vote:
     """Majority over what the candidates did (IDEA 3). See rust/vote.rs for canonical form and tie rule."""
 
 @final
@@ -206,7 +232,7 @@ class StepResult:
     """One self-consistent step: every candidate, the vote, and the State after the winner."""
 
     actions: list[Action | ParseFailure]
-    observations: list[Observation | None]  # None where nothing was run
+    observations: list[Observation | None]  # None where the completion did not parse; a plain answer is a final_answer
     vote: Vote
     winner: int
     state: State
@@ -237,8 +263,8 @@ class Candidate:
     finish_reason: str | None
     action: Action | ParseFailure | None  # None in a chain of thought
     observation: Observation | None
-    def __init__(
-        self,
+    def __new__(
+        cls,
         text: str,
         *,
         prefix: str = "",
@@ -247,7 +273,7 @@ class Candidate:
         finish_reason: str | None = None,
         action: Action | ParseFailure | None = None,
         observation: Observation | None = None,
-    ) -> None: ...
+    ) -> Self: ...
 
 @final
 class Step:
@@ -257,8 +283,8 @@ class Step:
     prompt_token_ids: list[int] | None
     message: str  # what the model was told after this step ("Observation: ..."); "" after the last
     seconds: float
-    def __init__(
-        self,
+    def __new__(
+        cls,
         candidates: Sequence[Candidate],
         *,
         winner: int = 0,
@@ -266,9 +292,9 @@ class Step:
         prompt_token_ids: Sequence[int] | None = None,
         message: str = "",
         seconds: float = 0.0,
-    ) -> None: ...
+    ) -> Self: ...
 
-Outcome = Literal[
+_Outcome = Literal[
     "final_answer",  # the episode answered
     "out_of_steps",
     "parse_failure",  # its last step could not be parsed
@@ -291,7 +317,7 @@ class Trajectory:
     model: str
     messages: list[tuple[str, str]]  # (role, content) before the first step
     steps: list[Step]
-    outcome: Outcome
+    outcome: _Outcome
     answer: str | None
     score: float | None
     grader: str | None
@@ -299,8 +325,8 @@ class Trajectory:
     sampling: dict[str, Any]
     usage: tuple[int, int]  # prompt, completion tokens
     seconds: float
-    def __init__(
-        self,
+    def __new__(
+        cls,
         task_id: str,
         question: str,
         *,
@@ -310,7 +336,7 @@ class Trajectory:
         model: str = "",
         messages: Sequence[tuple[str, str]] = (),
         steps: Sequence[Step] = (),
-        outcome: Outcome = "final_answer",
+        outcome: _Outcome = "final_answer",
         answer: str | None = None,
         score: float | None = None,
         grader: str | None = None,
@@ -318,7 +344,7 @@ class Trajectory:
         sampling: Mapping[str, Any] | None = None,
         usage: tuple[int, int] = (0, 0),
         seconds: float = 0.0,
-    ) -> None: ...
+    ) -> Self: ...
     def to_json(self) -> str:
         """One line."""
     @staticmethod
@@ -326,6 +352,9 @@ class Trajectory:
 
 def read_trajectories(path: str | PathLike[str]) -> list[Trajectory]:
     """Read a JSONL file in parallel. A torn last line (a killed writer) is left out. Raises TrajectoryError."""
+
+def read_header(path: str | PathLike[str]) -> str | None:
+    """The ``run`` of the file's header line, as JSON; None when it has no header. Raises TrajectoryError."""
 
 @final
 class TrajectoryWriter:
@@ -335,12 +364,13 @@ class TrajectoryWriter:
     file's header line carries the same ``run`` (the resolved settings as JSON): a file of another run is refused.
     """
 
-    def __init__(self, path: str | PathLike[str], run: str) -> None: ...
+    def __new__(cls, path: str | PathLike[str], run: str) -> Self: ...
     @property
     def done(self) -> set[str]:
         """Task ids already in the file."""
     def append(self, trajectories: Sequence[Trajectory]) -> None:
-        """Raises OSError (a full disk); then nothing of this call is in the file."""
+        """Raises OSError (a full disk), and ValueError for a task that is in the file already or twice among these;
+        then nothing of this call is in the file."""
     def close(self) -> None: ...
     def __enter__(self) -> "TrajectoryWriter": ...
     def __exit__(self, *args: object) -> None: ...

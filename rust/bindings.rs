@@ -1,0 +1,172 @@
+//! The Python module `agentdistill._core`: converts, lets go of the GIL, maps errors. No logic of its own.
+//!
+//! `python/agentdistill/_core.pyi` is its contract, checked by stubtest. Nothing in the core imports this.
+
+mod action;
+mod observation;
+mod retrieval;
+mod sandbox;
+mod self_consistency;
+mod trajectory;
+
+use std::convert::Infallible;
+
+use pyo3::create_exception;
+use pyo3::exceptions::{PyException, PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as Unknown;
+
+use crate::Error;
+use crate::action::{Action, ParseFailure, ParseFailureKind, SpanKind};
+use crate::observation::{Observation, ObservationKind, ToolCall};
+use crate::retrieval::Passage;
+use crate::trajectory::{Candidate, Outcome, Step, Trajectory, TrajectoryKind};
+use crate::vote::{Compat, Vote};
+
+create_exception!(
+    agentdistill._core,
+    AgentDistillError,
+    PyException,
+    "Base of the errors that are neither a wrong argument (ValueError) nor plain I/O (OSError)."
+);
+create_exception!(
+    agentdistill._core,
+    RetrievalError,
+    AgentDistillError,
+    "An index that cannot be built, opened or read."
+);
+create_exception!(
+    agentdistill._core,
+    SandboxError,
+    AgentDistillError,
+    "The sandbox itself failed (never: the code that ran in it)."
+);
+create_exception!(
+    agentdistill._core,
+    TrajectoryError,
+    AgentDistillError,
+    "A trajectory that cannot be read or written; names path and line."
+);
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("AgentDistillError", py.get_type::<AgentDistillError>())?;
+    module.add("RetrievalError", py.get_type::<RetrievalError>())?;
+    module.add("SandboxError", py.get_type::<SandboxError>())?;
+    module.add("TrajectoryError", py.get_type::<TrajectoryError>())?;
+    module.add_class::<Passage>()?;
+    module.add_class::<retrieval::PyBm25Index>()?;
+    sandbox::register(module)?;
+    module.add_class::<Observation>()?;
+    module.add_class::<ToolCall>()?;
+    module.add_class::<Action>()?;
+    module.add_class::<ParseFailure>()?;
+    module.add_function(wrap_pyfunction!(action::parse_action, module)?)?;
+    module.add_class::<Vote>()?;
+    module.add_function(wrap_pyfunction!(action::vote, module)?)?;
+    module.add_class::<self_consistency::StepResult>()?;
+    module.add_function(wrap_pyfunction!(self_consistency::self_consistent_steps, module)?)?;
+    module.add_class::<Candidate>()?;
+    module.add_class::<Step>()?;
+    module.add_class::<Trajectory>()?;
+    module.add_class::<trajectory::PyTrajectoryWriter>()?;
+    module.add_function(wrap_pyfunction!(trajectory::read_trajectories, module)?)?;
+    module.add_function(wrap_pyfunction!(trajectory::read_header, module)?)?;
+    Ok(())
+}
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Argument(_) => PyValueError::new_err(message),
+            // OSError picks its own subclass (FileNotFoundError, ...) by the number.
+            Error::Io { path, source } => match source.raw_os_error() {
+                Some(number) => {
+                    let reason = source.to_string();
+                    let reason = reason.split(" (os error").next().unwrap_or_default().to_owned();
+                    PyOSError::new_err((number, reason, path.into_os_string()))
+                }
+                None => PyOSError::new_err(message),
+            },
+            Error::Retrieval { .. } => RetrievalError::new_err(message),
+            Error::Sandbox(_) => SandboxError::new_err(message),
+            Error::Trajectory { .. } => TrajectoryError::new_err(message),
+        }
+    }
+}
+
+/// Text in which any Python string fits: a lone surrogate, which UTF-8 cannot say, becomes `?`, one for one.
+struct AnyText(String);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for AnyText {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let text = object.cast::<PyString>()?;
+        match text.to_str() {
+            Ok(text) => Ok(Self(text.to_owned())),
+            Err(_) => {
+                let bytes: Vec<u8> = text.call_method1("encode", ("utf-8", "replace"))?.extract()?;
+                Ok(Self(String::from_utf8_lossy(&bytes).into_owned()))
+            }
+        }
+    }
+}
+
+/// Enums that Python knows as `Literal` strings, spelled as in JSON.
+macro_rules! literals {
+    ($($kind:ty),*) => {$(
+        impl<'py> IntoPyObject<'py> for $kind {
+            type Target = PyString;
+            type Output = Bound<'py, PyString>;
+            type Error = Infallible;
+
+            fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Infallible> {
+                Ok(PyString::new(py, &spelling(&self)))
+            }
+        }
+
+        impl<'a, 'py> FromPyObject<'a, 'py> for $kind {
+            type Error = PyErr;
+
+            fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+                let text: &str = object.extract()?;
+                Self::deserialize(text.into_deserializer()).map_err(|error: Unknown| PyValueError::new_err(error.to_string()))
+            }
+        }
+    )*};
+}
+
+literals!(ObservationKind, SpanKind, ParseFailureKind, Outcome, TrajectoryKind);
+
+fn spelling(kind: &impl serde::Serialize) -> String {
+    serde_json::to_value(kind).ok().and_then(|json| json.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn compat(name: Option<&str>) -> PyResult<Option<Compat>> {
+    match name {
+        None => Ok(None),
+        Some("reference") => Ok(Some(Compat::Reference)),
+        Some(other) => Err(PyValueError::new_err(format!("compat is \"reference\" or None, not {other:?}"))),
+    }
+}
+
+/// For `__repr__`: the beginning of a text, in quotes.
+fn short(text: &str) -> String {
+    const LONGEST: usize = 60;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// For `__repr__`: `, name="..."`, when there is something.
+fn field(name: &str, text: Option<&str>) -> String {
+    text.filter(|text| !text.is_empty()).map(|text| format!(", {name}={}", short(text))).unwrap_or_default()
+}

@@ -1,0 +1,77 @@
+//! Actions and votes in Python.
+
+use pyo3::prelude::*;
+
+use super::{AnyText, field, spelling};
+use crate::action::{Action, ParseFailure, ParseFailureKind, Parsed, SpanKind};
+use crate::observation::Observation;
+use crate::vote::Vote;
+
+#[pyfunction]
+pub fn parse_action(py: Python<'_>, completion: AnyText) -> Parsed {
+    py.detach(|| crate::action::parse_action(&completion.0))
+}
+
+#[pyfunction]
+#[pyo3(signature = (observations, *, compat = None))]
+pub fn vote(py: Python<'_>, observations: Vec<Candidate>, compat: Option<&str>) -> PyResult<Vote> {
+    let compat = super::compat(compat)?;
+    Ok(py.detach(|| crate::vote::vote(observations.iter().map(Candidate::observation), compat)))
+}
+
+/// A candidate as a vote sees it: what its code did, or that it did not parse.
+#[derive(FromPyObject)]
+pub enum Candidate {
+    Ran(Py<Observation>),
+    #[allow(dead_code)] // that it is one is all that matters
+    Failed(Py<ParseFailure>),
+}
+
+impl Candidate {
+    fn observation(&self) -> Option<&Observation> {
+        match self {
+            Self::Ran(observation) => Some(observation.get()),
+            Self::Failed(_) => None,
+        }
+    }
+}
+
+#[pymethods]
+impl Action {
+    #[new]
+    #[pyo3(signature = (thought, code = None, final_answer = None, spans = vec![]),
+        text_signature = "(thought, code=None, final_answer=None, spans=())")]
+    fn py_new(
+        thought: String,
+        code: Option<String>,
+        final_answer: Option<String>,
+        spans: Vec<(SpanKind, usize, usize)>,
+    ) -> Self {
+        Self { thought, code, final_answer, spans }
+    }
+
+    fn __repr__(&self) -> String {
+        let rest = field("code", self.code.as_deref()) + &field("final_answer", self.final_answer.as_deref());
+        format!("Action({}{rest})", super::short(&self.thought))
+    }
+}
+
+#[pymethods]
+impl ParseFailure {
+    #[new]
+    fn py_new(kind: ParseFailureKind, message: String) -> Self {
+        Self { kind, message }
+    }
+
+    fn __repr__(&self) -> String {
+        format!("ParseFailure({:?}{})", spelling(&self.kind), field("message", Some(&self.message)))
+    }
+}
+
+#[pymethods]
+impl Vote {
+    fn __repr__(&self) -> String {
+        let winner = self.winner.map_or("None".to_owned(), |winner| winner.to_string());
+        format!("Vote(winner={winner}, agreement={:.2}, dropped={:?})", self.agreement, self.dropped)
+    }
+}

@@ -1,0 +1,203 @@
+//! Sandbox, State and Limits for Python. The GIL is released around everything that runs cells; a Python tool takes it for
+//! its own call, so nothing here waits while attached.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyMapping};
+
+use super::retrieval::PyBm25Index;
+use crate::Error;
+use crate::observation::Observation;
+use crate::sandbox::{Limits, Sandbox, State, Tool, Tools};
+use crate::search_tool::SearchTool;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyLimits>()?;
+    module.add_class::<PyState>()?;
+    module.add_class::<PySandbox>()
+}
+
+#[pyclass(frozen, eq, name = "Limits", module = "agentdistill._core")]
+#[derive(Clone, PartialEq)]
+struct PyLimits(Limits);
+
+#[pymethods]
+impl PyLimits {
+    #[new]
+    #[pyo3(signature = (*, seconds=5.0, hard_seconds=2.0, memory_mb=256, stdout_chars=20_000, tool_calls=64))]
+    fn new(
+        seconds: f64,
+        hard_seconds: f64,
+        memory_mb: usize,
+        stdout_chars: usize,
+        tool_calls: usize,
+    ) -> PyResult<Self> {
+        let limits = Limits { seconds, hard_seconds, memory_mb, stdout_chars, tool_calls };
+        limits.check()?;
+        Ok(Self(limits))
+    }
+
+    #[getter]
+    fn seconds(&self) -> f64 {
+        self.0.seconds
+    }
+
+    #[getter]
+    fn hard_seconds(&self) -> f64 {
+        self.0.hard_seconds
+    }
+
+    #[getter]
+    fn memory_mb(&self) -> usize {
+        self.0.memory_mb
+    }
+
+    #[getter]
+    fn stdout_chars(&self) -> usize {
+        self.0.stdout_chars
+    }
+
+    #[getter]
+    fn tool_calls(&self) -> usize {
+        self.0.tool_calls
+    }
+
+    fn __repr__(&self) -> String {
+        let Limits { seconds, hard_seconds, memory_mb, stdout_chars, tool_calls } = self.0;
+        format!(
+            "Limits(seconds={seconds}, hard_seconds={hard_seconds}, memory_mb={memory_mb}, \
+             stdout_chars={stdout_chars}, tool_calls={tool_calls})"
+        )
+    }
+}
+
+#[pyclass(frozen, name = "State", module = "agentdistill._core")]
+pub struct PyState(pub State);
+
+#[pymethods]
+impl PyState {
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &py.detach(|| self.0.to_bytes()))
+    }
+
+    #[staticmethod]
+    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
+        // Copied, since `data` is Python's and may only be read while attached.
+        let data = data.to_vec();
+        Ok(Self(py.detach(|| State::from_bytes(&data))?))
+    }
+
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.0.nbytes()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("State(nbytes={})", self.0.nbytes())
+    }
+}
+
+#[pyclass(frozen, name = "Sandbox", module = "agentdistill._core")]
+pub struct PySandbox(pub Sandbox);
+
+#[pymethods]
+impl PySandbox {
+    #[new]
+    #[pyo3(signature = (tools=None, limits=None, *, seed=0, threads=None))]
+    fn new(
+        py: Python<'_>,
+        tools: Option<&Bound<'_, PyMapping>>,
+        limits: Option<&Bound<'_, PyLimits>>,
+        seed: u64,
+        threads: Option<usize>,
+    ) -> PyResult<Self> {
+        let mut named = Tools::new();
+        for item in tools.map(|tools| tools.items()).transpose()?.iter().flat_map(|items| items.iter()) {
+            let (name, value): (String, Bound<'_, PyAny>) = item.extract()?;
+            let tool = tool_of(&name, value)?;
+            named.insert(name, tool);
+        }
+        let limits = limits.map_or_else(Limits::default, |limits| limits.get().0.clone());
+        Ok(Self(py.detach(|| Sandbox::new(named, limits, seed, threads))?))
+    }
+
+    #[getter]
+    fn initial(&self) -> PyState {
+        PyState(self.0.initial().clone())
+    }
+
+    fn run(&self, py: Python<'_>, state: &Bound<'_, PyState>, code: String) -> PyResult<(Observation, PyState)> {
+        let mut results = self.run_cells(py, vec![(state.get().0.clone(), code)])?;
+        let (observation, state) = results.pop().expect("a result for the cell");
+        Ok((observation, PyState(state)))
+    }
+
+    fn run_many(&self, py: Python<'_>, cells: Vec<(Py<PyState>, String)>) -> PyResult<Vec<(Observation, PyState)>> {
+        let cells = cells.into_iter().map(|(state, code)| (state.get().0.clone(), code)).collect();
+        let results = self.run_cells(py, cells)?;
+        Ok(results.into_iter().map(|(observation, state)| (observation, PyState(state))).collect())
+    }
+}
+
+impl PySandbox {
+    fn run_cells(&self, py: Python<'_>, cells: Vec<(State, String)>) -> PyResult<Vec<(Observation, State)>> {
+        until_signal(py, |interrupted| self.0.run_many_until(cells, interrupted))
+    }
+}
+
+/// Runs `work` without the GIL; it asks its argument whether a signal (Ctrl-C) wants it to end.
+pub fn until_signal<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&(dyn Fn() -> bool + Sync)) -> crate::Result<T> + Send,
+) -> PyResult<T> {
+    let signal = Mutex::new(None);
+    let interrupted = || match Python::attach(|py| py.check_signals()) {
+        Ok(()) => false,
+        Err(error) => {
+            *signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            true
+        }
+    };
+    let outcome = py.detach(|| work(&interrupted));
+    match signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(outcome?),
+    }
+}
+
+/// What the sandbox calls for a tool given from Python: an index answers without the GIL.
+fn tool_of(name: &str, value: Bound<'_, PyAny>) -> PyResult<Arc<dyn Tool>> {
+    if let Ok(index) = value.cast::<PyBm25Index>() {
+        return Ok(Arc::new(SearchTool(index.get().0.clone())));
+    }
+    if !value.is_callable() {
+        let kind = value.get_type();
+        return Err(Error::Argument(format!("the tool {name:?} is a {kind}, which cannot be called")).into());
+    }
+    let json = value.py().import("json")?;
+    let (loads, dumps) = (json.getattr("loads")?.unbind(), json.getattr("dumps")?.unbind());
+    Ok(Arc::new(PythonTool { callable: value.unbind(), loads, dumps }))
+}
+
+/// A Python callable; what goes in and out is JSON by Python's own json module.
+struct PythonTool {
+    callable: Py<PyAny>,
+    loads: Py<PyAny>,
+    dumps: Py<PyAny>,
+}
+
+impl Tool for PythonTool {
+    fn call(&self, arguments: &str) -> Result<String, String> {
+        Python::attach(|py| {
+            let call = || -> PyResult<String> {
+                let arguments = self.loads.bind(py).call1((arguments,))?;
+                let (positional, keyword) = (arguments.get_item(0)?, arguments.get_item(1)?);
+                let positional = positional.cast::<PyList>()?.to_tuple();
+                let result = self.callable.bind(py).call(positional, Some(keyword.cast::<PyDict>()?))?;
+                self.dumps.bind(py).call1((result,))?.extract()
+            };
+            call().map_err(|error| error.to_string())
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! Trajectories and their files in Python.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyType};
+
+use super::{field, short, spelling};
+use crate::Result;
+use crate::action::Parsed;
+use crate::observation::Observation;
+use crate::trajectory::{
+    self, Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, TrajectoryWriter, VERSION,
+};
+
+#[pyfunction]
+pub fn read_trajectories(py: Python<'_>, path: PathBuf) -> Result<Vec<Trajectory>> {
+    py.detach(|| trajectory::read_trajectories(&path))
+}
+
+#[pyfunction]
+pub fn read_header(py: Python<'_>, path: PathBuf) -> Result<Option<String>> {
+    py.detach(|| trajectory::read_header(&path))
+}
+
+#[pymethods]
+impl Trajectory {
+    #[new]
+    #[pyo3(signature = (task_id, question, *, reference = None, task_set = String::new(), kind = TrajectoryKind::Agent,
+        model = String::new(), messages = vec![], steps = vec![], outcome = Outcome::FinalAnswer, answer = None,
+        score = None, grader = None, error = None, sampling = None, usage = (0, 0), seconds = 0.0),
+        text_signature = "(task_id, question, *, reference=None, task_set='', kind='agent', model='', messages=(), steps=(), \
+        outcome='final_answer', answer=None, score=None, grader=None, error=None, sampling=None, usage=(0, 0), seconds=0.0)")]
+    #[allow(clippy::too_many_arguments)] // keywords in Python
+    fn py_new(
+        task_id: String,
+        question: String,
+        reference: Option<String>,
+        task_set: String,
+        kind: TrajectoryKind,
+        model: String,
+        messages: Vec<(String, String)>,
+        steps: Vec<Step>,
+        outcome: Outcome,
+        answer: Option<String>,
+        score: Option<f64>,
+        grader: Option<String>,
+        error: Option<String>,
+        sampling: Option<Sampling>,
+        usage: (u64, u64),
+        seconds: f64,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            task_id,
+            question,
+            reference,
+            task_set,
+            kind,
+            model,
+            messages,
+            steps,
+            outcome,
+            answer,
+            score,
+            grader,
+            error,
+            sampling: sampling.unwrap_or_default(),
+            usage,
+            seconds,
+        }
+    }
+
+    #[pyo3(name = "to_json")]
+    fn py_to_json(&self, py: Python<'_>) -> String {
+        py.detach(|| self.to_json())
+    }
+
+    #[staticmethod]
+    #[pyo3(name = "from_json")]
+    fn py_from_json(py: Python<'_>, line: &str) -> Result<Self> {
+        py.detach(|| Self::from_json(line))
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
+        Ok((PyType::new::<Self>(py).getattr("from_json")?, (self.to_json(),)))
+    }
+
+    fn __repr__(&self) -> String {
+        let score = self.score.map(|score| format!(", score={score}")).unwrap_or_default();
+        format!(
+            "Trajectory({}, {:?}, steps={}{}{score})",
+            short(&self.task_id),
+            spelling(&self.outcome),
+            self.steps.len(),
+            field("answer", self.answer.as_deref()),
+        )
+    }
+}
+
+#[pymethods]
+impl Step {
+    #[new]
+    #[pyo3(signature = (candidates, *, winner = 0, votes = vec![], prompt_token_ids = None, message = String::new(), seconds = 0.0),
+        text_signature = "(candidates, *, winner=0, votes=(), prompt_token_ids=None, message='', seconds=0.0)")]
+    fn py_new(
+        candidates: Vec<Candidate>,
+        winner: usize,
+        votes: Vec<(String, usize)>,
+        prompt_token_ids: Option<Vec<u32>>,
+        message: String,
+        seconds: f64,
+    ) -> PyResult<Self> {
+        if winner >= candidates.len() {
+            let message = format!("winner is {winner}, but there are {} candidates", candidates.len());
+            return Err(PyValueError::new_err(message));
+        }
+        Ok(Self { candidates, winner, votes, prompt_token_ids, message, seconds })
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "Step(candidates={}, winner={}{})",
+            self.candidates.len(),
+            self.winner,
+            field("message", Some(&self.message))
+        )
+    }
+}
+
+#[pymethods]
+impl Candidate {
+    #[new]
+    #[pyo3(signature = (text, *, prefix = String::new(), token_ids = None, logprobs = None, finish_reason = None,
+        action = None, observation = None),
+        text_signature = "(text, *, prefix='', token_ids=None, logprobs=None, finish_reason=None, action=None, observation=None)")]
+    fn py_new(
+        text: String,
+        prefix: String,
+        token_ids: Option<Vec<u32>>,
+        logprobs: Option<Vec<f64>>,
+        finish_reason: Option<String>,
+        action: Option<Parsed>,
+        observation: Option<Observation>,
+    ) -> Self {
+        Self { text, prefix, token_ids, logprobs, finish_reason, action, observation }
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Candidate({}{})", short(&self.text), field("finish_reason", self.finish_reason.as_deref()))
+    }
+}
+
+#[pyclass(frozen, name = "TrajectoryWriter", module = "agentdistill._core")]
+pub struct PyTrajectoryWriter(Mutex<Option<TrajectoryWriter>>);
+
+#[pymethods]
+impl PyTrajectoryWriter {
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf, run: &str) -> Result<Self> {
+        Ok(Self(Mutex::new(Some(py.detach(|| TrajectoryWriter::open(&path, run))?))))
+    }
+
+    #[getter]
+    fn done(&self, py: Python<'_>) -> PyResult<HashSet<String>> {
+        py.detach(|| Ok(self.writer().as_ref().ok_or_else(closed)?.done().clone()))
+    }
+
+    fn append(&self, py: Python<'_>, trajectories: Vec<Py<Trajectory>>) -> PyResult<()> {
+        py.detach(|| {
+            let trajectories: Vec<&Trajectory> = trajectories.iter().map(Py::get).collect();
+            Ok(self.writer().as_mut().ok_or_else(closed)?.append(&trajectories)?)
+        })
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| *self.writer() = None);
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_args))]
+    fn __exit__(&self, py: Python<'_>, _args: &Bound<'_, pyo3::types::PyTuple>) {
+        self.close(py);
+    }
+}
+
+impl PyTrajectoryWriter {
+    fn writer(&self) -> MutexGuard<'_, Option<TrajectoryWriter>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn closed() -> PyErr {
+    PyValueError::new_err("the writer is closed")
+}
+
+impl<'py> IntoPyObject<'py> for Sampling {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        py.import("json")?.call_method1("loads", (serde_json::Value::Object(self.0).to_string(),))
+    }
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Sampling {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        let dict = py.get_type::<PyDict>().call1((object,))?;
+        let json: String = py.import("json")?.call_method1("dumps", (dict,))?.extract()?;
+        serde_json::from_str(&json).map_err(|error| PyValueError::new_err(format!("sampling is not JSON: {error}")))
+    }
+}

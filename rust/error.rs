@@ -1,0 +1,80 @@
+//! The one error of the core, a variant per boundary it can cross.
+//!
+//! What a model or its code does wrong is never an error: that is a `ParseFailure` or an `Observation`.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller passed something that makes no sense: `ValueError` in Python.
+    #[error("{0}")]
+    Argument(String),
+    /// The file system said no: `OSError` in Python.
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// An index that cannot be built, opened or read: `RetrievalError` in Python.
+    #[error("{place}{message}")]
+    Retrieval { place: Place, message: String },
+    /// The sandbox itself failed, never the code in it: `SandboxError` in Python.
+    #[error("{0}")]
+    Sandbox(String),
+    /// Trajectories that cannot be read or written: `TrajectoryError` in Python.
+    #[error("{place}{message}")]
+    Trajectory { place: Place, message: String },
+}
+
+impl Error {
+    pub(crate) fn retrieval(place: impl Into<Place>, message: impl Into<String>) -> Self {
+        Self::Retrieval { place: place.into(), message: message.into() }
+    }
+
+    pub(crate) fn trajectory(place: impl Into<Place>, message: impl Into<String>) -> Self {
+        Self::Trajectory { place: place.into(), message: message.into() }
+    }
+}
+
+/// Attaches the path that an [`io::Error`] does not carry.
+pub(crate) trait AtPath<T> {
+    fn at(self, path: &Path) -> Result<T>;
+}
+
+impl<T> AtPath<T> for io::Result<T> {
+    fn at(self, path: &Path) -> Result<T> {
+        self.map_err(|source| Error::Io { path: path.to_owned(), source })
+    }
+}
+
+/// Where it went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Nowhere,
+    File(PathBuf),
+    /// Lines count from 1.
+    Line(PathBuf, u64),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nowhere => Ok(()),
+            Self::File(path) => write!(f, "{}: ", path.display()),
+            Self::Line(path, line) => write!(f, "{}:{line}: ", path.display()),
+        }
+    }
+}
+
+impl From<&Path> for Place {
+    fn from(path: &Path) -> Self {
+        Self::File(path.to_owned())
+    }
+}
+
+impl From<(&Path, u64)> for Place {
+    fn from((path, line): (&Path, u64)) -> Self {
+        Self::Line(path.to_owned(), line)
+    }
+}

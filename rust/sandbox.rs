@@ -1,0 +1,514 @@
+//! A Python that runs what models write: isolated, stateful, and with its State as a value.
+//!
+//! # A State is a value
+//!
+//! Other sandboxes are processes to look after. Here [`State`] is an immutable value: running a cell from it gives an
+//! [`Observation`] and the next State, and leaves the old one as it was. So a fork is using a State twice, going back is
+//! using an older one, N candidates of a step start from the same one in parallel and cannot see one another, and a State
+//! can be kept, written to disk and entered again.
+//!
+//! How: the guest is CPython 3.14 compiled to WASM, and between two cells all of it is in one linear memory, the code's
+//! globals being constants. A State is the difference between that memory and the image that all States start from: some
+//! 20 kB for a few variables, in lines of 64 bytes (memory.rs). To run a cell, a worker takes an idle slot, an instance of
+//! the guest (guest.rs), makes its memory hold the State, unless it is the one that the slot holds already, calls `run` in
+//! it, and captures the difference again. Slots map the image copy-on-write and are reused: a fresh instance for each cell
+//! would be ten times slower, and page faults would keep it from scaling. A slot that has grown can only take States of its
+//! own size and a slot that trapped can take none, so both are thrown away.
+//!
+//! Everything the guest can learn comes from its State: its clock and its random bytes are computed (host.rs), so the same
+//! cells from the same seed observe the same, on any thread. The hash seed is fixed when the guest is built.
+//!
+//! Cells run on threads of this module, which have the stacks that deep recursion needs; the thread that called waits, and
+//! is the watchdog meanwhile: it sends TimeoutError into a cell that takes too long, as CPython's own
+//! PyThreadState_SetAsyncExc does, and stops one that goes on regardless, by a word that every loop of the guest reads.
+//!
+//! # Threat model
+//!
+//! A cell is hostile: it may do whatever WASM can do to its own memory, the interpreter and the code around it included.
+//! It must not read or write anything of the host or of another State, nor keep the host from going on. What stands
+//! between is WASM (wasmtime checks every access to lie within the memory, every call to have its type) and the list of
+//! imports in host.rs, where anything not listed kills the cell. What a cell can do: use its time, memory, stack and output
+//! up to [`Limits`], call its tools with any JSON up to a number of times, and ruin its own State, where its report is as
+//! forgeable as anything else. So an Observation is a claim of the cell about itself, and never believed to be more.
+//! Not guarded against: hardware side channels (the clock it has is not a clock), and tools that do what they are told.
+//! Memory is bounded a cell, not a process: callers bound how many States they keep.
+//!
+//! What differs from CPython: no files, sockets, threads and processes; `time.sleep` moves the clock and does not wait;
+//! warnings are silent and stderr is stdout; integers and pointers are those of a 32-bit platform in `sys.maxsize` and
+//! `struct`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+use crate::observation::{Observation, ObservationKind};
+
+mod engine;
+mod guest;
+mod host;
+mod memory;
+mod process;
+
+use engine::WASM_PAGE;
+use guest::{Death, Guest, Kind, Report, Turn};
+use host::{Host, World};
+use memory::{Delta, LINE, PAGE};
+use process::Process;
+
+/// Something a cell can call by its name.
+pub trait Tool: Send + Sync {
+    /// Takes JSON, `[[positional], {keyword}]`; gives JSON, or the message of the ToolError that the cell sees.
+    fn call(&self, arguments: &str) -> Result<String, String>;
+}
+
+impl<F: Fn(&str) -> Result<String, String> + Send + Sync> Tool for F {
+    fn call(&self, arguments: &str) -> Result<String, String> {
+        self(arguments)
+    }
+}
+
+/// Tools by the names that cells call them by.
+pub type Tools = BTreeMap<String, Arc<dyn Tool>>;
+
+/// What one cell may use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Seconds after which TimeoutError is raised in the cell; its State survives. Time in tools does not count.
+    pub seconds: f64,
+    /// Seconds after that until a cell that did not end is killed.
+    pub hard_seconds: f64,
+    /// MiB of memory for what cells make, the interpreter's own not counted; [`Limits::MEMORY_MB`].
+    pub memory_mb: usize,
+    /// Characters of output that are kept, and of a value; the middle is dropped.
+    pub stdout_chars: usize,
+    /// Calls of tools.
+    pub tool_calls: usize,
+}
+
+impl Limits {
+    /// The memory limits that can be kept: the image has 16 MiB to spare, and WASM ends at 4 GiB.
+    pub const MEMORY_MB: std::ops::RangeInclusive<usize> = SLACK_MB..=3840;
+
+    pub(crate) fn check(&self) -> crate::Result<()> {
+        let invalid = |what: String| Err(Error::Argument(what));
+        for (name, seconds) in [("seconds", self.seconds), ("hard_seconds", self.hard_seconds)] {
+            if !(seconds > 0.0 && seconds <= 1e9) {
+                return invalid(format!("Limits.{name} is {seconds}; it must be between 0 and 1e9, 0 left out"));
+            }
+        }
+        if !Self::MEMORY_MB.contains(&self.memory_mb) {
+            let (least, most) = (Self::MEMORY_MB.start(), Self::MEMORY_MB.end());
+            return invalid(format!("Limits.memory_mb is {}; it must be between {least} and {most}", self.memory_mb));
+        }
+        if u32::try_from(self.stdout_chars).is_err() {
+            return invalid(format!("Limits.stdout_chars is {}; it must be below 2**32", self.stdout_chars));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { seconds: 5.0, hard_seconds: 2.0, memory_mb: 256, stdout_chars: 20_000, tool_calls: 64 }
+    }
+}
+
+/// MiB that guest/app.py leaves free in the image.
+const SLACK_MB: usize = 16;
+
+/// How the sandbox itself can fail; never the code that ran in it.
+#[derive(Debug, thiserror::Error)]
+enum SandboxError {
+    #[error("the guest inside this build of agentdistill is damaged: install the package again")]
+    GuestDamaged,
+    #[error("the guest cannot be run on this machine: {0:#}")]
+    Guest(#[from] wasmtime::Error),
+    #[error("no memory for a slot of the sandbox: {0}")]
+    Memory(std::io::Error),
+    #[error("no thread to run a cell on: {0}")]
+    Thread(std::io::Error),
+    #[error("these are not the bytes of a State: {0}")]
+    NotAState(&'static str),
+    #[error("the State is of another build of the guest: run its cells again to have it here")]
+    OtherGuest,
+    #[error("interrupted while cells were running")]
+    Interrupted,
+    #[error("a worker of the sandbox panicked: {0}")]
+    Panicked(String),
+}
+
+impl From<SandboxError> for Error {
+    fn from(error: SandboxError) -> Self {
+        Self::Sandbox(error.to_string())
+    }
+}
+
+/// The whole interpreter after some cells: an immutable value, cheap to clone.
+#[derive(Clone)]
+pub struct State(Arc<Moment>);
+
+struct Moment {
+    world: World,
+    delta: Delta,
+}
+
+impl State {
+    const MAGIC: &[u8; 8] = b"ADstate1";
+    const HEADER: usize = Self::MAGIC.len() + 32 + 32;
+    /// States that cannot come from the limits are refused before memory is taken for them.
+    const MAX_BYTES: usize = 4 << 30;
+
+    fn new(world: World, delta: Delta) -> Self {
+        Self(Arc::new(Moment { world, delta }))
+    }
+
+    /// Memory held beyond the image, in bytes.
+    pub fn nbytes(&self) -> usize {
+        size_of::<Moment>() + self.0.delta.nbytes()
+    }
+
+    /// Magic, the guest's hash, SHA-256 of the rest; then, by zstd: world, memory size, pages, masks, lines.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let Moment { world, delta } = &*self.0;
+        let mut body = Vec::with_capacity(delta.nbytes() + 64);
+        for number in [world.seed, world.drawn, world.nanoseconds, delta.size as u64, delta.pages.len() as u64] {
+            body.extend(number.to_le_bytes());
+        }
+        body.extend(delta.pages.iter().flat_map(|(page, _)| page.to_le_bytes()));
+        body.extend(delta.pages.iter().flat_map(|(_, mask)| mask.to_le_bytes()));
+        body.extend_from_slice(delta.lines.as_flattened());
+        let body = zstd::bulk::compress(&body, 3).expect("zstd compresses anything");
+        let mut bytes = Vec::with_capacity(Self::HEADER + body.len());
+        bytes.extend(Self::MAGIC);
+        bytes.extend(Guest::HASH);
+        bytes.extend(Sha256::digest(&body));
+        bytes.extend(body);
+        bytes
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> crate::Result<Self> {
+        let not_a_state = |why| Error::from(SandboxError::NotAState(why));
+        let (header, body) = bytes.split_at_checked(Self::HEADER).ok_or_else(|| not_a_state("there are too few"))?;
+        let (magic, hashes) = header.split_at(Self::MAGIC.len());
+        if magic != Self::MAGIC {
+            return Err(not_a_state("they begin with something else"));
+        }
+        let (guest, checksum) = hashes.split_at(32);
+        if guest != Guest::HASH {
+            return Err(SandboxError::OtherGuest.into());
+        }
+        if checksum != Sha256::digest(body).as_slice() {
+            return Err(not_a_state("their checksum is wrong, so they are damaged or cut off"));
+        }
+        let size = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
+        let size = size.and_then(|size| usize::try_from(size).ok()).filter(|&size| size <= Self::MAX_BYTES);
+        let size = size.ok_or_else(|| not_a_state("their length is not given"))?;
+        let body = zstd::bulk::decompress(body, size).map_err(|_| not_a_state("they cannot be decompressed"))?;
+        Self::parse(&body).ok_or_else(|| not_a_state("what they say does not fit together"))
+    }
+
+    fn parse(body: &[u8]) -> Option<Self> {
+        let (numbers, rest) = body.split_at_checked(5 * 8)?;
+        let (numbers, _) = numbers.as_chunks::<8>();
+        let [seed, drawn, nanoseconds, size, count] = std::array::from_fn(|i| u64::from_le_bytes(numbers[i]));
+        let (size, count) = (usize::try_from(size).ok()?, usize::try_from(count).ok()?);
+        let (pages, rest) = rest.split_at_checked(count.checked_mul(4)?)?;
+        let (masks, lines) = rest.split_at_checked(count.checked_mul(8)?)?;
+        let pages = pages.as_chunks().0.iter().map(|&page| u32::from_le_bytes(page));
+        let masks = masks.as_chunks().0.iter().map(|&mask| u64::from_le_bytes(mask));
+        let pages: Vec<(u32, u64)> = pages.zip(masks).collect();
+        let (lines, []) = lines.as_chunks::<LINE>() else { return None };
+
+        let bits: usize = pages.iter().map(|(_, mask)| mask.count_ones() as usize).sum();
+        let ascending = pages.is_sorted_by(|a, b| a.0 < b.0);
+        let inside = pages.last().is_none_or(|&(page, _)| (page as usize + 1) * PAGE <= size);
+        let sized = size.is_multiple_of(WASM_PAGE) && (Guest::IMAGE_LEN..=Self::MAX_BYTES).contains(&size);
+        if bits != lines.len() || !ascending || !inside || !sized {
+            return None;
+        }
+        let delta = Delta { size, pages, lines: lines.to_vec() };
+        Some(Self::new(World { seed, drawn, nanoseconds }, delta))
+    }
+
+    fn same(&self, other: &Weak<Moment>) -> bool {
+        std::ptr::eq(Arc::as_ptr(&self.0), other.as_ptr())
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("nbytes", &self.nbytes()).finish_non_exhaustive()
+    }
+}
+
+/// Runs cells. Thread-safe: any number of threads may run cells at once, each on a worker of its own.
+pub struct Sandbox {
+    tools: Arc<Tools>,
+    limits: Limits,
+    threads: usize,
+    initial: State,
+}
+
+impl Sandbox {
+    /// `seed` fixes what is random in the cells; `threads` is how many of [`Sandbox::run_many`]'s cells run at once (all
+    /// cores when None). The first Sandbox of a process loads the guest, which takes some 100 ms.
+    pub fn new(tools: Tools, limits: Limits, seed: u64, threads: Option<usize>) -> crate::Result<Self> {
+        limits.check()?;
+        if threads == Some(0) {
+            return Err(Error::Argument("threads is 0; at least one is needed".into()));
+        }
+        for name in tools.keys() {
+            let mut chars = name.chars();
+            let starts_well = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+            if !starts_well || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') {
+                return Err(Error::Argument(format!("{name:?} cannot be a tool's name in Python")));
+            }
+            if name == "final_answer" {
+                return Err(Error::Argument("final_answer is there already".into()));
+            }
+        }
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let tools = Arc::new(tools);
+        let initial = first_state(&tools, seed)?;
+        Ok(Self { tools, limits, threads, initial })
+    }
+
+    /// The State before the first cell.
+    pub fn initial(&self) -> &State {
+        &self.initial
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Runs one cell: what it did, and the State after it.
+    pub fn run(&self, state: &State, code: &str) -> crate::Result<(Observation, State)> {
+        let mut results = self.run_many(vec![(state.clone(), code.to_string())])?;
+        Ok(results.pop().expect("a result for the cell"))
+    }
+
+    /// Runs each cell from its own State, in parallel.
+    pub fn run_many(&self, cells: Vec<(State, String)>) -> crate::Result<Vec<(Observation, State)>> {
+        self.run_many_until(cells, &|| false)
+    }
+
+    /// The same; `interrupted` is asked every 50 ms, and ends it when true: running cells are killed, without waiting for a
+    /// tool that they are in.
+    pub fn run_many_until(
+        &self,
+        cells: Vec<(State, String)>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> crate::Result<Vec<(Observation, State)>> {
+        if cells.is_empty() {
+            return Ok(Vec::new());
+        }
+        let process = Process::current()?;
+        let workers = self.threads.min(cells.len());
+        let batch = Arc::new(Batch::new(cells, workers, self.tools.clone(), self.limits.clone()));
+        for worker in 0..workers {
+            let working = batch.clone();
+            match process.spawn(Box::new(move || working.work(process, worker))) {
+                Err(error) if worker == 0 => return Err(error.into()),
+                Err(_) => break, // the others do it
+                Ok(()) => {}
+            }
+        }
+        Ok(batch.wait(interrupted)?)
+    }
+}
+
+fn first_state(tools: &Arc<Tools>, seed: u64) -> Result<State, SandboxError> {
+    let process = Process::current()?;
+    let (tools, names) = (tools.clone(), tools.keys().cloned().collect());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    process.spawn(Box::new(move || {
+        let made = process.guest.slot(Guest::IMAGE_LEN).and_then(|mut slot| {
+            let host = Host { world: World { seed, ..World::default() }, tools, ..Host::idle() };
+            let (host, outcome) = slot.set_up(host, seed, names);
+            outcome.map_err(|_| SandboxError::GuestDamaged)?;
+            let (delta, written) = slot.capture();
+            let state = State::new(host.world, delta);
+            process.give_back(slot, &state, written);
+            Ok(state)
+        });
+        let _ = sender.send(made);
+    }))?;
+    receiver.recv().unwrap_or_else(|_| Err(SandboxError::Panicked("while the first State was made".into())))
+}
+
+/// Cells that are run together: workers take one after the other.
+struct Batch {
+    cells: Vec<(State, String)>,
+    tools: Arc<Tools>,
+    limits: Limits,
+    next: AtomicUsize,
+    turns: Vec<Arc<Turn>>,
+    results: Mutex<Results>,
+    finished: Condvar,
+}
+
+struct Results {
+    cells: Vec<Option<(Observation, State)>>,
+    missing: usize,
+    error: Option<SandboxError>,
+}
+
+impl Batch {
+    /// How often the waiting thread asks whether it was interrupted.
+    const PATIENCE: Duration = Duration::from_millis(50);
+
+    fn new(cells: Vec<(State, String)>, workers: usize, tools: Arc<Tools>, limits: Limits) -> Self {
+        let (soft, hard) = (Duration::from_secs_f64(limits.seconds), Duration::from_secs_f64(limits.hard_seconds));
+        let turns = (0..workers).map(|_| Arc::new(Turn::new(soft, hard))).collect();
+        let results = Results { cells: vec![None; cells.len()], missing: cells.len(), error: None };
+        let (results, finished) = (Mutex::new(results), Condvar::new());
+        Self { cells, tools, limits, next: AtomicUsize::new(0), turns, results, finished }
+    }
+
+    /// Runs cells until there are none left.
+    fn work(&self, process: &Process, worker: usize) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some((state, code)) = self.cells.get(index) else { return };
+            let run = || self.run_cell(process, &self.turns[worker], state, code);
+            let result = panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+                let message = panic.downcast_ref::<&str>().map(ToString::to_string);
+                let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+                Err(SandboxError::Panicked(message.unwrap_or_default()))
+            });
+            let mut results = self.lock();
+            match result {
+                Ok(result) => results.cells[index] = Some(result),
+                Err(error) => {
+                    self.next.store(self.cells.len(), Ordering::Relaxed);
+                    results.error.get_or_insert(error);
+                }
+            }
+            results.missing -= 1;
+            if results.missing == 0 || results.error.is_some() {
+                self.finished.notify_all();
+            }
+        }
+    }
+
+    /// Waits for all results, keeping the time limits meanwhile.
+    fn wait(&self, interrupted: &dyn Fn() -> bool) -> Result<Vec<(Observation, State)>, SandboxError> {
+        let soft = Duration::from_secs_f64(self.limits.seconds);
+        let mut asked = Instant::now();
+        let mut results = self.lock();
+        loop {
+            if let Some(error) = results.error.take() {
+                drop(results);
+                self.cancel();
+                return Err(error);
+            }
+            if results.missing == 0 {
+                return Ok(results.cells.drain(..).flatten().collect());
+            }
+            drop(results);
+            let now = Instant::now();
+            if now - asked >= Self::PATIENCE {
+                asked = now;
+                if interrupted() {
+                    self.cancel();
+                    return Err(SandboxError::Interrupted);
+                }
+            }
+            // A cell that begins after this look has `soft` before it, so nothing is due before `wake`.
+            let due = self.turns.iter().filter_map(|turn| turn.watch(now)).map(|due| due - now).min();
+            let pause = due.unwrap_or(soft).min(soft).min(Self::PATIENCE);
+            results = self.lock();
+            if results.missing > 0 && results.error.is_none() {
+                results = self.finished.wait_timeout(results, pause).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+
+    fn cancel(&self) {
+        self.next.store(self.cells.len(), Ordering::Relaxed);
+        self.turns.iter().for_each(|turn| turn.cancel());
+    }
+
+    fn run_cell(
+        &self,
+        process: &Process,
+        turn: &Arc<Turn>,
+        state: &State,
+        code: &str,
+    ) -> Result<(Observation, State), SandboxError> {
+        let started = Instant::now();
+        let mut slot = process.take_slot(state)?;
+        let host = Host {
+            world: state.0.world,
+            tools: self.tools.clone(),
+            turn: turn.clone(),
+            tool_calls: Vec::new(),
+            tool_call_limit: self.limits.tool_calls,
+            memory_limit: Guest::IMAGE_LEN + ((self.limits.memory_mb - SLACK_MB) << 20),
+        };
+        let (host, outcome) = slot.run(host, code, self.limits.stdout_chars as u32);
+        let (mut observation, next) = match outcome {
+            Ok(report) => {
+                let (delta, written) = slot.capture();
+                let next = State::new(host.world, delta);
+                process.give_back(slot, &next, written);
+                (reported(report), next)
+            }
+            Err(death) => (self.killed(death), state.clone()),
+        };
+        observation.tool_calls = host.tool_calls;
+        observation.seconds = started.elapsed().as_secs_f64();
+        Ok((observation, next))
+    }
+
+    fn killed(&self, death: Death) -> Observation {
+        let reason = match death {
+            Death::Stopped => format!(
+                "it went on for {} s after the TimeoutError that it got at {} s",
+                self.limits.hard_seconds, self.limits.seconds
+            ),
+            Death::StackOverflow => "it recursed too deeply".to_string(),
+            Death::Trap => {
+                "it broke the interpreter, or asked the system for something that a sandbox does not have".into()
+            }
+        };
+        let error = format!("The cell was killed: {reason}. Nothing that it did has happened.");
+        Observation { kind: ObservationKind::Killed, error: Some(error), ..Observation::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Results> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn reported(report: Report) -> Observation {
+    let (final_answer, final_answer_json) =
+        report.answer.map_or((None, None), |answer| (Some(answer.text), answer.json));
+    let (error_type, error) =
+        report.failure.map_or((None, None), |failure| (Some(failure.name), Some(failure.traceback)));
+    Observation {
+        kind: match report.kind {
+            Kind::Value => ObservationKind::Value,
+            Kind::FinalAnswer => ObservationKind::FinalAnswer,
+            Kind::Exception => ObservationKind::Exception,
+            Kind::Timeout => ObservationKind::Timeout,
+            Kind::OutOfMemory => ObservationKind::OutOfMemory,
+            Kind::ToolError => ObservationKind::ToolError,
+        },
+        stdout: report.stdout,
+        truncated: usize::try_from(report.truncated).unwrap_or(usize::MAX),
+        value: report.value,
+        final_answer,
+        final_answer_json,
+        error_type,
+        error,
+        ..Observation::default()
+    }
+}

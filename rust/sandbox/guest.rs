@@ -1,0 +1,309 @@
+//! The guest: CPython compiled to machine code by build.rs, loaded once a process, and the slots it runs in.
+//!
+//! A [`Slot`] is one instance of it. It is reused for cell after cell and State after State, since between two cells the
+//! memory is all there is: every global of the code is a constant, or the stack pointer, which is back at its start. A
+//! slot whose guest trapped in the middle of a call is never entered again.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::{Component, ComponentType, InstancePre, Lift, TypedFunc};
+use wasmtime::{Engine, Store, Trap};
+
+use super::SandboxError;
+use super::engine::{self, STOP_WORD};
+use super::host::{self, Host};
+use super::memory::{self, Delta, Image, Mapping};
+
+include!(concat!(env!("OUT_DIR"), "/facts.rs"));
+static CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/code.zst"));
+static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/image.zst"));
+
+/// Stack that a cell may use inside the guest; deep recursion in C code beyond it kills the cell.
+const GUEST_STACK: usize = 16 << 20;
+/// Stack of a thread that runs cells.
+pub const THREAD_STACK: usize = GUEST_STACK + (8 << 20);
+
+/// The loaded guest.
+pub struct Guest {
+    engine: Engine,
+    instance: InstancePre<Host>,
+    image: Arc<Image>,
+}
+
+impl Guest {
+    /// Its hash: States belong to one guest and fit no other.
+    pub const HASH: [u8; 32] = HASH;
+    /// Bytes of memory that every State starts from.
+    pub const IMAGE_LEN: usize = IMAGE_LEN;
+
+    /// Takes some 100 ms.
+    pub fn load() -> Result<Self, SandboxError> {
+        if Sha256::new().chain_update(CODE).chain_update(IMAGE).finalize().as_slice() != HASH {
+            return Err(SandboxError::GuestDamaged);
+        }
+        let mut config = engine::config();
+        config.with_host_memory(Arc::new(memory::Creator));
+        config.async_stack_size(GUEST_STACK).max_wasm_stack(GUEST_STACK); // nothing is async, but it checks the one against the other
+        let engine = Engine::new(&config)?;
+        let code = zstd::decode_all(CODE).map_err(SandboxError::Memory)?;
+        // SAFETY: build.rs compiled it, and the hash says that it still is what build.rs wrote.
+        let component = unsafe { Component::deserialize(&engine, &code)? };
+        let image = zstd::bulk::decompress(IMAGE, IMAGE_LEN).map_err(SandboxError::Memory)?;
+        let image = Arc::new(Image::new(&image).map_err(SandboxError::Memory)?);
+        let instance = host::link(&engine, &component)?.instantiate_pre(&component)?;
+        Ok(Self { engine, instance, image })
+    }
+
+    /// A new slot with a memory of `size` bytes that holds the image.
+    pub fn slot(&self, size: usize) -> Result<Slot, SandboxError> {
+        let mut store = Store::new(&self.engine, Host::idle());
+        store.limiter(|host| host);
+        let image = self.image.clone();
+        let (instance, mapping) = memory::with_memory(image, size, || self.instance.instantiate(&mut store));
+        let instance = instance?;
+        let mapping = mapping.ok_or(SandboxError::GuestDamaged)?;
+        let run = instance.get_typed_func(&mut store, "run")?;
+        let set_up = instance.get_typed_func(&mut store, "set-up")?;
+        Ok(Slot { store, run, set_up, mapping })
+    }
+}
+
+/// One instance of the guest.
+pub struct Slot {
+    store: Store<Host>,
+    run: TypedFunc<(String, u32), (Report,)>,
+    set_up: TypedFunc<(u64, Vec<String>), ()>,
+    mapping: Arc<Mapping>,
+}
+
+impl Slot {
+    /// Bytes of memory; it cannot shrink.
+    pub fn size(&self) -> usize {
+        self.mapping.len()
+    }
+
+    /// Makes the memory hold `delta`, which has the slot's size.
+    pub fn restore(&mut self, delta: &Delta) -> Result<(), SandboxError> {
+        // SAFETY: the guest runs only inside `run` and `set_up`, which need `&mut self` too.
+        unsafe { self.mapping.restore(delta) }.map_err(SandboxError::Memory)
+    }
+
+    /// What the memory holds now, and how many of its pages are in use.
+    pub fn capture(&mut self) -> (Delta, usize) {
+        // SAFETY: as in `restore`.
+        unsafe { self.mapping.capture() }
+    }
+
+    /// Runs a cell with this host; gives the host back with what the guest reported. After a [`Death`] the slot is of no
+    /// use any more.
+    pub fn run(&mut self, host: Host, code: &str, stdout_chars: u32) -> (Host, Result<Report, Death>) {
+        self.enter(host, |slot| Ok(slot.run.call(&mut slot.store, (code.to_string(), stdout_chars))?.0))
+    }
+
+    /// Makes the first State of a sandbox out of the image.
+    pub fn set_up(&mut self, host: Host, seed: u64, tools: Vec<String>) -> (Host, Result<(), Death>) {
+        self.enter(host, |slot| slot.set_up.call(&mut slot.store, (seed, tools)))
+    }
+
+    fn enter<T>(
+        &mut self,
+        host: Host,
+        call: impl FnOnce(&mut Self) -> wasmtime::Result<T>,
+    ) -> (Host, Result<T, Death>) {
+        let turn = host.turn.clone();
+        *self.store.data_mut() = host;
+        let outcome =
+            if turn.begin(&self.mapping) { call(self).map_err(|e| Death::of(&e)) } else { Err(Death::Stopped) };
+        let stopped = turn.end();
+        let host = std::mem::replace(self.store.data_mut(), Host::idle());
+        (host, outcome.map_err(|death| if stopped { Death::Stopped } else { death }))
+    }
+}
+
+/// What the guest says about a cell; see world.wit.
+#[derive(Clone, Debug, ComponentType, Lift)]
+#[component(record)]
+pub struct Report {
+    pub kind: Kind,
+    pub stdout: String,
+    pub truncated: u64,
+    pub value: Option<String>,
+    pub answer: Option<Answer>,
+    pub failure: Option<Failure>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ComponentType, Lift)]
+#[component(enum)]
+#[repr(u8)]
+#[allow(dead_code)] // made by Lift
+pub enum Kind {
+    #[component(name = "value")]
+    Value,
+    #[component(name = "final-answer")]
+    FinalAnswer,
+    #[component(name = "exception")]
+    Exception,
+    #[component(name = "timeout")]
+    Timeout,
+    #[component(name = "out-of-memory")]
+    OutOfMemory,
+    #[component(name = "tool-error")]
+    ToolError,
+}
+
+#[derive(Clone, Debug, ComponentType, Lift)]
+#[component(record)]
+pub struct Answer {
+    pub text: String,
+    pub json: Option<String>,
+}
+
+#[derive(Clone, Debug, ComponentType, Lift)]
+#[component(record)]
+pub struct Failure {
+    pub name: String,
+    pub traceback: String,
+}
+
+/// Why a cell ended without a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// The watchdog stopped it.
+    Stopped,
+    /// Recursion in C code.
+    StackOverflow,
+    /// The interpreter gave up, or asked for what it must not have.
+    Trap,
+}
+
+impl Death {
+    fn of(error: &wasmtime::Error) -> Self {
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::StackOverflow) => Self::StackOverflow,
+            _ => {
+                if std::env::var_os("DBG").is_some() {
+                    eprintln!("TRAP {error:?}");
+                }
+                Self::Trap
+            }
+        }
+    }
+}
+
+/// The time limits of one cell, kept by whoever waits for it: a watchdog calls [`Turn::watch`].
+///
+/// Time in tools does not count. The lock makes sure that only the cell it is for is ever interrupted.
+#[derive(Default)]
+pub struct Turn {
+    seconds: Duration,
+    hard_seconds: Duration,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    mapping: Option<Arc<Mapping>>,
+    /// When the next thing happens: TimeoutError first, the end then.
+    deadline: Option<Instant>,
+    timed_out: bool,
+    paused: Option<Instant>,
+    cancelled: bool,
+}
+
+impl Turn {
+    pub fn new(seconds: Duration, hard_seconds: Duration) -> Self {
+        Self { seconds, hard_seconds, running: Mutex::default() }
+    }
+
+    /// Does what is due; gives when to look again.
+    pub fn watch(&self, now: Instant) -> Option<Instant> {
+        let mut running = self.lock();
+        if running.paused.is_some() {
+            return None;
+        }
+        let (mapping, deadline) = (running.mapping.clone()?, running.deadline?);
+        if now < deadline {
+            return Some(deadline);
+        }
+        if running.timed_out {
+            stop(&mapping);
+            running.deadline = None;
+        } else {
+            raise_timeout_error(&mapping);
+            running.timed_out = true;
+            running.deadline = now.checked_add(self.hard_seconds);
+        }
+        running.deadline
+    }
+
+    /// Kills the cell, now or when it begins.
+    pub fn cancel(&self) {
+        let mut running = self.lock();
+        running.cancelled = true;
+        if let Some(mapping) = &running.mapping {
+            stop(mapping);
+        }
+    }
+
+    /// The cell enters a tool.
+    pub fn pause(&self) {
+        self.lock().paused = Some(Instant::now());
+    }
+
+    /// The cell is back from a tool.
+    pub fn resume(&self) {
+        let mut running = self.lock();
+        if let Some(since) = running.paused.take() {
+            running.deadline = running.deadline.and_then(|deadline| deadline.checked_add(since.elapsed()));
+        }
+    }
+
+    /// False when it must not begin.
+    fn begin(&self, mapping: &Arc<Mapping>) -> bool {
+        let mut running = self.lock();
+        running.mapping = Some(mapping.clone());
+        running.deadline = Instant::now().checked_add(self.seconds);
+        running.timed_out = false;
+        !running.cancelled
+    }
+
+    /// True when the cell was told to stop.
+    fn end(&self) -> bool {
+        let mut running = self.lock();
+        running.deadline = None;
+        running.paused = None;
+        let Some(mapping) = running.mapping.take() else { return false };
+        // What was sent but did not arrive in time must not stay in the State.
+        if running.timed_out {
+            mapping.word(ASYNC_EXCEPTION).store(0, Release);
+            mapping.word(EVAL_BREAKER).fetch_and(!ASYNC_EXCEPTION_BIT, AcqRel);
+        }
+        mapping.word(STOP_WORD).swap(0, AcqRel) != 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// CPython's _PY_ASYNC_EXCEPTION_BIT.
+const ASYNC_EXCEPTION_BIT: u32 = 1 << 3;
+
+/// What PyThreadState_SetAsyncExc does, from outside: the interpreter raises it at its next look, inside the cell.
+fn raise_timeout_error(mapping: &Mapping) {
+    if mapping.byte(IN_CELL).load(Acquire) == 0 {
+        return; // not in the cell itself: that TimeoutError would hit the code around it
+    }
+    mapping.byte(IN_CELL + 1).store(1, Release); // says whose TimeoutError it is
+    mapping.word(ASYNC_EXCEPTION).store(TIMEOUT_ERROR, Release);
+    mapping.word(EVAL_BREAKER).fetch_or(ASYNC_EXCEPTION_BIT, AcqRel);
+}
+
+/// The next loop of the guest traps.
+fn stop(mapping: &Mapping) {
+    mapping.word(STOP_WORD).store(1, Release);
+}

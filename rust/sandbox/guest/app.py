@@ -1,0 +1,299 @@
+"""The Python side of the wall: runs cells in one namespace and reports what they did.
+
+This file runs once while the guest is built; the memory it leaves behind is the image every State starts from. So what it
+imports is what cells can import, and what it warms up stays warm. It guards nothing: a cell can reach and break all of it,
+and harms only its own State. The limits and the wall are the host's.
+"""
+
+import ast
+import builtins
+import gc
+import io
+import json
+import linecache
+import random
+import sys
+import time
+import traceback
+import types
+import warnings
+
+import preload
+import wit_world
+from wit_world import Answer, Failure, Kind, Report
+
+OURS = __file__
+
+
+class FinalAnswer(BaseException):
+    """Ends the cell. No Exception, so that a cell's own ``except Exception`` lets it pass."""
+
+
+class ToolError(Exception):
+    """A tool failed; the message is the tool's."""
+
+
+class Output(io.TextIOBase):
+    """What a cell prints: the first and the last characters up to a limit, and how many were between."""
+
+    encoding = "utf-8"
+    errors = "strict"
+
+    def __init__(self, limit: int) -> None:
+        self.head_room = limit - limit // 2
+        self.tail_room = limit // 2
+        self.head: list[str] = []
+        self.tail: list[str] = []
+        self.tail_size = 0
+        self.dropped = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        size = len(text)
+        if size <= self.head_room:
+            self.head.append(text)
+            self.head_room -= size
+            return size
+        rest = text
+        if self.head_room:
+            self.head.append(text[: self.head_room])
+            rest = text[self.head_room :]
+            self.head_room = 0
+        self.tail.append(rest)
+        self.tail_size += len(rest)
+        if self.tail_size > 2 * self.tail_room + 4096:
+            self.trim()
+        return size
+
+    def trim(self) -> None:
+        tail = "".join(self.tail)
+        kept = tail[-self.tail_room :] if self.tail_room else ""
+        self.dropped += len(tail) - len(kept)
+        self.tail = [kept]
+        self.tail_size = len(kept)
+
+    def take(self) -> tuple[str, int]:
+        if self.tail_size > self.tail_room:
+            self.trim()
+        gap = f"\n[... {self.dropped} characters left out ...]\n" if self.dropped else ""
+        return "".join(self.head) + gap + "".join(self.tail), self.dropped
+
+
+def clip(text: str, limit: int) -> str:
+    """The text, or its beginning and end."""
+    if len(text) <= limit:
+        return text
+    output = Output(limit)
+    output.write(text)
+    return output.take()[0]
+
+
+def sendable(text: str) -> str:
+    """Lone surrogates cannot cross the wall, which speaks UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def final_answer(answer):
+    """Ends the task with this answer."""
+    text = str(answer)
+    try:
+        as_json = json.dumps(answer, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        as_json = None
+    if not answers:
+        answers.append((text, as_json))
+    raise FinalAnswer
+
+
+def tool(name: str):
+    """A plain function that calls the host's tool of this name."""
+
+    def call(*args, **kwargs):
+        try:
+            arguments = json.dumps([args, kwargs])
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name}() takes what JSON can say, and this it cannot: {error}") from None
+        try:
+            result = wit_world.call_tool(name, sendable(arguments))
+        except Exception as error:
+            raise ToolError(getattr(error, "value", None) or repr(error)) from None
+        return json.loads(result)
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+def sleep(seconds, /):
+    """Moves the clock on: nobody else runs here meanwhile, so nobody waits."""
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    wit_world.sleep(int(seconds * 1e9))
+
+
+def no_input(prompt="", /):
+    raise EOFError("input() has nobody to ask in the sandbox; put the value into the code")
+
+
+def execute(code: str):
+    """Runs the cell; gives the value of its last statement when that is an expression, as a notebook does."""
+    global cell_number
+    cell_number += 1
+    file = f"<cell {cell_number}>"
+    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
+    tree = ast.parse(code, file)
+    last = ast.Expression(tree.body.pop().value) if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, file, "exec"), namespace)
+    if last is None:
+        return None
+    value = eval(compile(last, file, "eval"), namespace)
+    if value is not None:
+        namespace["_"] = value
+    return value
+
+
+def run_cell(code: str, limit: int) -> Report:
+    output = Output(limit)
+    sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = output
+    sys.stdin = sys.__stdin__ = io.StringIO()
+    answers.clear()
+    beacon[TIMED_OUT] = 0
+    kind, value, failure = Kind.VALUE, None, None
+    try:
+        try:
+            beacon[IN_CELL] = 1
+            result = execute(code)
+            if result is not None:
+                value = sendable(clip(repr(result), limit))
+        finally:
+            beacon[IN_CELL] = 0
+            result = None
+            drain()
+    except FinalAnswer:
+        pass
+    except BaseException as error:
+        kind, failure = failed(error, limit)
+    answer = None
+    if answers:
+        text, as_json = answers[0]
+        kind, value, failure, answer = Kind.FINAL_ANSWER, None, None, Answer(sendable(text), as_json)
+    stdout, dropped = output.take()
+    return Report(kind, sendable(stdout), dropped, value, answer, failure)
+
+
+def drain() -> None:
+    """Takes a TimeoutError that the host sent at the very end of the cell, before it can hit the report."""
+    try:
+        for _ in range(2):
+            pass
+    except TimeoutError:
+        pass
+
+
+def failed(error: BaseException, limit: int) -> tuple[Kind, Failure]:
+    name = type(error).__name__
+    kind = Kind.EXCEPTION
+    if isinstance(error, ToolError):
+        kind = Kind.TOOL_ERROR
+    elif isinstance(error, TimeoutError) and beacon[TIMED_OUT]:
+        kind = Kind.TIMEOUT
+        error.args = ("the cell took longer than its time limit",)
+    elif isinstance(error, MemoryError):
+        kind = Kind.OUT_OF_MEMORY
+    elif isinstance(error, ModuleNotFoundError):
+        error.add_note("Cells can import Python's standard library, sympy and mpmath; nothing can be installed.")
+    frames = error.__traceback__
+    while frames is not None and not is_cell(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    try:
+        report = traceback.TracebackException(type(error), error, frames, compact=True)
+        hide_our_frames(report)
+        text = "".join(report.format()).rstrip("\n")
+    except BaseException:  # an exception whose own __str__ fails, or no memory left to say more
+        text = name
+    return kind, Failure(sendable(name), sendable(clip(text, limit)))
+
+
+def is_cell(file: str) -> bool:
+    return file.startswith("<cell ")
+
+
+def hide_our_frames(report: traceback.TracebackException | None) -> None:
+    while report is not None:
+        report.stack[:] = [frame for frame in report.stack if frame.filename != OURS]
+        report = report.__cause__ or report.__context__
+
+
+class WitWorld(wit_world.WitWorld):
+    """What the host calls."""
+
+    def set_up(self, seed: int, tools: list[str]) -> None:
+        random.seed(seed)
+        for name in tools:
+            namespace[name] = tool(name)
+
+    def run(self, code: str, stdout_chars: int) -> Report:
+        return run_cell(code, stdout_chars)
+
+
+def make_beacon() -> bytearray:
+    """Bytes that the host finds in the image: a magic number, whether a cell is running, whether the host has sent it a
+    TimeoutError, where TimeoutError lives.
+
+    Written piece by piece, so that no second copy of the magic number is in memory.
+    """
+    made = bytearray(64)
+    for i in range(32):
+        made[i] = (i * 37 + 11) & 255
+    made[36:40] = id(TimeoutError).to_bytes(4, "little")
+    return made
+
+
+IN_CELL, TIMED_OUT = 32, 33
+beacon = make_beacon()
+answers: list[tuple[str, str | None]] = []
+cell_number = 0
+
+preload.preload()
+warnings.simplefilter("ignore")
+sys.setrecursionlimit(1000)
+time.sleep = sleep
+builtins.input = no_input
+
+main = types.ModuleType("__main__")
+main.__builtins__ = builtins
+main.final_answer = final_answer
+main.ToolError = ToolError
+sys.modules["__main__"] = main
+namespace = main.__dict__
+
+
+def warm_up() -> None:
+    """Runs what cells do most, so that its caches are in the image; then forgets the cells."""
+    global cell_number
+    kept = set(namespace)
+    for _ in range(3):
+        for cell in (
+            "import math\nx = 1\nprint('a', x, math.sqrt(2))\nx + 1",
+            "def f(n):\n    return n * 2\nsum(f(i) for i in range(100))",
+            "class A:\n    def __init__(self):\n        self.b = [i for i in range(9)]\nprint(f'{len(A().b):>3}')",
+            "1 / 0",
+            "final_answer('x')",
+            "from sympy import symbols, solve\ny = symbols('y')\nsolve(y**2 - 2)",
+        ):
+            run_cell(cell, 20_000)
+    for name in set(namespace) - kept:
+        del namespace[name]
+    linecache.cache.clear()
+    cell_number = 0
+    gc.collect()
+
+
+warm_up()
+slack = bytearray(16 << 20)  # so that a cell of usual size need not grow the memory, which costs a new slot
+del slack
+gc.collect()
+gc.freeze()

@@ -1,0 +1,189 @@
+//! The wall: all that the guest can ask of the host.
+//!
+//! Its world has two imports, call-tool and sleep. Of WASI it gets a clock, random bytes and empty answers about arguments,
+//! environment and folders; every other import traps, and a trap kills the cell. Clock and random bytes are computed from
+//! the State, so that the same cells see the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::{Component, ComponentType, Lift, Linker, Lower, Val};
+use wasmtime::{Engine, ResourceLimiter, StoreContextMut, bail};
+
+use super::guest::Turn;
+use super::{Tool, Tools};
+use crate::observation::ToolCall;
+
+/// What a State knows besides its memory: where its clock and its random bytes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    pub seed: u64,
+    /// Requests for random bytes so far.
+    pub drawn: u64,
+    /// Time since [`World::EPOCH_SECONDS`].
+    pub nanoseconds: u64,
+}
+
+impl World {
+    /// 2026-01-01 00:00 UTC: the time at which every first State begins.
+    const EPOCH_SECONDS: u64 = 1_767_225_600;
+    /// Each look at the clock moves it on by this much, as if nothing else took time.
+    const TICK: u64 = 1_000;
+
+    fn now(&mut self) -> u64 {
+        self.sleep(Self::TICK);
+        self.nanoseconds
+    }
+
+    fn sleep(&mut self, nanoseconds: u64) {
+        self.nanoseconds = self.nanoseconds.saturating_add(nanoseconds);
+    }
+
+    fn random_bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(count + 32);
+        for block in 0..count.div_ceil(32) as u64 {
+            let hash =
+                [self.seed, self.drawn, block].iter().fold(Sha256::new(), |h, n| h.chain_update(n.to_le_bytes()));
+            bytes.extend_from_slice(&hash.finalize());
+        }
+        bytes.truncate(count);
+        self.drawn += 1;
+        bytes
+    }
+}
+
+/// The host's side of one cell.
+pub struct Host {
+    pub world: World,
+    pub tools: Arc<Tools>,
+    pub turn: Arc<Turn>,
+    pub tool_calls: Vec<ToolCall>,
+    pub tool_call_limit: usize,
+    /// Bytes that the memory may grow to.
+    pub memory_limit: usize,
+}
+
+impl Host {
+    /// Between cells: no tools, no time, no growth.
+    pub fn idle() -> Self {
+        Self {
+            world: World::default(),
+            tools: Arc::new(BTreeMap::new()),
+            turn: Arc::default(),
+            tool_calls: Vec::new(),
+            tool_call_limit: 0,
+            memory_limit: usize::MAX,
+        }
+    }
+
+    fn call_tool(&mut self, name: String, arguments: String) -> Result<String, String> {
+        if self.tool_calls.len() >= self.tool_call_limit {
+            return Err(format!("a cell may call tools {} times, and this one has", self.tool_call_limit));
+        }
+        let Some(tool) = self.tools.get(&name).cloned() else {
+            let known = self.tools.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(format!("there is no tool {name:?} here; there is: {known}"));
+        };
+        let started = Instant::now();
+        self.turn.pause();
+        let outcome = checked_call(&*tool, &arguments);
+        self.turn.resume();
+        let (result, error) = match outcome.clone() {
+            Ok(result) => (Some(result), None),
+            Err(error) => (None, Some(error)),
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        self.tool_calls.push(ToolCall { name, arguments, result, error, seconds });
+        outcome
+    }
+}
+
+/// The guest can forge a call, so the arguments are checked before a tool sees them.
+fn checked_call(tool: &dyn Tool, arguments: &str) -> Result<String, String> {
+    type Arguments = (Vec<serde_json::Value>, serde_json::Map<String, serde_json::Value>);
+    if let Err(error) = serde_json::from_str::<Arguments>(arguments) {
+        return Err(format!("the arguments are not JSON that every language can read: {error}"));
+    }
+    tool.call(arguments)
+}
+
+impl ResourceLimiter for Host {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= self.memory_limit)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= 100_000)
+    }
+}
+
+/// Defines all of the guest's imports.
+pub fn link(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<Host>> {
+    type Context<'a> = StoreContextMut<'a, Host>;
+
+    let mut linker = Linker::new(engine);
+    linker.define_unknown_imports_as_traps(component)?;
+    linker.allow_shadowing(true);
+
+    let mut root = linker.root();
+    root.func_wrap("call-tool", |mut context: Context, (name, arguments): (String, String)| {
+        Ok((context.data_mut().call_tool(name, arguments),))
+    })?;
+    root.func_wrap("sleep", |mut context: Context, (nanoseconds,): (u64,)| {
+        context.data_mut().world.sleep(nanoseconds);
+        Ok(())
+    })?;
+
+    let ty = component.component_type();
+    for (name, _) in ty.imports(engine) {
+        let Some((interface, _version)) = name.split_once('@') else { continue };
+        let mut instance = linker.instance(name)?;
+        match interface {
+            "wasi:cli/environment" => {
+                instance.func_wrap("get-environment", |_: Context, ()| Ok((Vec::<(String, String)>::new(),)))?;
+                instance.func_wrap("get-arguments", |_: Context, ()| Ok((Vec::<String>::new(),)))?;
+            }
+            "wasi:clocks/monotonic-clock" => {
+                instance.func_wrap("now", |mut context: Context, ()| Ok((context.data_mut().world.now(),)))?;
+                instance.func_wrap("resolution", |_: Context, ()| Ok((World::TICK,)))?;
+            }
+            "wasi:clocks/wall-clock" => {
+                instance.func_wrap("now", |mut context: Context, ()| {
+                    let now = context.data_mut().world.now();
+                    Ok((WallTime {
+                        seconds: World::EPOCH_SECONDS + now / 1_000_000_000,
+                        nanoseconds: (now % 1_000_000_000) as u32,
+                    },))
+                })?;
+                instance.func_wrap("resolution", |_: Context, ()| {
+                    Ok((WallTime { seconds: 0, nanoseconds: World::TICK as u32 },))
+                })?;
+            }
+            "wasi:filesystem/preopens" => {
+                instance.func_new("get-directories", |_, _, _, results| {
+                    results[0] = Val::List(Vec::new());
+                    Ok(())
+                })?;
+            }
+            "wasi:random/random" => {
+                instance.func_wrap("get-random-bytes", |mut context: Context, (count,): (u64,)| {
+                    if count > 1 << 20 {
+                        bail!("more than a MiB of random bytes at once");
+                    }
+                    Ok((context.data_mut().world.random_bytes(count as usize),))
+                })?;
+            }
+            _ => {}
+        }
+    }
+    Ok(linker)
+}
+
+#[derive(Clone, Copy, ComponentType, Lift, Lower)]
+#[component(record)]
+struct WallTime {
+    seconds: u64,
+    nanoseconds: u32,
+}

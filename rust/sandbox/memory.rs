@@ -1,0 +1,427 @@
+//! The guest's memory: a private mapping of one shared image, and the difference to it.
+//!
+//! All slots map the same sealed image copy-on-write, so a fresh memory costs nothing and a page costs something only when
+//! a cell writes to it. Linux tells which pages those are (/proc/self/pagemap); where it does not, the whole memory is
+//! compared with the image. A [`Delta`] is what differs, in lines of 64 bytes: small to keep, quick to put back.
+//!
+//! Invariants. A mapping never moves and stays mapped as long as any [`Mapping`] handle lives, its slot's or the
+//! watchdog's. Only the slot's owner reads or writes it while no guest code runs ([`Mapping::capture`],
+//! [`Mapping::restore`]); everybody else touches single words, atomically.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::ptr::{NonNull, null_mut};
+use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+/// Deltas count in these pages on every host. One has 64 lines, as many as a u64 has bits.
+pub const PAGE: usize = 4096;
+pub const LINE: usize = 64;
+
+const ZEROS: [u8; PAGE] = [0; PAGE];
+/// A slot with more written pages than its State needs plus this many (16 MiB) is emptied at once, not page by page.
+const EMPTY_AT: usize = 4096;
+
+/// The memory that every State starts from.
+pub struct Image {
+    fd: OwnedFd,
+    map: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is read-only, its file sealed (or unlinked), and it lives as long as the Image.
+unsafe impl Send for Image {}
+// SAFETY: as above.
+unsafe impl Sync for Image {}
+
+impl Image {
+    /// `bytes` is a multiple of PAGE long.
+    pub fn new(bytes: &[u8]) -> io::Result<Self> {
+        assert!(bytes.len().is_multiple_of(PAGE));
+        let fd = anonymous_file()?;
+        let file = File::from(fd);
+        file.set_len(bytes.len() as u64)?;
+        for (index, page) in bytes.chunks_exact(PAGE).enumerate() {
+            if page != ZEROS {
+                file.write_all_at(page, (index * PAGE) as u64)?;
+            }
+        }
+        let fd = OwnedFd::from(file);
+        seal(&fd)?;
+        // SAFETY: a new shared read-only mapping of a file whose length is fixed from here on.
+        let map = unsafe { libc::mmap(null_mut(), bytes.len(), libc::PROT_READ, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+        Ok(Self { fd, map: mapped(map)?, len: bytes.len() })
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The page as it is at the start; zeros beyond the image.
+    fn page(&self, index: usize) -> &[u8; PAGE] {
+        if (index + 1) * PAGE > self.len {
+            return &ZEROS;
+        }
+        // SAFETY: inside the mapping, which nobody can write to.
+        unsafe { self.map.add(index * PAGE).cast().as_ref() }
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; no reference into it outlives the Image.
+        unsafe { libc::munmap(self.map.as_ptr().cast(), self.len) };
+    }
+}
+
+/// How a memory differs from the image.
+#[derive(Debug, Default, PartialEq)]
+pub struct Delta {
+    /// Bytes of memory, the image's part included.
+    pub size: usize,
+    /// Pages that differ, ascending, with a bit for each line that does.
+    pub pages: Vec<(u32, u64)>,
+    /// Those lines, in order.
+    pub lines: Vec<[u8; LINE]>,
+}
+
+impl Delta {
+    pub fn nbytes(&self) -> usize {
+        size_of_val(&self.pages[..]) + size_of_val(&self.lines[..])
+    }
+}
+
+/// A guest's memory.
+pub struct Mapping {
+    image: Arc<Image>,
+    base: NonNull<u8>,
+    reserved: usize,
+    len: AtomicUsize,
+}
+
+// SAFETY: the mapping never moves and lives as long as the Mapping; who may access it when is the module's invariant.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(image: Arc<Image>, size: usize, reserved: usize) -> io::Result<Self> {
+        if size < image.len() || size > reserved {
+            return Err(io::Error::other("the guest's memory has another size than its image"));
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: new address space that nothing else refers to.
+        let base = mapped(unsafe { libc::mmap(null_mut(), reserved, libc::PROT_NONE, flags, -1, 0) })?;
+        let mapping = Self { image, base, reserved, len: AtomicUsize::new(size) };
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let (len, fd) = (mapping.image.len(), mapping.image.fd.as_raw_fd());
+        // SAFETY: replaces the first pages of our own reservation.
+        let over = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+            libc::mmap(base.as_ptr().cast(), len, access, flags, fd, 0)
+        };
+        mapped(over)?;
+        mapping.make_accessible(len, size)?;
+        Ok(mapping)
+    }
+
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// What the memory holds, and how many of its pages are in use.
+    ///
+    /// # Safety
+    /// No guest code runs in this memory meanwhile.
+    pub unsafe fn capture(&self) -> (Delta, usize) {
+        let size = self.len();
+        let mut delta = Delta { size, ..Delta::default() };
+        let written = self.with_written_pages(|written| {
+            for &page in written {
+                // SAFETY: inside the accessible part, and the caller keeps the guest from writing.
+                let now = unsafe { &*self.page(page) };
+                let before = self.image.page(page);
+                if now == before {
+                    continue;
+                }
+                let mut mask = 0u64;
+                for (line, (now, before)) in
+                    now.as_chunks::<LINE>().0.iter().zip(before.as_chunks::<LINE>().0).enumerate()
+                {
+                    if now != before {
+                        mask |= 1 << line;
+                        delta.lines.push(*now);
+                    }
+                }
+                delta.pages.push((page as u32, mask));
+            }
+            written.len()
+        });
+        delta.pages.shrink_to_fit();
+        delta.lines.shrink_to_fit();
+        (delta, written)
+    }
+
+    /// Makes the memory hold `delta`, which has its size.
+    ///
+    /// # Safety
+    /// No guest code runs in this memory meanwhile.
+    pub unsafe fn restore(&self, delta: &Delta) -> io::Result<()> {
+        assert_eq!(delta.size, self.len(), "a State of another memory size");
+        self.with_written_pages(|written| {
+            if written.len() > delta.pages.len() + EMPTY_AT {
+                return self.forget_written_pages();
+            }
+            for &page in written {
+                // SAFETY: inside the accessible part, and the caller keeps the guest from running.
+                unsafe { *self.page(page) = *self.image.page(page) };
+            }
+            Ok(())
+        })?;
+        let mut lines = delta.lines.iter();
+        for &(page, mut mask) in &delta.pages {
+            // SAFETY: `page` is below `size` (State::from_bytes checks it), and the caller keeps the guest from running.
+            let (page, _) = unsafe { &mut *self.page(page as usize) }.as_chunks_mut::<LINE>();
+            while mask != 0 {
+                page[mask.trailing_zeros() as usize] = *lines.next().expect("a line for each bit of the masks");
+                mask &= mask - 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A word of the guest's memory, for reading and writing while the guest runs.
+    pub fn word(&self, address: u32) -> &AtomicU32 {
+        assert!(address.is_multiple_of(4) && address as usize + 4 <= self.len());
+        // SAFETY: aligned, inside the accessible part, lives as long as `self`; only atomics refer to it.
+        unsafe { AtomicU32::from_ptr(self.base.add(address as usize).cast().as_ptr()) }
+    }
+
+    /// A byte, likewise.
+    pub fn byte(&self, address: u32) -> &AtomicU8 {
+        assert!((address as usize) < self.len());
+        // SAFETY: as for `word`.
+        unsafe { AtomicU8::from_ptr(self.base.add(address as usize).as_ptr()) }
+    }
+
+    fn page(&self, index: usize) -> *mut [u8; PAGE] {
+        debug_assert!((index + 1) * PAGE <= self.len());
+        // SAFETY: inside the reservation.
+        unsafe { self.base.add(index * PAGE).cast().as_ptr() }
+    }
+
+    fn make_accessible(&self, from: usize, to: usize) -> io::Result<()> {
+        assert!(from <= to && to <= self.reserved);
+        // SAFETY: a part of our own reservation that is not in use yet.
+        let done = unsafe {
+            libc::mprotect(self.base.add(from).as_ptr().cast(), to - from, libc::PROT_READ | libc::PROT_WRITE)
+        };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Gives all private pages back to the kernel: the memory is the image again, and zeros behind it.
+    fn forget_written_pages(&self) -> io::Result<()> {
+        // SAFETY: our own private mapping, with no reference into it.
+        let done = unsafe { libc::madvise(self.base.as_ptr().cast(), self.len(), libc::MADV_DONTNEED) };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if cfg!(target_os = "linux") {
+            return Ok(());
+        }
+        // Elsewhere the advice need not have an effect.
+        for page in 0..self.len() / PAGE {
+            // SAFETY: as in `restore`, which is the only caller.
+            unsafe { *self.page(page) = *self.image.page(page) };
+        }
+        Ok(())
+    }
+
+    /// Calls `act` with the indices of all pages that may differ from the image.
+    fn with_written_pages<T>(&self, act: impl FnOnce(&[usize]) -> T) -> T {
+        PAGEMAP.with_borrow_mut(|pagemap| {
+            pagemap.find_written(self);
+            act(&pagemap.written)
+        })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own reservation; handles keep it alive as long as anybody uses it.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.reserved) };
+    }
+}
+
+thread_local! {
+    static PAGEMAP: RefCell<Pagemap> = RefCell::new(Pagemap::open());
+}
+
+/// The kernel's table of this process's pages. One for each thread that runs cells: threads do not live through a fork, so
+/// it is never that of another process.
+struct Pagemap {
+    file: Option<File>,
+    entries: Vec<u64>,
+    written: Vec<usize>,
+}
+
+impl Pagemap {
+    const PRESENT: u64 = 1 << 63;
+    const SWAPPED: u64 = 1 << 62;
+    const OF_FILE: u64 = 1 << 61;
+
+    fn open() -> Self {
+        // SAFETY: no preconditions.
+        let same_pages = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } == PAGE as i64;
+        let file = if same_pages { File::open("/proc/self/pagemap").ok() } else { None };
+        Self { file, entries: Vec::new(), written: Vec::new() }
+    }
+
+    /// Fills `written`.
+    fn find_written(&mut self, mapping: &Mapping) {
+        let pages = mapping.len() / PAGE;
+        self.written.clear();
+        if self.read(mapping.base.as_ptr() as usize / PAGE, pages).is_none() {
+            self.written.extend(0..pages);
+            return;
+        }
+        for (page, entry) in self.entries.iter().enumerate() {
+            if entry & (Self::PRESENT | Self::SWAPPED) != 0 && entry & Self::OF_FILE == 0 {
+                self.written.push(page);
+            }
+        }
+    }
+
+    fn read(&mut self, first: usize, pages: usize) -> Option<()> {
+        self.entries.resize(pages, 0);
+        let len = size_of_val(&self.entries[..]);
+        // SAFETY: any bytes make a u64.
+        let bytes = unsafe { slice::from_raw_parts_mut(self.entries.as_mut_ptr().cast::<u8>(), len) };
+        self.file.as_ref()?.read_exact_at(bytes, (first * 8) as u64).ok()
+    }
+}
+
+/// Hands wasmtime the mapping of the slot that is being made; see [`with_memory`].
+pub struct Creator;
+
+thread_local! {
+    static NEXT: RefCell<Next> = const { RefCell::new(Next::None) };
+}
+
+enum Next {
+    None,
+    Wanted(Arc<Image>, usize),
+    Made(Arc<Mapping>),
+}
+
+/// Runs `instantiate`, in which wasmtime makes one instance of the guest, with a memory of `size` bytes over `image`.
+pub fn with_memory<T>(image: Arc<Image>, size: usize, instantiate: impl FnOnce() -> T) -> (T, Option<Arc<Mapping>>) {
+    NEXT.set(Next::Wanted(image, size));
+    let made = instantiate();
+    match NEXT.replace(Next::None) {
+        Next::Made(mapping) => (made, Some(mapping)),
+        _ => (made, None),
+    }
+}
+
+// SAFETY: memories have the size wasmtime asks for or more, never move, and the rest of the reservation and the guard behind
+// it stay without access. They are not zeroed: the image is what the guest's own data segments, cut out by build.rs, made.
+unsafe impl MemoryCreator for Creator {
+    fn new_memory(
+        &self,
+        _: MemoryType,
+        minimum: usize,
+        _: Option<usize>,
+        reserved: Option<usize>,
+        guard: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        let Next::Wanted(image, size) = NEXT.replace(Next::None) else {
+            return Err("the guest has a second memory".into());
+        };
+        let capacity = reserved.ok_or("the engine reserves no address space")?;
+        if size < minimum || size > capacity {
+            return Err(format!("a memory of {size} bytes, where {minimum} to {capacity} are possible"));
+        }
+        let mapping = Arc::new(Mapping::new(image, size, capacity + guard).map_err(|error| error.to_string())?);
+        NEXT.set(Next::Made(mapping.clone()));
+        Ok(Box::new(Handle { mapping, capacity }))
+    }
+}
+
+/// wasmtime's share in a mapping.
+struct Handle {
+    mapping: Arc<Mapping>,
+    capacity: usize,
+}
+
+// SAFETY: see Creator.
+unsafe impl LinearMemory for Handle {
+    fn byte_size(&self) -> usize {
+        self.mapping.len()
+    }
+
+    fn byte_capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn grow_to(&mut self, size: usize) -> wasmtime::Result<()> {
+        self.mapping.make_accessible(self.mapping.len(), size)?;
+        self.mapping.len.store(size, Ordering::Release);
+        Ok(())
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.mapping.base.as_ptr()
+    }
+}
+
+fn mapped(address: *mut libc::c_void) -> io::Result<NonNull<u8>> {
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mmap gave address 0"))
+}
+
+#[cfg(target_os = "linux")]
+fn anonymous_file() -> io::Result<OwnedFd> {
+    // SAFETY: a C string and flags; the descriptor it gives is ours.
+    unsafe {
+        let fd = libc::memfd_create(c"agentdistill-guest".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn seal(fd: &OwnedFd) -> io::Result<()> {
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+    // SAFETY: no memory is passed.
+    let done = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn anonymous_file() -> io::Result<OwnedFd> {
+    let mut path = std::env::temp_dir().join("agentdistill-guest-XXXXXX").into_os_string().into_encoded_bytes();
+    path.push(0);
+    // SAFETY: a writable C string that ends in XXXXXX; the descriptor it gives is ours, and so is the name.
+    unsafe {
+        let fd = libc::mkstemp(path.as_mut_ptr().cast());
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::unlink(path.as_ptr().cast());
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn seal(_: &OwnedFd) -> io::Result<()> {
+    Ok(()) // unlinked: nobody else can open it
+}

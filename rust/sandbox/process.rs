@@ -1,0 +1,115 @@
+//! What a process has once for all its sandboxes: the guest, idle slots, and threads with stacks deep enough to run it on.
+//!
+//! A fork (Python's multiprocessing, data loaders) copies none of the threads, so the child makes its own.
+
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+
+use super::guest::{Guest, Slot, THREAD_STACK};
+use super::memory::PAGE;
+use super::{Moment, SandboxError, State};
+
+pub type Job = Box<dyn FnOnce() + Send>;
+
+pub struct Process {
+    id: u32,
+    pub guest: Arc<Guest>,
+    /// Each with the State that it holds; the longest unused first.
+    slots: Mutex<Vec<(Slot, Weak<Moment>)>>,
+    most_slots: usize,
+    idle_threads: Mutex<Vec<Sender<Job>>>,
+}
+
+/// Locked for moments only, so that a fork hardly ever meets it locked.
+static CURRENT: Mutex<Option<&'static Process>> = Mutex::new(None);
+
+impl Process {
+    /// More idle threads than this are let go.
+    const MOST_THREADS: usize = 64;
+    /// A slot with more written memory than this is not kept.
+    const MOST_WRITTEN: usize = 64 << 20;
+
+    pub fn current() -> Result<&'static Self, SandboxError> {
+        let id = std::process::id();
+        let known = *lock(&CURRENT);
+        if let Some(process) = known.filter(|process| process.id == id) {
+            return Ok(process);
+        }
+        let guest = match known {
+            Some(parent) => parent.guest.clone(),
+            None => Arc::new(Guest::load()?),
+        };
+        let mut current = lock(&CURRENT);
+        if let Some(process) = current.filter(|process| process.id == id) {
+            return Ok(process); // another thread was faster
+        }
+        let most_slots = 2 * thread::available_parallelism().map_or(4, usize::from).max(4);
+        let (slots, idle_threads) = (Mutex::default(), Mutex::default());
+        Ok(current.insert(Box::leak(Box::new(Self { id, guest, slots, most_slots, idle_threads }))))
+    }
+
+    /// A slot that holds `state`.
+    pub fn take_slot(&self, state: &State) -> Result<Slot, SandboxError> {
+        let delta = &state.0.delta;
+        let mut slots = lock(&self.slots);
+        if let Some(index) = slots.iter().rposition(|(_, held)| state.same(held)) {
+            return Ok(slots.remove(index).0);
+        }
+        // Rather one whose State nobody has any more.
+        let fits = |(slot, _): &(Slot, Weak<Moment>)| slot.size() == delta.size;
+        let unused = slots.iter().rposition(|entry| fits(entry) && entry.1.strong_count() == 0);
+        let index = unused.or_else(|| slots.iter().rposition(fits));
+        let slot = index.map(|index| slots.remove(index).0);
+        drop(slots);
+        let mut slot = match slot {
+            Some(slot) => slot,
+            None => self.guest.slot(delta.size)?,
+        };
+        slot.restore(delta)?;
+        Ok(slot)
+    }
+
+    /// Keeps a slot for later; it holds `state`, and `written` of its pages are in use.
+    pub fn give_back(&self, slot: Slot, state: &State, written: usize) {
+        if written * PAGE > Self::MOST_WRITTEN {
+            return;
+        }
+        let mut slots = lock(&self.slots);
+        let oldest = (slots.len() >= self.most_slots).then(|| slots.remove(0));
+        slots.push((slot, Arc::downgrade(&state.0)));
+        drop(slots);
+        drop(oldest);
+    }
+
+    /// Runs `job` on an idle thread, or a new one: jobs never wait for one another.
+    pub fn spawn(&'static self, mut job: Job) -> Result<(), SandboxError> {
+        while let Some(thread) = { lock(&self.idle_threads).pop() } {
+            match thread.send(job) {
+                Ok(()) => return Ok(()),
+                Err(refused) => job = refused.0, // that thread has panicked
+            }
+        }
+        let thread = thread::Builder::new().name("agentdistill-cell".into()).stack_size(THREAD_STACK);
+        thread.spawn(move || self.serve(job)).map(|_| ()).map_err(SandboxError::Thread)
+    }
+
+    fn serve(&self, first: Job) {
+        let (sender, jobs) = channel();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            job();
+            let mut idle = lock(&self.idle_threads);
+            if idle.len() >= Self::MOST_THREADS {
+                return;
+            }
+            idle.push(sender.clone());
+            drop(idle);
+            next = jobs.recv().ok();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,72 @@
+//! Search as a tool of the sandbox: a cell's `web_search(query)` is answered by a [`Bm25Index`], without Python.
+//!
+//! The answer is text for a model to read, passages by rank: `[1] Title`, the text, `[2] Title`, ...
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::retrieval::{Bm25Index, Passage};
+use crate::sandbox::Tool;
+
+/// Takes `query` and, optionally, `k`, by position or by name.
+pub struct SearchTool(pub Arc<Bm25Index>);
+
+impl SearchTool {
+    /// Passages returned unless `k` says otherwise, as in the paper.
+    const K: usize = 3;
+    const MOST: usize = 100;
+}
+
+impl Tool for SearchTool {
+    fn call(&self, arguments: &str) -> Result<String, String> {
+        let Arguments { query, k } = Arguments::read(arguments)?;
+        let passages =
+            self.0.search(&query, k.unwrap_or(Self::K).min(Self::MOST)).map_err(|error| error.to_string())?;
+        Ok(Value::String(for_reading(&passages)).to_string())
+    }
+}
+
+struct Arguments {
+    query: String,
+    k: Option<usize>,
+}
+
+impl Arguments {
+    fn read(json: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Named {
+            query: Option<Value>,
+            k: Option<Value>,
+        }
+        const USAGE: &str = "call it with one string, the query";
+        let usage = |_| USAGE.to_owned();
+        let (positional, Named { query, k }): (Vec<Value>, Named) = serde_json::from_str(json).map_err(usage)?;
+        let given = positional.len();
+        let mut positional = positional.into_iter();
+        let query = query.or_else(|| positional.next());
+        let k = k.or_else(|| positional.next());
+        let left = positional.next();
+        let (Some(Value::String(query)), None, 0..=2) = (query, left, given) else { return Err(USAGE.to_owned()) };
+        let k = match k {
+            None | Some(Value::Null) => None,
+            Some(k) => Some(serde_json::from_value(k).map_err(|_| "k must be a positive whole number".to_owned())?),
+        };
+        Ok(Self { query, k })
+    }
+}
+
+fn for_reading(passages: &[Passage]) -> String {
+    if passages.is_empty() {
+        return "No passage has any of these words.".to_owned();
+    }
+    let mut text = String::new();
+    for (index, Passage { title, text: body, .. }) in passages.iter().enumerate() {
+        let newline = if index > 0 { "\n" } else { "" };
+        let _ = write!(text, "{newline}[{}] {title}\n{}", index + 1, body.trim_end()); // to a String: cannot fail
+    }
+    text
+}

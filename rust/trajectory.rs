@@ -1,0 +1,407 @@
+//! Trajectories: what an episode was, complete, and the JSONL files they live in.
+//!
+//! A file begins with a header line, `{"agentdistill": "trajectories", "version": 1, "run": {...}}`; every other line is one
+//! [`Trajectory`]. A line is whole or it is not there: the [`TrajectoryWriter`] syncs whole lines, and what a killed writer
+//! left half-written at the end is left out by readers and cut off by the next writer. Files of all versions up to ours can be
+//! read; a newer one is refused.
+//!
+//! Not here: making trajectories (the agent loop, in Python), choosing among them, turning them into training examples.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::{Map, Value};
+
+use crate::action::Parsed;
+use crate::error::{AtPath, Error, Place, Result};
+use crate::observation::Observation;
+
+/// The version of the format that this build writes, and the highest that it reads.
+pub const VERSION: u32 = 1;
+
+/// One episode: enough to train on, to grade again, and to enter again at any step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
+pub struct Trajectory {
+    #[serde(deserialize_with = "known_version")]
+    pub version: u32, // stays the first field: a newer format is recognised before it is misread
+    pub task_id: String,
+    pub question: String,
+    /// The task's own answer.
+    pub reference: Option<String>,
+    pub task_set: String,
+    pub kind: TrajectoryKind,
+    pub model: String,
+    /// `(role, content)` of what stood before the first step.
+    pub messages: Vec<(String, String)>,
+    pub steps: Vec<Step>,
+    pub outcome: Outcome,
+    pub answer: Option<String>,
+    pub score: Option<f64>,
+    pub grader: Option<String>,
+    pub error: Option<String>,
+    pub sampling: Sampling,
+    /// Prompt and completion tokens.
+    pub usage: (u64, u64),
+    #[serde(deserialize_with = "null_as_nan")]
+    pub seconds: f64,
+}
+
+/// The sampling settings of the model, as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sampling(pub Map<String, Value>);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrajectoryKind {
+    #[default]
+    Agent,
+    /// A chain of thought, for the baseline: one step, no actions.
+    Cot,
+}
+
+/// How an episode ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    #[default]
+    FinalAnswer,
+    OutOfSteps,
+    /// Its last step could not be parsed.
+    ParseFailure,
+    /// Its last completion hit the token limit.
+    CutCompletion,
+    /// The model could not be had; `error` says why.
+    ModelError,
+    SandboxError,
+    Error,
+}
+
+/// One turn of the model: all its candidates, and the one that went on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
+pub struct Step {
+    pub candidates: Vec<Candidate>,
+    pub winner: usize,
+    pub votes: Vec<(String, usize)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+    /// What the model was told after this step; "" after the last.
+    pub message: String,
+    #[serde(deserialize_with = "null_as_nan")]
+    pub seconds: f64,
+}
+
+/// One completion of a step, and what it did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
+pub struct Candidate {
+    pub text: String,
+    /// What the model was given as the beginning of `text` (the first-thought prefix).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+    /// One per token. JSON has no infinities: what is not finite is written as null, and read back as NaN.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "nulls_as_nan")]
+    pub logprobs: Option<Vec<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<String>,
+    /// `None` in a chain of thought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<Parsed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observation: Option<Observation>,
+}
+
+impl Trajectory {
+    /// One line of JSON, without the newline.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings, numbers and lists are always JSON")
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::Trajectory`] when the line is no trajectory, or one of a newer version.
+    pub fn from_json(line: &str) -> Result<Self> {
+        parse(line.as_bytes(), || Place::Nowhere)
+    }
+}
+
+/// Reads a file, on all cores. A half-written last line is left out; header lines, of joined files too, are passed over.
+///
+/// # Errors
+///
+/// [`Error::Io`]; [`Error::Trajectory`] with path and line.
+pub fn read_trajectories(path: &Path) -> Result<Vec<Trajectory>> {
+    Ok(Lines::open(path)?.parse_all()?.records)
+}
+
+/// The `run` of a file's header, as JSON; `None` when it has no header.
+///
+/// # Errors
+///
+/// [`Error::Io`]; [`Error::Trajectory`] for a header of a newer version, or of something else than trajectories.
+pub fn read_header(path: &Path) -> Result<Option<String>> {
+    let mut line = Vec::new();
+    BufReader::new(File::open(path).at(path)?).read_until(b'\n', &mut line).at(path)?;
+    let header = Header::read(&line, path, 1)?;
+    Ok(header.map(|header| Value::Object(header.run).to_string()))
+}
+
+/// Appends trajectories durably. One writer a file, each task once.
+#[derive(Debug)]
+pub struct TrajectoryWriter {
+    path: PathBuf,
+    /// Holds the lock for as long as it is open.
+    file: File,
+    /// Bytes of whole lines.
+    length: u64,
+    done: HashSet<String>,
+}
+
+impl TrajectoryWriter {
+    /// Opens or creates the file for a run (its settings, a JSON object), and cuts off what a killed writer left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; [`Error::Argument`] when `run` is no JSON object; [`Error::Trajectory`] when another writer has the file,
+    /// when it belongs to another run, or when it holds something else than trajectories.
+    pub fn open(path: &Path, run: &str) -> Result<Self> {
+        let run: Map<String, Value> =
+            serde_json::from_str(run).map_err(|error| Error::Argument(format!("run is not a JSON object: {error}")))?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path).at(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::trajectory(path, "another process is writing to this file; wait for it or end it"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error).at(path),
+        }
+        let found = Lines::open(path)?.parse_all::<TaskId>()?;
+        let mut writer = Self { path: path.to_owned(), file, length: found.whole, done: HashSet::new() };
+        writer.file.set_len(writer.length).at(path)?;
+        if writer.length == 0 {
+            writer.write(&Header::new(run).to_line())?;
+            sync_folder(path)?;
+        } else {
+            let header = found.header.ok_or_else(|| {
+                Error::trajectory(
+                    path,
+                    "the file has no header line, so it cannot be told which run it belongs to; choose another path",
+                )
+            })?;
+            header.check_run(&run, path)?;
+            if found.open_ended {
+                writer.write("\n")?;
+            }
+        }
+        writer.done.extend(found.records.into_iter().map(|task| task.task_id));
+        Ok(writer)
+    }
+
+    /// Task ids in the file.
+    pub fn done(&self) -> &HashSet<String> {
+        &self.done
+    }
+
+    /// Writes all of them, whole and synced to disk, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Argument`] when one's task is in the file already, or twice among them; [`Error::Io`], a full disk for one.
+    pub fn append(&mut self, trajectories: &[&Trajectory]) -> Result<()> {
+        let mut new = HashSet::new();
+        for trajectory in trajectories {
+            if self.done.contains(&trajectory.task_id) || !new.insert(trajectory.task_id.clone()) {
+                let path = self.path.display();
+                return Err(Error::Argument(format!("task {:?} is already in {path}", trajectory.task_id)));
+            }
+        }
+        let lines: Vec<String> = trajectories.par_iter().map(|trajectory| trajectory.to_json() + "\n").collect();
+        self.write(&lines.concat())?;
+        self.done.extend(new);
+        Ok(())
+    }
+
+    fn write(&mut self, lines: &str) -> Result<()> {
+        let written = self.file.write_all(lines.as_bytes()).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            // Best effort: should this fail too, the torn line is cut off by the next writer.
+            let _ = self.file.set_len(self.length);
+            return Err(error).at(&self.path);
+        }
+        self.length += lines.len() as u64;
+        Ok(())
+    }
+}
+
+// ---- the file format ---------------------------------------------------------------------------
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    agentdistill: String,
+    #[serde(deserialize_with = "known_version")]
+    version: u32,
+    #[serde(default)]
+    run: Map<String, Value>,
+}
+
+impl Header {
+    const KIND: &str = "trajectories";
+    const START: &[u8] = br#"{"agentdistill":"#;
+
+    fn new(run: Map<String, Value>) -> Self {
+        Self { agentdistill: Self::KIND.to_owned(), version: VERSION, run }
+    }
+
+    fn to_line(&self) -> String {
+        serde_json::to_string(self).expect("a header is always JSON") + "\n"
+    }
+
+    /// Reads the line, when it is a header.
+    fn read(line: &[u8], path: &Path, number: u64) -> Result<Option<Self>> {
+        if !line.starts_with(Self::START) {
+            return Ok(None);
+        }
+        let header: Self = parse(line, || Place::from((path, number)))?;
+        if header.agentdistill != Self::KIND {
+            let message = format!("this is a file of {}, not of trajectories", header.agentdistill);
+            return Err(Error::trajectory((path, number), message));
+        }
+        Ok(Some(header))
+    }
+
+    fn check_run(&self, run: &Map<String, Value>, path: &Path) -> Result<()> {
+        let show = |value: Option<&Value>| value.map_or("absent".to_owned(), Value::to_string);
+        let mut keys: Vec<&String> = self.run.keys().chain(run.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        let differing: Vec<String> = keys
+            .into_iter()
+            .filter(|key| self.run.get(*key) != run.get(*key))
+            .map(|key| format!("{key} (there {}, now {})", show(self.run.get(key)), show(run.get(key))))
+            .collect();
+        if differing.is_empty() {
+            return Ok(());
+        }
+        let differing = differing.join(", ");
+        Err(Error::trajectory(
+            path,
+            format!("the file belongs to a run with other settings: {differing}; choose another path"),
+        ))
+    }
+}
+
+/// What a writer needs to know of a line.
+#[derive(Deserialize)]
+struct TaskId {
+    #[serde(rename = "version", deserialize_with = "known_version")]
+    _version: u32,
+    task_id: String,
+}
+
+/// A file, read a block of lines at a time so that memory holds little besides the records.
+struct Lines<'a> {
+    path: &'a Path,
+    file: BufReader<File>,
+}
+
+struct Parsing<T> {
+    header: Option<Header>,
+    records: Vec<T>,
+    /// Bytes up to the end of the last whole line.
+    whole: u64,
+    /// Whether that line lacks its newline, as when a person wrote it.
+    open_ended: bool,
+}
+
+impl<'a> Lines<'a> {
+    const BLOCK: u64 = 16 << 20;
+
+    fn open(path: &'a Path) -> Result<Self> {
+        Ok(Self { path, file: BufReader::new(File::open(path).at(path)?) })
+    }
+
+    fn parse_all<T: de::DeserializeOwned + Send>(mut self) -> Result<Parsing<T>> {
+        let mut all = Parsing { header: None, records: Vec::new(), whole: 0, open_ended: false };
+        let mut block = Vec::new();
+        let mut lines_before = 0;
+        loop {
+            block.clear();
+            self.file.by_ref().take(Self::BLOCK).read_to_end(&mut block).at(self.path)?;
+            self.file.read_until(b'\n', &mut block).at(self.path)?;
+            if block.is_empty() {
+                return Ok(all);
+            }
+            let lines: Vec<&[u8]> = block.split_inclusive(|&byte| byte == b'\n').collect();
+            let records = lines
+                .par_iter()
+                .enumerate()
+                .map(|(index, line)| self.record(line, lines_before + index as u64 + 1))
+                .collect::<Result<Vec<Option<T>>>>()?;
+            if all.whole == 0 && lines[0].ends_with(b"\n") {
+                all.header = Header::read(lines[0], self.path, 1)?;
+            }
+            let last = lines[lines.len() - 1];
+            all.open_ended = !last.ends_with(b"\n") && records[records.len() - 1].is_some();
+            all.whole += block.len() as u64;
+            if !last.ends_with(b"\n") && !all.open_ended {
+                all.whole -= last.len() as u64;
+            }
+            all.records.extend(records.into_iter().flatten());
+            lines_before += lines.len() as u64;
+        }
+    }
+
+    /// `None` for headers, blank lines and a half-written last line.
+    fn record<T: de::DeserializeOwned>(&self, line: &[u8], number: u64) -> Result<Option<T>> {
+        let is_whole = line.ends_with(b"\n");
+        if line.trim_ascii().is_empty() || is_whole && Header::read(line, self.path, number)?.is_some() {
+            return Ok(None);
+        }
+        match parse(line, || Place::from((self.path, number))) {
+            Ok(record) => Ok(Some(record)),
+            Err(_) if !is_whole => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn parse<T: de::DeserializeOwned>(line: &[u8], place: impl FnOnce() -> Place) -> Result<T> {
+    serde_json::from_slice(line).map_err(|error| {
+        // serde_json counts lines within what it is given, which is one line.
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or_default();
+        Error::trajectory(place(), format!("not a trajectory: {message} (column {})", error.column()))
+    })
+}
+
+/// So that the file's name, too, survives a power cut.
+fn sync_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).at(folder)
+}
+
+fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        version @ 1..=VERSION => Ok(version),
+        version => Err(de::Error::custom(format!(
+            "it is of version {version}, and this agentdistill reads versions up to {VERSION}: update agentdistill"
+        ))),
+    }
+}
+
+fn null_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+fn nulls_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Vec<f64>>, D::Error> {
+    let numbers: Option<Vec<Option<f64>>> = Option::deserialize(deserializer)?;
+    Ok(numbers.map(|numbers| numbers.into_iter().map(|number| number.unwrap_or(f64::NAN)).collect()))
+}
