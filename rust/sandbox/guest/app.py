@@ -6,6 +6,7 @@ and harms only its own State. The limits and the wall are the host's.
 """
 
 import ast
+import asyncio
 import builtins
 import gc
 import io
@@ -31,6 +32,8 @@ class FinalAnswer(BaseException):
 
 class ToolError(Exception):
     """A tool failed; the message is the tool's."""
+
+    __module__ = "__main__"  # so that tracebacks say ToolError, as cells do
 
 
 class Output(io.TextIOBase):
@@ -138,6 +141,37 @@ def no_input(prompt="", /):
     raise EOFError("input() has nobody to ask in the sandbox; put the value into the code")
 
 
+class Waiting:
+    """The selector of an event loop without sockets: to wait is to move the clock on."""
+
+    def register(self, *ignored):
+        raise OSError("there are no sockets and pipes in the sandbox")
+
+    def select(self, timeout):
+        if timeout:
+            sleep(timeout)
+        return []
+
+    def get_map(self):
+        return {}
+
+    def close(self):
+        pass
+
+
+class EventLoop(asyncio.SelectorEventLoop):
+    """asyncio without threads and sockets: tasks, timeouts and sleeping work, nothing else does."""
+
+    def __init__(self):
+        super().__init__(Waiting())
+
+    def _make_self_pipe(self):
+        pass  # it wakes the loop from other threads and from signals
+
+    def _close_self_pipe(self):
+        pass
+
+
 def execute(code: str):
     """Runs the cell; gives the value of its last statement when that is an expression, as a notebook does."""
     global cell_number
@@ -209,7 +243,7 @@ def failed(error: BaseException, limit: int) -> tuple[Kind, Failure]:
     while frames is not None and not is_cell(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     try:
-        report = traceback.TracebackException(type(error), error, frames, compact=True)
+        report = traceback.TracebackException(type(error), error, frames, lookup_lines=False, compact=True)
         hide_our_frames(report)
         text = "".join(report.format()).rstrip("\n")
     except BaseException:  # an exception whose own __str__ fails, or no memory left to say more
@@ -262,6 +296,7 @@ warnings.simplefilter("ignore")
 sys.setrecursionlimit(1000)
 time.sleep = sleep
 builtins.input = no_input
+asyncio.DefaultEventLoopPolicy._loop_factory = EventLoop
 
 main = types.ModuleType("__main__")
 main.__builtins__ = builtins

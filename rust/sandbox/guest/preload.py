@@ -28,8 +28,8 @@ def preload() -> None:
     for name in sorted(sys.stdlib_module_names - (LEFT_OUT - KEPT)):
         attempt(name)
     for package in PACKAGES:
-        for module in pkgutil.iter_modules(sys.modules[package].__path__, package + "."):
-            if not module.name.rpartition(".")[2].startswith("__"):
+        for module in pkgutil.walk_packages(sys.modules[package].__path__, package + ".", onerror=lambda name: None):
+            if not module.name.endswith(("__main__", ".test", ".tests")):
                 attempt(module.name)
     for name in OTHERS:
         importlib.import_module(name)
