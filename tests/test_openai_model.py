@@ -223,8 +223,13 @@ async def test_candidates_that_a_server_leaves_out_are_asked_for(server: Server)
     assert sorted(request["seed"] for request in server.requests) == [7, 8, 9, 10, 11]
 
 
+async def test_greedy_candidates_are_asked_for_once(server: Server) -> None:
+    assert await ask(server, completions("42"), n=5) == Generation([Completion("42")] * 5, None, 10, 5)
+    assert len(server.requests) == 1
+
+
 async def test_a_server_that_gives_too_many(server: Server) -> None:
-    generation = await ask(server, completions("a", "b", "c"), n=2)
+    generation = await ask(server, completions("a", "b", "c"), sampling=Sampling(0.4), n=2)
     assert [completion.text for completion in generation.completions] == ["a", "b"]
 
 
@@ -247,8 +252,8 @@ def without(*names: str) -> Answer:
         (["return_token_ids"], 2),
         (["n"], 3),
         (["max_tokens"], 2),
-        (["return_token_ids", "n", "max_tokens"], 4),
-        (["continue_final_message", "return_token_ids", "n", "max_tokens"], 4),
+        (["return_token_ids", "n", "max_tokens"], 5),
+        (["continue_final_message", "return_token_ids", "n", "max_tokens"], 5),
     ],
 )
 async def test_what_a_server_lacks_is_found_out_once(server: Server, names: list[str], first: int) -> None:
@@ -256,18 +261,18 @@ async def test_what_a_server_lacks_is_found_out_once(server: Server, names: list
     model = model_of(server)
     for count in (first + 2, 3):  # three completions, one by one
         server.requests.clear()
-        generation = await model.generate(QUESTION, Sampling(), n=3)
+        generation = await model.generate(QUESTION, Sampling(0.4), n=3)
         assert [completion.text for completion in generation.completions] == ["42"] * 3
         assert len(server.requests) == count
     await model.close()
 
 
 async def test_a_wrong_request_teaches_nothing_about_the_server(server: Server) -> None:
-    server.script = [status(400, "wrong"), status(400, "wrong"), status(400, "wrong"), completions("a", "b")]
+    server.script = [*[status(400, "wrong")] * 4, completions("a", "b")]
     model = model_of(server)
     with pytest.raises(ModelError, match="wrong"):
-        await model.generate(QUESTION, Sampling(), n=2)
-    await model.generate(QUESTION, Sampling(), n=2)
+        await model.generate(QUESTION, Sampling(0.4), n=2)
+    await model.generate(QUESTION, Sampling(0.4), n=2)
     assert (server.requests[-1]["n"], server.requests[-1]["return_token_ids"]) == (2, True)
     await model.close()
 
@@ -347,7 +352,7 @@ CASES = [
     (1, Sampling(max_tokens=30), ""),
     (1, Sampling(max_tokens=30, logprobs=True, stop=("{", "e")), ""),
     (1, Sampling(max_tokens=30), "Thought: I"),
-    (2, Sampling(max_tokens=7), "Thought: \n"),
+    (3, Sampling(max_tokens=7), "Thought: \n"),
 ]
 
 

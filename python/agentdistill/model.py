@@ -9,7 +9,7 @@ Not here: which prompt is given (``prompt.py``), and what a completion means (th
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -251,6 +251,11 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str:
     """``text`` up to the first stop string in it."""
     ends = [end for s in stop if (end := text.find(s)) >= 0]
     return text[: min(ends)] if ends else text
+
+
+def repeated(generation: Generation, n: int) -> Generation:
+    """What n greedy completions of one prompt are: n times the same one, paid for once."""
+    return replace(generation, completions=generation.completions * n)
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message], prefix: str) -> list[int]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import openai
 
-from agentdistill.model import Completion, Generation, Message, ModelError, Sampling, cut_at_stop
+from agentdistill.model import Completion, Generation, Message, ModelError, Sampling, cut_at_stop, repeated
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class OpenAIModel:
         """``retries``: how often a request is tried again (eight take about two minutes). ``timeout``: seconds for
         one try."""
         if retries < 0 or timeout <= 0:
-            raise ValueError(f"retries is {retries} and timeout {timeout}: give 0 or more tries and more than 0 seconds")
+            raise ValueError(f"retries is {retries} and timeout {timeout}: give at least 0 and more than 0 seconds")
         self.name = name
         self.retried = 0
         """How many requests had to be sent again so far."""
@@ -53,6 +53,8 @@ class OpenAIModel:
     ) -> Generation:
         if n < 1:
             raise ValueError(f"n is {n}: give at least 1")
+        if n > 1 and not sampling.temperature:
+            return repeated(await self.generate(messages, sampling, prefix=prefix), n)
         conversation = [{"role": role, "content": content} for role, content in messages]
         begun = bool(prefix) and await self._can_continue()
         if begun:
@@ -80,8 +82,9 @@ class OpenAIModel:
         self, conversation: list[dict[str, str]], sampling: Sampling, n: int, first: int, extra: dict[str, object]
     ) -> Generation:
         """Up to ``n`` completions, the ``first``-th and following, with whatever the server is able to do."""
-        knows = self._knows
+        tries = self._knows.and_less(n)
         while True:
+            knows = tries.pop(0)
             try:
                 generation = await self._send(conversation, sampling, n, first, extra, knows)
                 break
@@ -89,9 +92,10 @@ class OpenAIModel:
                 if refused.too_long:
                     cut = Completion("", [], [] if sampling.logprobs else None, "length")
                     return Generation([cut] * n, None, 0, 0)
-                if (less := knows.less(refused, n)) is None:
+                if knows.limit == "max_tokens" and "max_completion_tokens" in str(refused):
+                    tries = [replace(each, limit="max_completion_tokens") for each in (knows, *tries)]
+                if not tries:
                     raise ModelError(f"{self._where()} refuses the request: {refused}") from refused
-                knows = less
         if knows != self._knows:  # only what has worked is remembered: the request itself might have been wrong
             self._knows = knows
         return generation
@@ -132,8 +136,7 @@ class OpenAIModel:
                 problem, wait = _message(error), _retry_after(error)
             except (openai.APIConnectionError, openai.APITimeoutError) as error:
                 problem, wait = f"{error} {error.__cause__ or ''}".strip(), None
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # an answer, but not in the
-            protocol
+            except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # an answer, but no completion
                 problem, wait = f"it answers with something else than a chat completion ({error})", None
             pause = min(_LONGEST_PAUSE, self._first_pause * 2**attempt) * random.uniform(0.5, 1.5)
             if attempt == self._retries or (wait or 0) > _LONGEST_WAIT:
@@ -154,7 +157,7 @@ class OpenAIModel:
             case 400 | 413 | 422:
                 return _Refused(message, too_long=_is_too_long(error))
             case 401 | 403:
-                return ModelError(f"{self._where()} does not let us in: {message}. Set OPENAI_API_KEY to a key it knows")
+                return ModelError(f"{self._where()} does not let us in: {message}. Set OPENAI_API_KEY to its key")
             case 404:
                 try:
                     names = ", ".join([model.id async for model in self._client.models.list()]) or "none"
@@ -164,14 +167,19 @@ class OpenAIModel:
         return ModelError(f"{self._where()} refuses: {message} (status {error.status_code})")
 
     async def _can_continue(self) -> bool:
-        """Whether the server goes on with a turn that was begun. One that ignores the wish counts some tokens more:
-        those that end that turn and open another.""" async with self._probing:
+        """Whether the server goes on with a turn that was begun.
+
+        One that ignores the wish counts some tokens more: those that end that turn and open another.
+        """
+        async with self._probing:
             if self._continues is None:
                 begun = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "One"}]
                 try:
                     going_on, anew = [
-                        await self._send(begun, Sampling(max_tokens=1), 1, 0, extra, replace(self._knows,
-                        token_ids=False)) for extra in (_CONTINUE, {})
+                        await self._send(
+                            begun, Sampling(max_tokens=1), 1, 0, extra, replace(self._knows, token_ids=False)
+                        )
+                        for extra in (_CONTINUE, {})
                     ]
                     self._continues = 0 < going_on.prompt_tokens < anew.prompt_tokens
                 except _Refused:
@@ -200,19 +208,17 @@ class _Refused(Exception):
 
 @dataclass(frozen=True)
 class _Abilities:
-    """What the server is believed to know; less, when it refuses a request."""
+    """What the server is believed to know."""
 
     token_ids: bool = True
     several: bool = True
     limit: str = "max_tokens"
 
-    def less(self, refused: _Refused, n: int) -> "_Abilities | None":
-        """The next thing to do without, or None when there is nothing left."""
-        if self.limit == "max_tokens" and "max_completion_tokens" in str(refused):
-            return replace(self, limit="max_completion_tokens")
-        if self.token_ids:
-            return replace(self, token_ids=False)
-        return replace(self, several=False) if self.several and n > 1 else None
+    def and_less(self, n: int) -> "list[_Abilities]":
+        """This, and what to do without if the server refuses a request for ``n`` completions, the least first."""
+        token_ids = (True, False) if self.token_ids else (False,)
+        several = (True, False) if self.several and n > 1 else (self.several,)
+        return [replace(self, token_ids=ids, several=more) for more in several for ids in token_ids]
 
 
 def _generation(response: Any, sampling: Sampling) -> Generation:

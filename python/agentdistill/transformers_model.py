@@ -32,6 +32,7 @@ from agentdistill.model import (
     cut_at_stop,
     model_files,
     render_prompt,
+    repeated,
 )
 
 
@@ -56,6 +57,8 @@ class TransformersModel:
     ) -> Generation:
         if n < 1:
             raise ValueError(f"n is {n}: give at least 1")
+        if n > 1 and not sampling.temperature:
+            return repeated(await self.generate(messages, sampling, prefix=prefix), n)
         if self._thread is None:
             self._thread = threading.Thread(target=self._decoder.run, name="transformers-model", daemon=True)
             self._thread.start()
@@ -256,7 +259,8 @@ class _Decoder:
             if (cut := cut_at_stop(text, sampling.stop)) != text:
                 return Completion(cut, row.tokens, logprobs, "stop")
         if len(row.tokens) == row.limit:
-            return Completion(self._text(row.request.prompt, row.tokens), row.tokens, logprobs, "length")
+            text = self._text(row.request.prompt, row.tokens).rstrip("\N{REPLACEMENT CHARACTER}")  # half a character
+            return Completion(text, row.tokens, logprobs, "length")
         return None
 
     def _may_end_a_stop(self, token: int, stop: tuple[str, ...]) -> bool:

@@ -33,6 +33,7 @@ from agentdistill.model import (
     Sampling,
     model_files,
     render_prompt,
+    repeated,
 )
 
 
@@ -96,6 +97,8 @@ class VllmModel:
     ) -> Generation:
         if n < 1:
             raise ValueError(f"n is {n}: give at least 1")
+        if n > 1 and not sampling.temperature:
+            return repeated(await self.generate(messages, sampling, prefix=prefix), n)
         prompt = render_prompt(self._tokenizer, messages, prefix)
         if len(prompt) >= self._context:
             cut = Completion("", [], [] if sampling.logprobs else None, "length")
