@@ -15,7 +15,7 @@ from agentdistill.prompt import assistant_turn, load_prompt, observation_message
 from agentdistill.self_consistent_action import SelfConsistentAction
 
 if TYPE_CHECKING:
-    from agentdistill._core import Outcome
+    from agentdistill._core import _Outcome as Outcome
 
 STOP = ("<end_code>", "\nObservation:")
 """Where a completion is stopped: the action is whole, and what comes next is not the model's to write."""

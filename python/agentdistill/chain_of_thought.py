@@ -13,7 +13,7 @@ from agentdistill.model import Model, Sampling
 from agentdistill.prompt import opening
 
 if TYPE_CHECKING:
-    from agentdistill._core import Outcome
+    from agentdistill._core import _Outcome as Outcome
 
 
 async def run_chain_of_thought(question: str, model: Model, config: AgentConfig) -> Episode:

@@ -42,7 +42,7 @@ from agentdistill.task import Task
 from agentdistill.tool import Tool, describe_tools, sandbox_tools
 
 if TYPE_CHECKING:
-    from agentdistill._core import Outcome
+    from agentdistill._core import _Outcome as Outcome
 
 FAILED = ("model_error", "sandbox_error", "error")
 """Outcomes that say nothing about the model's work: such an episode is not recorded, and the next run tries it
@@ -64,6 +64,9 @@ class RolloutConfig(AgentConfig):
     """Time that one run of code may take, in seconds."""
     memory_mb: int = 256
     """Memory that the code of one episode may take, in MB."""
+    output_chars: int = 10_000
+    """Most characters of what one run of code prints, or of its value or error, that the model is shown; the rest is
+    left out of the middle."""
     seed: int = 0
     """Of the sandbox's random numbers, and of the draw when every candidate failed."""
     concurrency: int = 256
@@ -117,7 +120,7 @@ def rollout(
         shown = stack.enter_context(EpisodeProgress(title, len(tasks), old, visible=progress))
         actions = None
         if config.kind == "agent":
-            limits = Limits(seconds=config.cell_seconds, memory_mb=config.memory_mb)
+            limits = Limits(seconds=config.cell_seconds, memory_mb=config.memory_mb, stdout_chars=config.output_chars)
             sandbox = Sandbox(sandbox_tools(tools), limits, seed=config.seed)
             actions = stack.enter_context(SelfConsistentAction(sandbox, compat=config.compat, seed=config.seed))
         described = describe_tools(tools)
@@ -190,16 +193,20 @@ async def _play_all(
     async def work() -> None:
         for task in waiting:  # one iterator for all workers: whoever is free takes the next
             ended.put_nowait(await play(task))
+            await asyncio.sleep(
+                0
+            )  # the recorder's turn, which may end the run, also when no episode waits for anything
 
     workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(tasks)))]
+    everyone = asyncio.gather(*workers, return_exceptions=True)
     recorder = asyncio.create_task(_record(ended, len(tasks), writer, shown))
+    either: list[asyncio.Future[Any]] = [everyone, recorder]
     try:
-        either: list[asyncio.Future[Any]] = [asyncio.gather(*workers), recorder]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for worker in workers:
             worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        await everyone
         ended.put_nowait(None)
         new = await recorder  # after Ctrl-C too: what has ended is written
     return new

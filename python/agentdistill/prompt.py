@@ -23,9 +23,6 @@ IMPORTS = (
 )
 """Modules worth naming to a model; the sandbox's guest holds the rest of the standard library too."""
 
-OUTPUT_CHARS = 12_000
-"""Longest value or error in a message, in characters; ``Limits.stdout_chars`` bounds what is printed."""
-
 _MARK = re.compile(r"\{\{(\w+)\}\}")
 _NOTHING = "(Nothing was printed. Print what you want to see.)"
 _SAME_AGAIN = "You ran exactly this code before, and it failed then too. Do something else now."
@@ -69,7 +66,7 @@ def assistant_turn(chosen: Candidate) -> str:
     """
     action = chosen.action
     if isinstance(action, ParseFailure):
-        return clip(chosen.text.strip(), limit=2_000)  # nothing to learn from, and often without end
+        return chosen.text.strip()[:2_000]  # nothing to learn from, and often endless
     if action is None or action.code is None:
         return chosen.text.strip()
     thought = f"Thought: {action.thought.strip()}\n" if action.thought.strip() else ""
@@ -94,10 +91,8 @@ def observation_message(chosen: Candidate, *, repeated: bool = False) -> str:
 def _what_it_did(observation: Observation) -> list[str]:
     """Paragraphs, some of them empty."""
     parts = [observation.stdout.rstrip("\n")]
-    if observation.truncated:
-        parts.append(f"({observation.truncated} characters of the output were left out of its middle. Print less.)")
     if observation.value is not None:
-        parts.append(f"Value: {clip(_readable(observation.value))}")
+        parts.append(f"Value: {_readable(observation.value)}")
     match observation.kind:
         case "timeout":
             parts.append("Error: the code took too long and was stopped. Use a quicker way, or a smaller input.")
@@ -106,7 +101,7 @@ def _what_it_did(observation: Observation) -> list[str]:
         case "killed":
             parts.append("Error: the code had to be killed, and what it had changed is undone. Try in a different way.")
         case "exception" | "tool_error":
-            parts.append(f"Error:\n{clip(observation.error or observation.error_type or 'unknown')}")
+            parts.append(f"Error:\n{(observation.error or observation.error_type or '').rstrip()}")
             parts.append("Read the last line of the error, and try again in a different way.")
         case "value" | "final_answer":
             pass
@@ -121,11 +116,3 @@ def _readable(value: str) -> str:
         return str(ast.literal_eval(value))
     except (ValueError, SyntaxError):  # cut somewhere
         return value
-
-
-def clip(text: str, limit: int = OUTPUT_CHARS) -> str:
-    """``text``, or its two ends when it is longer than ``limit`` characters."""
-    text = text.rstrip("\n")
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit // 2]}\n... ({len(text) - limit} characters left out) ...\n{text[-(limit - limit // 2) :]}"
