@@ -12,6 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("agentdistill", deadline=None)  # a busy machine is not a failing test
+settings.load_profile("agentdistill")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model's name is never looked up; set before any library reads it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for one another only cost time

@@ -100,7 +100,7 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
         return normalize(expected) == normalize(given)
     numbers, others = _numbers(expected), _numbers(given)
     if numbers and others:
-        return any(_close(a, b, expected) for a in numbers for b in others)
+        return any(_close(a, b, expected, given) for a in numbers for b in others)
     return _math_verify.equal(_latex(expected), _latex(given), seconds)
 
 
@@ -125,7 +125,7 @@ _UNICODE = str.maketrans(
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|\{,\}(?=\d)|~|\s+")
 _DELIMITERS = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle\b|\\\(|\\\)|\\\[(?!\d+(pt|em))|\\\]|\$")
 _TEXT = re.compile(r"\\(?:text|textnormal|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-_SEGMENT = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$|\\\((.+?)\\\)")
+_SEGMENT = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}+(?!\()")
 _NAMES = re.compile(r"(?:sqrt|sin|cos|tan|cot|sec|csc|log|exp|inf|infty|pi|pmatrix|cdot|frac)+", re.IGNORECASE)
@@ -133,7 +133,9 @@ _NAMES = re.compile(r"(?:sqrt|sin|cos|tan|cot|sec|csc|log|exp|inf|infty|pi|pmatr
 
 def _value(text: str) -> str:
     """The part of an answer that is its value, without the dress: box, dollar signs, units, ``x =``, blanks."""
-    text = re.sub("\N{SQUARE ROOT}(\\w+)", r"sqrt(\1)", _boxed(text)).strip().translate(_UNICODE).replace(r"\$", "")
+    text = (
+        re.sub("\N{SQUARE ROOT}(\\w+)", r"sqrt(\1)", _boxed(text)).strip(" *`\n").translate(_UNICODE).replace(r"\$", "")
+    )
     if _is_prose(_TEXT.sub(r" \1 ", text)):
         found = [a or b for a, b in _SEGMENT.findall(text)] or _NUMBER.findall(text)
         if len(found) == 1:  # a sentence with one value in it means that value
@@ -197,15 +199,16 @@ def _decimal(text: str) -> Fraction | None:
     return Fraction(digits) if abs(digits.adjusted()) < 400 else None  # 1e999999999 would fill the memory
 
 
-def _close(expected: Fraction, given: Fraction, as_written: str) -> bool:
-    if expected == given:
+def _close(a: Fraction, b: Fraction, expected: str, given: str) -> bool:
+    """Whether two numbers are the same but for rounding, as far as their texts allow it."""
+    if a == b:
         return True
-    if expected.denominator == given.denominator == 1:
-        return False
-    error = abs(expected - given)
-    if error <= max(abs(expected), abs(given)) / 10**9:  # the noise of floating point
+    if a.denominator == b.denominator == 1 and (abs(a) < 2**53 or not re.search("[.eE]", expected + given)):
+        return False  # integers, exact in floating point too, or never in it
+    error = abs(a - b)
+    if error <= max(abs(a), abs(b)) / 10**9:  # the noise of floating point
         return True
-    decimals = -int(Decimal(as_written.replace(",", "")).as_tuple().exponent) if _NUMBER.fullmatch(as_written) else 0
+    decimals = -int(Decimal(expected.replace(",", "")).as_tuple().exponent) if _NUMBER.fullmatch(expected) else 0
     return decimals >= 6 and error <= Fraction(1, 2 * 10**decimals)
 
 

@@ -126,7 +126,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
                     )
                 yield where, {name: value for name, value in row.items() if value or name in ("question", "answer")}
         except csv.Error as error:
-            raise ValueError(f"{path}:{rows.line_num}: not CSV: {error}") from error
+            raise ValueError(f"{path}:{rows.line_num + 1}: not CSV: {error}") from error
 
 
 _READERS = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
