@@ -174,7 +174,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize(("config", "sampling"), CONFIGS)
 def test_the_paper_s_sampling_is_the_default(config: AgentConfig, sampling: tuple[float, float]) -> None:
-    assert (config.sampling().temperature, config.sampling().top_p) == sampling
+    assert (config.sampling.temperature, config.sampling.top_p) == sampling
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ grading: engine.py.
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from agentdistill._core import Action, Candidate, ParseFailure, Step, StepResult
@@ -52,18 +53,19 @@ class AgentConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
         if self.candidates > 1 and self.temperature == 0:
             raise ValueError("candidates drawn at temperature 0 are all the same: give a temperature, or 1 candidate")
-        self.sampling()
-        self.system_prompt()
+        _ = self.sampling, self.system_prompt
 
     @property
     def default_prompt(self) -> str:
         """Name of the prompt where none is given."""
         return "student_agent"
 
+    @cached_property
     def system_prompt(self) -> str:
         """Text of the prompt, its marks not yet filled in. Raises ValueError for a prompt that is not there."""
         return load_prompt(self.default_prompt if self.prompt is None else self.prompt)
 
+    @cached_property
     def sampling(self) -> Sampling:
         """What the model is asked for at each step."""
         several = self.candidates > 1
@@ -93,13 +95,13 @@ async def run_episode(
 
     Whatever the model writes is data. Raises ModelError and SandboxError.
     """
-    first = opening(question, config.system_prompt(), tools=tools, max_steps=config.max_steps)
+    first = opening(question, config.system_prompt, tools=tools, max_steps=config.max_steps)
     messages, state = list(first), action.initial
     steps, before = list[Step](), list[Candidate]()
     prompt_tokens = completion_tokens = 0
     while True:
         start, begun = time.perf_counter(), "" if steps else prefix
-        generation = await model.generate(messages, config.sampling(), n=config.candidates, prefix=begun)
+        generation = await model.generate(messages, config.sampling, n=config.candidates, prefix=begun)
         result = await action.step(state, [begun + completion.text for completion in generation.completions])
         candidates = _candidates(generation, result, begun)
         chosen = candidates[result.winner]

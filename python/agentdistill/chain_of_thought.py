@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 async def run_chain_of_thought(question: str, model: Model, config: AgentConfig) -> Episode:
     """Ask ``model`` for one chain of thought. Its answer is what :func:`extract_answer` finds. Raises ModelError."""
     start = time.perf_counter()
-    messages = opening(question, config.system_prompt())
+    messages = opening(question, config.system_prompt)
     generation = await model.generate(messages, chain_sampling(config))
     completion = generation.completions[0]
     candidate = Candidate(

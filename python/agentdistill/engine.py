@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -50,6 +51,8 @@ again."""
 
 FAILED_IN_A_ROW = 20
 """So many failed episodes, none ended well between them, mean that the next would fail too: the run stops."""
+
+GO_ON = "Run the same again to go on."
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,9 @@ def rollout(
     ended by then is kept in ``output``.
     """
     config = config or RolloutConfig()
-    if twins := len(tasks) - len({task.id for task in tasks}):
-        raise ValueError(f"{twins} tasks have the id of another: results are kept by id, so give each task its own")
+    ids = Counter(task.id for task in tasks)
+    if twins := [name for name, count in ids.items() if count > 1]:
+        raise ValueError(f"{len(twins)} ids are those of several tasks, {twins[0]!r} for one: give each task its own")
     with ExitStack() as stack:
         writer, recorded = None, dict[str, Trajectory]()
         if output is not None:
@@ -123,16 +127,16 @@ def rollout(
             limits = Limits(seconds=config.cell_seconds, memory_mb=config.memory_mb, stdout_chars=config.output_chars)
             sandbox = Sandbox(sandbox_tools(tools), limits, seed=config.seed)
             actions = stack.enter_context(SelfConsistentAction(sandbox, compat=config.compat, seed=config.seed))
-        described = describe_tools(tools)
+        settings = {**config.settings(), "tools": describe_tools(tools)}
 
         async def play(task: Task) -> Trajectory:
-            return await _play(task, model, actions, config, described, first_thought)
+            return await _play(task, model, actions, config, settings, first_thought)
 
         try:
             new = run_blocking(_play_all(todo, play, config.concurrency, writer, shown)) if todo else []
         except KeyboardInterrupt:
-            kept = f"{shown.done} of {len(tasks)} episodes are kept in {output}: run the same again to go on"
-            print(f"Interrupted. {kept if output else 'No output was named, so nothing is kept.'}", file=sys.stderr)
+            kept = f"{len(writer.done)} of {len(tasks)} episodes are kept in {output}. {GO_ON}" if writer else ""
+            print(f"Interrupted. {kept}", file=sys.stderr)
             raise
     everything = recorded | {trajectory.task_id: trajectory for trajectory in new}
     return [everything[task.id] for task in tasks]
@@ -167,7 +171,7 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 def _run(model: Model, tools: Sequence[Tool], config: RolloutConfig) -> str:
     """What makes this run another run than one of other settings, as JSON."""
     sizes = {tool.name: len(tool.function) if isinstance(tool.function, Bm25Index) else None for tool in tools}
-    prompt = hashlib.sha256(config.system_prompt().encode()).hexdigest()[:12]
+    prompt = hashlib.sha256(config.system_prompt.encode()).hexdigest()[:12]
     return json.dumps(
         {"model": model.name, "tools": sizes, "prompt_sha256": prompt, **config.settings()}, sort_keys=True
     )
@@ -231,7 +235,7 @@ async def _record(
             shown.advance(trajectory)
             failed_in_a_row = failed_in_a_row + 1 if trajectory.outcome in FAILED else 0
             if failed_in_a_row == min(FAILED_IN_A_ROW, todo):
-                raise _stopped(trajectory, failed_in_a_row)
+                raise _stopped(trajectory, failed_in_a_row, kept=writer is not None)
     return recorded
 
 
@@ -240,7 +244,7 @@ async def _play(
     model: Model,
     actions: SelfConsistentAction | None,
     config: RolloutConfig,
-    tools: str,
+    settings: dict[str, Any],
     first_thought: Callable[[Task], Awaitable[str]] | None,
 ) -> Trajectory:
     """One episode and its grade. The one place where what goes wrong around an episode becomes its outcome."""
@@ -250,14 +254,14 @@ async def _play(
         "task_set": task.task_set,
         "kind": config.kind,
         "model": model.name,
-        "sampling": {**config.settings(), "tools": tools},
+        "sampling": settings,
     }
     try:
         if actions is None:
             episode = await run_chain_of_thought(task.question, model, config)
         else:
             prefix = await first_thought(task) if first_thought else ""
-            episode = await run_episode(task.question, model, actions, config, tools=tools, prefix=prefix)
+            episode = await run_episode(task.question, model, actions, config, tools=settings["tools"], prefix=prefix)
         seconds = time.perf_counter() - start
         graded = None if task.answer is None else await asyncio.to_thread(grade, task, episode.answer)
     except Exception as error:
@@ -290,11 +294,10 @@ def _failure(error: Exception) -> "tuple[Outcome, str]":
             return "error", "".join(traceback.format_exception(error))
 
 
-def _stopped(last: Trajectory, failed: int) -> AgentDistillError:
+def _stopped(last: Trajectory, failed: int, *, kept: bool) -> AgentDistillError:
     """What a run that cannot go on raises."""
-    what = {"model_error": "the model", "sandbox_error": "the sandbox"}.get(last.outcome, "the rollout")
+    what = {"model_error": "model", "sandbox_error": "sandbox"}.get(last.outcome, "rollout")
+    times = f"the {what} failed in {failed} episodes in a row, the last time so: " if failed > 1 else ""
+    advice = f"\nWhat had ended is kept. {GO_ON}" if kept else ""
     kind = ModelError if last.outcome == "model_error" else AgentDistillError
-    return kind(
-        f"{what} failed in {failed} episodes in a row, the last time with: {last.error}\n"
-        "The run was stopped. What had ended before is kept; run the same again to go on."
-    )
+    return kind(f"{times}{last.error}{advice}")
