@@ -121,6 +121,8 @@ def load_model(spec: str, **options: Any) -> Model:
         scheme, rest = "transformers", spec
     if scheme not in ("openai", "vllm", "transformers", "recorded") or not rest.strip():
         raise ValueError(f"no model {spec!r}: {_FORMS}")
+    if scheme in ("vllm", "transformers"):
+        model_files(rest)  # a path that is wrong is said at once, not after seconds of importing
     match scheme:
         case "openai":
             if not (server := _SERVER.fullmatch(rest)):
