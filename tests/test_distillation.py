@@ -1,19 +1,22 @@
 """IDEA 1: what a teacher makes, what is kept of it, and that the training examples are exact to the token."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from agentdistill import Candidate, ParseFailure, Step, Task, Trajectory, generate, read_trajectories, select
+from agentdistill import Action, Candidate, ParseFailure, Step, Task, Trajectory, generate, read_trajectories, select
 from agentdistill._core import TrajectoryWriter
 from agentdistill.distillation import GenerateConfig, to_examples
 from agentdistill.engine import RolloutConfig, rollout
-from agentdistill.model import Generation, Message, Sampling, ScriptedModel
-from agentdistill.prompt import load_prompt, opening
+from agentdistill.model import Completion, Generation, Message, Sampling, ScriptedModel
+from agentdistill.prompt import assistant_turn, load_prompt, opening
 
 
 def code(text: str, thought: str = "I act.") -> str:
@@ -160,8 +163,6 @@ class Served:
     async def generate(
         self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
     ) -> Generation:
-        from agentdistill.model import Completion
-
         conversation = [message._asdict() for message in messages]
         text = self.tokens.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
         reply = [code("x = 2 + 3\nprint('é', x)", "I add, 2 + 3."), code("final_answer(x)")][len(messages) // 2 - 1]
@@ -247,7 +248,30 @@ def test_what_the_tokenizer_cannot_say_is_dropped() -> None:
     assert to_examples(made, tokenizer(CHATML, alphabet=False)).dropped == {"not_faithful": 1}
 
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+CHAT_TOKENS = tokenizer(CHATML)
+
+
+@given(st.lists(st.tuples(TEXT, TEXT, TEXT), min_size=1, max_size=4))
+def test_whatever_is_said_the_mask_covers_the_assistant_and_nothing_else(said: list[tuple[str, str, str]]) -> None:
+    steps = [
+        Step([Candidate(thought, action=Action(thought, code=code or "pass"))], message=f"Observation:\n{observed}")
+        for thought, code, observed in said
+    ]
+    rendered = to_examples([Trajectory("t", "Q?", steps=steps)], CHAT_TOKENS)
+    assert rendered.dropped == {}
+    [example] = rendered.examples
+    runs = groupby(zip(example["completion_mask"], example["input_ids"], strict=True), key=lambda pair: pair[0])
+    decoded = [(mask, CHAT_TOKENS.decode([i for _, i in run])) for mask, run in runs]
+    assert [mask for mask, _ in decoded] == [0, 1] * len(steps)
+    turns = [assistant_turn(step.candidates[0]) + "<|im_end|>" for step in steps]
+    assert [text for mask, text in decoded if mask] == turns
+    between = [f"\n<|im_start|>user\n{step.message}<|im_end|>\n<|im_start|>assistant\n" for step in steps[:-1]]
+    assert [text for mask, text in decoded if not mask][1:] == between
+
+
 BAD_TEMPLATES = [
+    (CHATML.replace("{% for", "{{ raise_exception('no system role') }}{% for", 1), "no system role"),
     (CHATML.replace("<|im_end|>\n{% endfor %}", "\n{% endfor %}"), "end of an assistant's turn"),
     (CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>bot\n{% endif %}"), "otherwise than it asks"),
 ]

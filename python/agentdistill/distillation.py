@@ -147,7 +147,7 @@ class Examples(NamedTuple):
 class Tokenizer(Protocol):
     """What is used of a transformers tokenizer."""
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any: ...
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any: ...
     def __call__(self, text: str, **options: Any) -> Any: ...
     def decode(self, token_ids: list[int], **options: Any) -> Any: ...
 
@@ -212,8 +212,13 @@ def _turns(trajectory: Trajectory, tokenizer: Tokenizer, prompt: str) -> Iterato
 
 
 def _render(messages: list[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool) -> str:
-    conversation = [{"role": message.role, "content": message.content} for message in messages]
-    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=add_generation_prompt))
+    conversation = [message._asdict() for message in messages]
+    try:
+        return str(
+            tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=add_generation_prompt)
+        )
+    except Exception as error:  # templates are programs, and raise what they like
+        raise ValueError(f"the chat template refuses the conversation: {error}") from error
 
 
 def _join(turns: list[_Turn], tokenizer: Tokenizer, max_length: int) -> tuple[list[tuple[Example, str]], int]:

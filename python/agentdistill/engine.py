@@ -68,8 +68,7 @@ class RolloutConfig(AgentConfig):
     memory_mb: int = 256
     """Memory that the code of one episode may take, in MB."""
     output_chars: int = 10_000
-    """Most characters of what one run of code prints, or of its value or error, that the model is shown; the rest is
-    left out of the middle."""
+    """Most characters shown of what one run of code prints, and of its value or error; the middle is left out."""
     seed: int = 0
     """Of the sandbox's random numbers, and of the draw when every candidate failed."""
     concurrency: int = 256

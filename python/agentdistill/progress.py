@@ -36,7 +36,7 @@ class EpisodeProgress:
         if visible and console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=16),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[state]}"),
             )
