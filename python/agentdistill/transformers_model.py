@@ -243,9 +243,10 @@ class _Decoder:
             if (completion := self._completion(row)) is not None:
                 ended.append(row)
                 row.request.done[row.index] = completion
-                if len(row.request.done) == row.request.n:
-                    _finish(row.request, [row.request.done[index] for index in range(row.request.n)])
         self._leave(ended)
+        for row in ended:
+            if len(row.request.done) == row.request.n:
+                _finish(row.request, [row.request.done[index] for index in range(row.request.n)])
 
     def _completion(self, row: _Row) -> Completion | None:
         """What ``row`` came to, if its last token ended it."""
