@@ -102,7 +102,8 @@ fn pinned_versions() -> Result<Vec<String>> {
     PACKAGES
         .iter()
         .map(|package| {
-            let start = text.find(&format!("\"{package}==")).ok_or(format!("pyproject.toml does not pin {package}"))? + 1;
+            let start =
+                text.find(&format!("\"{package}==")).ok_or(format!("pyproject.toml does not pin {package}"))? + 1;
             let end = text[start..].find('"').ok_or("pyproject.toml ends in the middle of a string")?;
             Ok(text[start..start + end].to_string())
         })
@@ -262,9 +263,8 @@ fn publish(work: &Path, cached: &Path) -> Result<()> {
     let staging = parent.join(format!("staging-{}", std::process::id()));
     fs::create_dir_all(&staging)?;
     for product in PRODUCTS {
-        fs::rename(work.join(product), staging.join(product)).or_else(|_| {
-            fs::copy(work.join(product), staging.join(product)).map(|_| ())
-        })?;
+        fs::rename(work.join(product), staging.join(product))
+            .or_else(|_| fs::copy(work.join(product), staging.join(product)).map(|_| ()))?;
     }
     let _ = fs::remove_dir_all(cached); // an incomplete one
     if fs::rename(&staging, cached).is_err() {

@@ -473,7 +473,9 @@ impl Batch {
                 self.limits.hard_seconds, self.limits.seconds
             ),
             Death::StackOverflow => "it recursed too deeply".to_string(),
-            Death::Trap => "it broke the interpreter, or asked the system for something that a sandbox does not have".into(),
+            Death::Trap => {
+                "it broke the interpreter, or asked the system for something that a sandbox does not have".into()
+            }
         };
         let error = format!("The cell was killed: {reason}. Nothing that it did has happened.");
         Observation { kind: ObservationKind::Killed, error: Some(error), ..Observation::default() }
@@ -485,8 +487,10 @@ impl Batch {
 }
 
 fn reported(report: Report) -> Observation {
-    let (final_answer, final_answer_json) = report.answer.map_or((None, None), |answer| (Some(answer.text), answer.json));
-    let (error_type, error) = report.failure.map_or((None, None), |failure| (Some(failure.name), Some(failure.traceback)));
+    let (final_answer, final_answer_json) =
+        report.answer.map_or((None, None), |answer| (Some(answer.text), answer.json));
+    let (error_type, error) =
+        report.failure.map_or((None, None), |failure| (Some(failure.name), Some(failure.traceback)));
     Observation {
         kind: match report.kind {
             Kind::Value => ObservationKind::Value,

@@ -131,11 +131,7 @@ impl PySandbox {
         Ok((observation, PyState(state)))
     }
 
-    fn run_many(
-        &self,
-        py: Python<'_>,
-        cells: Vec<(Py<PyState>, String)>,
-    ) -> PyResult<Vec<(Observation, PyState)>> {
+    fn run_many(&self, py: Python<'_>, cells: Vec<(Py<PyState>, String)>) -> PyResult<Vec<(Observation, PyState)>> {
         let cells = cells.into_iter().map(|(state, code)| (state.get().0.clone(), code)).collect();
         let results = self.run_cells(py, cells)?;
         Ok(results.into_iter().map(|(observation, state)| (observation, PyState(state))).collect())

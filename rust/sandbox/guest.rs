@@ -133,10 +133,15 @@ impl Slot {
         self.enter(host, |slot| slot.set_up.call(&mut slot.store, (seed, tools)))
     }
 
-    fn enter<T>(&mut self, host: Host, call: impl FnOnce(&mut Self) -> wasmtime::Result<T>) -> (Host, Result<T, Death>) {
+    fn enter<T>(
+        &mut self,
+        host: Host,
+        call: impl FnOnce(&mut Self) -> wasmtime::Result<T>,
+    ) -> (Host, Result<T, Death>) {
         let turn = host.turn.clone();
         *self.store.data_mut() = host;
-        let outcome = if turn.begin(&self.mapping) { call(self).map_err(|e| Death::of(&e)) } else { Err(Death::Stopped) };
+        let outcome =
+            if turn.begin(&self.mapping) { call(self).map_err(|e| Death::of(&e)) } else { Err(Death::Stopped) };
         let stopped = turn.end();
         self.mapping.find_written(&mut self.written);
         let host = std::mem::replace(self.store.data_mut(), Host::idle());

@@ -44,7 +44,8 @@ impl World {
     fn random_bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(count + 32);
         for block in 0..count.div_ceil(32) as u64 {
-            let hash = [self.seed, self.drawn, block].iter().fold(Sha256::new(), |h, n| h.chain_update(n.to_le_bytes()));
+            let hash =
+                [self.seed, self.drawn, block].iter().fold(Sha256::new(), |h, n| h.chain_update(n.to_le_bytes()));
             bytes.extend_from_slice(&hash.finalize());
         }
         bytes.truncate(count);
