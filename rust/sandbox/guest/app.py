@@ -301,6 +301,7 @@ preload.preload()
 warnings.simplefilter("ignore")
 sys.setrecursionlimit(1000)
 time.sleep = sleep
+time.process_time = time.thread_time = time.monotonic  # one clock, which begins with the State
 builtins.input = no_input
 socket.getaddrinfo = socket.gethostbyname = socket.socket.__init__ = no_network
 asyncio.DefaultEventLoopPolicy._loop_factory = EventLoop
