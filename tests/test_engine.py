@@ -144,6 +144,18 @@ def test_a_file_of_another_run_is_refused(tmp_path: Path, other: dict[str, objec
     assert output.read_bytes() == before
 
 
+def test_a_student_that_was_trained_again_is_another_model(tmp_path: Path) -> None:
+    student, output = tmp_path / "student", tmp_path / "t.jsonl"
+    student.mkdir()
+    (student / "model.safetensors").write_bytes(b"weights")
+    model = ScriptedModel(str(student), adds)
+    rollout(sums(1), model, output=output, **QUIET)
+    rollout(sums(2), model, output=output, **QUIET)
+    (student / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(TrajectoryError, match="weights"):
+        rollout(sums(3), model, output=output, **QUIET)
+
+
 def test_how_many_run_at_once_makes_no_other_run(tmp_path: Path) -> None:
     output = tmp_path / "t.jsonl"
     rollout(sums(2), ADDER, output=output, **QUIET)

@@ -69,9 +69,7 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 @pytest.mark.parametrize("library", ONLY_IMPORTERS)
 def test_heavy_libraries_have_one_door(library: str) -> None:
-    importers = {
-        name for name, path in MODULES.items() if any(i.split(".")[0] == library for i in imports(path))
-    }
+    importers = {name for name, path in MODULES.items() if any(i.split(".")[0] == library for i in imports(path))}
     assert importers <= ONLY_IMPORTERS[library]
 
 

@@ -140,27 +140,30 @@ impl Mapping {
     /// # Safety
     /// No guest code has run in this memory since `written` was found, and none runs meanwhile.
     pub unsafe fn capture(&self, written: &[u32]) -> Delta {
-        let mut delta = Delta { size: self.len(), ..Delta::default() };
-        for &page in written {
+        let now = |page| {
             // SAFETY: inside the accessible part, and the caller keeps the guest from writing.
-            let now = unsafe { &*self.page(page) };
-            let before = self.image.page(page);
+            unsafe { &*self.page(page) }
+        };
+        let mut pages = Vec::with_capacity(written.len());
+        let mut count = 0;
+        for &page in written {
+            let (now, before) = (now(page), self.image.page(page));
             if now == before {
                 continue;
             }
-            let mut mask = 0u64;
-            for (line, (now, before)) in now.as_chunks::<LINE>().0.iter().zip(before.as_chunks::<LINE>().0).enumerate()
-            {
-                if now != before {
-                    mask |= 1 << line;
-                    delta.lines.push(*now);
-                }
-            }
-            delta.pages.push((page, mask));
+            let lines = now.as_chunks::<LINE>().0.iter().zip(before.as_chunks::<LINE>().0);
+            let mask = lines.rev().fold(0u64, |mask, (now, before)| mask << 1 | u64::from(now != before));
+            count += mask.count_ones() as usize;
+            pages.push((page, mask));
         }
-        delta.pages.shrink_to_fit();
-        delta.lines.shrink_to_fit();
-        delta
+        pages.shrink_to_fit();
+        // Collected in a second round: growing a vector of megabytes would cost more than all the rest.
+        let mut lines = Vec::with_capacity(count);
+        for &(page, mask) in &pages {
+            let now = now(page).as_chunks::<LINE>().0;
+            lines.extend(bits(mask).map(|line| now[line]));
+        }
+        Delta { size: self.len(), pages, lines }
     }
 
     /// Makes the memory hold `delta`, which has its size. Now it holds a delta with these `held` pages and masks.

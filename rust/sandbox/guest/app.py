@@ -13,6 +13,7 @@ import io
 import json
 import linecache
 import random
+import socket
 import sys
 import time
 import traceback
@@ -24,6 +25,7 @@ import wit_world
 from wit_world import Answer, Failure, Kind, Report
 
 OURS = __file__
+TRACEBACK_CHARS = 10_000
 
 
 class FinalAnswer(BaseException):
@@ -104,7 +106,7 @@ def final_answer(answer):
     """Ends the task with this answer."""
     text = str(answer)
     try:
-        as_json = json.dumps(answer, allow_nan=False)
+        as_json = json.dumps(answer, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         as_json = None
     if not answers:
@@ -117,7 +119,7 @@ def tool(name: str):
 
     def call(*args, **kwargs):
         try:
-            arguments = json.dumps([args, kwargs])
+            arguments = json.dumps([args, kwargs], ensure_ascii=False)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name}() takes what JSON can say, and this it cannot: {error}") from None
         try:
@@ -141,11 +143,15 @@ def no_input(prompt="", /):
     raise EOFError("input() has nobody to ask in the sandbox; put the value into the code")
 
 
+def no_network(*ignored, **also_ignored):
+    raise OSError("there is no network in the sandbox")
+
+
 class Waiting:
     """The selector of an event loop without sockets: to wait is to move the clock on."""
 
     def register(self, *ignored):
-        raise OSError("there are no sockets and pipes in the sandbox")
+        no_network()
 
     def select(self, timeout):
         if timeout:
@@ -209,11 +215,11 @@ def run_cell(code: str, limit: int) -> Report:
     except FinalAnswer:
         pass
     except BaseException as error:
-        kind, failure = failed(error, limit)
+        kind, failure = failed(error)
     answer = None
     if answers:
         text, as_json = answers[0]
-        kind, value, failure, answer = Kind.FINAL_ANSWER, None, None, Answer(sendable(text), as_json)
+        kind, value, failure, answer = Kind.FINAL_ANSWER, None, None, Answer(sendable(text), as_json and sendable(as_json))
     stdout, dropped = output.take()
     return Report(kind, sendable(stdout), dropped, value, answer, failure)
 
@@ -227,7 +233,7 @@ def drain() -> None:
         pass
 
 
-def failed(error: BaseException, limit: int) -> tuple[Kind, Failure]:
+def failed(error: BaseException) -> tuple[Kind, Failure]:
     name = type(error).__name__
     kind = Kind.EXCEPTION
     if isinstance(error, ToolError):
@@ -248,7 +254,7 @@ def failed(error: BaseException, limit: int) -> tuple[Kind, Failure]:
         text = "".join(report.format()).rstrip("\n")
     except BaseException:  # an exception whose own __str__ fails, or no memory left to say more
         text = name
-    return kind, Failure(sendable(name), sendable(clip(text, limit)))
+    return kind, Failure(sendable(name), sendable(clip(text, TRACEBACK_CHARS)))
 
 
 def is_cell(file: str) -> bool:
@@ -295,7 +301,9 @@ preload.preload()
 warnings.simplefilter("ignore")
 sys.setrecursionlimit(1000)
 time.sleep = sleep
+time.process_time = time.thread_time = time.monotonic  # one clock, which begins with the State
 builtins.input = no_input
+socket.getaddrinfo = socket.gethostbyname = socket.socket.__init__ = no_network
 asyncio.DefaultEventLoopPolicy._loop_factory = EventLoop
 
 main = types.ModuleType("__main__")
