@@ -1,4 +1,4 @@
-"""The agent loop of one episode: think, act, observe, until the answer (paper, section 2).
+"""The agent loop of one episode: think, act, observe, until the answer.
 
 It sees a task, a model and a way to take a step; whether it collects data for training or sits an exam is not its
 business. Not here: many episodes at once, failures of model or sandbox (they pass through as exceptions), and

@@ -1,4 +1,4 @@
-"""IDEA 1 of the paper: distil the agent, not only its reasoning (section 3.1).
+"""IDEA 1 of the paper, agent distillation: teach a student to act, not only to reason.
 
 :func:`generate`: the teacher solves the training tasks as an agent, reasoning, acting, observing. :func:`select`: the
 correct trajectories are kept. :func:`to_examples`: they become token ids for the student, with a loss mask over what
@@ -87,7 +87,7 @@ class Selection(NamedTuple):
 
 
 def select(trajectories: Sequence[Trajectory] | str | Path, output: str | Path | None = None) -> Selection:
-    """Keep what the paper keeps (section 4): correct, every completion parsed, answered within the steps.
+    """Keep what the paper keeps: correct, every completion parsed, answered within the steps.
 
     Steps whose code raised an error are kept on purpose: what the teacher did next shows how to recover. ``output``,
     if given, gets the kept trajectories, and is replaced whole. Raises TrajectoryError for a file that cannot be

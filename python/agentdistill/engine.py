@@ -17,6 +17,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -171,9 +172,15 @@ def _run(model: Model, tools: Sequence[Tool], config: RolloutConfig) -> str:
     """What makes this run another run than one of other settings, as JSON."""
     sizes = {tool.name: len(tool.function) if isinstance(tool.function, Bm25Index) else None for tool in tools}
     prompt = hashlib.sha256(config.system_prompt.encode()).hexdigest()[:12]
-    return json.dumps(
-        {"model": model.name, "tools": sizes, "prompt_sha256": prompt, **config.settings()}, sort_keys=True
-    )
+    run = {"model": model.name, "weights": _weights(model.name), "tools": sizes, "prompt_sha256": prompt}
+    return json.dumps(run | config.settings(), sort_keys=True)
+
+
+def _weights(model: str) -> str | None:
+    """Which weights a model's folder holds now: it may be trained again under the same name."""
+    files = sorted(Path(model).rglob("*.safetensors")) if Path(model).is_dir() else []
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:12] if stamps else None
 
 
 @cache
@@ -221,20 +228,21 @@ async def _record(
     """Write what ends, all that waits in one go, until None comes; raise when nothing but failures comes."""
     recorded: list[Trajectory] = []
     failed_in_a_row, more = 0, True
-    while more:
-        queue = [await ended.get()]
-        while not ended.empty():
-            queue.append(ended.get_nowait())
-        more = queue[-1] is not None
-        batch = [trajectory for trajectory in queue if trajectory is not None]
-        if writer and (good := [trajectory for trajectory in batch if trajectory.outcome not in FAILED]):
-            await asyncio.to_thread(writer.append, good)
-        recorded += batch
-        for trajectory in batch:
-            shown.advance(trajectory)
-            failed_in_a_row = failed_in_a_row + 1 if trajectory.outcome in FAILED else 0
-            if failed_in_a_row == min(FAILED_IN_A_ROW, todo):
-                raise _stopped(trajectory, failed_in_a_row, kept=writer is not None)
+    with ThreadPoolExecutor(1, "trajectory-writer") as pen:  # its own thread: grading may keep the loop's others busy
+        while more:
+            queue = [await ended.get()]
+            while not ended.empty():
+                queue.append(ended.get_nowait())
+            more = queue[-1] is not None
+            batch = [trajectory for trajectory in queue if trajectory is not None]
+            if writer and (good := [trajectory for trajectory in batch if trajectory.outcome not in FAILED]):
+                await asyncio.get_running_loop().run_in_executor(pen, writer.append, good)
+            recorded += batch
+            for trajectory in batch:
+                shown.advance(trajectory)
+                failed_in_a_row = failed_in_a_row + 1 if trajectory.outcome in FAILED else 0
+                if failed_in_a_row == min(FAILED_IN_A_ROW, todo):
+                    raise _stopped(trajectory, failed_in_a_row, kept=writer is not None)
     return recorded
 
 

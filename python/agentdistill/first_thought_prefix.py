@@ -1,4 +1,4 @@
-"""IDEA 2 of the paper: the first thought of a chain of thought begins the agent's first Thought (section 3.2).
+"""IDEA 2 of the paper, first-thought prefix: a chain of thought's first thought begins the agent's first Thought.
 
 An LLM made to act reasons worse than the same LLM made to reason: its first Thought jumps to code. So the question is
 put to it as a chain of thought first, and the first paragraph of that is given as the beginning of its first agent

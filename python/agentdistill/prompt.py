@@ -3,8 +3,8 @@ prompts/.
 
 A prompt is a text file with marks in double braces: ``{{tools}}`` (Python signatures), ``{{imports}}``,
 ``{{max_steps}}``. The long ``teacher_agent`` shows the Thought / Code / Observation cycle by examples; the short
-``student_agent`` is what a student is trained and run with, having learnt the cycle itself (paper, appendix on
-prompts; the wording is our own).
+``student_agent`` is what a student is trained and run with, having learnt the cycle itself (as in the
+paper; the wording is our own).
 
 Not here: how messages become tokens (the model's chat template), and reading completions (the core's ``parse_action``).
 """

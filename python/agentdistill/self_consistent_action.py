@@ -1,4 +1,4 @@
-"""IDEA 3 of the paper: self-consistent actions (section 3.3). Sample N actions, run them all, do what most of them did.
+"""IDEA 3 of the paper, self-consistent action generation: sample N actions, run all, do what most of them did.
 
 A small student often writes code that does not run. So at each step N completions are sampled; each is parsed and run
 from the same State, where it cannot see the others; those that fail are dropped, and the rest vote by what they did:
