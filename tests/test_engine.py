@@ -6,16 +6,28 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agentdistill import AgentDistillError, ModelError, Task, TrajectoryError, read_trajectories, rollout
+from agentdistill import (
+    AgentDistillError,
+    ModelError,
+    Task,
+    TrajectoryError,
+    load_model,
+    read_trajectories,
+    rollout,
+)
 from agentdistill.engine import FAILED_IN_A_ROW, RolloutConfig, run_blocking
 from agentdistill.model import Generation, Message, Sampling, ScriptedModel
 from agentdistill.tool import python_tool
@@ -289,6 +301,63 @@ def test_a_model_that_goes_down_keeps_what_was_done(tmp_path: Path) -> None:
         rollout(sums(300), ScriptedModel("adder", policy), config=RolloutConfig(concurrency=4), output=output, **QUIET)
     kept = read_trajectories(output)
     assert 45 <= len(kept) <= 50 and all(t.outcome == "final_answer" for t in kept)
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    """A real server of chat completions that adds, and is overloaded after ``server.left`` of them."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.server.left -= 1  # type: ignore[attr-defined]
+            if self.server.left < 0:  # type: ignore[attr-defined]
+                self.send_error(503)
+                return
+            text = adds([Message(m["role"], m["content"]) for m in body["messages"]], "", 0)
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "adder", "choices": [choice]}
+            data = json.dumps(reply | {"usage": usage}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.left = 10**9  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_breaks_down_and_comes_back(server: Any, tmp_path: Path) -> None:
+    output, url = tmp_path / "t.jsonl", f"http://127.0.0.1:{server.server_port}/v1"
+    model = load_model(f"openai:{url}:adder", retries=0)
+    config = RolloutConfig(concurrency=8)
+    server.left = 100
+    with pytest.raises(ModelError, match=r"(?s)503.*What had ended is kept\. Run the same again to go on\."):
+        rollout(sums(120), model, config=config, output=output, **QUIET)
+    assert 40 <= len(read_trajectories(output)) <= 50
+    server.left = 10**9
+    trajectories = rollout(sums(120), model, config=config, output=output, **QUIET)
+    assert {(t.score, t.usage) for t in trajectories} == {(1.0, (14, 6))}
+    assert len(read_trajectories(output)) == 120
+    run_blocking(model.close())
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    model = load_model(f"openai:http://127.0.0.1:{port}/v1:nobody", retries=0)
+    with pytest.raises(ModelError, match=f"nobody at http://127.0.0.1:{port}/v1"):
+        rollout(sums(1), model, **QUIET)
+    run_blocking(model.close())
 
 
 def test_faults_of_our_own_stop_the_run_too() -> None:

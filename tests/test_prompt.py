@@ -7,7 +7,7 @@ import pytest
 
 from agentdistill import Action, Bm25Index, Candidate, Observation, ParseFailure, Sandbox, parse_action
 from agentdistill.model import Message
-from agentdistill.prompt import assistant_turn, load_prompt, observation_message, opening
+from agentdistill.prompt import IMPORTS, assistant_turn, load_prompt, observation_message, opening
 from agentdistill.tool import describe_tools
 
 OURS = ("teacher_agent", "teacher_cot", "student_agent", "student_cot")
@@ -60,6 +60,11 @@ def test_worked_computations_print_what_the_prompt_says() -> None:
             )
             ran += 1
     assert ran == 2
+
+
+def test_what_may_be_imported_can_be_imported() -> None:
+    observation, _ = Sandbox().run(Sandbox().initial, f"import {IMPORTS}\nsympy.__version__")
+    assert observation.kind == "value"
 
 
 def test_worked_searches_look_like_ours(tmp_path: Path) -> None:
