@@ -179,6 +179,12 @@ def test_tasks_with_one_id_are_refused() -> None:
         rollout([*sums(2), Task("t1", "Another?", "1")], ADDER, **QUIET)
 
 
+def test_another_question_under_the_same_id_is_not_taken_for_done(tmp_path: Path) -> None:
+    rollout(sums(2), ADDER, output=tmp_path / "t.jsonl", **QUIET)
+    with pytest.raises(ValueError, match="another question under the id 't1'"):
+        rollout([Task("t1", "What is 9 + 9?", "18")], ADDER, output=tmp_path / "t.jsonl", **QUIET)
+
+
 SLOW_RUN = """
     import asyncio, re, sys
     sys.path.insert(0, {tests!r})

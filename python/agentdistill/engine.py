@@ -119,6 +119,10 @@ def rollout(
             writer = stack.enter_context(TrajectoryWriter(output, _run(model, tools, config)))
             if writer.done:
                 recorded = {trajectory.task_id: trajectory for trajectory in read_trajectories(output)}
+        if other := [task.id for task in tasks if task.id in recorded and recorded[task.id].question != task.question]:
+            raise ValueError(
+                f"{output} has another question under the id {other[0]!r}: give these tasks their own file"
+            )
         old = [recorded[task.id] for task in tasks if task.id in recorded]
         todo = [task for task in tasks if task.id not in recorded]
         shown = stack.enter_context(EpisodeProgress(title, len(tasks), old, visible=progress))
