@@ -31,6 +31,7 @@ LAYERS = [
     {"agent"},
     {"engine"},
     {"distillation", "evaluation", "training"},
+    {"report"},
     {"cli"},
 ]
 
