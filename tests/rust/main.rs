@@ -1,1 +1,8 @@
+//! One test binary: a module per module of the core.
+
+mod action;
+mod retrieval;
 mod sandbox;
+mod self_consistency;
+mod trajectory;
+mod vote;

@@ -1,0 +1,136 @@
+//! Completions and what they mean: golden cases (read by tests/test_action.py too), real model outputs, properties.
+
+use agentdistill::action::{Action, ParseFailureKind, Parsed, SpanKind, parse_action};
+use proptest::prelude::*;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    name: String,
+    completion: String,
+    action: Option<Action>,
+    failure: Option<ParseFailureKind>,
+}
+
+#[test]
+fn golden() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/actions");
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let cases: Vec<Golden> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        for Golden { name, completion, action, failure } in cases {
+            match parse_action(&completion) {
+                Parsed::Action(found) => assert_eq!(Some(found), action, "{name} in {}", path.display()),
+                Parsed::Failure(found) => assert_eq!(Some(found.kind), failure, "{name} in {}", path.display()),
+            }
+        }
+    }
+}
+
+/// Pieces from which completions are made that come near to what models write.
+const PIECES: &[&str] = &[
+    "```py\n",
+    "```python\n",
+    "```\n",
+    "```",
+    "``",
+    "````py\n",
+    "```output\n",
+    "<code>",
+    "</code>",
+    "<end_code>",
+    "<end_co",
+    "Thought: ",
+    "\nThought:",
+    "Code:\n",
+    "Code: ",
+    "\nObservation: ",
+    "<think>",
+    "</think>",
+    "Final answer: ",
+    "**",
+    "<answer>",
+    "</answer>",
+    "\\boxed{",
+    "}",
+    "{",
+    "(",
+    ")",
+    "'",
+    "\"",
+    "'''",
+    "\"\"\"",
+    "\\",
+    "#",
+    "\n",
+    "\n\n",
+    "  ",
+    "\r\n",
+    "x = 1",
+    "print(2)",
+    "final_answer(3)",
+    "é",
+    "日本",
+    "🙂",
+    "\u{300}",
+    "\u{0}",
+    "for x in y:",
+    "it's",
+];
+
+fn completions() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::collection::vec(prop::sample::select(PIECES), 0..40).prop_map(|pieces| pieces.concat()),
+        any::<String>(),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn any_text_is_understood_consistently(completion in completions()) {
+        let Parsed::Action(action) = parse_action(&completion) else { return Ok(()) };
+        prop_assert!(action.code.is_some() != action.final_answer.is_some(), "either code or an answer: {action:?}");
+        let characters: Vec<char> = completion.chars().collect();
+        let mut end = 0;
+        let mut said = [String::new(), String::new(), String::new()];
+        for &(kind, from, to) in &action.spans {
+            prop_assert!(end <= from && from < to && to <= characters.len(), "spans in order: {action:?}");
+            end = to;
+            let said = &mut said[kind as usize];
+            let glue = match kind { _ if said.is_empty() => "", SpanKind::Code => "\n\n", _ => "\n" };
+            said.push_str(glue);
+            said.extend(&characters[from..to]);
+        }
+        prop_assert_eq!(&said[0], &action.thought);
+        let without_blanks = |text: &str| text.replace([' ', '\t'], "");
+        let code = action.code.unwrap_or_default();
+        prop_assert_eq!(without_blanks(&said[1]), without_blanks(&code), "but for indentation, code is what was said");
+        prop_assert_eq!(&said[2], &action.final_answer.unwrap_or_default());
+    }
+
+    /// What a well-behaved model writes is read back as it is, whatever stands in it.
+    #[test]
+    fn the_format_round_trips(thought in "[a-zA-Z0-9 .,\u{e9}\u{1f642}]{1,40}", lines in prop::collection::vec("[a-z =+()0-9]{1,20}", 1..5)) {
+        let code = lines.join("\n");
+        let code = code.trim();
+        prop_assume!(!code.is_empty() && !thought.trim().is_empty() && code.lines().next().is_some_and(|line| !line.starts_with(' ')));
+        let completion = format!("Thought: {thought}\nCode:\n```py\n{code}\n```<end_code>");
+        let Parsed::Action(action) = parse_action(&completion) else { return Err(TestCaseError::fail(completion)) };
+        prop_assert_eq!(action.thought, thought.trim());
+        prop_assert_eq!(action.code.as_deref(), Some(code));
+    }
+}
+
+/// A completion of any length takes time in proportion.
+#[test]
+fn hostile_completions_are_read_quickly() {
+    for piece in ["```py\n'''\n```\n", "```py\n", "`", "<code>", "\\boxed{", "<think>", "``` x", "a", "Code:\n", "'''"]
+    {
+        let completion = piece.repeat(1_000_000 / piece.len());
+        let start = std::time::Instant::now();
+        parse_action(&completion);
+        assert!(start.elapsed().as_secs_f64() < 5.0, "{piece:?} took {:?}", start.elapsed());
+    }
+}
