@@ -29,6 +29,7 @@ LAYERS = [
     {"task", "model", "tool", "grading", "openai_model", "vllm_model", "transformers_model"},
     {"prompt", "self_consistent_action", "first_thought_prefix"},
     {"agent"},
+    {"chain_of_thought"},
     {"engine"},
     {"distillation", "evaluation", "training"},
     {"report"},

@@ -44,8 +44,8 @@ def test_a_hundred_real_tasks_are_all_recorded(
     assert run.returncode == 0, run.stderr
 
     recorded = read_trajectories(tmp_path / "results/trajectories.jsonl")
-    tasks = [task for file in files for task in load_tasks(file, limit=50)]
-    assert Counter(t.task_id for t in recorded) == Counter(task.id for task in tasks)
+    ids = [f"{file.stem}/{task.id}" for file in files for task in load_tasks(file, limit=50)]
+    assert Counter(t.task_id for t in recorded) == Counter(ids)
     assert {t.outcome for t in recorded} <= OUTCOMES
     assert all(t.steps and t.score is not None and t.usage[1] > 0 for t in recorded)
     assert all(c.token_ids for t in recorded for s in t.steps for c in s.candidates)

@@ -8,7 +8,7 @@ Not here: recipes that run several steps from one file.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -117,7 +117,7 @@ class TaskFiles:
     """Which tasks."""
 
     tasks: tuple[Path, ...]
-    """Files of tasks: JSON, JSONL or CSV with question and answer."""
+    """Files of tasks: JSON, JSONL or CSV with question and answer. Of several files, ids become FILE/ID: the paper's own clash."""
     limit: int | None = None
     """Only the first so many tasks of each file."""
     task_set: str | None = None
@@ -126,7 +126,10 @@ class TaskFiles:
     """"fact" or "math", which decides how answers are graded; by default told from the set and the answer."""
 
     def load(self) -> list[Task]:
-        return [task for path in self.tasks for task in load_tasks(path, self.task_set, self.limit, kind=self.kind)]
+        files = {path: load_tasks(path, self.task_set, self.limit, kind=self.kind) for path in self.tasks}
+        if len(files) == 1:
+            return files.popitem()[1]
+        return [replace(task, id=f"{path.stem}/{task.id}") for path, tasks in files.items() for task in tasks]
 
 
 @dataclass(frozen=True)
