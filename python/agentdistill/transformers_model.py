@@ -2,8 +2,8 @@
 
 All requests that wait are worked on together: a row per completion, each with its own length, sampling and stop
 strings. A row leaves the batch when it ends and another takes its place, so nobody waits for the slowest (continuous
-batching). Rows write their keys and values into slots of one preallocated cache; nothing is padded or copied from
-step to step.
+batching). Rows write their keys and values into slots of one preallocated cache; nothing is padded or copied from step
+to step. What a conversation has read is kept for its next turn, so that a prompt is not read again at every step.
 
 Decoders with full attention are supported (Qwen2, Qwen3, Llama, ...). Not here: training, and serving large models
 (vLLM).
@@ -12,16 +12,17 @@ Decoders with full attention are supported (Qwen2, Qwen3, Llama, ...). Not here:
 import asyncio
 import random
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 from agentdistill.model import (
     Completion,
@@ -102,11 +103,32 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
 
 
+class _Kept(NamedTuple):
+    """What a conversation has read: the tokens, and their keys and values (layer, head, position, dimension)."""
+
+    tokens: list[int]
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class _Known(NamedTuple):
+    """How much of a prompt need not be read again, and where it is kept."""
+
+    length: int
+    kept: _Kept | None
+
+
 class _Decoder:
     """The worker: it alone touches the model and the tokenizer, in a thread of its own."""
 
-    _PREFILL_TOKENS = 16_384
+    _PREFILL_TOKENS = 8_192
     """Most tokens, padding included, of one forward pass over new prompts; bounds its memory."""
+    _CHUNK = 2_048
+    """Most tokens of one prompt in such a pass."""
+    _KEPT_BYTES = 512 << 20
+    """Most memory for what conversations have read so far."""
+    _IDLE_SECONDS = 10.0
+    """After so long without work, memory is given back."""
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, name: str) -> None:
         self._model = model
@@ -117,7 +139,8 @@ class _Decoder:
         self._ends = _end_tokens(model, tokenizer)
         self._token_texts: dict[int, str] = {}
         self._slots = _Slots(model.config.num_hidden_layers)
-        self._rows: list[_Row] = []
+        self._rows: list[_Row] = []  # each in the slot of its index
+        self._kept: OrderedDict[tuple[Message, ...], _Kept] = OrderedDict()
         self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._stopped = False
@@ -143,8 +166,9 @@ class _Decoder:
         while True:
             with self._changed:
                 while not (self._waiting or self._rows or self._stopped):
-                    self._slots.clear()
-                    self._changed.wait()
+                    if not self._changed.wait(self._IDLE_SECONDS):
+                        self._slots.clear()
+                        self._kept.clear()
                 if self._stopped:
                     break
                 new = self._take_waiting()
@@ -180,68 +204,98 @@ class _Decoder:
                 _finish(request, [Completion("", [], [] if request.sampling.logprobs else None, "length")] * request.n)
             else:
                 ready.append(request)
-        ready.sort(key=lambda request: len(request.prompt))
+        known = {id(request): self._known(request) for request in ready}
+        ready.sort(key=lambda request: len(request.prompt) - known[id(request)].length)
         while ready:
-            longest = len(ready[-1].prompt)
+            longest = len(ready[-1].prompt) - known[id(ready[-1])].length
             batch = [ready.pop()]
-            while ready and (len(batch) + 1) * longest <= self._PREFILL_TOKENS:
+            while ready and (len(batch) + 1) * min(longest, self._CHUNK) <= self._PREFILL_TOKENS:
                 batch.append(ready.pop())
-            self._prefill(batch)
+            self._prefill(batch, [known[id(request)] for request in batch])
 
-    def _prefill(self, batch: list[_Request]) -> None:
-        """Fill the slots of a batch of prompts, longest first, but for each prompt's last token, which the next step
-        reads."""
+    def _prefill(self, batch: list[_Request], known: "list[_Known]") -> None:
+        """Read the prompts of a batch, but for what is known and for each one's last token: the next step reads
+        that."""
         first = len(self._rows)
-        for request in batch:
-            limit = min(request.sampling.max_tokens, self._context - len(request.prompt))
-            for index in range(request.n):
-                seed = request.sampling.seed
-                rng = random.Random() if seed is None else random.Random(f"{seed} {index} {request.prompt}")
-                self._rows.append(_Row(request, index, limit, rng, request.prompt[-1], len(request.prompt) - 1))
-        longest = len(batch[0].prompt) - 1
-        self._slots.reserve(len(self._rows), longest + 1)
-        if not longest:
-            return
-        padded = [request.prompt[:-1] + [0] * (longest + 1 - len(request.prompt)) for request in batch]
-        self._slots.fill(first, [request.n for request in batch])
+        for index in range(max(request.n for request in batch)):  # the first candidates side by side, then the others
+            for request in batch:
+                if index < request.n:
+                    seed, limit = request.sampling.seed, self._context - len(request.prompt)
+                    rng = random.Random() if seed is None else random.Random(f"{seed} {index} {request.prompt}")
+                    limit = min(limit, request.sampling.max_tokens)
+                    self._rows.append(_Row(request, index, limit, rng, request.prompt[-1], len(request.prompt) - 1))
+        unread = [request.prompt[length:-1] for request, (length, _) in zip(batch, known, strict=True)]
+        longest = max(map(len, unread))
+        self._slots.reserve(len(self._rows), max(length for length, _ in known) + longest + 1)
+        for slot, (length, kept) in enumerate(known, start=first):
+            if kept is not None:
+                self._slots.write(slot, length, kept.keys, kept.values)
         decoder = self._model.get_decoder()  # without the head: the logits of a prompt are not needed
-        ids = torch.tensor(padded, device=self._model.device)
-        positions = torch.arange(longest, device=ids.device).expand(len(batch), -1)
-        decoder(input_ids=ids, position_ids=positions, past_key_values=self._slots, use_cache=True)
+        starts = torch.tensor([[length] for length, _ in known], device=self._model.device)
+        for start in range(0, longest, self._CHUNK):
+            end = min(start + self._CHUNK, longest)
+            ids = [tokens[start:end] + [0] * (end - max(start, len(tokens))) for tokens in unread]
+            self._forward(decoder, ids, first, starts + torch.arange(start, end, device=starts.device))
+        for slot in range(first + len(batch), len(self._rows)):
+            row = self._rows[slot]
+            self._slots.copy(first + batch.index(row.request), slot, row.length)
+
+    def _forward(self, network: Any, ids: list[list[int]], first: int, positions: torch.Tensor) -> Any:
+        """Run ``network`` over the next tokens of the rows from ``first`` on: each sees its own row up to itself."""
+        used = int(positions.max()) + 1
+        self._slots.place(first, positions, used)
+        return network(
+            input_ids=torch.tensor(ids, device=positions.device),
+            position_ids=positions,
+            attention_mask=(torch.arange(used, device=positions.device) <= positions[:, :, None])[:, None],
+            past_key_values=self._slots,
+            use_cache=True,
+        )
+
+    def _known(self, request: _Request) -> "_Known":
+        """What of a prompt has been read before: by an earlier turn of its conversation, or else by the latest one."""
+        kept = self._kept.get(_opening(request.messages)) or next(reversed(self._kept.values()), None)
+        if kept is None:
+            return _Known(0, None)
+        most = min(len(kept.tokens), len(request.prompt) - 1)
+        length = next((i for i in range(most) if kept.tokens[i] != request.prompt[i]), most)
+        return _Known(length, kept)
+
+    def _keep(self, slot: int, row: _Row) -> None:
+        """Remember what ``row`` has read, for the next turn of its conversation."""
+        tokens = (row.request.prompt + row.tokens)[: row.length]
+        opening = _opening(row.request.messages)
+        self._kept.pop(opening, None)
+        self._kept[opening] = _Kept(tokens, *self._slots.read(slot, row.length))
+        held = sum(kept.keys.nbytes + kept.values.nbytes for kept in self._kept.values())
+        while held > self._KEPT_BYTES:
+            _, kept = self._kept.popitem(last=False)
+            held -= kept.keys.nbytes + kept.values.nbytes
 
     def _step(self) -> None:
         """One more token for every row."""
         self._leave([row for row in self._rows if row.request.result.cancelled()])
         if not self._rows:
             return
-        device = self._model.device
-        lengths = torch.tensor([row.length for row in self._rows], device=device)
-        used = max(row.length for row in self._rows) + 1
-        self._slots.reserve(len(self._rows), used)
-        self._slots.append(lengths, used)
-        logits = (
-            self._model(
-                input_ids=torch.tensor([[row.last] for row in self._rows], device=device),
-                position_ids=lengths[:, None],
-                attention_mask=(torch.arange(used, device=device) <= lengths[:, None])[:, None, None, :],
-                past_key_values=self._slots,
-                use_cache=True,
-            )
-            .logits[:, -1]
-            .float()
-        )
+        lengths = torch.tensor([[row.length] for row in self._rows], device=self._model.device)
+        self._slots.reserve(len(self._rows), max(row.length for row in self._rows) + 1)
+        logits = self._forward(self._model, [[row.last] for row in self._rows], 0, lengths).logits[:, -1].float()
         tokens = _draw(logits, self._rows)
         if any(row.request.sampling.logprobs for row in self._rows):
-            chosen = logits.log_softmax(-1).gather(1, torch.tensor(tokens, device=device)[:, None])[:, 0].tolist()
+            chosen = (
+                logits.log_softmax(-1).gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+            )
             for row, logprob in zip(self._rows, chosen, strict=True):
                 row.logprobs.append(logprob)
         ended = []
-        for row, token in zip(self._rows, tokens, strict=True):
+        for slot, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
             row.tokens.append(token)
             row.last = token
             row.length += 1
             if (completion := self._completion(row)) is not None:
                 ended.append(row)
+                if row.index == 0:
+                    self._keep(slot, row)
                 row.request.done[row.index] = completion
         self._leave(ended)
         for row in ended:
@@ -285,7 +339,7 @@ class _Decoder:
             if id(self._rows[slot]) in gone:
                 last = self._rows.pop()
                 if slot < len(self._rows):
-                    self._slots.move(len(self._rows), slot, last.length)
+                    self._slots.copy(len(self._rows), slot, last.length)
                     self._rows[slot] = last
 
     def _fail(self, requests: Iterable[_Request], error: Exception) -> None:
@@ -296,98 +350,78 @@ class _Decoder:
 
 
 class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped to mypy
-    """The keys and values of all rows: per layer two tensors (slot, head, position, dimension) that grow as needed.
+    """The keys and values of all rows: two tensors (layer, slot, head, position, dimension) that grow as needed.
 
-    Before a forward pass it is told where the pass belongs: ``fill`` for prompts, ``append`` for one token per row.
+    ``place`` says where the next forward pass belongs; the attention of transformers calls ``update``, layer by layer.
     """
 
     def __init__(self, layers: int) -> None:
-        super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
-        self.rows = self.positions = 0
-        self.first = 0
-        self.copies: torch.Tensor | None = None
-        self.lengths: torch.Tensor | None = None
-        self.used = 0
+        super().__init__(layers=[])
+        self._layers = layers
+        self._slots = self._positions = 0
+        self._keys: torch.Tensor | None = None
+        self._values: torch.Tensor | None = None
 
-    def reserve(self, rows: int, positions: int) -> None:
-        """Make room for ``rows`` slots of ``positions`` tokens each."""
-        if rows > self.rows or positions > self.positions:
-            self.rows = max(rows, 2 * self.rows) if rows > self.rows else self.rows
-            self.positions = positions * 5 // 4 + 64 if positions > self.positions else self.positions
-            for layer in self.layers:
-                layer.grow()
+    def reserve(self, slots: int, positions: int) -> None:
+        """Make room for ``slots`` slots of ``positions`` tokens each."""
+        if slots <= self._slots and positions <= self._positions:
+            return
+        self._slots = max(slots, 2 * self._slots) if slots > self._slots else self._slots
+        self._positions = positions * 5 // 4 + 64 if positions > self._positions else self._positions
+        self._keys, self._values = self._grown(self._keys), self._grown(self._values)
+
+    def place(self, first: int, positions: torch.Tensor, used: int) -> None:
+        """Next comes a pass over the slots from ``first`` on: the i-th one's j-th token is its ``positions[i, j]``-th.
+
+        It sees the positions before ``used``, as far as its mask lets it.
+        """
+        end = first + len(positions)
+        self._where = torch.arange(first, end, device=positions.device)[:, None], slice(None), positions
+        self._seen = slice(first, end), slice(None), slice(used)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._keys is None or self._values is None:
+            self._keys, self._values = self._room(key_states), self._room(value_states)
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        keys[self._where], values[self._where] = key_states.transpose(1, 2), value_states.transpose(1, 2)
+        return keys[self._seen], values[self._seen]
+
+    def read(self, slot: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A copy of the first ``length`` positions of a slot."""
+        assert self._keys is not None and self._values is not None
+        return self._keys[:, slot, :, :length].clone(), self._values[:, slot, :, :length].clone()
+
+    def write(self, slot: int, length: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put back the first ``length`` positions of what was read."""
+        if self._keys is None or self._values is None:
+            self._keys, self._values = self._room(keys), self._room(values)
+        self._keys[:, slot, :, :length], self._values[:, slot, :, :length] = keys[:, :, :length], values[:, :, :length]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        if self._keys is not None and self._values is not None:  # else nothing has been read yet
+            self._keys[:, target, :, :length] = self._keys[:, source, :, :length]
+            self._values[:, target, :, :length] = self._values[:, source, :, :length]
 
     def clear(self) -> None:
         """Give the memory back."""
-        self.rows = self.positions = 0
-        for layer in self.layers:
-            layer.keys = layer.values = None
-            layer.is_initialized = False
+        self._slots = self._positions = 0
+        self._keys = self._values = None
 
-    def fill(self, first: int, copies: list[int]) -> None:
-        """Next comes a batch of prompts: the i-th goes into ``copies[i]`` slots, one after the other from ``first``
-        on."""
-        self.first, self.copies, self.lengths = first, torch.tensor(copies), None
-
-    def append(self, lengths: torch.Tensor, used: int) -> None:
-        """Next comes one token for each of the first rows, at position ``lengths[row]``, before ``used``."""
-        self.lengths, self.used = lengths, used
-
-    def move(self, source: int, target: int, length: int) -> None:
-        for layer in self.layers:
-            for tensor in (layer.keys, layer.values):
-                tensor[target, :, :length] = tensor[source, :, :length]
-
-
-class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's part of ``_Slots``; the attention of transformers calls ``update``."""
-
-    def __init__(self, slots: _Slots) -> None:
-        super().__init__()
-        self._slots = slots
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        slots = self._slots
-        if slots.lengths is None:
-            assert slots.copies is not None
-            length = key_states.shape[2]
-            end = slots.first + int(slots.copies.sum())
-            copies = slots.copies.to(key_states.device)
-            self.keys[slots.first : end, :, :length] = key_states.repeat_interleave(copies, 0)
-            self.values[slots.first : end, :, :length] = value_states.repeat_interleave(copies, 0)
-            return key_states, value_states
-        rows = torch.arange(len(slots.lengths), device=key_states.device)
-        self.keys[rows, :, slots.lengths] = key_states[:, :, 0]
-        self.values[rows, :, slots.lengths] = value_states[:, :, 0]
-        return self.keys[: len(rows), :, : slots.used], self.values[: len(rows), :, : slots.used]
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        _, heads, _, size = key_states.shape
-        self.keys = key_states.new_zeros(self._slots.rows, heads, self._slots.positions, size)
-        self.values = value_states.new_zeros(self._slots.rows, heads, self._slots.positions, value_states.shape[-1])
-        self.is_initialized = True
-
-    def grow(self) -> None:
-        if not self.is_initialized:
-            return
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_zeros(self._slots.rows, old.shape[1], self._slots.positions, old.shape[3])
-            new[: old.shape[0], :, : old.shape[2]] = old
-            setattr(self, name, new)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-    def get_seq_length(self) -> int:
+    def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
 
-    def get_max_length(self) -> int:
-        return -1
+    def _room(self, like: torch.Tensor) -> torch.Tensor:
+        """Zeros, since what a mask hides must still be a number."""
+        return like.new_zeros(self._layers, self._slots, like.shape[1], self._positions, like.shape[-1])
+
+    def _grown(self, old: torch.Tensor | None) -> torch.Tensor | None:
+        if old is None:
+            return None
+        new = old.new_zeros(self._layers, self._slots, old.shape[2], self._positions, old.shape[4])
+        new[:, : old.shape[1], :, : old.shape[3]] = old
+        return new
 
 
 def _draw(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
@@ -414,6 +448,11 @@ def _draw(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
     for i, token in zip(hot, ids.gather(1, chosen)[:, 0].tolist(), strict=True):
         tokens[i] = token
     return tokens
+
+
+def _opening(messages: list[Message]) -> tuple[Message, ...]:
+    """What a conversation keeps from turn to turn: the messages before the model's first."""
+    return tuple(takewhile(lambda message: message[0] != "assistant", messages))
 
 
 def _finish(request: _Request, completions: list[Completion]) -> None:
