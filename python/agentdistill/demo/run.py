@@ -1,0 +1,283 @@
+"""From an empty folder to the paper's table: each step is the package's own function, and resumes by itself.
+
+    world, index  ->  generate  ->  select  ->  train (3 sizes x 2 ways)  ->  evaluate (3 arms)  ->  table, plots, page
+
+Everything lies in one folder; a demo that was stopped goes on where it was, one that is done only prints its table again.
+Not here: what the students are trained on and asked (world.py, teacher.py).
+"""
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from agentdistill._core import Bm25Index
+from agentdistill.demo.page import write_page
+from agentdistill.demo.teacher import teacher
+from agentdistill.demo.world import LARGE, SMALL, Entity, Names, Question, cluster, fact_question, problem
+from agentdistill.distillation import GenerateConfig, generate, select
+from agentdistill.engine import RolloutConfig, run_blocking
+from agentdistill.evaluation import evaluate
+from agentdistill.model import load_model
+from agentdistill.task import Kind, Task
+from agentdistill.tool import Tool, web_search
+from agentdistill.training import TrainConfig, train
+
+SETS = ("facts", "facts_in_domain", "arithmetic", "arithmetic_in_domain")
+"""Unseen entities; entities that training asked about; numbers too large to multiply by heart; small numbers."""
+
+KINDS: tuple[Literal["cot", "agent"], ...] = ("cot", "agent")
+"""What is distilled: chains of thought (the baseline), and the agent."""
+
+ARMS = {"cot": ("cot",), "agent": ("agent", "agent+sag")}
+"""How a student of each kind sits the exam."""
+
+BASE = Path(__file__).parent / "base"
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What the demo does. The defaults take about eight minutes on two cores."""
+
+    sizes: tuple[str, ...] = ("S", "M", "L")
+    """Students, of about 0.26, 0.6 and 1.5 million parameters (paper: 0.5 to 7 billion)."""
+    train_tasks: int = 1000
+    """Tasks that the teacher solves (paper: 3,000)."""
+    test_tasks: int = 100
+    """Tasks of each test set (paper: up to 500)."""
+    known_clusters: int = 6
+    """Clusters of ten entities that training asks about again and again, and "facts_in_domain" in other questions."""
+    error_rate: float = 0.15
+    """Share of its episodes in which the teacher errs."""
+    candidates: int = 8
+    """N of self-consistent actions (paper: 8)."""
+    max_tokens: int = 120
+    """Most new tokens of a completion (paper: 1,024): twice what any good one has."""
+    training: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            method="full", learning_rate=2e-3, epochs=3, batch_size=16, max_length=1024, prompt=""
+        )
+    )
+    """All weights are trained: of matrices 64 to 160 wide, an adapter of the paper's rank 64 is hardly smaller than they are."""
+    seed: int = 0
+
+
+QUICK = DemoConfig(sizes=("S",), train_tasks=200, test_tasks=10, candidates=4)
+"""Everything runs, in about a minute; too little training for the paper's shape."""
+
+
+def demo(
+    output: str | Path = "runs/demo", *, quick: bool = False, config: DemoConfig | None = None, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Run the demo into ``output``; print its table and return it as ``results.json`` has it.
+
+    A row: ``arm`` (cot, agent, agent+sag), ``size``, ``parameters``, ``task_set`` ("all": the mean over the sets),
+    ``accuracy``, ``n`` tasks, and the ``seconds`` that their evaluation took. Raises ValueError for a folder of another demo.
+    """
+    config = config or (QUICK if quick else DemoConfig())
+    output = Path(output)
+    console = Console()
+    _claim(output, config)
+
+    world = make_world(config)
+    _say(
+        console,
+        "World",
+        f"{len(world.entities):,} passages, {len(world.train):,} training and {len(world.test)} test tasks",
+    )
+    tools = [web_search(_index(world.entities, output / "index"))]
+
+    kept = {}
+    for kind in KINDS:
+        _say(
+            console,
+            f"Teacher, {kind}",
+            "a script, the only stand-in here; it errs now and then, and selection drops what is wrong",
+        )
+        generating = GenerateConfig(kind=kind, first_thought_prefix=kind == "agent", seed=config.seed)
+        model = teacher(world.entities, config.error_rate, config.seed)
+        generate(world.train, model, tools, generating, output=output / f"{kind}.jsonl", progress=progress)
+        kept[kind] = output / f"{kind}.kept.jsonl"
+        console.print(str(select(output / f"{kind}.jsonl", kept[kind])))
+
+    rows: list[dict[str, Any]] = []
+    for size in config.sizes:
+        for kind in KINDS:
+            _say(console, f"Student {size}, {kind} distillation", f"{parameters(size):,} parameters")
+            student = train(
+                kept[kind], BASE / size, output / "students" / f"{size}-{kind}", config.training, progress=progress
+            )
+            for arm in ARMS[kind]:
+                rows += _examine(student, size, arm, world, tools, config, output, progress)
+
+    (output / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    console.print(table(rows))
+    for line in comparisons(rows):
+        console.print(line)
+    page = write_page(rows, comparisons(rows), output, SETS)
+    console.print(f"Plots and trajectories to read: {page}")
+    return rows
+
+
+# ---- tasks ---------------------------------------------------------------------------------------
+
+
+class World(NamedTuple):
+    """What the demo is about."""
+
+    entities: list[Entity]
+    """The encyclopaedia, all shares in one."""
+    train: list[Task]
+    test: list[Task]
+
+
+def make_world(config: DemoConfig) -> World:
+    """The demo's encyclopaedia and tasks: the same for the same configuration."""
+    rng = random.Random(config.seed)
+    names = {owner: Names(rng, owner) for owner in ("train", "test")}
+    known = [cluster(names["train"], rng) for _ in range(config.known_clusters)]
+    entities = [entity for one in known for entity in one]
+
+    def unseen(owner: Literal["train", "test"]) -> Question:
+        new = cluster(names[owner], rng)
+        entities.extend(new)
+        return fact_question(new, rng.choice((2, 2, 3)), rng)
+
+    def seen(hops: tuple[int, ...]) -> Question:
+        return fact_question(rng.choice(known), rng.choice(hops), rng)
+
+    taught = _distinct(
+        config.train_tasks,
+        {
+            "facts": lambda: unseen("train"),
+            "facts_in_domain": lambda: seen((1, 2, 2, 3)),
+            "arithmetic": lambda: problem(LARGE, "train", rng),
+            "arithmetic_in_domain": lambda: problem(SMALL, None, rng),
+        },
+        without=set(),
+    )
+    asked = _distinct(
+        config.test_tasks * len(SETS),
+        {
+            "facts": lambda: unseen("test"),
+            "facts_in_domain": lambda: seen((2, 2, 3)),
+            "arithmetic": lambda: problem(LARGE, "test", rng),
+            "arithmetic_in_domain": lambda: problem(SMALL, None, rng),
+        },
+        without={task.question for task in taught},
+    )
+    return World(entities, taught, asked)
+
+
+def _distinct(n: int, draw: dict[str, Callable[[], Question]], without: set[str]) -> list[Task]:
+    """``n`` tasks, from each set in turn; no question twice in a test, none of ``without``."""
+    tasks: list[Task] = []
+    while len(tasks) < n:
+        name = SETS[len(tasks) % len(SETS)]
+        question = draw[name]()
+        if question.text not in without:
+            kind: Kind = "math" if name.startswith("arithmetic") else "fact"
+            tasks.append(Task(f"{name}-{len(tasks)}", question.text, question.answer, name, kind))
+    return tasks
+
+
+# ---- steps ---------------------------------------------------------------------------------------
+
+
+def _claim(output: Path, config: DemoConfig) -> None:
+    """Take the folder for this demo. Raises ValueError when it is another's."""
+    output.mkdir(parents=True, exist_ok=True)
+    record = output / "demo.json"
+    settings = json.dumps(asdict(config), indent=1) + "\n"
+    if record.exists() and record.read_text(encoding="utf-8") != settings:
+        raise ValueError(f"{output} holds a demo of other settings: give another output, or remove it")
+    record.write_text(settings, encoding="utf-8")
+
+
+def _index(entities: Sequence[Entity], path: Path) -> Bm25Index:
+    if not path.exists():
+        Bm25Index.build([entity.passage for entity in entities], path)
+    return Bm25Index.open(path)
+
+
+def parameters(size: str) -> int:
+    """Parameters of a base model, tied embeddings counted once: read from the header of its file."""
+    with (BASE / size / "model.safetensors").open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _examine(
+    student: Path,
+    size: str,
+    arm: str,
+    world: World,
+    tools: Sequence[Tool],
+    config: DemoConfig,
+    output: Path,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    """Evaluate one student in one way, set by set: its rows of the results. What was evaluated before is read again."""
+    rollout = RolloutConfig(
+        kind="cot" if arm == "cot" else "agent", prompt="", max_tokens=config.max_tokens, seed=config.seed
+    )
+    if arm == "agent+sag":
+        rollout = replace(rollout, candidates=config.candidates)
+    folder = output / "results" / f"{size}-{arm}"
+    record = folder / "rows.json"
+    if record.exists():
+        return json.loads(record.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    model = load_model(f"transformers:{student}", device="cpu")
+    rows = []
+    for name in SETS:
+        start = time.perf_counter()
+        tasks = [task for task in world.test if task.task_set == name]
+        result = evaluate(tasks, model, tools, rollout, output=folder / name, progress=progress)
+        row = {"arm": arm, "size": size, "parameters": parameters(size), "task_set": name, "accuracy": result.accuracy}
+        rows.append({**row, "n": len(tasks), "seconds": round(time.perf_counter() - start, 2)})
+    run_blocking(model.close())
+    mean = sum(row["accuracy"] for row in rows) / len(rows)
+    every = {"task_set": "all", "accuracy": mean, "n": sum(row["n"] for row in rows)}
+    rows.append({**rows[0], **every, "seconds": round(sum(row["seconds"] for row in rows), 2)})
+    record.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+# ---- what is shown -------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Accuracies, a line per student and arm, the best mean of each size in bold."""
+    shown = Table("student", "parameters", "arm", *SETS, "mean", title="Accuracy on the test sets")
+    by_arm: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        by_arm.setdefault((row["size"], row["arm"]), {"parameters": row["parameters"]})[row["task_set"]] = row[
+            "accuracy"
+        ]
+    for (size, arm), line in by_arm.items():
+        cells = [f"{line[name]:.0%}" for name in (*SETS, "all")]
+        shown.add_row(size, f"{line['parameters']:,}", arm, *cells, end_section=arm == "agent+sag")
+    return shown
+
+
+def comparisons(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The paper's claim, checked on these results: an agent-distilled student against the next larger by chain of thought."""
+    mean = {(row["size"], row["arm"]): row["accuracy"] for row in rows if row["task_set"] == "all"}
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    said = []
+    for small, large in zip(sizes, sizes[1:], strict=False):
+        agent, chain = mean[small, "agent"], mean[large, "cot"]
+        verdict = "beats" if agent > chain else "does not beat"
+        said.append(f"agent-distilled {small} ({agent:.0%}) {verdict} CoT-distilled {large} ({chain:.0%})")
+    return said
+
+
+def _say(console: Console, what: str, more: str) -> None:
+    console.print(f"[bold]{what}[/bold]  {more}")

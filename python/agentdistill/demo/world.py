@@ -1,0 +1,264 @@
+"""The demo's world: a generated encyclopaedia of linked entities, and tasks over it and over large numbers.
+
+Nothing here is real. Names are syllables drawn by a seed; every cluster of ten entities (two works, two companies, four people,
+two towns) is linked only to itself, so that a task asked about one cluster says nothing about another. A model that has
+seen other clusters must read, not remember. Which words and large numbers may occur where is settled by one rule,
+:func:`share`, so that it can be checked: the base models' text, the training tasks and the test tasks never share a name or
+a large number. The "in domain" sets are the exception made on purpose: facts and small numbers that training has shown.
+
+Not here: who answers the questions (teacher.py), and the text that the base models saw (pretrain.py).
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+from zlib import crc32
+
+Share = Literal["base", "train", "test"]
+
+LARGE = (10_000, 999_999)
+"""Numbers too large to multiply by heart."""
+SMALL = (2, 9)
+"""Numbers whose sums and products a small model can learn by heart."""
+
+CONSONANTS = "bdfgklmnprstvz"
+VOWELS = "aeiou"
+CODAS = "lnrs"
+
+
+def share(word: str | int) -> Share:
+    """Who may use a name or a large number: half of all belong to the base's text, a quarter each to training and test."""
+    return ("base", "base", "train", "test")[crc32(str(word).encode()) % 4]  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One kind of link, e.g. from a film to its director."""
+
+    name: str
+    target: str  # the kind of entity it leads to; "year" is a number and leads nowhere
+    noun: str  # "director" in "The director of Velora is ..."
+    phrases: tuple[str, ...]  # the thing it leads to, inside a question
+    questions: tuple[str, ...]  # asked last
+
+
+RELATIONS: dict[str, tuple[Relation, ...]] = {
+    "film": (
+        Relation(
+            "director",
+            "person",
+            "director",
+            ("the director of {}", "the person who directed {}"),
+            ("Who directed {}?",),
+        ),
+        Relation(
+            "composer",
+            "person",
+            "composer",
+            ("the composer of {}", "the person who wrote the music of {}"),
+            ("Who wrote the music of {}?",),
+        ),
+        Relation(
+            "studio", "company", "studio", ("the studio of {}", "the studio that made {}"), ("Which studio made {}?",)
+        ),
+    ),
+    "novel": (
+        Relation("author", "person", "author", ("the author of {}", "the person who wrote {}"), ("Who wrote {}?",)),
+        Relation(
+            "publisher",
+            "company",
+            "publisher",
+            ("the publisher of {}", "the company that published {}"),
+            ("Which company published {}?",),
+        ),
+    ),
+    "company": (
+        Relation(
+            "founder",
+            "person",
+            "founder",
+            ("the founder of {}", "the person who founded {}"),
+            ("Who founded {}?", "Who is the founder of {}?"),
+        ),
+        Relation(
+            "seat",
+            "town",
+            "seat",
+            ("the seat of {}", "the town where {} has its seat"),
+            ("Where does {} have its seat?", "What is the seat of {}?"),
+        ),
+    ),
+    "person": (
+        Relation(
+            "birthplace",
+            "town",
+            "birthplace",
+            ("the birthplace of {}", "the town where {} was born"),
+            ("Where was {} born?", "What is the birthplace of {}?"),
+        ),
+        Relation(
+            "spouse",
+            "person",
+            "spouse",
+            ("the spouse of {}", "the person married to {}"),
+            ("Who is married to {}?", "Who is the spouse of {}?"),
+        ),
+        Relation("year", "year", "year of birth", (), ("When was {} born?", "What is the year of birth of {}?")),
+    ),
+    "town": (
+        Relation("mayor", "person", "mayor", ("the mayor of {}",), ("Who is the mayor of {}?",)),
+        Relation("river", "river", "river", (), ("Which river flows through {}?", "What is the river of {}?")),
+    ),
+}
+
+TEXTS = {
+    "film": "{name} is a film directed by {director}, with music by {composer}. It was made by {studio}.",
+    "novel": "{name} is a novel written by {author}. It was published by {publisher}.",
+    "company": "{name} is a company founded by {founder}. It has its seat in {seat}.",
+    "person": "{name} was born in {birthplace} in {year} and is married to {spouse}.",
+    "town": "{name} is a town on the river {river}. Its mayor is {mayor}.",
+}
+
+
+@dataclass(frozen=True)
+class Entity:
+    name: str
+    kind: str
+    facts: dict[str, str] = field(hash=False)
+
+    @property
+    def passage(self) -> tuple[str, str, str]:
+        """``(id, title, text)``, as an index takes it."""
+        return self.name.replace(" ", "_"), self.name, TEXTS[self.kind].format(name=self.name, **self.facts)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its answer, and the relations that lead from the entity it names to the answer (none: arithmetic)."""
+
+    text: str
+    answer: str
+    entity: str = ""
+    chain: tuple[str, ...] = ()
+
+
+class Names:
+    """Names of one share, never the same twice."""
+
+    def __init__(self, rng: random.Random, owner: Share) -> None:
+        self._rng, self._owner = rng, owner
+        self._used: set[str] = set()
+        self._given = [self._word(1) for _ in range(60)]
+
+    def thing(self) -> str:
+        return self._fresh(lambda: self._word(2))
+
+    def person(self) -> str:
+        """Given name and family name; given names are shared by many people, as in life."""
+        return self._fresh(lambda: f"{self._rng.choice(self._given)} {self._word(2)}")
+
+    def _fresh(self, draw) -> str:
+        while (name := draw()) in self._used:
+            pass
+        self._used.add(name)
+        return name
+
+    def _word(self, syllables: int) -> str:
+        return word(syllables, self._owner, self._rng)
+
+
+def word(syllables: int, owner: Share, rng: random.Random) -> str:
+    """An invented name."""
+    while True:
+        name = "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(syllables))
+        if share(name.capitalize()) == owner:
+            return name.capitalize()
+
+
+def cluster(names: Names, rng: random.Random) -> list[Entity]:
+    """Ten entities linked to one another."""
+    film, novel = names.thing(), names.thing()
+    companies = [names.thing(), names.thing()]
+    towns = [names.thing(), names.thing()]
+    people = [names.person() for _ in range(4)]
+    other = dict(zip(people, people[::-1], strict=True))
+    pick = rng.choice
+    director, composer = rng.sample(people, 2)
+    entities = [
+        Entity(film, "film", {"director": director, "composer": composer, "studio": pick(companies)}),
+        Entity(novel, "novel", {"author": pick(people), "publisher": pick(companies)}),
+    ]
+    entities += [Entity(name, "company", {"founder": pick(people), "seat": pick(towns)}) for name in companies]
+    entities += [
+        Entity(name, "person", {"birthplace": pick(towns), "spouse": other[name], "year": str(rng.randint(1850, 1999))})
+        for name in people
+    ]
+    entities += [Entity(name, "town", {"mayor": pick(people), "river": names.thing()}) for name in towns]
+    return entities
+
+
+def chains(kind: str, hops: int) -> Iterator[tuple[Relation, ...]]:
+    """All ways of ``hops`` relations that begin at an entity of this kind."""
+    for relation in RELATIONS.get(kind, ()):
+        if hops == 1:
+            yield (relation,)
+        else:
+            for rest in chains(relation.target, hops - 1):
+                yield (relation, *rest)
+
+
+CHAINS = {hops: [(kind, chain) for kind in RELATIONS for chain in chains(kind, hops)] for hops in (1, 2, 3)}
+
+
+def fact_question(entities: Sequence[Entity], hops: int, rng: random.Random) -> Question:
+    """A question over one cluster that takes ``hops`` look-ups."""
+    by_name = {e.name: e for e in entities}
+    while True:
+        kind, chain = rng.choice(CHAINS[hops])
+        start = rng.choice([e for e in entities if e.kind == kind])
+        phrase, at, seen = start.name, start.name, [start.name]
+        for i, relation in enumerate(chain):
+            phrase = rng.choice(relation.questions if i == hops - 1 else relation.phrases).format(phrase)
+            at = by_name[at].facts[relation.name]
+            seen.append(at)
+        if len(set(seen)) == len(seen):  # a chain that comes back to where it was asks nothing
+            return Question(phrase, at, start.name, tuple(r.name for r in chain))
+
+
+PROBLEMS: tuple[tuple[str, str], ...] = (
+    ("A depot holds {a} crates with {b} tins each. Then {c} tins are sold. How many tins are left?", "{a} * {b} - {c}"),
+    ("A mill has {a} sacks and grinds {b} more a day for {c} days. How many sacks are there then?", "{a} + {b} * {c}"),
+    ("A printer makes {a} books of {b} pages and {c} maps of one page. How many pages is that?", "{a} * {b} + {c}"),
+    (
+        "One farm has {a} trees and another has {b}. Each tree bears {c} pears. How many pears are there?",
+        "({a} + {b}) * {c}",
+    ),
+    (
+        "Of {a} bricks {b} break. Each whole brick weighs {c} grams. What do the whole bricks weigh?",
+        "({a} - {b}) * {c}",
+    ),
+    (
+        "A train carries {a} people. At a stop {b} people leave and {c} people join. How many are on it now?",
+        "{a} - {b} + {c}",
+    ),
+)
+"""Word problems and what they come to. In the fifth and sixth b is never larger than a; in the first, c than a * b."""
+
+
+def problem(numbers: tuple[int, int], owner: Share | None, rng: random.Random) -> Question:
+    """A word problem with numbers of this range, and of this share if one is given."""
+    text, expression = rng.choice(PROBLEMS)
+    while True:
+        a, b, c = (_number(numbers, owner, rng) for _ in range(3))
+        value = eval(expression.format(a=a, b=b, c=c))
+        if value > 0:
+            return Question(text.format(a=a, b=b, c=c), str(value))
+
+
+def _number(numbers: tuple[int, int], owner: Share | None, rng: random.Random) -> int:
+    while True:
+        digits = rng.randint(len(str(numbers[0])), len(str(numbers[1])))
+        n = rng.randint(max(numbers[0], 10 ** (digits - 1)), min(numbers[1], 10**digits - 1))
+        if owner is None or share(n) == owner:
+            return n

@@ -1,0 +1,345 @@
+"""Fine-tune a student on what the teacher's kept trajectories show: LoRA, or all weights (paper, section 4).
+
+TRL's SFTTrainer gets token ids and labels made beforehand (distillation.to_examples): it applies no template, encodes nothing
+again, and only tokens the agent writes itself have a loss. A run can be killed at any time; the same call goes on from its last
+checkpoint. Its folder holds
+
+    train.json      what was trained on what, and how it went; a folder of another run is refused
+    checkpoints/    until the run is done
+    adapter/        LoRA only: the adapter, for PEFT and vLLM
+    merged/         the student with the adapter merged into it, and its tokenizer: what to load. (Full: the student.)
+
+Not here: which trajectories are kept and how they become tokens; several GPUs; preferences or reinforcement. torch, trl and peft
+are imported when training starts, as they take seconds.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agentdistill._core import Trajectory, read_trajectories
+from agentdistill.model import ModelError, model_files
+from agentdistill.progress import LINE_SECONDS
+
+if TYPE_CHECKING:
+    from agentdistill.distillation import Example
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a student is trained. The defaults are the paper's."""
+
+    method: Literal["lora", "full"] = "lora"
+    """"lora" trains an adapter on all linear layers, "full" all weights (paper: LoRA, which did better)."""
+    rank: int = 64
+    """LoRA: rank of an adapter's matrices (paper: 64)."""
+    alpha: int = 128
+    """LoRA: the adapter counts by alpha / rank (paper: 128)."""
+    dropout: float = 0.05
+    """LoRA: share of an adapter's inputs left out in training (paper: 0.05)."""
+    learning_rate: float = 2e-4
+    """Highest learning rate (paper: 2e-4)."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises."""
+    epochs: float = 2.0
+    """Times each example is seen (paper: 2)."""
+    batch_size: int = 8
+    """Examples per step of the optimizer (paper: 8)."""
+    device_batch_size: int | None = None
+    """Examples in one forward pass; gradients are summed up to ``batch_size``. By default 1 on a GPU, ``batch_size`` on a CPU."""
+    max_length: int = 10_240
+    """Longest example, in tokens (paper: 10,240)."""
+    prompt: str | None = None
+    """System prompt to train under, as in ``AgentConfig``; "" for none. Only where trajectories are rendered here."""
+    save_steps: int | None = None
+    """Steps between checkpoints; by default one at the end of each epoch."""
+    seed: int = 0
+    """Of the order of examples, dropout and the adapter's first weights."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be."""
+        for name in ("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give more than 0")
+        for name in ("dropout", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a share from 0 to less than 1")
+        if self.save_steps is not None and self.save_steps < 1:
+            raise ValueError(f"save_steps is {self.save_steps}: give at least 1")
+        if self.device_batch_size is not None and (
+            self.device_batch_size < 1 or self.batch_size % self.device_batch_size
+        ):
+            raise ValueError(
+                f"device_batch_size is {self.device_batch_size}: give a divisor of batch_size {self.batch_size}"
+            )
+
+
+def train(
+    examples: "Sequence[Example] | str | Path",
+    model: str | Path,
+    output: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    progress: bool = True,
+) -> Path:
+    """Fine-tune ``model`` (a folder or hub id) on ``examples``; return the folder to load the student from.
+
+    ``examples``: token ids with their mask, or a file of kept trajectories, which are rendered with the model's own tokenizer.
+    Only token ids of this model's tokenizer make sense.
+
+    Raises ValueError for examples that teach nothing (none; nothing to learn in them; ids that the model does not have) and for
+    an ``output`` of another run, ModelError for a model that is not there, OSError and TrajectoryError for files that cannot
+    be read or written.
+    """
+    config = config or TrainConfig()
+    output = Path(output)
+    trajectories = read_trajectories(examples) if isinstance(examples, str | Path) else None
+    files = model_files(str(model))
+    if files.adapter is not None:
+        raise ModelError(f"{model} is an adapter: merge it, or train on its base {files.model}")
+    tokenizer = _load_tokenizer(files.model)
+    if trajectories is not None:
+        examples = _render(trajectories, tokenizer, config)
+    examples = _check(examples, config.max_length)
+    student = output if config.method == "full" else output / "merged"
+    run = {"model": str(model), "examples": len(examples), "data": _fingerprint(examples), **asdict(config)}
+    if _begin(output, run):
+        return student
+    _fit(examples, files.model, tokenizer, output, config, run, progress)
+    return student
+
+
+# ---- the run and its folder ----------------------------------------------------------------------
+
+
+def _begin(output: Path, run: dict[str, Any]) -> bool:
+    """Claim the folder for this run; whether it is done already. Raises ValueError for a folder of another run."""
+    record = output / "train.json"
+    if record.exists():
+        try:
+            known = json.loads(record.read_text(encoding="utf-8"))
+            other = {name for name in run if known["run"].get(name) != run[name]}
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{record} is damaged: remove the folder, or give another output") from error
+        if other:
+            differences = ", ".join(f"{name} {known['run'].get(name)!r}, not {run[name]!r}" for name in sorted(other))
+            raise ValueError(f"{output} holds another run ({differences}): give another output, or remove it")
+        return known.get("result") is not None
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty and holds no training run: give another output")
+    output.mkdir(parents=True, exist_ok=True)
+    _write(record, {"run": run, "result": None})
+    return False
+
+
+def _write(path: Path, value: Any) -> None:
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(new, path)
+
+
+def _fit(
+    examples: "Sequence[Example]",
+    model: str,
+    tokenizer: Any,
+    output: Path,
+    config: TrainConfig,
+    run: dict[str, Any],
+    progress: bool,
+) -> None:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, PrinterCallback
+    from transformers.trainer_utils import get_last_checkpoint
+    from trl import SFTConfig, SFTTrainer
+
+    gpu = torch.cuda.is_available()
+    weights = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if gpu else torch.float32)
+    if (largest := max(max(example["input_ids"]) for example in examples)) >= weights.config.vocab_size:
+        raise ValueError(f"token id {largest} is not one of {model}: these examples are of another tokenizer")
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    device_batch = config.device_batch_size or (1 if gpu else config.batch_size)
+    checkpoints = output / "checkpoints"
+    settings = SFTConfig(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=device_batch,
+        gradient_accumulation_steps=config.batch_size // device_batch,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup,
+        weight_decay=0.0,
+        bf16=gpu,
+        use_cpu=not gpu,
+        gradient_checkpointing=gpu,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        train_sampling_strategy="group_by_length",
+        save_strategy="epoch" if config.save_steps is None else "steps",
+        save_steps=config.save_steps or 500,
+        save_total_limit=1,
+        logging_steps=5,
+        logging_first_step=True,
+        report_to="none",
+        disable_tqdm=True,
+        seed=config.seed,
+        dataloader_pin_memory=gpu,
+    )
+    trainer = SFTTrainer(
+        model=weights,
+        args=settings,
+        train_dataset=Dataset.from_list([_labelled(example) for example in examples]),
+        processing_class=tokenizer,
+        peft_config=lora if config.method == "lora" else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if progress:
+        trainer.add_callback(_progress(f"train {output.name}"))
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    _save(trainer.model, tokenizer, output, config)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    seconds = sum(entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry)
+    result = {"steps": trainer.state.global_step, "losses": losses, "seconds": seconds, "resumed_from": last}
+    _write(output / "train.json", {"run": run, "result": result})
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _save(model: Any, tokenizer: Any, output: Path, config: TrainConfig) -> None:
+    if config.method == "full":
+        model.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+        return
+    model.save_pretrained(output / "adapter")
+    tokenizer.save_pretrained(output / "adapter")
+    model.merge_and_unload().save_pretrained(output / "merged")
+    tokenizer.save_pretrained(output / "merged")
+
+
+def _progress(title: str) -> Any:
+    """A callback that shows steps, loss and time left: a bar in a terminal, else a line now and then; on standard error."""
+    from transformers import TrainerCallback
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+    )
+
+    class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
+        bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        loss, last_line = "?", time.monotonic()
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar.start()
+            self.task = self.bar.add_task(title, total=state.max_steps, completed=state.global_step, loss=self.loss)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
+            self.loss = f"{float(logs['loss']):.3f}" if "loss" in logs else self.loss
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar.update(self.task, completed=state.global_step, loss=self.loss)
+            if not console.is_terminal and time.monotonic() - self.last_line > LINE_SECONDS:
+                self.print_line(state)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar.stop()
+            if not console.is_terminal:
+                self.print_line(state)
+
+        def print_line(self, state: Any) -> None:
+            self.last_line = time.monotonic()
+            print(f"{title}: step {state.global_step}/{state.max_steps}, loss {self.loss}", file=sys.stderr, flush=True)
+
+    return ShowProgress()
+
+
+# ---- the examples --------------------------------------------------------------------------------
+
+
+def _render(trajectories: Sequence[Trajectory], tokenizer: Any, config: TrainConfig) -> "Sequence[Example]":
+    from agentdistill.distillation import to_examples
+
+    rendered = to_examples(trajectories, tokenizer, prompt=config.prompt, max_length=config.max_length)
+    if rendered.cut or rendered.dropped:
+        _log.warning(
+            "%d trajectories cut to %d tokens, left out: %s", rendered.cut, config.max_length, rendered.dropped
+        )
+    return rendered.examples
+
+
+def _check(examples: "Sequence[Example]", max_length: int) -> "Sequence[Example]":
+    """The examples that can be learnt from."""
+    for number, example in enumerate(examples):
+        ids, mask = len(example["input_ids"]), len(example["completion_mask"])
+        if ids != mask:
+            raise ValueError(f"example {number} has {ids} token ids and a mask of {mask}: give them the same length")
+    if not examples:
+        raise ValueError("there is no example to train on")
+    # The first token of all is never predicted, so a mask on it alone teaches nothing.
+    taught = [example for example in examples if any(example["completion_mask"][1:])]
+    if not taught:
+        raise ValueError(
+            "the masks of all examples are 0, so nothing would be learnt: mark what the model should write"
+        )
+    fitting = [example for example in taught if len(example["input_ids"]) <= max_length]
+    if not fitting:
+        raise ValueError(f"every example is longer than max_length {max_length}: raise it")
+    if len(fitting) < len(examples):
+        _log.warning(
+            "%d examples are left out: %d have a mask of 0 only, %d are longer than %d tokens",
+            len(examples) - len(fitting),
+            len(examples) - len(taught),
+            len(taught) - len(fitting),
+            max_length,
+        )
+    return fitting
+
+
+def _labelled(example: Mapping[str, Any]) -> dict[str, list[int]]:
+    """As TRL trains on it without touching it: the label -100 has no loss."""
+    ids = list(example["input_ids"])
+    return {
+        "input_ids": ids,
+        "labels": [token if taught else -100 for token, taught in zip(ids, example["completion_mask"], strict=True)],
+    }
+
+
+def _fingerprint(examples: "Sequence[Example]") -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([list(example["input_ids"]), list(example["completion_mask"])]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _load_tokenizer(model: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the tokenizer of {model}: {error}") from error

@@ -1,0 +1,212 @@
+"""Training, for real, on a model of a few thousand parameters: it learns what it should and only that, and survives a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentdistill.model import ModelError
+from agentdistill.training import TrainConfig, train
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+TINY = TrainConfig(method="full", learning_rate=1e-2, epochs=3, batch_size=4, seed=1)
+LORA = replace(TINY, method="lora", rank=8, alpha=16, epochs=30)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2 of two layers, with a tokenizer of one token per character."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("base")
+    vocabulary = {chr(i): i for i in range(32, 127)} | {chr(i): i for i in range(32)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=" "))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="\x03", pad_token="\x00").save_pretrained(path)
+    config = Qwen2Config(
+        vocab_size=128,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def example(prompt: str, completion: str) -> dict[str, list[int]]:
+    ids = [ord(c) for c in prompt + completion]
+    return {"input_ids": ids, "completion_mask": [0] * len(prompt) + [1] * len(completion)}
+
+
+EXAMPLES = [example(f"{a}+{b}=", f"{a + b}\x03") for a in range(4) for b in range(4)]
+
+
+def losses(model: Path, examples: list[dict[str, list[int]]]) -> list[float]:
+    """Mean loss of each example's completion: the oracle, by plain torch."""
+    from transformers import AutoModelForCausalLM
+
+    student = AutoModelForCausalLM.from_pretrained(model).eval()
+    found = []
+    for e in examples:
+        ids = torch.tensor([e["input_ids"]])
+        with torch.no_grad():
+            logprobs = student(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        each = -logprobs.gather(1, ids[0, 1:, None])[:, 0]
+        found.append(each[torch.tensor(e["completion_mask"][1:], dtype=torch.bool)].mean().item())
+    return found
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("config", [TINY, LORA], ids=["full", "lora"])
+def test_the_student_learns_and_can_be_loaded(base: Path, tmp_path: Path, config: TrainConfig) -> None:
+    from transformers import AutoTokenizer
+
+    student = train(EXAMPLES, base, tmp_path / "student", config, progress=False)
+    record = json.loads((tmp_path / "student" / "train.json").read_text())
+    assert record["result"]["steps"] == len(EXAMPLES) / config.batch_size * config.epochs
+    assert record["run"]["learning_rate"] == config.learning_rate
+    assert mean(losses(student, EXAMPLES)) < mean(losses(base, EXAMPLES)) - 0.05
+    assert AutoTokenizer.from_pretrained(student).encode("1+1") == AutoTokenizer.from_pretrained(base).encode("1+1")
+    assert not (tmp_path / "student" / "checkpoints").exists()
+
+
+def test_the_adapter_and_the_merged_model_are_the_same_student(base: Path, tmp_path: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    merged = train(EXAMPLES, base, tmp_path / "student", LORA, progress=False)
+    ids = torch.tensor([EXAMPLES[5]["input_ids"]])
+    with torch.no_grad():
+        adapted = (
+            AutoPeftModelForCausalLM.from_pretrained(tmp_path / "student" / "adapter").eval()(input_ids=ids).logits
+        )
+        whole = AutoModelForCausalLM.from_pretrained(merged).eval()(input_ids=ids).logits
+    torch.testing.assert_close(adapted, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_masked_tokens_have_no_loss(base: Path, tmp_path: Path) -> None:
+    """Tokens under the mask may be anything that a causal model does not see before it answers: the weights come out the same."""
+    from safetensors.torch import load_file
+
+    def weights(name: str, tail: str) -> dict[str, "torch.Tensor"]:
+        examples = [
+            {
+                "input_ids": [*e["input_ids"], *map(ord, tail)],
+                "completion_mask": [*e["completion_mask"], *([0] * len(tail))],
+            }
+            for e in EXAMPLES
+        ]
+        student = train(examples, base, tmp_path / name, replace(TINY, epochs=1), progress=False)
+        return load_file(student / "model.safetensors")
+
+    one, other = weights("one", "abc"), weights("other", "xyz")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    untouched = load_file(base / "model.safetensors")
+    assert not torch.equal(one["model.layers.0.mlp.up_proj.weight"], untouched["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_the_loss_is_the_oracles(base: Path, tmp_path: Path) -> None:
+    """What is reported before the first update is the mean over the batch's taught tokens."""
+    config = replace(TINY, batch_size=16, epochs=1)
+    train(EXAMPLES, base, tmp_path / "student", config, progress=False)
+    tokens = [sum(e["completion_mask"]) for e in EXAMPLES]
+    expected = sum(loss * n for loss, n in zip(losses(base, EXAMPLES), tokens, strict=True)) / sum(tokens)
+    reported = json.loads((tmp_path / "student" / "train.json").read_text())["result"]["losses"]
+    assert reported == [pytest.approx(expected, abs=1e-3)]
+
+
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_training import EXAMPLES, TINY, train
+from dataclasses import replace
+train(EXAMPLES, sys.argv[2], sys.argv[3], replace(TINY, epochs=30, save_steps=20), progress=False)
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(base: Path, tmp_path: Path) -> None:
+    output = tmp_path / "student"
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(base), str(output)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(output.glob("checkpoints/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert json.loads((output / "train.json").read_text())["result"] is None
+    config = replace(TINY, epochs=30, save_steps=20)
+    student = train(EXAMPLES, base, output, config, progress=False)
+    result = json.loads((output / "train.json").read_text())["result"]
+    assert result["steps"] == 120
+    assert "checkpoint-" in result["resumed_from"]
+    straight = train(EXAMPLES, base, tmp_path / "straight", config, progress=False)
+    assert mean(losses(student, EXAMPLES)) == pytest.approx(mean(losses(straight, EXAMPLES)), abs=0.05)
+
+
+def test_a_finished_run_is_not_run_again(base: Path, tmp_path: Path) -> None:
+    output = tmp_path / "student"
+    student = train(EXAMPLES, base, output, TINY, progress=False)
+    written = (student / "model.safetensors").stat().st_mtime_ns
+    assert train(EXAMPLES, base, output, TINY, progress=False) == student
+    assert (student / "model.safetensors").stat().st_mtime_ns == written
+
+
+USELESS = [
+    pytest.param([], TINY, "no example", id="none"),
+    pytest.param(
+        [{"input_ids": [1, 2], "completion_mask": [1, 0]}], TINY, "masks of all examples are 0", id="all-masked"
+    ),
+    pytest.param([{"input_ids": [1], "completion_mask": [1, 1]}], TINY, "same length", id="mask-length"),
+    pytest.param([example("a", "b" * 50)], replace(TINY, max_length=20), "longer than max_length 20", id="too-long"),
+    pytest.param([{"input_ids": [1, 999], "completion_mask": [0, 1]}], TINY, "token id 999", id="foreign-tokens"),
+]
+
+
+@pytest.mark.parametrize(("examples", "config", "message"), USELESS)
+def test_examples_that_teach_nothing_are_refused(
+    base: Path, tmp_path: Path, examples: list[dict[str, list[int]]], config: TrainConfig, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(examples, base, tmp_path / "student", config, progress=False)
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        train(EXAMPLES, tmp_path / "nowhere", tmp_path / "student", TINY)
+
+
+def test_a_folder_of_another_run_is_refused(base: Path, tmp_path: Path) -> None:
+    output = tmp_path / "student"
+    train(EXAMPLES, base, output, TINY, progress=False)
+    with pytest.raises(ValueError, match="another run .*learning_rate 0.01, not 0.001"):
+        train(EXAMPLES, base, output, replace(TINY, learning_rate=1e-3), progress=False)
+    with pytest.raises(ValueError, match="another run .*data"):
+        train(EXAMPLES[1:], base, output, TINY, progress=False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(ValueError, match="not empty"):
+        train(EXAMPLES, base, tmp_path / "other", TINY, progress=False)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rank": 0}, {"dropout": 1.0}, {"learning_rate": -1.0}, {"save_steps": 0}, {"device_batch_size": 3}]
+)
+def test_settings_that_cannot_be(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TrainConfig(**wrong)  # type: ignore[arg-type]
