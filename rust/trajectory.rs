@@ -176,6 +176,9 @@ impl TrajectoryWriter {
         let run: Map<String, Value> =
             serde_json::from_str(run).map_err(|error| Error::Argument(format!("run is not a JSON object: {error}")))?;
         let file = OpenOptions::new().read(true).append(true).create(true).open(path).at(path)?;
+        if !file.metadata().at(path)?.is_file() {
+            return Err(Error::trajectory(path, "this is not a regular file; choose another path"));
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -65,6 +65,44 @@ async def test_greedy_is_what_transformers_generates(
         assert generation == Generation([completion], prompt, len(prompt), len(ids))
 
 
+async def test_a_conversation_that_goes_on(
+    model: TransformersModel, oracle: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read in earlier turns is not read again, and changes nothing: ten conversations of four turns."""
+    read: list[int] = []
+    forward = model._decoder._forward
+    monkeypatch.setattr(model._decoder, "_forward", lambda *a: (read.append(sum(map(len, a[1]))), forward(*a))[1])
+
+    async def talk(number: int) -> None:
+        messages = ask(f"{number} " + "word " * 3 * number)
+        for turn in range(4):
+            n = 1 if number % 2 else 3
+            generation = await model.generate(messages, Sampling(0.6 * (n > 1), max_tokens=12 + turn, seed=1), n=n)
+            prompt, (first, *_) = generation.prompt_token_ids, generation.completions
+            if n == 1:
+                assert first.token_ids == oracle(prompt, 12 + turn)
+            # Some go on with what the model said, some with something else.
+            said = first.text if number % 3 else "Nothing."
+            messages = [*messages, Message("assistant", said), Message("user", f"Observation: {turn}")]
+
+    await asyncio.gather(*(talk(number) for number in range(10)))
+    alone = await model.generate(ask("9 " + "word " * 27), Sampling(max_tokens=1))
+    assert sum(read) < 10 * (alone.prompt_tokens + 4 * 80) + 10 * 4 * 3 * 16
+
+
+async def test_what_is_kept_is_bounded(model: TransformersModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model._decoder, "_KEPT_BYTES", 100_000)
+    await asyncio.gather(*(model.generate(ask(str(number) * 50), Sampling(max_tokens=2)) for number in range(30)))
+    kept = model._decoder._kept.values()
+    assert 0 < len(kept) < 10
+    assert sum(each.keys.nbytes + each.values.nbytes for each in kept) <= 100_000
+    monkeypatch.setattr(model._decoder, "_IDLE_SECONDS", 0.01)
+    await model.generate(ask("a"), Sampling(max_tokens=2))
+    await asyncio.sleep(0.2)
+    assert not model._decoder._kept
+    assert (await model.generate(ask("a"), Sampling(max_tokens=2))).completion_tokens == 2
+
+
 async def test_a_seed_draws_the_same_in_any_company(model: TransformersModel) -> None:
     sampling = Sampling(temperature=0.8, top_p=0.9, max_tokens=40, seed=3)
     alone = await model.generate(ask("a"), sampling, n=5)

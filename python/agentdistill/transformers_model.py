@@ -244,10 +244,12 @@ class _Decoder:
         """Run ``network`` over the next tokens of the rows from ``first`` on: each sees its own row up to itself."""
         used = int(positions.max()) + 1
         self._slots.place(first, positions, used)
+        hidden = torch.arange(used, device=positions.device) > positions[:, :, None]
+        mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=positions.device)
         return network(
             input_ids=torch.tensor(ids, device=positions.device),
             position_ids=positions,
-            attention_mask=(torch.arange(used, device=positions.device) <= positions[:, :, None])[:, None],
+            attention_mask=mask.masked_fill_(hidden, -torch.inf)[:, None],
             past_key_values=self._slots,
             use_cache=True,
         )

@@ -7,11 +7,13 @@ use crate::action::{Action, ParseFailure, ParseFailureKind, Parsed, SpanKind};
 use crate::observation::Observation;
 use crate::vote::Vote;
 
+/// What a completion wants to do. Total: any string gives an Action or a ParseFailure.
 #[pyfunction]
 pub fn parse_action(py: Python<'_>, completion: AnyText) -> Parsed {
     py.detach(|| crate::action::parse_action(&completion.0))
 }
 
+/// The majority over what candidates did; failures have no vote. ``compat="reference"`` votes as the paper's code.
 #[pyfunction]
 #[pyo3(signature = (observations, *, compat = None))]
 pub fn vote(py: Python<'_>, observations: Vec<Candidate>, compat: Option<&str>) -> PyResult<Vote> {

@@ -14,11 +14,16 @@ use crate::retrieval::{Bm25Builder, Bm25Index, JsonlPassages, Passage};
 /// Passages indexed between two looks at Python: its progress callback, its signals.
 const BATCH: usize = 10_000;
 
+/// BM25 (k1 1.2, b 0.75) over passages on disk. A query is a bag of words: any string is a valid one.
 #[pyclass(frozen, name = "Bm25Index", module = "agentdistill._core")]
 pub struct PyBm25Index(pub Arc<Bm25Index>);
 
 #[pymethods]
 impl PyBm25Index {
+    /// Index ``(id, title, text)`` triples, or a JSONL file with ``id|_id``, ``title``, ``text`` or ``contents``.
+    ///
+    /// ``progress`` is called now and then with the number of passages read. The index appears at ``path`` only when
+    /// complete. Raises RetrievalError (with file and line for a bad line; for a path that exists).
     #[staticmethod]
     #[pyo3(signature = (passages, path, *, overwrite = false, skip_bad = false, progress = None))]
     fn build(
@@ -50,23 +55,27 @@ impl PyBm25Index {
         Ok(Self(Arc::new(py.detach(|| builder.finish(skipped))?)))
     }
 
+    /// Open an index. Raises RetrievalError when there is none, or one of another version.
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         Ok(Self(Arc::new(py.detach(|| Bm25Index::open(&path))?)))
     }
 
+    /// The ``k`` passages of highest score, best first.
     #[pyo3(signature = (query, k = 3))]
     fn search(&self, py: Python<'_>, query: AnyText, k: i64) -> PyResult<Vec<Passage>> {
         let k = natural(k)?;
         Ok(py.detach(|| self.0.search(&query.0, k))?)
     }
 
+    /// ``search`` for many queries, in parallel on all cores.
     #[pyo3(signature = (queries, k = 3))]
     fn search_batch(&self, py: Python<'_>, queries: Vec<AnyText>, k: i64) -> PyResult<Vec<Vec<Passage>>> {
         let k = natural(k)?;
         Ok(py.detach(|| self.0.search_batch(&queries, k))?)
     }
 
+    /// What is known of the index: ``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``analyzer``.
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let info = PyDict::new(py);
         let metadata = self.0.metadata();

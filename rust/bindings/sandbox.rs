@@ -18,6 +18,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PySandbox>()
 }
 
+/// What one cell may use: ``seconds`` of time (then TimeoutError is raised in it, and ``hard_seconds`` later it is killed),
+/// ``memory_mb`` MiB beyond the interpreter's own, ``stdout_chars`` characters of output, ``tool_calls`` calls of tools.
 #[pyclass(frozen, eq, name = "Limits", module = "agentdistill._core")]
 #[derive(Clone, PartialEq)]
 struct PyLimits(Limits);
@@ -72,15 +74,18 @@ impl PyLimits {
     }
 }
 
+/// An immutable value: the whole interpreter after some cells. Using it twice is a fork.
 #[pyclass(frozen, name = "State", module = "agentdistill._core")]
 pub struct PyState(pub State);
 
 #[pymethods]
 impl PyState {
+    /// The State as bytes, for this build's guest. About 20 kB for a few variables.
     fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &py.detach(|| self.0.to_bytes()))
     }
 
+    /// The State that ``to_bytes`` gave. Raises SandboxError when the bytes are damaged or of another guest.
     #[staticmethod]
     fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
         // Copied, since `data` is Python's and may only be read while attached.
@@ -88,6 +93,7 @@ impl PyState {
         Ok(Self(py.detach(|| State::from_bytes(&data))?))
     }
 
+    /// Memory held beyond the base image, in bytes.
     #[getter]
     fn nbytes(&self) -> usize {
         self.0.nbytes()
@@ -98,6 +104,9 @@ impl PyState {
     }
 }
 
+/// Isolated CPython 3.14 (WASM). Thread-safe; a cell can reach its tools and nothing else.
+///
+/// ``tools``: name -> Bm25Index (answers natively, without the GIL), or a callable of JSON-able arguments.
 #[pyclass(frozen, name = "Sandbox", module = "agentdistill._core")]
 pub struct PySandbox(pub Sandbox);
 
@@ -122,17 +131,20 @@ impl PySandbox {
         Ok(Self(py.detach(|| Sandbox::new(named, limits, seed, threads))?))
     }
 
+    /// The State before any cell.
     #[getter]
     fn initial(&self) -> PyState {
         PyState(self.0.initial().clone())
     }
 
+    /// Run one cell from ``state``; return what it did and the State after it. ``state`` stays as it is.
     fn run(&self, py: Python<'_>, state: &Bound<'_, PyState>, code: String) -> PyResult<(Observation, PyState)> {
         let mut results = self.run_cells(py, vec![(state.get().0.clone(), code)])?;
         let (observation, state) = results.pop().expect("a result for the cell");
         Ok((observation, PyState(state)))
     }
 
+    /// Run each cell from its own State, in parallel; the same State may stand in many.
     fn run_many(&self, py: Python<'_>, cells: Vec<(Py<PyState>, String)>) -> PyResult<Vec<(Observation, PyState)>> {
         let cells = cells.into_iter().map(|(state, code)| (state.get().0.clone(), code)).collect();
         let results = self.run_cells(py, cells)?;

@@ -11,6 +11,7 @@ use crate::sandbox::{Sandbox, State};
 use crate::self_consistency::{self, Runner};
 use crate::vote::Vote;
 
+/// Parse, run and vote for a batch of episodes, ``(state, completions)`` each, in one call without the GIL.
 #[pyfunction]
 #[pyo3(signature = (sandbox, episodes, *, compat = None, seed = 0))]
 pub fn self_consistent_steps(

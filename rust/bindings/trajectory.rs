@@ -16,11 +16,13 @@ use crate::trajectory::{
     self, Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, TrajectoryWriter, VERSION,
 };
 
+/// Read a JSONL file in parallel. A torn last line (a killed writer) is left out. Raises TrajectoryError.
 #[pyfunction]
 pub fn read_trajectories(py: Python<'_>, path: PathBuf) -> Result<Vec<Trajectory>> {
     py.detach(|| trajectory::read_trajectories(&path))
 }
 
+/// The ``run`` (JSON) that a trajectory file was opened with; None for a file without a header.
 #[pyfunction]
 pub fn read_header(py: Python<'_>, path: PathBuf) -> Result<Option<String>> {
     py.detach(|| trajectory::read_header(&path))
@@ -74,11 +76,13 @@ impl Trajectory {
         }
     }
 
+    /// The trajectory as one line of JSON.
     #[pyo3(name = "to_json")]
     fn py_to_json(&self, py: Python<'_>) -> String {
         py.detach(|| self.to_json())
     }
 
+    /// The trajectory that ``to_json`` gave. Raises TrajectoryError.
     #[staticmethod]
     #[pyo3(name = "from_json")]
     fn py_from_json(py: Python<'_>, line: &str) -> Result<Self> {
@@ -154,6 +158,7 @@ impl Candidate {
     }
 }
 
+/// Appends trajectories durably: one writer a file, each line whole and synced before ``append`` returns.
 #[pyclass(frozen, name = "TrajectoryWriter", module = "agentdistill._core")]
 pub struct PyTrajectoryWriter(Mutex<Option<TrajectoryWriter>>);
 
@@ -169,6 +174,7 @@ impl PyTrajectoryWriter {
         py.detach(|| Ok(self.writer().as_ref().ok_or_else(closed)?.done().clone()))
     }
 
+    /// Append whole lines and sync. Raises OSError (a full disk); then nothing of this call is in the file.
     fn append(&self, py: Python<'_>, trajectories: Vec<Py<Trajectory>>) -> PyResult<()> {
         py.detach(|| {
             let trajectories: Vec<&Trajectory> = trajectories.iter().map(Py::get).collect();
