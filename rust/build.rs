@@ -1,8 +1,8 @@
 //! Builds the guest, the CPython that runs inside the sandbox, and leaves it in OUT_DIR for rust/sandbox/guest.rs.
 //!
-//! componentize-py makes a WASM component from rust/sandbox/guest; its memory is cut out as an image and its loops get a
-//! stop check (guest/rewrite.rs); Cranelift compiles the rest for the target. That takes half a minute, so the result is
-//! kept under the target folder by a hash of all that goes into it. No Python is needed when it is there.
+//! componentize-py makes a WASM component from rust/sandbox/guest; its memory is cut out as an image and its loops get
+//! a stop check (guest/rewrite.rs); Cranelift compiles the rest for the target. That takes half a minute, so the result
+//! is kept under the target folder by a hash of all that goes into it. No Python is needed when it is there.
 
 use std::env;
 use std::error::Error;
@@ -112,8 +112,8 @@ fn pinned_versions() -> Result<Vec<String>> {
 
 fn componentize(work: &Path, pins: &[String]) -> Result<Vec<u8>> {
     let (python, packages) = find_python(pins)?;
-    // Copies, because componentize-py maps whole folders into the build (site-packages would bring far too much along) and
-    // the guest leaves its bytecode in them.
+    // Copies, because componentize-py maps whole folders into the build (site-packages would bring far too much along)
+    // and the guest leaves its bytecode in them.
     let guest = work.join("guest");
     copy_package(Path::new("rust/sandbox/guest"), &guest)?;
     let dependencies = work.join("packages");
@@ -136,7 +136,8 @@ fn componentize(work: &Path, pins: &[String]) -> Result<Vec<u8>> {
         .args(["app", "-o"])
         .arg(&component)
         .env("VIRTUAL_ENV", &nothing);
-    // Twice: the first run compiles the packages, the second finds the bytecode, and a sixth less garbage is in the image.
+    // Twice: the first run compiles the packages, the second finds the bytecode, and a sixth less garbage is in the
+    // image.
     for _ in 0..2 {
         let run = command.output()?;
         if !run.status.success() {
@@ -187,8 +188,8 @@ print(*sympy.__path__, *mpmath.__path__, sep='\\n')";
     }
     let pins = pins.join(" ");
     Err(format!(
-        "no Python with its packages. Tried:{tried}\nInstall them (`pip install {pins}`, best into .venv), or name a Python \
-         that has them in AGENTDISTILL_GUEST_PYTHON."
+        "no Python with its packages. Tried:{tried}\nInstall them (`pip install {pins}`, best into .venv), or name a \
+         Python that has them in AGENTDISTILL_GUEST_PYTHON."
     )
     .into())
 }
@@ -218,8 +219,8 @@ fn facts(image: &[u8], hash: &[u8]) -> Result<String> {
     };
     // The beacon of guest/app.py: 32 bytes to know it by, the flag "a cell is running", the address of TimeoutError.
     let beacon = find_once(image, &std::array::from_fn::<u8, 32, _>(|i| (i * 37 + 11) as u8))?;
-    // _Py_DebugOffsets (CPython 3.14, pycore_debug_offsets.h), at the start of _PyRuntime: magic, version, then sizes and
-    // offsets of 8 bytes each.
+    // _Py_DebugOffsets (CPython 3.14, pycore_debug_offsets.h), at the start of _PyRuntime: magic, version, then sizes
+    // and offsets of 8 bytes each.
     let runtime = find_once(image, b"xdebugpy")?;
     if u32_at(runtime + 8)? >> 16 != 0x030e {
         return Err("the guest is not CPython 3.14: the places of its thread state must be looked up again".into());
@@ -231,13 +232,10 @@ fn facts(image: &[u8], hash: &[u8]) -> Result<String> {
     if u32_at(thread + interpreter_offset)? != interpreter {
         return Err("the guest's thread state is not where it was expected".into());
     }
+    // Their meaning: rust/sandbox/guest.rs.
     Ok(format!(
-        "/// Length of the image.\nconst IMAGE_LEN: usize = {};\n\
-         /// SHA-256 of code.zst and image.zst.\nconst HASH: [u8; 32] = {:?};\n\
-         /// Not 0 while a cell is running; the byte after it says that the host sent a TimeoutError.\nconst IN_CELL: u32 = {};\n\
-         /// Where CPython's thread state has the exception sent by another thread.\nconst ASYNC_EXCEPTION: u32 = {};\n\
-         /// Where it has the bits that make the interpreter look.\nconst EVAL_BREAKER: u32 = {};\n\
-         /// The object TimeoutError.\nconst TIMEOUT_ERROR: u32 = {};\n",
+        "const IMAGE_LEN: usize = {};\nconst HASH: [u8; 32] = {:?};\nconst IN_CELL: u32 = {};\n\
+         const ASYNC_EXCEPTION: u32 = {};\nconst EVAL_BREAKER: u32 = {};\nconst TIMEOUT_ERROR: u32 = {};\n",
         image.len(),
         hash,
         beacon + 32,

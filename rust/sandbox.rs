@@ -3,35 +3,35 @@
 //! # A State is a value
 //!
 //! Other sandboxes are processes to look after. Here [`State`] is an immutable value: running a cell from it gives an
-//! [`Observation`] and the next State, and leaves the old one as it was. So a fork is using a State twice, going back is
-//! using an older one, N candidates of a step start from the same one in parallel and cannot see one another, and a State
-//! can be kept, written to disk and entered again.
+//! [`Observation`] and the next State, and leaves the old one as it was. So a fork is using a State twice, going back
+//! is using an older one, N candidates of a step start from the same one in parallel and cannot see one another, and a
+//! State can be kept, written to disk and entered again.
 //!
 //! How: the guest is CPython 3.14 compiled to WASM, and between two cells all of it is in one linear memory, the code's
-//! globals being constants. A State is the difference between that memory and the image that all States start from: some
-//! 20 kB for a few variables, in lines of 64 bytes (memory.rs). To run a cell, a worker takes an idle slot, an instance of
-//! the guest (guest.rs), makes its memory hold the State, unless it is the one that the slot holds already, calls `run` in
-//! it, and captures the difference again. Slots map the image copy-on-write and are reused: a fresh instance for each cell
-//! would be ten times slower, and page faults would keep it from scaling. A slot that has grown can only take States of its
-//! own size and a slot that trapped can take none, so both are thrown away.
+//! globals being constants. A State is the difference between that memory and the image that all States start from:
+//! some 20 kB for a few variables, in lines of 64 bytes (memory.rs). To run a cell, a worker takes an idle slot, an
+//! instance of the guest (guest.rs), makes its memory hold the State, unless it is the one that the slot holds already,
+//! calls `run` in it, and captures the difference again. Slots map the image copy-on-write and are reused: a fresh
+//! instance for each cell would be ten times slower, and page faults would keep it from scaling. A slot whose
+//! memory has grown serves only States of that size, and one that trapped serves none.
 //!
-//! Everything the guest can learn comes from its State: its clock and its random bytes are computed (host.rs), so the same
-//! cells from the same seed observe the same, on any thread. The hash seed is fixed when the guest is built.
+//! Everything the guest can learn comes from its State: its clock and its random bytes are computed (host.rs), so the
+//! same cells from the same seed observe the same, on any thread. The hash seed is fixed when the guest is built.
 //!
-//! Cells run on threads of this module, which have the stacks that deep recursion needs; the thread that called waits, and
-//! is the watchdog meanwhile: it sends TimeoutError into a cell that takes too long, as CPython's own
+//! Cells run on threads of this module, which have the stacks that deep recursion needs; the thread that called waits,
+//! and is the watchdog meanwhile: it sends TimeoutError into a cell that takes too long, as CPython's own
 //! PyThreadState_SetAsyncExc does, and stops one that goes on regardless, by a word that every loop of the guest reads.
 //!
 //! # Threat model
 //!
-//! A cell is hostile: it may do whatever WASM can do to its own memory, the interpreter and the code around it included.
-//! It must not read or write anything of the host or of another State, nor keep the host from going on. What stands
-//! between is WASM (wasmtime checks every access to lie within the memory, every call to have its type) and the list of
-//! imports in host.rs, where anything not listed kills the cell. What a cell can do: use its time, memory, stack and output
-//! up to [`Limits`], call its tools with any JSON up to a number of times, and ruin its own State, where its report is as
-//! forgeable as anything else. So an Observation is a claim of the cell about itself, and never believed to be more.
-//! Not guarded against: hardware side channels (the clock it has is not a clock), and tools that do what they are told.
-//! Memory is bounded a cell, not a process: callers bound how many States they keep.
+//! A cell is hostile: it may do whatever WASM can do to its own memory, the interpreter and the code around it
+//! included. It must not read or write anything of the host or of another State, nor keep the host from going on. What
+//! stands between is WASM (wasmtime checks every access to lie within the memory, every call to have its type) and the
+//! list of imports in host.rs, where anything not listed kills the cell. What a cell can do: use its time, memory,
+//! stack and output up to [`Limits`], call its tools with any JSON up to a number of times, and ruin its own State,
+//! where its report is as forgeable as anything else. So an Observation is a claim of the cell about itself, and never
+//! believed to be more. Not guarded against: hardware side channels (the clock it has is not a clock), and tools that
+//! do what they are told. Memory is bounded a cell, not a process: callers bound how many States they keep.
 //!
 //! What differs from CPython: no files, sockets, threads and processes; `time.sleep` moves the clock and does not wait;
 //! warnings are silent and stderr is stdout; integers and pointers are those of a 32-bit platform in `sys.maxsize` and
@@ -256,8 +256,8 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// `seed` fixes what is random in the cells; `threads` is how many of [`Sandbox::run_many`]'s cells run at once (all
-    /// cores when None). The first Sandbox of a process loads the guest, which takes some 100 ms.
+    /// `seed` fixes what is random in the cells; `threads` is how many of [`Sandbox::run_many`]'s cells run at once
+    /// (all cores when None). The first Sandbox of a process loads the guest, which takes some 100 ms.
     pub fn new(tools: Tools, limits: Limits, seed: u64, threads: Option<usize>) -> crate::Result<Self> {
         limits.check()?;
         if threads == Some(0) {
@@ -299,8 +299,8 @@ impl Sandbox {
         self.run_many_until(cells, &|| false)
     }
 
-    /// The same; `interrupted` is asked every 50 ms, and ends it when true: running cells are killed, without waiting for a
-    /// tool that they are in.
+    /// The same; `interrupted` is asked every 50 ms, and ends it when true: running cells are killed, without waiting
+    /// for a tool that they are in.
     pub fn run_many_until(
         &self,
         cells: Vec<(State, String)>,

@@ -80,7 +80,11 @@ def test_what_one_state_poisons_no_other_sees(sandbox: Sandbox, poison: str) -> 
         ("open('/etc/passwd')", "exception", "FileNotFoundError"),
         ("import socket; socket.create_connection(('10.0.0.1', 80))", "exception", "OSError: there is no network"),
         ("import subprocess; subprocess.run(['ls'])", "exception", "OSError"),
-        ("import threading; threading.Thread(target=print).start()", "exception", "RuntimeError: can't start new thread"),
+        (
+            "import threading; threading.Thread(target=print).start()",
+            "exception",
+            "RuntimeError: can't start new thread",
+        ),
     ],
 )
 def test_each_end_has_its_kind_and_spares_the_state(code: str, kind: str, part: str) -> None:
@@ -132,7 +136,7 @@ def test_tools_are_plain_functions() -> None:
     ("code", "answer", "as_json"),
     [
         ("final_answer(42)\nprint('never')", "42", "42"),
-        ("try:\n    final_answer({'a': [1.5, None]})\nexcept Exception:\n    print('never')", "{'a': [1.5, None]}", '{"a": [1.5, null]}'),
+        ("try: final_answer({'a': [1.5]})\nexcept Exception: print('never')", "{'a': [1.5]}", '{"a": [1.5]}'),
         ("final_answer('é')", "é", '"é"'),
         ("import sympy\nfinal_answer(sympy.Rational(1, 3))", "1/3", None),
         ("final_answer(float('nan'))", "nan", None),
@@ -163,7 +167,7 @@ def test_a_traceback_names_the_lines_of_its_cells(sandbox: Sandbox) -> None:
     [
         ("import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int = 1\nP()", "P(x=1)"),
         ("import pickle\nclass Q: pass\npickle.loads(pickle.dumps(Q())).__class__ is Q", "True"),
-        ("import asyncio\nasync def f():\n    await asyncio.sleep(60)\n    return 5\nasyncio.run(asyncio.wait_for(f(), 99))", "5"),
+        ("import asyncio as a\nasync def f():\n    await a.sleep(60)\n    return 5\na.run(a.wait_for(f(), 99))", "5"),
         ("import time\nt = time.time()\ntime.sleep(3600)\nround(time.time() - t)", "3600"),
         ("from sympy import symbols, solve\nx = symbols('x')\nsolve(x**2 - 2)", "[-sqrt(2), sqrt(2)]"),
         ("import mpmath\nmpmath.mp.dps = 30\nstr(mpmath.pi)", "'3.14159265358979323846264338328'"),
@@ -217,7 +221,10 @@ def test_states_survive_as_bytes(sandbox: Sandbox) -> None:
 
 
 def test_the_same_cells_observe_the_same() -> None:
-    cells = ["import random, time\nprint(random.random(), time.time())", "print({str(i) for i in range(20)}, id(cells))"]
+    cells = [
+        "import random, time\nprint(random.random(), time.time())",
+        "print({str(i) for i in range(20)}, id(cells))",
+    ]
 
     def observed(sandbox: Sandbox) -> list[Observation]:
         state, seen = sandbox.initial, []

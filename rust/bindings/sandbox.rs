@@ -1,5 +1,5 @@
-//! Sandbox, State and Limits for Python. The GIL is released around everything that runs cells; a Python tool takes it for
-//! its own call, so nothing here waits while attached.
+//! Sandbox, State and Limits for Python. The GIL is released around everything that runs cells; a Python tool takes it
+//! for its own call, so nothing here waits while attached.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

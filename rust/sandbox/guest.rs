@@ -1,8 +1,8 @@
 //! The guest: CPython compiled to machine code by build.rs, loaded once a process, and the slots it runs in.
 //!
-//! A [`Slot`] is one instance of it. It is reused for cell after cell and State after State, since between two cells the
-//! memory is all there is: every global of the code is a constant, or the stack pointer, which is back at its start. A
-//! slot whose guest trapped in the middle of a call is never entered again.
+//! A [`Slot`] is one instance of it. It is reused for cell after cell and State after State, since between two cells
+//! the memory is all there is: every global of the code is a constant, or the stack pointer, which is back at its
+//! start. A slot whose guest trapped in the middle of a call is never entered again.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
@@ -18,6 +18,10 @@ use super::engine::{self, STOP_WORD};
 use super::host::{self, Host};
 use super::memory::{self, Delta, Image, Mapping};
 
+// What build.rs found in the image. IMAGE_LEN: its bytes. HASH: SHA-256 of code.zst and image.zst. Addresses in the
+// guest's memory: IN_CELL, a byte that is not 0 while a cell runs, and after it one that says whether the host sent
+// TimeoutError; of CPython's thread state ASYNC_EXCEPTION, the exception sent from outside, and EVAL_BREAKER, the bits
+// that make the interpreter look; TIMEOUT_ERROR, the class itself.
 include!(concat!(env!("OUT_DIR"), "/facts.rs"));
 static CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/code.zst"));
 static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/image.zst"));
@@ -47,7 +51,8 @@ impl Guest {
         }
         let mut config = engine::config();
         config.with_host_memory(Arc::new(memory::Creator));
-        config.async_stack_size(GUEST_STACK).max_wasm_stack(GUEST_STACK); // nothing is async, but it checks the one against the other
+        // Nothing here is async, but wasmtime checks the one against the other.
+        config.async_stack_size(GUEST_STACK).max_wasm_stack(GUEST_STACK);
         let engine = Engine::new(&config)?;
         let code = zstd::decode_all(CODE).map_err(SandboxError::Memory)?;
         // SAFETY: build.rs compiled it, and the hash says that it still is what build.rs wrote.
@@ -111,7 +116,8 @@ impl Slot {
 
     /// What the memory holds now.
     pub fn capture(&mut self) -> Delta {
-        // SAFETY: as in `restore`; `written` is as `enter` found it at its end, and restoring has changed no other page.
+        // SAFETY: as in `restore`; `written` is as `enter` found it at its end, and restoring has changed no other
+        // page.
         let delta = unsafe { self.mapping.capture(&self.written) };
         self.held.clone_from(&delta.pages);
         delta
@@ -122,8 +128,8 @@ impl Slot {
         self.written.len()
     }
 
-    /// Runs a cell with this host; gives the host back with what the guest reported. After a [`Death`] the slot is of no
-    /// use any more.
+    /// Runs a cell with this host; gives the host back with what the guest reported. After a [`Death`] the slot is of
+    /// no use any more.
     pub fn run(&mut self, host: Host, code: &str, stdout_chars: u32) -> (Host, Result<Report, Death>) {
         self.enter(host, |slot| Ok(slot.run.call(&mut slot.store, (code.to_string(), stdout_chars))?.0))
     }

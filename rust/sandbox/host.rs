@@ -1,8 +1,8 @@
 //! The wall: all that the guest can ask of the host.
 //!
-//! Its world has two imports, call-tool and sleep. Of WASI it gets a clock, random bytes and empty answers about arguments,
-//! environment and folders; every other import traps, and a trap kills the cell. Clock and random bytes are computed from
-//! the State, so that the same cells see the same.
+//! Its world has two imports, call-tool and sleep. Of WASI it gets a clock, random bytes and empty answers about
+//! arguments, environment and folders; every other import traps, and a trap kills the cell. Clock and random bytes are
+//! computed from the State, so that the same cells see the same.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! The guest's memory: a private mapping of one shared image, and the difference to it.
 //!
-//! All slots map the same sealed image copy-on-write, so a fresh memory costs nothing and a page costs something only when
-//! a cell writes to it. Linux tells which pages those are (/proc/self/pagemap); where it does not, the whole memory is
-//! compared with the image. A [`Delta`] is what differs, in lines of 64 bytes: small to keep, quick to put back.
+//! All slots map the same sealed image copy-on-write, so a fresh memory costs nothing and a page costs something only
+//! when a cell writes to it. Linux tells which pages those are (/proc/self/pagemap); where it does not, the whole
+//! memory is compared with the image. A [`Delta`] is what differs, in lines of 64 bytes: small to keep, quick to put
+//! back.
 //!
 //! Invariants. A mapping never moves and stays mapped as long as any [`Mapping`] handle lives, its slot's or the
 //! watchdog's. Only the slot's owner reads or writes it while no guest code runs ([`Mapping::capture`],
@@ -262,8 +263,8 @@ thread_local! {
     static PAGEMAP: RefCell<Option<Pagemap>> = RefCell::new(Pagemap::open());
 }
 
-/// The kernel's table of this process's pages. One for each thread that runs cells: threads do not live through a fork, so
-/// it is never that of another process.
+/// The kernel's table of this process's pages. One for each thread that runs cells: threads do not live through a fork,
+/// so it is never that of another process.
 struct Pagemap {
     file: File,
     regions: Vec<Region>,
@@ -392,8 +393,9 @@ pub fn with_memory<T>(image: Arc<Image>, size: usize, instantiate: impl FnOnce()
     }
 }
 
-// SAFETY: memories have the size wasmtime asks for or more, never move, and the rest of the reservation and the guard behind
-// it stay without access. They are not zeroed: the image is what the guest's own data segments, cut out by build.rs, made.
+// SAFETY: memories have the size wasmtime asks for or more, never move, and the rest of the reservation and the guard
+// behind it stay without access. They are not zeroed: the image is what the guest's own data segments, cut out by
+// build.rs, made.
 unsafe impl MemoryCreator for Creator {
     fn new_memory(
         &self,

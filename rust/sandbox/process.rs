@@ -1,4 +1,5 @@
-//! What a process has once for all its sandboxes: the guest, idle slots, and threads with stacks deep enough to run it on.
+//! What a process has once for all its sandboxes: the guest, idle slots, and threads with stacks deep enough to run it
+//! on.
 //!
 //! A fork (Python's multiprocessing, data loaders) copies none of the threads, so the child makes its own.
 

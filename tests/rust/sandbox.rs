@@ -1,4 +1,5 @@
-//! The sandbox from Rust: States as values, native tools, limits. tests/test_sandbox.py has what needs Python as an oracle.
+//! The sandbox from Rust: States as values, native tools, limits. tests/test_sandbox.py has what needs Python as an
+//! oracle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ fn sandbox() -> Sandbox {
 }
 
 fn quick(limits: Limits) -> Sandbox {
-    let limits = Limits { seconds: 0.2, hard_seconds: 0.2, ..limits };
+    let limits = Limits { seconds: 0.5, hard_seconds: 0.3, ..limits };
     Sandbox::new(Tools::new(), limits, 0, None).unwrap()
 }
 
@@ -83,7 +84,7 @@ fn native_tools_take_and_give_json() {
         run("for i in range(9):\n    try:\n        search()\n    except ToolError as error:\n        pass\nstr(error)");
     assert_eq!(observation.kind, ObservationKind::Exception, "{observation:?}"); // `error` is gone after its block
     let observation = run(
-        "n = 0\nfor i in range(9):\n    try:\n        search()\n    except ToolError as error:\n        n += '3 times' in str(error)\nn",
+        "n = 0\nfor i in range(9):\n    try: search()\n    except ToolError as error: n += '3 times' in str(error)\nn",
     );
     assert_eq!((observation.value.as_deref(), observation.tool_calls.len()), (Some("6"), 3));
 }
@@ -98,10 +99,10 @@ fn limits_end_a_cell_and_spare_the_state() {
         (
             "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
             ObservationKind::Killed,
-            "0.2 s",
+            "0.3 s",
         ),
-        ("sum(range(10**12))", ObservationKind::Killed, "0.2 s"),
-        ("import re\nre.match('(a+)+$', 'a' * 40 + 'b')", ObservationKind::Killed, "0.2 s"),
+        ("sum(range(10**12))", ObservationKind::Killed, "0.3 s"),
+        ("import re\nre.match('(a+)+$', 'a' * 40 + 'b')", ObservationKind::Killed, "0.3 s"),
         ("raise TimeoutError('mine')", ObservationKind::Exception, "TimeoutError: mine"),
         ("b = 'a' * 10**9", ObservationKind::OutOfMemory, "MemoryError"),
         ("b = []\nwhile True: b.append('a' * 10**6)", ObservationKind::OutOfMemory, "MemoryError"),
@@ -114,7 +115,7 @@ fn limits_end_a_cell_and_spare_the_state() {
         let (observation, after) = sandbox.run(&state, code).unwrap();
         assert_eq!(observation.kind, kind, "{code}: {observation:?}");
         assert!(observation.error.as_deref().unwrap_or_default().contains(part), "{code}: {observation:?}");
-        assert!(observation.seconds < 2.0, "{code} took {} s", observation.seconds);
+        assert!(observation.seconds < 3.0, "{code} took {} s", observation.seconds);
         assert_eq!(value(&sandbox, &after, "x"), "1", "after {code}");
     }
     let (observation, _) = sandbox.run(&state, "print('a' * 1000 + 'b' * 1000)").unwrap();
@@ -164,7 +165,7 @@ fn a_tool_may_run_cells_itself() {
 
 #[test]
 fn the_same_seed_sees_the_same() {
-    let code = "import random, time, uuid, os\n(random.random(), time.time(), uuid.uuid4(), os.urandom(3), hash('a'), {'a', 'b', 'c'})";
+    let code = "import random, time, uuid, os\n(random.random(), time.time(), uuid.uuid4(), os.urandom(3), {'a', 'b'})";
     let seen = |seed, threads| {
         let sandbox = Sandbox::new(Tools::new(), Limits::default(), seed, Some(threads)).unwrap();
         let cells = vec![(sandbox.initial().clone(), code.to_string()); 4];

@@ -1,8 +1,8 @@
 """The Python side of the wall: runs cells in one namespace and reports what they did.
 
-This file runs once while the guest is built; the memory it leaves behind is the image every State starts from. So what it
-imports is what cells can import, and what it warms up stays warm. It guards nothing: a cell can reach and break all of it,
-and harms only its own State. The limits and the wall are the host's.
+This file runs once while the guest is built; the memory it leaves behind is the image every State starts from. So what
+it imports is what cells can import, and what it warms up stays warm. It guards nothing: a cell can reach and break all
+of it, and harms only its own State. The limits and the wall are the host's.
 """
 
 import ast
@@ -219,7 +219,8 @@ def run_cell(code: str, limit: int) -> Report:
     answer = None
     if answers:
         text, as_json = answers[0]
-        kind, value, failure, answer = Kind.FINAL_ANSWER, None, None, Answer(sendable(text), as_json and sendable(as_json))
+        answer = Answer(sendable(text), as_json and sendable(as_json))
+        kind, value, failure = Kind.FINAL_ANSWER, None, None
     stdout, dropped = output.take()
     return Report(kind, sendable(stdout), dropped, value, answer, failure)
 
@@ -261,9 +262,19 @@ def is_cell(file: str) -> bool:
     return file.startswith("<cell ")
 
 
+class Frames(traceback.StackSummary):
+    """Formats the same frame once: a recursion has a thousand, of which three are shown."""
+
+    def format_frame_summary(self, frame, **options):
+        key = (frame.filename, frame.lineno, frame.colno, frame.end_colno, frame.name)
+        if key not in self.__dict__:
+            self.__dict__[key] = super().format_frame_summary(frame, **options)
+        return self.__dict__[key]
+
+
 def hide_our_frames(report: traceback.TracebackException | None) -> None:
     while report is not None:
-        report.stack[:] = [frame for frame in report.stack if frame.filename != OURS]
+        report.stack = Frames(frame for frame in report.stack if frame.filename != OURS)
         report = report.__cause__ or report.__context__
 
 

@@ -3,6 +3,7 @@
 Left out: what needs a window, a terminal, a process, a thread or a socket, and what only serves Python's own tests.
 """
 
+import contextlib
 import importlib
 import pkgutil
 import sys
@@ -50,10 +51,8 @@ def attempt_all(package: str, left_out: set[str]) -> None:
 
 
 def attempt(name: str) -> None:
-    try:
+    with contextlib.suppress(ImportError, OSError, AttributeError, NotImplementedError):  # not on this platform
         importlib.import_module(name)
-    except (ImportError, OSError, AttributeError, NotImplementedError):  # not on this platform
-        pass
 
 
 def stub_ctypes() -> None:

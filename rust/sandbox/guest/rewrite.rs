@@ -1,5 +1,5 @@
-//! Takes the component that componentize-py made apart: its memory becomes an image beside the code, and the code learns
-//! to stop when told to.
+//! Takes the component that componentize-py made apart: its memory becomes an image beside the code, and the code
+//! learns to stop when told to.
 //!
 //! Inside the component one core module owns the one linear memory and has all the data segments; the others import it.
 
