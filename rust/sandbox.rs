@@ -333,9 +333,8 @@ fn first_state(tools: &Arc<Tools>, seed: u64) -> Result<State, SandboxError> {
             let host = Host { world: World { seed, ..World::default() }, tools, ..Host::idle() };
             let (host, outcome) = slot.set_up(host, seed, names);
             outcome.map_err(|_| SandboxError::GuestDamaged)?;
-            let (delta, written) = slot.capture();
-            let state = State::new(host.world, delta);
-            process.give_back(slot, &state, written);
+            let state = State::new(host.world, slot.capture());
+            process.give_back(slot, &state);
             Ok(state)
         });
         let _ = sender.send(made);
@@ -456,9 +455,8 @@ impl Batch {
         let (host, outcome) = slot.run(host, code, self.limits.stdout_chars as u32);
         let (mut observation, next) = match outcome {
             Ok(report) => {
-                let (delta, written) = slot.capture();
-                let next = State::new(host.world, delta);
-                process.give_back(slot, &next, written);
+                let next = State::new(host.world, slot.capture());
+                process.give_back(slot, &next);
                 (reported(report), next)
             }
             Err(death) => (self.killed(death), state.clone()),

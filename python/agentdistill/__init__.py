@@ -1,0 +1,93 @@
+"""Distil LLM agents into small models that think, search, run Python and answer.
+
+The names below are the whole public surface. The compiled core is imported at once (a few milliseconds); the Python parts
+are imported when first used, so that ``import agentdistill`` stays light and loads neither torch nor a model library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from agentdistill._core import (
+    Action,
+    AgentDistillError,
+    Bm25Index,
+    Candidate,
+    Limits,
+    Observation,
+    ParseFailure,
+    Passage,
+    RetrievalError,
+    Sandbox,
+    SandboxError,
+    State,
+    Step,
+    Trajectory,
+    TrajectoryError,
+    Vote,
+    __version__,
+    parse_action,
+    read_trajectories,
+    vote,
+)
+
+if TYPE_CHECKING:
+    from agentdistill.distillation import generate, select
+    from agentdistill.engine import rollout
+    from agentdistill.evaluation import evaluate
+    from agentdistill.model import ModelError, load_model
+    from agentdistill.task import Task, load_tasks
+    from agentdistill.training import train
+
+_LAZY = {
+    "Task": "task",
+    "load_tasks": "task",
+    "ModelError": "model",
+    "load_model": "model",
+    "rollout": "engine",
+    "generate": "distillation",
+    "select": "distillation",
+    "train": "training",
+    "evaluate": "evaluation",
+}
+
+__all__ = [
+    "Action",
+    "AgentDistillError",
+    "Bm25Index",
+    "Candidate",
+    "Limits",
+    "ModelError",
+    "Observation",
+    "ParseFailure",
+    "Passage",
+    "RetrievalError",
+    "Sandbox",
+    "SandboxError",
+    "State",
+    "Step",
+    "Task",
+    "Trajectory",
+    "TrajectoryError",
+    "Vote",
+    "__version__",
+    "evaluate",
+    "generate",
+    "load_model",
+    "load_tasks",
+    "parse_action",
+    "read_trajectories",
+    "rollout",
+    "select",
+    "train",
+    "vote",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

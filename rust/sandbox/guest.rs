@@ -68,7 +68,10 @@ impl Guest {
         let mapping = mapping.ok_or(SandboxError::GuestDamaged)?;
         let run = instance.get_typed_func(&mut store, "run")?;
         let set_up = instance.get_typed_func(&mut store, "set-up")?;
-        Ok(Slot { store, run, set_up, mapping })
+        let mut slot = Slot { store, run, set_up, mapping, written: Vec::new(), held: Vec::new() };
+        slot.mapping.find_written(&mut slot.written);
+        slot.capture();
+        Ok(slot)
     }
 }
 
@@ -78,24 +81,45 @@ pub struct Slot {
     run: TypedFunc<(String, u32), (Report,)>,
     set_up: TypedFunc<(u64, Vec<String>), ()>,
     mapping: Arc<Mapping>,
+    /// The pages that may differ from the image: the slot's own, which no other maps.
+    written: Vec<u32>,
+    /// The pages and lines that do, at the last restore or capture.
+    held: Vec<(u32, u64)>,
 }
 
 impl Slot {
+    /// A slot with so many more written pages than its next State needs is emptied, since each capture looks at all.
+    const MOST_SPARE: usize = 512;
+
     /// Bytes of memory; it cannot shrink.
     pub fn size(&self) -> usize {
         self.mapping.len()
     }
 
-    /// Makes the memory hold `delta`, which has the slot's size.
+    /// Makes the memory hold `delta`, which has the slot's size, where it holds what was restored or captured last.
     pub fn restore(&mut self, delta: &Delta) -> Result<(), SandboxError> {
-        // SAFETY: the guest runs only inside `run` and `set_up`, which need `&mut self` too.
-        unsafe { self.mapping.restore(delta) }.map_err(SandboxError::Memory)
+        if self.written.len() > delta.pages.len() + Self::MOST_SPARE {
+            // SAFETY: the guest runs only inside `enter`, which needs `&mut self` too.
+            unsafe { self.mapping.empty() }.map_err(SandboxError::Memory)?;
+            self.held.clear();
+        }
+        // SAFETY: as above; and `capture` follows each `enter`, or the slot is dropped.
+        unsafe { self.mapping.restore(&self.held, delta) };
+        self.held.clone_from(&delta.pages);
+        Ok(())
     }
 
-    /// What the memory holds now, and how many of its pages are in use.
-    pub fn capture(&mut self) -> (Delta, usize) {
-        // SAFETY: as in `restore`.
-        unsafe { self.mapping.capture() }
+    /// What the memory holds now.
+    pub fn capture(&mut self) -> Delta {
+        // SAFETY: as in `restore`; `written` is as `enter` found it at its end, and restoring has changed no other page.
+        let delta = unsafe { self.mapping.capture(&self.written) };
+        self.held.clone_from(&delta.pages);
+        delta
+    }
+
+    /// How many pages of memory are the slot's own.
+    pub fn written(&self) -> usize {
+        self.written.len()
     }
 
     /// Runs a cell with this host; gives the host back with what the guest reported. After a [`Death`] the slot is of no
@@ -119,6 +143,7 @@ impl Slot {
         let outcome =
             if turn.begin(&self.mapping) { call(self).map_err(|e| Death::of(&e)) } else { Err(Death::Stopped) };
         let stopped = turn.end();
+        self.mapping.find_written(&mut self.written);
         let host = std::mem::replace(self.store.data_mut(), Host::idle());
         (host, outcome.map_err(|death| if stopped { Death::Stopped } else { death }))
     }
@@ -184,12 +209,7 @@ impl Death {
     fn of(error: &wasmtime::Error) -> Self {
         match error.downcast_ref::<Trap>() {
             Some(Trap::StackOverflow) => Self::StackOverflow,
-            _ => {
-                if std::env::var_os("DBG").is_some() {
-                    eprintln!("TRAP {error:?}");
-                }
-                Self::Trap
-            }
+            _ => Self::Trap,
         }
     }
 }

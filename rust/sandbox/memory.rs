@@ -26,8 +26,6 @@ pub const PAGE: usize = 4096;
 pub const LINE: usize = 64;
 
 const ZEROS: [u8; PAGE] = [0; PAGE];
-/// A slot with more written pages than its State needs plus this many (16 MiB) is emptied at once, not page by page.
-const EMPTY_AT: usize = 4096;
 
 /// The memory that every State starts from.
 pub struct Image {
@@ -65,7 +63,8 @@ impl Image {
     }
 
     /// The page as it is at the start; zeros beyond the image.
-    fn page(&self, index: usize) -> &[u8; PAGE] {
+    fn page(&self, index: u32) -> &[u8; PAGE] {
+        let index = index as usize;
         if (index + 1) * PAGE > self.len {
             return &ZEROS;
         }
@@ -136,65 +135,89 @@ impl Mapping {
         self.len.load(Ordering::Acquire)
     }
 
-    /// What the memory holds, and how many of its pages are in use.
+    /// What the memory holds. `written` are the pages of [`Mapping::find_written`].
     ///
     /// # Safety
-    /// No guest code runs in this memory meanwhile.
-    pub unsafe fn capture(&self) -> (Delta, usize) {
-        let size = self.len();
-        let mut delta = Delta { size, ..Delta::default() };
-        let written = self.with_written_pages(|written| {
-            for &page in written {
-                // SAFETY: inside the accessible part, and the caller keeps the guest from writing.
-                let now = unsafe { &*self.page(page) };
-                let before = self.image.page(page);
-                if now == before {
-                    continue;
-                }
-                let mut mask = 0u64;
-                for (line, (now, before)) in
-                    now.as_chunks::<LINE>().0.iter().zip(before.as_chunks::<LINE>().0).enumerate()
-                {
-                    if now != before {
-                        mask |= 1 << line;
-                        delta.lines.push(*now);
-                    }
-                }
-                delta.pages.push((page as u32, mask));
+    /// No guest code has run in this memory since `written` was found, and none runs meanwhile.
+    pub unsafe fn capture(&self, written: &[u32]) -> Delta {
+        let now = |page| {
+            // SAFETY: inside the accessible part, and the caller keeps the guest from writing.
+            unsafe { &*self.page(page) }
+        };
+        let mut pages = Vec::with_capacity(written.len());
+        let mut count = 0;
+        for &page in written {
+            let (now, before) = (now(page), self.image.page(page));
+            if now == before {
+                continue;
             }
-            written.len()
-        });
-        delta.pages.shrink_to_fit();
-        delta.lines.shrink_to_fit();
-        (delta, written)
+            let lines = now.as_chunks::<LINE>().0.iter().zip(before.as_chunks::<LINE>().0);
+            let mask = lines.rev().fold(0u64, |mask, (now, before)| mask << 1 | u64::from(now != before));
+            count += mask.count_ones() as usize;
+            pages.push((page, mask));
+        }
+        pages.shrink_to_fit();
+        // Collected in a second round: growing a vector of megabytes would cost more than all the rest.
+        let mut lines = Vec::with_capacity(count);
+        for &(page, mask) in &pages {
+            let now = now(page).as_chunks::<LINE>().0;
+            lines.extend(bits(mask).map(|line| now[line]));
+        }
+        Delta { size: self.len(), pages, lines }
     }
 
-    /// Makes the memory hold `delta`, which has its size.
+    /// Makes the memory hold `delta`, which has its size. Now it holds a delta with these `held` pages and masks.
+    ///
+    /// # Safety
+    /// No guest code has run in this memory since `held` was captured or restored, and none runs meanwhile.
+    pub unsafe fn restore(&self, held: &[(u32, u64)], delta: &Delta) {
+        assert_eq!(delta.size, self.len(), "a State of another memory size");
+        for &(page, mask) in held {
+            let before = self.image.page(page).as_chunks::<LINE>().0;
+            // SAFETY: inside the accessible part, and the caller keeps the guest from running.
+            let (now, _) = unsafe { &mut *self.page(page) }.as_chunks_mut::<LINE>();
+            for line in bits(mask) {
+                now[line] = before[line];
+            }
+        }
+        let mut lines = delta.lines.iter();
+        for &(page, mask) in &delta.pages {
+            // SAFETY: as above.
+            let (now, _) = unsafe { &mut *self.page(page) }.as_chunks_mut::<LINE>();
+            for line in bits(mask) {
+                now[line] = *lines.next().expect("a line for each bit of the masks");
+            }
+        }
+    }
+
+    /// Makes the memory the image again, and zeros behind it, by giving all written pages back to the kernel.
     ///
     /// # Safety
     /// No guest code runs in this memory meanwhile.
-    pub unsafe fn restore(&self, delta: &Delta) -> io::Result<()> {
-        assert_eq!(delta.size, self.len(), "a State of another memory size");
-        self.with_written_pages(|written| {
-            if written.len() > delta.pages.len() + EMPTY_AT {
-                return self.forget_written_pages();
-            }
-            for &page in written {
+    pub unsafe fn empty(&self) -> io::Result<()> {
+        // SAFETY: our own private mapping, with no reference into it.
+        let done = unsafe { libc::madvise(self.base.as_ptr().cast(), self.len(), libc::MADV_DONTNEED) };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if !cfg!(target_os = "linux") {
+            // There the advice need not have an effect.
+            for page in 0..(self.len() / PAGE) as u32 {
                 // SAFETY: inside the accessible part, and the caller keeps the guest from running.
                 unsafe { *self.page(page) = *self.image.page(page) };
             }
-            Ok(())
-        })?;
-        let mut lines = delta.lines.iter();
-        for &(page, mut mask) in &delta.pages {
-            // SAFETY: `page` is below `size` (State::from_bytes checks it), and the caller keeps the guest from running.
-            let (page, _) = unsafe { &mut *self.page(page as usize) }.as_chunks_mut::<LINE>();
-            while mask != 0 {
-                page[mask.trailing_zeros() as usize] = *lines.next().expect("a line for each bit of the masks");
-                mask &= mask - 1;
-            }
         }
         Ok(())
+    }
+
+    /// Lists all pages that may differ from the image, ascending.
+    pub fn find_written(&self, written: &mut Vec<u32>) {
+        written.clear();
+        let found = PAGEMAP.with_borrow_mut(|pagemap| pagemap.as_mut()?.find_private(self, written));
+        if found.is_none() {
+            written.clear();
+            written.extend(0..(self.len() / PAGE) as u32);
+        }
     }
 
     /// A word of the guest's memory, for reading and writing while the guest runs.
@@ -211,10 +234,11 @@ impl Mapping {
         unsafe { AtomicU8::from_ptr(self.base.add(address as usize).as_ptr()) }
     }
 
-    fn page(&self, index: usize) -> *mut [u8; PAGE] {
-        debug_assert!((index + 1) * PAGE <= self.len());
-        // SAFETY: inside the reservation.
-        unsafe { self.base.add(index * PAGE).cast().as_ptr() }
+    fn page(&self, index: u32) -> *mut [u8; PAGE] {
+        let start = index as usize * PAGE;
+        assert!(start + PAGE <= self.len());
+        // SAFETY: inside the accessible part.
+        unsafe { self.base.add(start).cast().as_ptr() }
     }
 
     fn make_accessible(&self, from: usize, to: usize) -> io::Result<()> {
@@ -224,32 +248,6 @@ impl Mapping {
             libc::mprotect(self.base.add(from).as_ptr().cast(), to - from, libc::PROT_READ | libc::PROT_WRITE)
         };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-
-    /// Gives all private pages back to the kernel: the memory is the image again, and zeros behind it.
-    fn forget_written_pages(&self) -> io::Result<()> {
-        // SAFETY: our own private mapping, with no reference into it.
-        let done = unsafe { libc::madvise(self.base.as_ptr().cast(), self.len(), libc::MADV_DONTNEED) };
-        if done != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if cfg!(target_os = "linux") {
-            return Ok(());
-        }
-        // Elsewhere the advice need not have an effect.
-        for page in 0..self.len() / PAGE {
-            // SAFETY: as in `restore`, which is the only caller.
-            unsafe { *self.page(page) = *self.image.page(page) };
-        }
-        Ok(())
-    }
-
-    /// Calls `act` with the indices of all pages that may differ from the image.
-    fn with_written_pages<T>(&self, act: impl FnOnce(&[usize]) -> T) -> T {
-        PAGEMAP.with_borrow_mut(|pagemap| {
-            pagemap.find_written(self);
-            act(&pagemap.written)
-        })
     }
 }
 
@@ -261,50 +259,113 @@ impl Drop for Mapping {
 }
 
 thread_local! {
-    static PAGEMAP: RefCell<Pagemap> = RefCell::new(Pagemap::open());
+    static PAGEMAP: RefCell<Option<Pagemap>> = RefCell::new(Pagemap::open());
 }
 
 /// The kernel's table of this process's pages. One for each thread that runs cells: threads do not live through a fork, so
 /// it is never that of another process.
 struct Pagemap {
-    file: Option<File>,
-    entries: Vec<u64>,
-    written: Vec<usize>,
+    file: File,
+    regions: Vec<Region>,
+    /// Whether the kernel has PAGEMAP_SCAN (Linux 6.7), which is quicker than reading the table.
+    scans: bool,
+}
+
+/// Linux: struct page_region.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// Linux: struct pm_scan_arg.
+#[repr(C)]
+struct Scan {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    regions: u64,
+    regions_len: u64,
+    max_pages: u64,
+    inverted: u64,
+    all_of: u64,
+    any_of: u64,
+    returned: u64,
 }
 
 impl Pagemap {
+    // Bits of an entry of the table.
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const OF_FILE: u64 = 1 << 61;
+    // PAGEMAP_SCAN, and categories of pages for it.
+    const SCAN: u64 = 0xc060_6610;
+    const IS_FILE: u64 = 1 << 2;
+    const IS_PRESENT: u64 = 1 << 3;
+    const IS_SWAPPED: u64 = 1 << 4;
+    const IS_ZERO: u64 = 1 << 5;
 
-    fn open() -> Self {
+    fn open() -> Option<Self> {
         // SAFETY: no preconditions.
         let same_pages = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } == PAGE as i64;
-        let file = if same_pages { File::open("/proc/self/pagemap").ok() } else { None };
-        Self { file, entries: Vec::new(), written: Vec::new() }
+        let file = File::open("/proc/self/pagemap").ok().filter(|_| same_pages)?;
+        Some(Self { file, regions: vec![Region::default(); 1024], scans: cfg!(target_os = "linux") })
     }
 
-    /// Fills `written`.
-    fn find_written(&mut self, mapping: &Mapping) {
-        let pages = mapping.len() / PAGE;
-        self.written.clear();
-        if self.read(mapping.base.as_ptr() as usize / PAGE, pages).is_none() {
-            self.written.extend(0..pages);
-            return;
+    /// Appends the pages that are the mapping's own, no longer the image's.
+    fn find_private(&mut self, mapping: &Mapping, written: &mut Vec<u32>) -> Option<()> {
+        if self.scans {
+            if self.scan(mapping, written).is_some() {
+                return Some(());
+            }
+            self.scans = false;
+            written.clear();
         }
-        for (page, entry) in self.entries.iter().enumerate() {
+        let first = mapping.base.as_ptr() as usize / PAGE;
+        let mut entries = vec![0u64; mapping.len() / PAGE];
+        // SAFETY: any bytes make a u64.
+        let bytes = unsafe { slice::from_raw_parts_mut(entries.as_mut_ptr().cast(), size_of_val(&entries[..])) };
+        self.file.read_exact_at(bytes, (first * 8) as u64).ok()?;
+        for (page, entry) in entries.iter().enumerate() {
             if entry & (Self::PRESENT | Self::SWAPPED) != 0 && entry & Self::OF_FILE == 0 {
-                self.written.push(page);
+                written.push(page as u32);
             }
         }
+        Some(())
     }
 
-    fn read(&mut self, first: usize, pages: usize) -> Option<()> {
-        self.entries.resize(pages, 0);
-        let len = size_of_val(&self.entries[..]);
-        // SAFETY: any bytes make a u64.
-        let bytes = unsafe { slice::from_raw_parts_mut(self.entries.as_mut_ptr().cast::<u8>(), len) };
-        self.file.as_ref()?.read_exact_at(bytes, (first * 8) as u64).ok()
+    fn scan(&mut self, mapping: &Mapping, written: &mut Vec<u32>) -> Option<()> {
+        let base = mapping.base.as_ptr() as u64;
+        let page = |address: u64| ((address - base) / PAGE as u64) as u32;
+        let (mut start, end) = (base, base + mapping.len() as u64);
+        while start < end {
+            let mut scan = Scan {
+                size: size_of::<Scan>() as u64,
+                flags: 0,
+                start,
+                end,
+                walk_end: 0,
+                regions: self.regions.as_mut_ptr() as u64,
+                regions_len: self.regions.len() as u64,
+                max_pages: 0,
+                inverted: Self::IS_FILE | Self::IS_ZERO,
+                all_of: Self::IS_FILE | Self::IS_ZERO,
+                any_of: Self::IS_PRESENT | Self::IS_SWAPPED,
+                returned: Self::IS_PRESENT,
+            };
+            // SAFETY: the kernel writes into `scan` and into `regions`, up to its length.
+            let found = unsafe { libc::ioctl(self.file.as_raw_fd(), Self::SCAN as _, &raw mut scan) };
+            let found = usize::try_from(found).ok()?;
+            for region in &self.regions[..found] {
+                written.extend(page(region.start)..page(region.end));
+            }
+            start = scan.walk_end;
+        }
+        Some(())
     }
 }
 
@@ -380,6 +441,15 @@ unsafe impl LinearMemory for Handle {
     fn as_ptr(&self) -> *mut u8 {
         self.mapping.base.as_ptr()
     }
+}
+
+/// The places of the bits that are set, ascending.
+fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lowest = (mask != 0).then_some(mask.trailing_zeros() as usize);
+        mask &= mask.wrapping_sub(1);
+        lowest
+    })
 }
 
 fn mapped(address: *mut libc::c_void) -> io::Result<NonNull<u8>> {

@@ -70,9 +70,9 @@ impl Process {
         Ok(slot)
     }
 
-    /// Keeps a slot for later; it holds `state`, and `written` of its pages are in use.
-    pub fn give_back(&self, slot: Slot, state: &State, written: usize) {
-        if written * PAGE > Self::MOST_WRITTEN {
+    /// Keeps a slot for later; it holds `state`.
+    pub fn give_back(&self, slot: Slot, state: &State) {
+        if slot.written() * PAGE > Self::MOST_WRITTEN {
             return;
         }
         let mut slots = lock(&self.slots);

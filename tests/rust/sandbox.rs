@@ -1,18 +1,249 @@
-use agentdistill::sandbox::*;
+//! The sandbox from Rust: States as values, native tools, limits. tests/test_sandbox.py has what needs Python as an oracle.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use agentdistill::Error;
+use agentdistill::observation::{Observation, ObservationKind};
+use agentdistill::sandbox::{Limits, Sandbox, State, Tool, Tools};
+use proptest::prelude::*;
+
+fn sandbox() -> Sandbox {
+    Sandbox::new(Tools::new(), Limits::default(), 0, None).unwrap()
+}
+
+fn quick(limits: Limits) -> Sandbox {
+    let limits = Limits { seconds: 0.2, hard_seconds: 0.2, ..limits };
+    Sandbox::new(Tools::new(), limits, 0, None).unwrap()
+}
+
+fn value(sandbox: &Sandbox, state: &State, code: &str) -> String {
+    let (observation, _) = sandbox.run(state, code).unwrap();
+    observation.value.clone().unwrap_or_else(|| panic!("{code}: {observation:?}"))
+}
+
 #[test]
-fn first() {
-    let t = std::time::Instant::now();
-    let s = Sandbox::new(Tools::new(), Limits::default(), 0, None).unwrap();
-    println!("{:?}", t.elapsed());
-    let (o, st) = s.run(s.initial(), "x = 41\nprint(x)\nx + 1").unwrap();
-    println!("{o:?} {st:?}");
-    for n in 0..2 {
-        let mut st = s.initial().clone();
-        let t = std::time::Instant::now();
-        for _ in 0..2000 {
-            let (_o, next) = s.run(if n == 0 { s.initial() } else { &st }, "print(2+2)").unwrap();
-            st = next;
-        }
-        println!("{:?} per {n}", t.elapsed() / 2000);
+fn a_cell_prints_gives_a_value_and_leaves_a_state() {
+    let sandbox = sandbox();
+    let (observation, state) = sandbox.run(sandbox.initial(), "x = 41\nprint('x is', x)\nx + 1").unwrap();
+    assert_eq!(observation.kind, ObservationKind::Value);
+    assert_eq!(observation.stdout, "x is 41\n");
+    assert_eq!(observation.value.as_deref(), Some("42"));
+    assert_eq!(value(&sandbox, &state, "x"), "41");
+}
+
+#[test]
+fn a_state_used_twice_is_a_fork() {
+    let sandbox = sandbox();
+    let (_, parent) = sandbox.run(sandbox.initial(), "items = [0]").unwrap();
+    let cells = (1..=16).map(|i| (parent.clone(), format!("items.append({i})\nitems"))).collect();
+    for (i, (observation, state)) in (1..=16).zip(sandbox.run_many(cells).unwrap()) {
+        assert_eq!(observation.value.unwrap(), format!("[0, {i}]"));
+        assert_eq!(value(&sandbox, &state, "items"), format!("[0, {i}]"));
     }
+    assert_eq!(value(&sandbox, &parent, "items"), "[0]");
+}
+
+#[test]
+fn states_of_all_sizes_take_turns_in_the_same_slots() {
+    let sandbox = sandbox();
+    let sizes = [0, 1_000, 100_000, 3_000_000, 40_000_000];
+    let cells = sizes.map(|size| (sandbox.initial().clone(), format!("held = b'\\x07' * {size}\nn = {size}")));
+    let states: Vec<State> = sandbox.run_many(cells.to_vec()).unwrap().into_iter().map(|(_, state)| state).collect();
+    for round in 0..3 {
+        for (size, state) in sizes.iter().zip(&states) {
+            let code = "n == len(held) and held.count(7) == n and n";
+            assert_eq!(value(&sandbox, state, code), size.to_string(), "round {round}");
+        }
+    }
+}
+
+#[test]
+fn native_tools_take_and_give_json() {
+    let tool: Arc<dyn Tool> = Arc::new(|arguments: &str| match arguments {
+        "[[1], {\"b\": \"\u{e9}\"}]" => Ok("{\"c\": [true, null]}".to_string()),
+        other => Err(format!("not {other}")),
+    });
+    let tools = Tools::from([("search".to_string(), tool)]);
+    let sandbox = Sandbox::new(tools, Limits { tool_calls: 3, ..Limits::default() }, 0, None).unwrap();
+    let run = |code| sandbox.run(sandbox.initial(), code).unwrap().0;
+
+    let observation = run("search(1, b='\u{e9}')");
+    assert_eq!(observation.value.as_deref(), Some("{'c': [True, None]}"));
+    let [call] = &observation.tool_calls[..] else { panic!("{observation:?}") };
+    assert_eq!((call.name.as_str(), call.result.as_deref()), ("search", Some("{\"c\": [true, null]}")));
+
+    let observation = run("search()");
+    assert_eq!(observation.kind, ObservationKind::ToolError);
+    assert_eq!(observation.tool_calls[0].error.as_deref(), Some("not [[], {}]"));
+    assert!(observation.error.unwrap().ends_with("ToolError: not [[], {}]"));
+
+    let observation =
+        run("for i in range(9):\n    try:\n        search()\n    except ToolError as error:\n        pass\nstr(error)");
+    assert_eq!(observation.kind, ObservationKind::Exception, "{observation:?}"); // `error` is gone after its block
+    let observation = run(
+        "n = 0\nfor i in range(9):\n    try:\n        search()\n    except ToolError as error:\n        n += '3 times' in str(error)\nn",
+    );
+    assert_eq!((observation.value.as_deref(), observation.tool_calls.len()), (Some("6"), 3));
+}
+
+#[test]
+fn limits_end_a_cell_and_spare_the_state() {
+    let sandbox = quick(Limits { memory_mb: 64, stdout_chars: 100, ..Limits::default() });
+    let (_, state) = sandbox.run(sandbox.initial(), "x = 1").unwrap();
+    for (code, kind, part) in [
+        ("while True: pass", ObservationKind::Timeout, "TimeoutError: the cell took longer"),
+        ("try:\n    while True: pass\nexcept Exception as e: y = type(e)", ObservationKind::Value, ""),
+        (
+            "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+            ObservationKind::Killed,
+            "0.2 s",
+        ),
+        ("sum(range(10**12))", ObservationKind::Killed, "0.2 s"),
+        ("import re\nre.match('(a+)+$', 'a' * 40 + 'b')", ObservationKind::Killed, "0.2 s"),
+        ("raise TimeoutError('mine')", ObservationKind::Exception, "TimeoutError: mine"),
+        ("b = 'a' * 10**9", ObservationKind::OutOfMemory, "MemoryError"),
+        ("b = []\nwhile True: b.append('a' * 10**6)", ObservationKind::OutOfMemory, "MemoryError"),
+        ("def f(n): return f(n + 1)\nf(0)", ObservationKind::Exception, "RecursionError: maximum recursion depth"),
+        ("b = []\nfor i in range(100_000): b = [b]\ndel b", ObservationKind::Killed, "recursed too deeply"),
+        ("import os\nos._exit(0)", ObservationKind::Killed, "killed"),
+        ("import os\nos.abort()", ObservationKind::Killed, "killed"),
+        ("raise SystemExit(3)", ObservationKind::Exception, "SystemExit: 3"),
+    ] {
+        let (observation, after) = sandbox.run(&state, code).unwrap();
+        assert_eq!(observation.kind, kind, "{code}: {observation:?}");
+        assert!(observation.error.as_deref().unwrap_or_default().contains(part), "{code}: {observation:?}");
+        assert!(observation.seconds < 2.0, "{code} took {} s", observation.seconds);
+        assert_eq!(value(&sandbox, &after, "x"), "1", "after {code}");
+    }
+    let (observation, _) = sandbox.run(&state, "print('a' * 1000 + 'b' * 1000)").unwrap();
+    let (start, end) = ("a".repeat(50), "b".repeat(49));
+    assert_eq!(observation.stdout, format!("{start}\n[... 1901 characters left out ...]\n{end}\n"));
+    assert_eq!(observation.truncated, 1901);
+}
+
+#[test]
+fn time_in_tools_does_not_count() {
+    let tool: Arc<dyn Tool> = Arc::new(|_: &str| {
+        std::thread::sleep(Duration::from_millis(300));
+        Ok("null".to_string())
+    });
+    let limits = Limits { seconds: 0.2, hard_seconds: 0.1, ..Limits::default() };
+    let sandbox = Sandbox::new(Tools::from([("slow".to_string(), tool)]), limits, 0, None).unwrap();
+    let (observation, _) = sandbox.run(sandbox.initial(), "slow()\nslow()\n1").unwrap();
+    assert_eq!(observation.kind, ObservationKind::Value, "{observation:?}");
+}
+
+#[test]
+fn an_interrupt_does_not_wait_for_a_tool() {
+    let entered = Arc::new(AtomicBool::new(false));
+    let signal = entered.clone();
+    let tool: Arc<dyn Tool> = Arc::new(move |_: &str| {
+        signal.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_secs(2));
+        Ok("null".to_string())
+    });
+    let tools = Tools::from([("stuck".to_string(), tool)]);
+    let sandbox = Sandbox::new(tools, Limits::default(), 0, Some(2)).unwrap();
+    let cells = ["stuck()", "while True: pass"].map(|code| (sandbox.initial().clone(), code.to_string()));
+    let started = Instant::now();
+    let error = sandbox.run_many_until(cells.to_vec(), &|| entered.load(Ordering::SeqCst)).unwrap_err();
+    assert!(error.to_string().contains("interrupted"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(1));
+    assert_eq!(value(&sandbox, sandbox.initial(), "1 + 1"), "2");
+}
+
+#[test]
+fn a_tool_may_run_cells_itself() {
+    let inner = sandbox();
+    let tool: Arc<dyn Tool> = Arc::new(move |_: &str| Ok(value(&inner, inner.initial(), "6 * 7")));
+    let sandbox = Sandbox::new(Tools::from([("nested".into(), tool)]), Limits::default(), 0, Some(1)).unwrap();
+    assert_eq!(value(&sandbox, sandbox.initial(), "nested()"), "42");
+}
+
+#[test]
+fn the_same_seed_sees_the_same() {
+    let code = "import random, time, uuid, os\n(random.random(), time.time(), uuid.uuid4(), os.urandom(3), hash('a'), {'a', 'b', 'c'})";
+    let seen = |seed, threads| {
+        let sandbox = Sandbox::new(Tools::new(), Limits::default(), seed, Some(threads)).unwrap();
+        let cells = vec![(sandbox.initial().clone(), code.to_string()); 4];
+        let mut values: Vec<_> = sandbox.run_many(cells).unwrap().into_iter().map(|(o, _)| o.value.unwrap()).collect();
+        values.dedup();
+        assert_eq!(values.len(), 1);
+        values.remove(0)
+    };
+    assert_eq!(seen(1, 1), seen(1, 3));
+    assert_ne!(seen(1, 1), seen(2, 1));
+}
+
+#[test]
+fn states_go_to_bytes_and_back() {
+    let sandbox = sandbox();
+    let (_, state) = sandbox.run(sandbox.initial(), "import random\nx = [random.random() for _ in range(3)]").unwrap();
+    let bytes = state.to_bytes();
+    assert!(bytes.len() < 32 << 10, "{} bytes", bytes.len());
+    let back = State::from_bytes(&bytes).unwrap();
+    assert_eq!(back.to_bytes(), bytes);
+    let code = "import time\n(x, random.random(), time.time())";
+    assert_eq!(value(&sandbox, &back, code), value(&sandbox, &state, code));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn damaged_bytes_are_refused(at in any::<proptest::sample::Index>(), flip in 1u8..) {
+        static BYTES: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| sandbox().initial().to_bytes());
+        let mut bytes = BYTES.clone();
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        prop_assert!(matches!(State::from_bytes(&bytes), Err(Error::Sandbox(_))));
+        prop_assert!(matches!(State::from_bytes(&BYTES[..at]), Err(Error::Sandbox(_))));
+    }
+}
+
+#[test]
+fn wrong_arguments_are_refused() {
+    let new = |limits, threads| Sandbox::new(Tools::new(), limits, 0, threads);
+    for limits in [
+        Limits { seconds: 0.0, ..Limits::default() },
+        Limits { seconds: f64::NAN, ..Limits::default() },
+        Limits { hard_seconds: -1.0, ..Limits::default() },
+        Limits { memory_mb: 1, ..Limits::default() },
+        Limits { memory_mb: 4096, ..Limits::default() },
+    ] {
+        assert!(matches!(new(limits.clone(), None), Err(Error::Argument(_))), "{limits:?}");
+    }
+    assert!(matches!(new(Limits::default(), Some(0)), Err(Error::Argument(_))));
+    for name in ["", "two words", "1st", "final_answer", "a.b"] {
+        let tool: Arc<dyn Tool> = Arc::new(|_: &str| Ok("null".to_string()));
+        let tools = Tools::from([(name.to_string(), tool)]);
+        assert!(matches!(Sandbox::new(tools, Limits::default(), 0, None), Err(Error::Argument(_))), "{name:?}");
+    }
+}
+
+#[test]
+fn many_threads_share_a_sandbox() {
+    let sandbox = sandbox();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let sandbox = &sandbox;
+            scope.spawn(move || {
+                let mut state = sandbox.initial().clone();
+                for step in 0..30 {
+                    let (observation, next) = sandbox.run(&state, &format!("x = ({thread}, {step})\nx")).unwrap();
+                    assert_eq!(
+                        observation,
+                        Observation {
+                            value: Some(format!("({thread}, {step})")),
+                            seconds: observation.seconds,
+                            ..Observation::default()
+                        }
+                    );
+                    state = next;
+                }
+            });
+        }
+    });
 }

@@ -6,12 +6,14 @@ and harms only its own State. The limits and the wall are the host's.
 """
 
 import ast
+import asyncio
 import builtins
 import gc
 import io
 import json
 import linecache
 import random
+import socket
 import sys
 import time
 import traceback
@@ -23,6 +25,7 @@ import wit_world
 from wit_world import Answer, Failure, Kind, Report
 
 OURS = __file__
+TRACEBACK_CHARS = 10_000
 
 
 class FinalAnswer(BaseException):
@@ -31,6 +34,8 @@ class FinalAnswer(BaseException):
 
 class ToolError(Exception):
     """A tool failed; the message is the tool's."""
+
+    __module__ = "__main__"  # so that tracebacks say ToolError, as cells do
 
 
 class Output(io.TextIOBase):
@@ -101,7 +106,7 @@ def final_answer(answer):
     """Ends the task with this answer."""
     text = str(answer)
     try:
-        as_json = json.dumps(answer, allow_nan=False)
+        as_json = json.dumps(answer, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         as_json = None
     if not answers:
@@ -114,7 +119,7 @@ def tool(name: str):
 
     def call(*args, **kwargs):
         try:
-            arguments = json.dumps([args, kwargs])
+            arguments = json.dumps([args, kwargs], ensure_ascii=False)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name}() takes what JSON can say, and this it cannot: {error}") from None
         try:
@@ -136,6 +141,41 @@ def sleep(seconds, /):
 
 def no_input(prompt="", /):
     raise EOFError("input() has nobody to ask in the sandbox; put the value into the code")
+
+
+def no_network(*ignored, **also_ignored):
+    raise OSError("there is no network in the sandbox")
+
+
+class Waiting:
+    """The selector of an event loop without sockets: to wait is to move the clock on."""
+
+    def register(self, *ignored):
+        no_network()
+
+    def select(self, timeout):
+        if timeout:
+            sleep(timeout)
+        return []
+
+    def get_map(self):
+        return {}
+
+    def close(self):
+        pass
+
+
+class EventLoop(asyncio.SelectorEventLoop):
+    """asyncio without threads and sockets: tasks, timeouts and sleeping work, nothing else does."""
+
+    def __init__(self):
+        super().__init__(Waiting())
+
+    def _make_self_pipe(self):
+        pass  # it wakes the loop from other threads and from signals
+
+    def _close_self_pipe(self):
+        pass
 
 
 def execute(code: str):
@@ -175,11 +215,11 @@ def run_cell(code: str, limit: int) -> Report:
     except FinalAnswer:
         pass
     except BaseException as error:
-        kind, failure = failed(error, limit)
+        kind, failure = failed(error)
     answer = None
     if answers:
         text, as_json = answers[0]
-        kind, value, failure, answer = Kind.FINAL_ANSWER, None, None, Answer(sendable(text), as_json)
+        kind, value, failure, answer = Kind.FINAL_ANSWER, None, None, Answer(sendable(text), as_json and sendable(as_json))
     stdout, dropped = output.take()
     return Report(kind, sendable(stdout), dropped, value, answer, failure)
 
@@ -193,7 +233,7 @@ def drain() -> None:
         pass
 
 
-def failed(error: BaseException, limit: int) -> tuple[Kind, Failure]:
+def failed(error: BaseException) -> tuple[Kind, Failure]:
     name = type(error).__name__
     kind = Kind.EXCEPTION
     if isinstance(error, ToolError):
@@ -209,12 +249,12 @@ def failed(error: BaseException, limit: int) -> tuple[Kind, Failure]:
     while frames is not None and not is_cell(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     try:
-        report = traceback.TracebackException(type(error), error, frames, compact=True)
+        report = traceback.TracebackException(type(error), error, frames, lookup_lines=False, compact=True)
         hide_our_frames(report)
         text = "".join(report.format()).rstrip("\n")
     except BaseException:  # an exception whose own __str__ fails, or no memory left to say more
         text = name
-    return kind, Failure(sendable(name), sendable(clip(text, limit)))
+    return kind, Failure(sendable(name), sendable(clip(text, TRACEBACK_CHARS)))
 
 
 def is_cell(file: str) -> bool:
@@ -261,7 +301,10 @@ preload.preload()
 warnings.simplefilter("ignore")
 sys.setrecursionlimit(1000)
 time.sleep = sleep
+time.process_time = time.thread_time = time.monotonic  # one clock, which begins with the State
 builtins.input = no_input
+socket.getaddrinfo = socket.gethostbyname = socket.socket.__init__ = no_network
+asyncio.DefaultEventLoopPolicy._loop_factory = EventLoop
 
 main = types.ModuleType("__main__")
 main.__builtins__ = builtins

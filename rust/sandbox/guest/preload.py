@@ -13,26 +13,40 @@ LEFT_OUT = {
     "readline", "rlcompleter", "sqlite3", "ssl", "test", "this", "tkinter", "tty", "turtle", "turtledemo", "venv",
     "webbrowser", "_pyrepl", "__phello__", "_aix_support", "_android_support", "_apple_support", "_ios_support",
     "_osx_support", "_sysconfig", "wsgiref", "xmlrpc", "socketserver", "smtplib", "poplib", "imaplib", "ftplib",
-    "_pydecimal", "_pyio", "_pylong", "cProfile", "profile", "pstats", "trace", "pdb", "bdb", "doctest", "pydoc",
-    "compileall", "py_compile", "zipapp", "pyclbr", "mailbox", "netrc", "nturl2path", "ntpath", "annotationlib",
+    "_pydecimal", "_pyio", "cProfile", "profile", "pstats", "trace", "pdb", "bdb", "pydoc",
+    "compileall", "py_compile", "zipapp", "pyclbr", "mailbox", "netrc", "nturl2path",
 }  # fmt: skip
-KEPT = {"annotationlib", "doctest", "_pylong", "ntpath"}  # used by typing and dataclasses, sympy, int(), pathlib
 PACKAGES = ("collections", "concurrent", "email", "encodings", "html", "importlib", "json", "logging", "string",
             "unittest", "urllib", "xml", "zoneinfo", "asyncio", "http", "re", "compression", "pathlib")  # fmt: skip
-OTHERS = ("sympy", "mpmath")
+OTHERS = ("mpmath", "sympy")
+# Of sympy: what needs other packages, translates to other languages, or is about physics but for its units.
+LEFT_OUT_OF_SYMPY = {
+    "tests", "testing", "benchmarks", "conftest", "this", "galgebra", "interactive", "codegen", "plotting", "latex",
+    "autolev", "c", "fortran", "mathematica", "maxima", "control", "mechanics", "quantum", "continuum_mechanics",
+    "optics", "biomechanics", "hep", "wigner", "matrices_old", "runtests",
+}  # fmt: skip
 
 
 def preload() -> None:
     """Imports the standard library as far as it loads here, then the other packages, which must."""
     stub_ctypes()
-    for name in sorted(sys.stdlib_module_names - (LEFT_OUT - KEPT)):
+    for name in sorted(sys.stdlib_module_names - LEFT_OUT):
         attempt(name)
     for package in PACKAGES:
-        for module in pkgutil.iter_modules(sys.modules[package].__path__, package + "."):
-            if not module.name.rpartition(".")[2].startswith("__"):
-                attempt(module.name)
+        attempt_all(package, {"__main__", "test", "tests"})
     for name in OTHERS:
         importlib.import_module(name)
+    attempt_all("sympy", LEFT_OUT_OF_SYMPY)
+
+
+def attempt_all(package: str, left_out: set[str]) -> None:
+    """Imports the modules of a package and of the packages in it."""
+    for module in pkgutil.iter_modules(sys.modules[package].__path__):
+        name = f"{package}.{module.name}"
+        if module.name not in left_out:
+            attempt(name)
+            if module.ispkg and name in sys.modules:
+                attempt_all(name, left_out)
 
 
 def attempt(name: str) -> None:

@@ -1,0 +1,299 @@
+"""The package's functions as commands: ``agentdistill index | generate | select | train | evaluate | ask | demo``.
+
+Each command is a dataclass: its fields are the flags, with the fields of the function's own configuration beside them; what
+it does is its ``run``. Nothing is decided here: a command loads what its arguments name, calls the function of the same
+name, and prints what that returned.
+
+Not here: recipes that run several steps from one file.
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from agentdistill._core import AgentDistillError, Bm25Index, Trajectory
+from agentdistill.distillation import GenerateConfig, generate, select
+from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.evaluation import evaluate
+from agentdistill.model import Model, load_model
+from agentdistill.task import Kind, Task, load_tasks
+from agentdistill.tool import Tool, web_search
+from agentdistill.training import TrainConfig
+
+Output = Annotated[Path, arg(aliases=["-o"])]
+
+SHORT = {"--ftp": "--first-thought-prefix", "--sag": "--candidates"}
+"""The paper's abbreviations, for the flags they stand for."""
+
+
+@dataclass(frozen=True)
+class IndexBuild:
+    """Index a corpus for BM25 search.
+
+    Each line of the corpus is a JSON object with id, title and text (or Search-R1's id and contents).
+
+    Example: agentdistill index build corpus.jsonl -o wiki
+    """
+
+    corpus: Positional[Path]
+    """JSONL file of passages."""
+    output: Output
+    """Folder to make."""
+    overwrite: bool = False
+    """Replace an index that is there."""
+    skip_bad: bool = False
+    """Leave out lines that are not passages, and count them, instead of stopping at the first."""
+
+    def run(self) -> None:
+        with Console(stderr=True).status("index") as status:
+            Bm25Index.build(
+                self.corpus,
+                self.output,
+                overwrite=self.overwrite,
+                skip_bad=self.skip_bad,
+                progress=lambda passages: status.update(f"index: {passages:,} passages"),
+            )
+        IndexInfo(self.output).run()
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """Say what is in an index.
+
+    Example: agentdistill index info wiki
+    """
+
+    index: Positional[Path]
+    """Folder of the index."""
+
+    def run(self) -> None:
+        for name, value in Bm25Index.open(self.index).info().items():
+            print(f"{name:10} {value}")
+
+
+@dataclass(frozen=True)
+class IndexSearch:
+    """Search an index.
+
+    Example: agentdistill index search wiki "capital of France" -k 5
+    """
+
+    index: Positional[Path]
+    """Folder of the index."""
+    query: Positional[str]
+    """A bag of words; no character in it is special."""
+    k: Annotated[int, arg(aliases=["-k"])] = 3
+    """How many passages to show."""
+
+    def run(self) -> None:
+        for passage in Bm25Index.open(self.index).search(self.query, self.k):
+            print(f"{passage.score:7.3f}  [{passage.id}] {passage.title}\n{passage.text}\n")
+
+
+@dataclass(frozen=True)
+class Index:
+    """Build, look into, and search BM25 indexes.
+
+    Example: agentdistill index build corpus.jsonl -o wiki
+    """
+
+    command: (
+        Annotated[IndexBuild, subcommand("build")]
+        | Annotated[IndexInfo, subcommand("info")]
+        | Annotated[IndexSearch, subcommand("search")]
+    )
+
+    def run(self) -> None:
+        self.command.run()
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """Which tasks."""
+
+    tasks: tuple[Path, ...]
+    """Files of tasks: JSON, JSONL or CSV with question and answer. Of several files, ids become FILE/ID: the paper's own clash."""
+    limit: int | None = None
+    """Only the first so many tasks of each file."""
+    task_set: str | None = None
+    """Name of the set; by default the file says, or is named so."""
+    kind: Annotated[Kind | None, arg(name="task-kind")] = None
+    """"fact" or "math", which decides how answers are graded; by default told from the set and the answer."""
+
+    def load(self) -> list[Task]:
+        files = {path: load_tasks(path, self.task_set, self.limit, kind=self.kind) for path in self.tasks}
+        if len(files) == 1:
+            return files.popitem()[1]
+        return [replace(task, id=f"{path.stem}/{task.id}") for path, tasks in files.items() for task in tasks]
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Let a teacher solve tasks as an agent, and record its trajectories.
+
+    Run again after a stop, it goes on where it was.
+
+    Example: agentdistill generate --tasks train.jsonl --model openai:http://127.0.0.1:8000/v1:NAME --index wiki --ftp -o
+    traj.jsonl
+    """
+
+    files: TaskFiles
+    model: str
+    """The teacher: openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH."""
+    output: Output
+    """JSONL file of trajectories, made or continued."""
+    index: Path | None = None
+    """Index that web_search searches; without one there is no web_search."""
+    config: GenerateConfig = field(default_factory=GenerateConfig)
+
+    def run(self) -> None:
+        done = generate(
+            self.files.load(), load_model(self.model), _tools(self.index), self.config, output=self.output
+        )
+        print(select(done))
+
+
+@dataclass(frozen=True)
+class Select:
+    """Keep the trajectories worth learning from: correct, parsed, answered in time.
+
+    Example: agentdistill select traj.jsonl -o kept.jsonl
+    """
+
+    trajectories: Positional[Path]
+    """JSONL file of trajectories."""
+    output: Output
+    """JSONL file to write; one that is there is replaced."""
+
+    def run(self) -> None:
+        print(select(self.trajectories, self.output))
+
+
+@dataclass(frozen=True)
+class Train:
+    """Fine-tune a student on kept trajectories.
+
+    Example: agentdistill train kept.jsonl --model Qwen/Qwen2.5-0.5B-Instruct -o student
+    """
+
+    trajectories: Positional[Path]
+    """JSONL file of kept trajectories."""
+    model: str
+    """The student before training: a folder or a hub id."""
+    output: Output
+    """Folder for adapter, merged model, and configuration."""
+    config: TrainConfig = field(default_factory=TrainConfig)
+
+    def run(self) -> None:
+        from agentdistill.training import train  # here, since torch takes seconds to import
+
+        print(f"student: {train(self.trajectories, self.model, self.output, self.config)}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Let a model sit an exam: accuracy with its interval, by task set.
+
+    Example: agentdistill evaluate --tasks test.jsonl --model vllm:student --index wiki --sag 8 -o results
+    """
+
+    files: TaskFiles
+    model: str
+    """The model: openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH."""
+    output: Output
+    """Folder for trajectories and results.json, made or continued."""
+    index: Path | None = None
+    """Index that web_search searches; without one there is no web_search."""
+    config: RolloutConfig = field(default_factory=RolloutConfig)
+
+    def run(self) -> None:
+        print(evaluate(self.files.load(), load_model(self.model), _tools(self.index), self.config, output=self.output))
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask one question, and read what the agent did.
+
+    Example: agentdistill ask "Who wrote the music of Metropolis?" --model vllm:student --index wiki
+    """
+
+    question: Positional[str]
+    """What to ask."""
+    model: str
+    """The model: openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH."""
+    index: Path | None = None
+    """Index that web_search searches; without one there is no web_search."""
+    config: RolloutConfig = field(default_factory=RolloutConfig)
+
+    def run(self) -> None:
+        task = Task("ask", self.question)
+        (trajectory,) = rollout([task], load_model(self.model), _tools(self.index), self.config, progress=False)
+        print(_transcript(trajectory))
+        if trajectory.error:
+            raise AgentDistillError(trajectory.error)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The whole paper in miniature, really trained and evaluated on this machine's CPU.
+
+    Example: agentdistill demo
+    """
+
+    output: Output = Path("runs/demo")
+    """Folder for everything it makes; finished steps are not done again."""
+    quick: bool = False
+    """One size and few tasks, in a minute or two."""
+
+    def run(self) -> None:
+        from agentdistill.demo import demo
+
+        demo(self.output, quick=self.quick)
+
+
+Command = (
+    Annotated[Index, subcommand("index")]
+    | Annotated[Generate, subcommand("generate")]
+    | Annotated[Select, subcommand("select")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Ask, subcommand("ask")]
+    | Annotated[Demo, subcommand("demo")]
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; exit with 1 and one clear line when it fails, 2 for arguments that make no sense."""
+    arguments = [SHORT.get(argument, argument) for argument in (sys.argv[1:] if argv is None else argv)]
+    description = "Distil LLM agents into small models that think, search, run Python and answer."
+    command = tyro.cli(
+        Command,  # type: ignore[arg-type]  # a union of classes, which mypy does not take for a type
+        prog="agentdistill",
+        description=description,
+        args=arguments,
+        config=(OmitArgPrefixes, OmitSubcommandPrefixes),
+    )
+    try:
+        command.run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `agentdistill ... | head`
+        sys.exit(0)
+    except (AgentDistillError, ValueError, OSError) as error:
+        print(f"agentdistill: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _transcript(trajectory: Trajectory) -> str:
+    """What the agent wrote and saw, and what came of it."""
+    turns = [turn for step in trajectory.steps for turn in (step.candidates[step.winner].text, step.message) if turn]
+    return "\n\n".join([*turns, f"Answer: {trajectory.answer}" if trajectory.answer else f"No answer: {trajectory.outcome}"])
+
+
+def _tools(index: Path | None) -> tuple[Tool, ...]:
+    return () if index is None else (web_search(Bm25Index.open(index)),)

@@ -1,0 +1,167 @@
+"""How good is a model at tasks it has not seen? Rollouts, a grader, and an honest table: accuracy with its interval,
+by task set.
+
+The rollout is the one that makes training data, greedy or with self-consistent actions. Not here: plots and pages
+(report.py), and a language model as judge.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agentdistill._core import Trajectory
+from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.grading import f1
+from agentdistill.model import Model
+from agentdistill.task import Task
+from agentdistill.tool import Tool
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """The result on one task set."""
+
+    task_set: str
+    n: int
+    """Tasks. Those whose episode failed or could not be had are among them, and count as wrong."""
+    correct: int
+    accuracy: float
+    """Correct by n. Correct: an exact match of facts, or the same mathematical value."""
+    low: float
+    """Lower end of the accuracy's 95 % interval (Wilson)."""
+    high: float
+    f1: float | None
+    """Mean overlap in words with the right answer; None where there is no fact among the tasks."""
+    outcomes: dict[str, int]
+    """How the episodes ended, most first. All but "final_answer" are ways to fail."""
+    steps: float
+    """Mean number of an episode's steps."""
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    """Mean time of an episode, with others under way beside it."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. ``str()`` of it is a table."""
+
+    model: str
+    settings: dict[str, Any]
+    """The resolved configuration."""
+    graders: list[str]
+    """Names and versions: scores of different graders are not to be compared."""
+    accuracy: float
+    """Mean over the task sets, each counting the same, as the paper averages."""
+    sets: list[SetResult]
+
+    def to_json(self) -> str:
+        """Everything, as JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+    def __str__(self) -> str:
+        header = ("task set", "n", "accuracy", "95 % interval", "F1", "steps", "failures")
+        rows = [header, *(_row(result) for result in self.sets)]
+        if len(self.sets) > 1:
+            rows.append(("mean", str(sum(result.n for result in self.sets)), f"{self.accuracy:.1%}", "", "", "", ""))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join(lines)
+
+
+def evaluate(
+    tasks: Sequence[Task],
+    model: Model,
+    tools: Sequence[Tool] = (),
+    config: RolloutConfig | None = None,
+    *,
+    output: str | Path | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Let ``model`` work on ``tasks`` and say how many it got right, by task set.
+
+    Greedy by default; ``candidates=8`` in ``config`` adds self-consistent actions. ``output`` is a folder: it gets
+    ``trajectories.jsonl``, ``results.json`` and ``results.txt``; an evaluation that was stopped goes on where it was,
+    and a folder of other settings is refused. Raises ValueError for a task without an answer, and what ``rollout``
+    raises.
+    """
+    config = config or RolloutConfig()
+    if unknown := [task.id for task in tasks if task.answer is None]:
+        raise ValueError(f"task {unknown[0]!r} has no answer, so nobody can say whether a model's is right")
+    file = None
+    if output is not None:
+        output = Path(output)
+        output.mkdir(parents=True, exist_ok=True)
+        file = output / "trajectories.jsonl"
+    trajectories = rollout(tasks, model, tools, config, output=file, progress=progress, title="evaluate")
+    evaluation = summarize(tasks, trajectories, model.name, config.settings())
+    if output is not None:
+        (output / "results.json").write_text(evaluation.to_json() + "\n", encoding="utf-8")
+        (output / "results.txt").write_text(f"{evaluation}\n", encoding="utf-8")
+    return evaluation
+
+
+def summarize(
+    tasks: Sequence[Task], trajectories: Sequence[Trajectory], model: str, settings: dict[str, Any]
+) -> Evaluation:
+    """The evaluation that graded ``trajectories`` amount to, one for each of ``tasks``, in the same order."""
+    by_set: dict[str, list[tuple[Task, Trajectory]]] = {}
+    for task, trajectory in zip(tasks, trajectories, strict=True):
+        by_set.setdefault(task.task_set, []).append((task, trajectory))
+    sets = [_set_result(name, pairs) for name, pairs in by_set.items()]
+    graders = sorted({trajectory.grader for trajectory in trajectories if trajectory.grader})
+    accuracy = sum(result.accuracy for result in sets) / len(sets) if sets else 0.0
+    return Evaluation(model, settings, graders, accuracy, sets)
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson 1927): good for few tasks and for proportions near 0 and 1, too.
+
+    >>> [round(end, 3) for end in wilson_interval(5, 10)]
+    [0.237, 0.763]
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    middle = (correct + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(correct * (n - correct) / n + z * z / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _set_result(name: str, pairs: list[tuple[Task, Trajectory]]) -> SetResult:
+    n = len(pairs)
+    correct = sum((trajectory.score or 0) >= 1 for _, trajectory in pairs)
+    low, high = wilson_interval(correct, n)
+    overlaps = [f1(task.answer or "", trajectory.answer or "") for task, trajectory in pairs if task.kind == "fact"]
+    trajectories = [trajectory for _, trajectory in pairs]
+    return SetResult(
+        task_set=name,
+        n=n,
+        correct=correct,
+        accuracy=correct / n,
+        low=low,
+        high=high,
+        f1=sum(overlaps) / len(overlaps) if overlaps else None,
+        outcomes=dict(Counter(trajectory.outcome for trajectory in trajectories).most_common()),
+        steps=sum(len(trajectory.steps) for trajectory in trajectories) / n,
+        prompt_tokens=sum(trajectory.usage[0] for trajectory in trajectories),
+        completion_tokens=sum(trajectory.usage[1] for trajectory in trajectories),
+        seconds=sum(trajectory.seconds for trajectory in trajectories) / n,
+    )
+
+
+def _row(result: SetResult) -> tuple[str, ...]:
+    failures = ", ".join(f"{kind} {count}" for kind, count in result.outcomes.items() if kind != "final_answer")
+    return (
+        result.task_set,
+        str(result.n),
+        f"{result.accuracy:.1%}",
+        f"{result.low:.1%} - {result.high:.1%}",
+        "" if result.f1 is None else f"{result.f1:.1%}",
+        f"{result.steps:.1f}",
+        failures,
+    )

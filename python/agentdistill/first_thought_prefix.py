@@ -1,0 +1,56 @@
+"""IDEA 2 of the paper, first-thought prefix: a chain of thought's first thought begins the agent's first Thought.
+
+An LLM made to act reasons worse than the same LLM made to reason: its first Thought jumps to code. So the question is
+put to it as a chain of thought first, and the first paragraph of that is given as the beginning of its first agent
+Thought. Only the teacher needs this; what it then writes is an ordinary trajectory, and the student learns to open
+like that.
+
+Not here: how a model is made to go on from a prefix (the model's own module does it).
+"""
+
+import re
+
+from agentdistill.model import Message, Model, Sampling
+
+# What may not leak into a first thought: the answer itself, or code. Reasoning that opens with it has no first thought.
+_ANSWER_OR_CODE = re.compile(
+    r"<answer>|\\boxed|```|<code>|^\s*(?:Code|Observation|Final answer)\s*:", re.IGNORECASE | re.MULTILINE
+)
+_THINK_TAG = re.compile(r"</?think(?:ing)?>")
+_LABEL = re.compile(r"^\s*\**\s*(?:Thought|Reasoning)\s*:?\s*\**\s*:?\s*")
+
+
+async def first_thought_prefix(chain_of_thought: list[Message], model: Model, sampling: Sampling) -> str:
+    """Ask ``model`` for a chain of thought and return the beginning of the agent's first completion made from it.
+
+    ``chain_of_thought`` are the messages that ask for it. "" when the reply has no first thought to give.
+    """
+    generation = await model.generate(chain_of_thought, sampling)
+    thought = first_thought(generation.completions[0].text)
+    return f"Thought: {thought}" if thought else ""
+
+
+def first_thought(chain: str) -> str:
+    """The first paragraph of a chain of thought, without its heading, and without the answer or code if those follow.
+
+    >>> first_thought("### Plan\\n\\nFirst find the film, then its director.\\n\\nThe film is ...")
+    'First find the film, then its director.'
+    """
+    chain = _THINK_TAG.sub("", chain).strip()
+    leak = _ANSWER_OR_CODE.search(chain)
+    before = chain[: leak.start()] if leak else chain
+    paragraphs = [p.strip() for p in re.split(r"\n\s*\n", before) if p.strip()]
+    thoughts = [_LABEL.sub("", p).strip() for p in paragraphs if not _is_heading(p)]
+    if not thoughts:
+        return ""
+    if leak and len(thoughts) == 1:  # one paragraph from the question to the answer: its first sentence
+        sentence = re.match(r".+?[.!?](?=\s|$)", thoughts[0], re.DOTALL)
+        return sentence.group() if sentence else ""
+    return thoughts[0]
+
+
+def _is_heading(paragraph: str) -> bool:
+    """A line of its own that names what follows and says nothing: "### Step 1", "**Plan**", "Reasoning:"."""
+    if "\n" in paragraph:
+        return False
+    return paragraph.startswith("#") or bool(re.fullmatch(r"\*\*[^*]+\*\*:?|[\w ]{1,30}:|-{3,}|={3,}", paragraph))

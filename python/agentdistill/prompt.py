@@ -1,0 +1,118 @@
+"""Task -> messages, and what an action did -> the message that says so: every word a model reads is here or in
+prompts/.
+
+A prompt is a text file with marks in double braces: ``{{tools}}`` (Python signatures), ``{{imports}}``,
+``{{max_steps}}``. The long ``teacher_agent`` shows the Thought / Code / Observation cycle by examples; the short
+``student_agent`` is what a student is trained and run with, having learnt the cycle itself (as in the
+paper; the wording is our own).
+
+Not here: how messages become tokens (the model's chat template), and reading completions (the core's ``parse_action``).
+"""
+
+import ast
+import re
+from importlib import resources
+from pathlib import Path
+
+from agentdistill._core import Candidate, Observation, ParseFailure
+from agentdistill.model import Message
+
+IMPORTS = (
+    "math, cmath, statistics, fractions, decimal, random, itertools, functools, collections, re, string, datetime, "
+    "calendar, json, heapq, bisect, operator, sympy, mpmath"
+)
+"""Modules worth naming to a model; the sandbox's guest holds the rest of the standard library too."""
+
+_MARK = re.compile(r"\{\{(\w+)\}\}")
+_NOTHING = "(Nothing was printed. Print what you want to see.)"
+_SAME_AGAIN = "You ran exactly this code before, and it failed then too. Do something else now."
+
+
+def opening(question: str, prompt: str, *, tools: str = "", max_steps: int = 0) -> list[Message]:
+    """The messages before the first step: the prompt as the system's words (none when it is empty), then the question.
+
+    ``prompt`` is a text as :func:`load_prompt` gives it, ``tools`` the signatures for its ``{{tools}}``.
+    """
+    marks = {"tools": tools, "imports": IMPORTS, "max_steps": str(max_steps)}
+    system = _MARK.sub(lambda mark: marks[mark[1]], prompt).strip()
+    return ([Message("system", system)] if system else []) + [Message("user", question)]
+
+
+def load_prompt(prompt: str) -> str:
+    """The text of a prompt: by the name of one of ours ("student_agent"), by the path of a file, or as itself.
+
+    One word is a name or a path; "" is the empty prompt; anything with white space in it is the text itself. Raises
+    ValueError for a name that is neither, and for a mark that is not known.
+    """
+    if not prompt or any(c.isspace() for c in prompt):
+        text = prompt
+    elif (ours := resources.files("agentdistill") / "prompts" / f"{prompt}.txt").is_file():
+        text = ours.read_text(encoding="utf-8")
+    elif Path(prompt).is_file():
+        text = Path(prompt).read_text(encoding="utf-8")
+    else:
+        names = sorted(f.name.removesuffix(".txt") for f in (resources.files("agentdistill") / "prompts").iterdir())
+        raise ValueError(f"no prompt {prompt!r}: give a file, a text of several words, or one of {', '.join(names)}")
+    if unknown := set(_MARK.findall(text)) - {"tools", "imports", "max_steps"}:
+        raise ValueError(f"the prompt has the mark {unknown.pop()!r}: it may have tools, imports and max_steps")
+    return text
+
+
+def assistant_turn(chosen: Candidate) -> str:
+    """What the conversation keeps of a completion: the action in the one form that students learn.
+
+    What a model wrote after its code is dropped, and a fence that it left open is closed. The rollout and the
+    training examples both use this, so that a student is trained on what it will see.
+    """
+    action = chosen.action
+    if isinstance(action, ParseFailure):
+        return chosen.text.strip()[:2_000]  # nothing to learn from, and often endless
+    if action is None or action.code is None:
+        return chosen.text.strip()
+    thought = f"Thought: {action.thought.strip()}\n" if action.thought.strip() else ""
+    code = action.code.strip("\n")
+    return f"{thought}Code:\n```py\n{code}\n```<end_code>"
+
+
+def observation_message(chosen: Candidate, *, repeated: bool = False) -> str:
+    """The user's message after a step: "Observation:" and what the code did, or what was wrong with the completion.
+
+    ``repeated``: the same code failed before, and the message says so.
+    """
+    if isinstance(chosen.action, ParseFailure):
+        parts = [chosen.action.message]
+    else:
+        parts = _what_it_did(chosen.observation) if chosen.observation else []
+    if repeated:
+        parts.append(_SAME_AGAIN)
+    return "\n".join(["Observation:", *(filter(None, parts) if any(parts) else [_NOTHING])])
+
+
+def _what_it_did(observation: Observation) -> list[str]:
+    """Paragraphs, some of them empty."""
+    parts = [observation.stdout.rstrip("\n")]
+    if observation.value is not None:
+        parts.append(f"Value: {_readable(observation.value)}")
+    match observation.kind:
+        case "timeout":
+            parts.append("Error: the code took too long and was stopped. Use a quicker way, or a smaller input.")
+        case "out_of_memory":
+            parts.append("Error: the code used too much memory. Use a way that keeps less of it at once.")
+        case "killed":
+            parts.append("Error: the code had to be killed, and what it had changed is undone. Try in a different way.")
+        case "exception" | "tool_error":
+            parts.append(f"Error:\n{(observation.error or observation.error_type or '').rstrip()}")
+            parts.append("Read the last line of the error, and try again in a different way.")
+        case "value" | "final_answer":
+            pass
+    return parts
+
+
+def _readable(value: str) -> str:
+    """A value as a model reads it best: a text as it is, without the quotes and escapes of its repr."""
+    if not value.startswith(("'", '"')):
+        return value
+    try:
+        return str(ast.literal_eval(value))
+    except (ValueError, SyntaxError):  # cut somewhere
+        return value

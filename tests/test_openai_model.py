@@ -1,0 +1,397 @@
+"""The OpenAI engine, against a server that fails in every way a script says, and against a real ``vllm serve``."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentdistill.model import Completion, Generation, Message, ModelError, Sampling, load_model
+from agentdistill.openai_model import OpenAIModel
+
+QUESTION = [Message("system", "Be brief."), Message("user", "What is 6 times 7?")]
+Answer = Callable[["Handler", dict[str, Any]], None]
+
+
+def completions(*texts: str, prompt_tokens: int = 10, **extra: Any) -> Answer:
+    """Answer with a chat completion of these choices."""
+    choices = [{"index": i, "message": {"role": "assistant", "content": text}} for i, text in enumerate(texts)]
+    for choice in choices:
+        choice |= {"finish_reason": "stop", **extra}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 5 * len(texts)}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": usage}
+    return lambda handler, request: handler.send(200, json.dumps(body))
+
+
+def status(code: int, message: str = "no", headers: dict[str, str] | None = None, kind: str | None = None) -> Answer:
+    body = json.dumps({"error": {"message": message, "code": kind}})
+    return lambda handler, request: handler.send(code, body, headers=headers)
+
+
+def raw(body: str, content_type: str = "application/json") -> Answer:
+    return lambda handler, request: handler.send(200, body, content_type)
+
+
+def cut(handler: "Handler", request: dict[str, Any]) -> None:
+    """Promise more than is sent, and hang up."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [')
+    handler.close_connection = True
+
+
+def hang_up(handler: "Handler", request: dict[str, Any]) -> None:
+    handler.close_connection = True
+
+
+def too_slow(handler: "Handler", request: dict[str, Any]) -> None:
+    time.sleep(1.5)
+
+
+class Server(ThreadingHTTPServer):
+    """Answers by the script, one entry a request, and for ever by the last of them; keeps what it was asked."""
+
+    script: list[Answer]
+    requests: list[dict[str, Any]]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request["key"] = self.headers["Authorization"]
+        self.server.requests.append(request)
+        script = self.server.script
+        (script.pop(0) if len(script) > 1 else script[0])(self, request)
+
+    def do_GET(self) -> None:
+        self.send(200, json.dumps({"object": "list", "data": [{"id": "small"}, {"id": "large"}]}))
+
+    def send(
+        self, code: int, body: str, content_type: str = "application/json", headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body.encode())))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.script, server.requests = [], []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenAIModel, "_first_pause", 0.01)
+
+
+def model_of(server: Server, **options: Any) -> OpenAIModel:
+    return OpenAIModel(f"http://127.0.0.1:{server.server_port}/v1", "large", **options)
+
+
+async def ask(server: Server, *script: Answer, sampling: Sampling | None = None, **arguments: Any) -> Generation:
+    server.script = list(script)
+    model = model_of(server)
+    try:
+        return await model.generate(QUESTION, sampling or Sampling(), **arguments)
+    finally:
+        await model.close()
+
+
+async def test_a_plain_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    sampling = Sampling(temperature=0.4, top_p=0.8, max_tokens=9, stop=("x",), seed=3)
+    generation = await ask(server, completions("42"), sampling=sampling)
+    assert generation == Generation([Completion("42")], None, 10, 5)
+    assert server.requests == [
+        {
+            "model": "large",
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "What is 6 times 7?"},
+            ],
+            "temperature": 0.4,
+            "top_p": 0.8,
+            "max_tokens": 9,
+            "stop": ["x"],
+            "seed": 3,
+            "return_token_ids": True,
+            "key": "Bearer secret",
+        }
+    ]
+
+
+FLEETING = {
+    **{str(code): status(code) for code in (408, 409, 429, 500, 502, 503, 504, 529)},
+    "retry-after in seconds": status(429, headers={"Retry-After": "0"}),
+    "retry-after as a date": status(503, headers={"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}),
+    "retry-after as nonsense": status(503, headers={"Retry-After": "soon"}),
+    "error page": lambda handler, request: handler.send(502, "<html>Bad gateway</html>", "text/html"),
+    "connection cut": cut,
+    "no answer": hang_up,
+    "too slow": too_slow,
+    "garbage": raw("{]"),
+    "web page": raw("<html>Welcome</html>", "text/html"),
+    "empty": raw(""),
+    "null": raw("null"),
+    "a list": raw("[1, 2]"),
+    "an object": raw('{"hello": 1}'),
+    "no choices": completions(),
+    "content of a wrong type": raw('{"choices": [{"index": 0, "message": {"content": 5}}]}'),
+}
+
+
+@pytest.mark.parametrize("trouble", FLEETING.values(), ids=FLEETING.keys())
+async def test_what_passes_is_asked_again(server: Server, trouble: Answer) -> None:
+    server.script = [trouble, trouble, completions("42")]
+    model = model_of(server, timeout=0.5 if trouble is too_slow else 10)
+    assert (await model.generate(QUESTION, Sampling())).completions == [Completion("42")]
+    assert (model.retried, len(server.requests)) == (2, 3)
+    await model.close()
+
+
+LASTING = {
+    "no key": (status(401, "bad key"), "does not let us in: bad key. Set OPENAI_API_KEY"),
+    "not allowed": (status(403, "not yours"), "does not let us in: not yours"),
+    "no such model": (status(404, "what?"), r"has no such model: what\?. Its models: small, large"),
+    "bad request": (status(400, "temperature is odd"), "refuses the request: temperature is odd"),
+    "not processable": (status(422, "hm"), "refuses the request: hm"),
+    "no money": (status(429, "pay first", kind="insufficient_quota"), "pay first"),
+    "method": (status(405, "not so"), r"refuses: not so \(status 405\)"),
+    "told to wait an hour": (status(503, "busy", {"Retry-After": "3600"}), "1 tries: busy, and wants .* 3600 s"),
+}
+
+
+@pytest.mark.parametrize("answer, message", LASTING.values(), ids=LASTING.keys())
+async def test_what_does_not_pass_is_an_error_at_once(server: Server, answer: Answer, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        await ask(server, answer)
+    assert f"the model large at http://127.0.0.1:{server.server_port}/v1" in str(caught.value)
+    assert len(server.requests) <= 2  # at most once more, without token ids
+
+
+async def test_retries_are_bounded(server: Server) -> None:
+    server.script = [status(500, "out of order")]
+    model = model_of(server, retries=3)
+    with pytest.raises(ModelError, match="does not answer after 4 tries: out of order"):
+        await model.generate(QUESTION, Sampling())
+    assert (model.retried, len(server.requests)) == (3, 4)
+    await model.close()
+
+
+async def test_a_server_that_is_down(server: Server) -> None:
+    server.server_close()
+    model = model_of(server, retries=2)
+    with pytest.raises(ModelError, match=r"does not answer after 3 tries: Connection error.*"):
+        await model.generate(QUESTION, Sampling())
+    await model.close()
+
+
+async def test_retry_after_is_honoured(server: Server) -> None:
+    start = time.monotonic()
+    await ask(server, status(429, headers={"Retry-After": "0.7"}), completions("42"))
+    assert 0.7 <= time.monotonic() - start < 3
+
+
+async def test_candidates_that_a_server_leaves_out_are_asked_for(server: Server) -> None:
+    generation = await ask(server, completions("42"), sampling=Sampling(0.4, seed=7), n=5)
+    assert generation == Generation([Completion("42")] * 5, None, 10, 25)
+    assert [request.get("n", 1) for request in server.requests] == [5, 1, 1, 1, 1]
+    assert sorted(request["seed"] for request in server.requests) == [7, 8, 9, 10, 11]
+
+
+async def test_greedy_candidates_are_asked_for_once(server: Server) -> None:
+    assert await ask(server, completions("42"), n=5) == Generation([Completion("42")] * 5, None, 10, 5)
+    assert len(server.requests) == 1
+
+
+async def test_a_server_that_gives_too_many(server: Server) -> None:
+    generation = await ask(server, completions("a", "b", "c"), sampling=Sampling(0.4), n=2)
+    assert [completion.text for completion in generation.completions] == ["a", "b"]
+
+
+def without(*names: str) -> Answer:
+    """A server that does not know these arguments."""
+
+    def answer(handler: Handler, request: dict[str, Any]) -> None:
+        if unknown := [name for name in names if name in request]:
+            hint = " Use 'max_completion_tokens' instead." if unknown == ["max_tokens"] else ""
+            status(400, f"Unrecognized argument: {unknown[0]}.{hint}")(handler, request)
+        else:
+            completions("42", prompt_tokens=len(str(request["messages"])))(handler, request)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "names, first",
+    [
+        (["return_token_ids"], 2),
+        (["n"], 3),
+        (["max_tokens"], 2),
+        (["return_token_ids", "n", "max_tokens"], 5),
+        (["continue_final_message", "return_token_ids", "n", "max_tokens"], 5),
+    ],
+)
+async def test_what_a_server_lacks_is_found_out_once(server: Server, names: list[str], first: int) -> None:
+    server.script = [without(*names)]
+    model = model_of(server)
+    for count in (first + 2, 3):  # three completions, one by one
+        server.requests.clear()
+        generation = await model.generate(QUESTION, Sampling(0.4), n=3)
+        assert [completion.text for completion in generation.completions] == ["42"] * 3
+        assert len(server.requests) == count
+    await model.close()
+
+
+async def test_a_wrong_request_teaches_nothing_about_the_server(server: Server) -> None:
+    server.script = [*[status(400, "wrong")] * 4, completions("a", "b")]
+    model = model_of(server)
+    with pytest.raises(ModelError, match="wrong"):
+        await model.generate(QUESTION, Sampling(0.4), n=2)
+    await model.generate(QUESTION, Sampling(0.4), n=2)
+    assert (server.requests[-1]["n"], server.requests[-1]["return_token_ids"]) == (2, True)
+    await model.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status(400, "This model's maximum context length is 2048 tokens. However, you requested 3000 tokens."),
+        status(400, "no", kind="context_length_exceeded"),
+        status(400, "the request exceeds the available context size. try increasing the context size"),
+    ],
+)
+async def test_a_prompt_that_is_too_long_is_a_cut_completion(server: Server, answer: Answer) -> None:
+    assert (await ask(server, answer, n=2)).completions == [Completion("", [], None, "length")] * 2
+
+
+async def test_stop_strings_that_a_server_ignores(server: Server) -> None:
+    generation = await ask(server, completions("42\nObservation: no"), sampling=Sampling(stop=("\nObservation:", "!")))
+    assert generation.completions == [Completion("42")]
+
+
+async def test_token_ids_and_logprobs_where_given(server: Server) -> None:
+    logprobs = {"content": [{"token": "4", "logprob": -0.5, "bytes": None, "top_logprobs": []}], "refusal": None}
+    answer = completions("4", logprobs=logprobs, token_ids=[19])
+    assert (await ask(server, answer, sampling=Sampling(logprobs=True))).completions == [Completion("4", [19], [-0.5])]
+
+
+def continues(handler: Handler, request: dict[str, Any]) -> None:
+    """A server that goes on with a turn that was begun: its prompt is then shorter by the end of that turn."""
+    begun = request.get("continue_final_message", False)
+    text = " of course" if begun else "Thought: of course"
+    completions(text, prompt_tokens=20 - 5 * begun)(handler, request)
+
+
+async def test_a_prefix_is_continued(server: Server) -> None:
+    generation = await ask(server, continues, prefix="Thought: I am")
+    assert generation.completions == [Completion(" of course")]
+    assert [request.get("continue_final_message") for request in server.requests] == [True, None, True]
+    assert server.requests[-1]["messages"][-1] == {"role": "assistant", "content": "Thought: I am"}
+    assert server.requests[-1]["add_generation_prompt"] is False
+
+
+CONTINUATIONS = [
+    ("Thought: I am done.", " done."),
+    ("  Thought:  I\nam done.", " done."),
+    ("I will not.", "\nI will not."),
+]
+
+
+@pytest.mark.parametrize("reply, text", CONTINUATIONS)
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_a_prefix_is_asked_for_where_it_cannot_be_given(
+    server: Server, reply: str, text: str, refuses: bool
+) -> None:
+    def answer(handler: Handler, request: dict[str, Any]) -> None:
+        if refuses and "continue_final_message" in request:
+            return status(400, "Unrecognized argument")(handler, request)
+        return completions(reply, token_ids=[1, 2])(handler, request)
+
+    generation = await ask(server, answer, prefix="Thought: I am")
+    assert generation.completions == [Completion(text)]
+    last = server.requests[-1]["messages"][-1]
+    assert last["role"] == "user"
+    assert last["content"].startswith("What is 6 times 7?\n\nBegin your reply")
+    assert last["content"].endswith("\nThought: I am")
+
+
+@pytest.mark.parametrize("n", [0, -1])
+async def test_n_must_be_positive(server: Server, n: int) -> None:
+    with pytest.raises(ValueError, match="give at least 1"):
+        await ask(server, completions("42"), n=n)
+
+
+# ---- a real server -------------------------------------------------------------------------------
+
+CASES = [
+    (1, Sampling(max_tokens=30), ""),
+    (1, Sampling(max_tokens=30, logprobs=True, stop=("{", "e")), ""),
+    (1, Sampling(max_tokens=30), "Thought: I"),
+    (3, Sampling(max_tokens=7), "Thought: \n"),
+]
+
+
+@pytest.mark.parametrize("n, sampling, prefix", CASES)
+async def test_vllm_serves_what_transformers_makes(
+    vllm_server: str, tiny_model: Path, n: int, sampling: Sampling, prefix: str
+) -> None:
+    served, local = load_model(f"openai:{vllm_server}:tiny"), load_model(str(tiny_model))
+    ours = await served.generate(QUESTION, sampling, n=n, prefix=prefix)
+    theirs = await local.generate(QUESTION, sampling, n=n, prefix=prefix)
+    assert ours.prompt_token_ids == theirs.prompt_token_ids
+    assert (ours.prompt_tokens, ours.completion_tokens) == (theirs.prompt_tokens, theirs.completion_tokens)
+    for one, other in zip(ours.completions, theirs.completions, strict=True):
+        assert (one.text, one.token_ids, one.finish_reason) == (other.text, other.token_ids, other.finish_reason)
+        assert (
+            one.logprobs is None if other.logprobs is None else one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        )
+    await served.close()
+    await local.close()
+
+
+async def test_vllm_with_a_seed_repeats_itself(vllm_server: str) -> None:
+    model = load_model(f"openai:{vllm_server}:tiny")
+    sampling = Sampling(temperature=0.8, top_p=0.9, max_tokens=20, seed=5)
+    first, second = [await model.generate(QUESTION, sampling, n=4) for _ in range(2)]
+    assert first.completions == second.completions
+    assert len({completion.text for completion in first.completions}) == 4
+    await model.close()
+
+
+@pytest.mark.parametrize("question, text", [("x" * 3000, ""), ("x" * 1990, None)])
+async def test_vllm_and_a_full_context(vllm_server: str, question: str, text: str | None) -> None:
+    model = load_model(f"openai:{vllm_server}:tiny")
+    (completion,) = (await model.generate([Message("user", question)], Sampling(max_tokens=100))).completions
+    assert completion.finish_reason == "length"
+    assert completion.text == "" if text == "" else 0 < len(completion.token_ids or ()) < 60
+    await model.close()
+
+
+async def test_vllm_without_the_model(vllm_server: str) -> None:
+    model = load_model(f"openai:{vllm_server}:huge")
+    with pytest.raises(ModelError, match=r"has no such model.* Its models: tiny"):
+        await model.generate(QUESTION, Sampling())
+    await model.close()

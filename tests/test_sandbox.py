@@ -1,0 +1,290 @@
+"""The sandbox from Python. CPython is the oracle: cells that models wrote must print what they printed there."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from agentdistill._core import Limits, Observation, Sandbox, SandboxError, State
+
+CELLS = Path(__file__).parents[2] / "shared/data/python_cells.jsonl.gz"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    return Sandbox()
+
+
+def value(sandbox: Sandbox, state: State, code: str) -> str | None:
+    observation, _ = sandbox.run(state, code)
+    assert observation.kind == "value", f"{code}: {observation.kind} {observation.error}"
+    return observation.value
+
+
+def test_forks_do_not_see_one_another(sandbox: Sandbox) -> None:
+    _, parent = sandbox.run(sandbox.initial, "x = 1\nitems = []")
+    children = sandbox.run_many([(parent, f"x += {i}\nitems.append(x)\nx") for i in range(8)])
+    assert [observation.value for observation, _ in children] == [str(1 + i) for i in range(8)]
+    assert [value(sandbox, state, "items") for _, state in children] == [f"[{1 + i}]" for i in range(8)]
+    assert value(sandbox, parent, "x, items") == "(1, [])"
+
+
+POISON = [
+    "import builtins\nbuiltins.len = lambda x: 42\nbuiltins.print = None",
+    "import sys\nsys.modules['math'] = None\nsys.modules['json'] = 7\nsys.modules.pop('random')",
+    "import math\nmath.sqrt = lambda x: 'poisoned'",
+    "import sys\nsys.stdout = None\nsys.setrecursionlimit(100)\nsys.path.clear()\nsys.meta_path.clear()",
+    "import app\napp.run_cell = None\napp.WitWorld.run = None\napp.namespace.clear()",
+    "__builtins__ = {}\nfinal_answer = ToolError = None",
+    "import gc\nfor o in gc.get_objects():\n    if isinstance(o, dict): o.pop('__builtins__', None)",
+    "class C:\n    def __del__(self): print('late')\nc = C()",
+    "import ast\nast.parse = None\nimport linecache\nlinecache.cache = None",
+]
+
+
+@pytest.mark.parametrize("poison", POISON)
+def test_what_one_state_poisons_no_other_sees(sandbox: Sandbox, poison: str) -> None:
+    _, parent = sandbox.run(sandbox.initial, "x = [1, 2]")
+    check = "import math, json, random\nprint(len(x))\nmath.sqrt(9), json.dumps(x)"
+    _, poisoned = sandbox.run(parent, poison)
+    runs = sandbox.run_many([(poisoned, check), (parent, check), (poisoned, check), (parent, check)] * 3)
+    for observation, _ in runs[1::2]:
+        assert (observation.stdout, observation.value) == ("2\n", "(3.0, '[1, 2]')")
+    assert value(sandbox, sandbox.initial, "len('abc')") == "3"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "part"),
+    [
+        ("1 / 0", "exception", "ZeroDivisionError: division by zero"),
+        ("x = = 1", "exception", "SyntaxError: invalid syntax"),
+        ("while True: pass", "timeout", "TimeoutError"),
+        ("sum(range(10**12))", "killed", "killed"),
+        ("[0] * 10**9", "out_of_memory", "MemoryError"),
+        ("fails()", "tool_error", "ToolError: KeyError: 'why'"),
+        ("exits()", "tool_error", "ToolError: SystemExit: 3"),
+        ("unsayable()", "tool_error", "not JSON serializable"),
+        ("while True: adds(1)", "tool_error", "3 times"),
+        ("adds(object())", "exception", "TypeError: adds() takes what JSON can say"),
+        ("import os; os._exit(1)", "killed", "killed"),
+        ("raise SystemExit(2)", "exception", "SystemExit: 2"),
+        ("raise KeyboardInterrupt", "exception", "KeyboardInterrupt"),
+        ("input('? ')", "exception", "EOFError: input() has nobody to ask"),
+        ("import requests", "exception", "ModuleNotFoundError: No module named 'requests'\nCells can import Python's"),
+        ("open('/etc/passwd')", "exception", "FileNotFoundError"),
+        ("import socket; socket.create_connection(('10.0.0.1', 80))", "exception", "OSError: there is no network"),
+        ("import subprocess; subprocess.run(['ls'])", "exception", "OSError"),
+        ("import threading; threading.Thread(target=print).start()", "exception", "RuntimeError: can't start new thread"),
+    ],
+)
+def test_each_end_has_its_kind_and_spares_the_state(code: str, kind: str, part: str) -> None:
+    sandbox = small()
+    _, state = sandbox.run(sandbox.initial, "x = 7")
+    observation, after = sandbox.run(state, code)
+    assert observation.kind == kind, observation.error
+    assert observation.error is not None and part in observation.error, observation.error
+    assert value(sandbox, after, "x") == "7"
+
+
+SMALL: list[Sandbox] = []
+
+
+def small() -> Sandbox:
+    """A sandbox with tools and tight limits."""
+
+    def adds(a: int, b: int = 1) -> dict[str, int]:
+        return {"sum": a + b}
+
+    def fails() -> None:
+        raise KeyError("why")
+
+    def exits() -> None:
+        sys.exit(3)
+
+    def unsayable() -> object:
+        return object()
+
+    if not SMALL:
+        limits = Limits(seconds=0.3, hard_seconds=0.3, memory_mb=64, tool_calls=3)
+        SMALL.append(Sandbox({"adds": adds, "fails": fails, "exits": exits, "unsayable": unsayable}, limits))
+    return SMALL[0]
+
+
+def test_tools_are_plain_functions() -> None:
+    sandbox = small()
+    observation, _ = sandbox.run(sandbox.initial, "print(adds(1, b=2), adds.__name__)\nadds(a=4)['sum']")
+    assert (observation.stdout, observation.value) == ("{'sum': 3} adds\n", "5")
+    assert [(call.name, call.arguments, call.result) for call in observation.tool_calls] == [
+        ("adds", '[[1], {"b": 2}]', '{"sum": 3}'),
+        ("adds", '[[], {"a": 4}]', '{"sum": 5}'),
+    ]
+    code = "try:\n    fails()\nexcept ToolError as error:\n    said = str(error)\nsaid"
+    assert value(sandbox, sandbox.initial, code) == repr("KeyError: 'why'")
+
+
+@pytest.mark.parametrize(
+    ("code", "answer", "as_json"),
+    [
+        ("final_answer(42)\nprint('never')", "42", "42"),
+        ("try:\n    final_answer({'a': [1.5, None]})\nexcept Exception:\n    print('never')", "{'a': [1.5, None]}", '{"a": [1.5, null]}'),
+        ("final_answer('é')", "é", '"é"'),
+        ("import sympy\nfinal_answer(sympy.Rational(1, 3))", "1/3", None),
+        ("final_answer(float('nan'))", "nan", None),
+        ("def f():\n    final_answer(answer=1)\nfor i in range(9): f()", "1", "1"),
+    ],
+)  # fmt: skip
+def test_final_answer_ends_the_cell(sandbox: Sandbox, code: str, answer: str, as_json: str | None) -> None:
+    observation, _ = sandbox.run(sandbox.initial, code)
+    assert (observation.kind, observation.stdout) == ("final_answer", "")
+    assert (observation.final_answer, observation.final_answer_json) == (answer, as_json)
+    assert (observation.error, observation.value) == (None, None)
+
+
+def test_a_traceback_names_the_lines_of_its_cells(sandbox: Sandbox) -> None:
+    _, state = sandbox.run(sandbox.initial, "def half(n):\n    return 1 / n")
+    observation, _ = sandbox.run(state, "x = 1\nhalf(0)")
+    assert observation.error_type == "ZeroDivisionError"
+    assert observation.error == (
+        "Traceback (most recent call last):\n"
+        '  File "<cell 2>", line 2, in <module>\n    half(0)\n    ~~~~^^^\n'
+        '  File "<cell 1>", line 2, in half\n    return 1 / n\n           ~~^~~\n'
+        "ZeroDivisionError: division by zero"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int = 1\nP()", "P(x=1)"),
+        ("import pickle\nclass Q: pass\npickle.loads(pickle.dumps(Q())).__class__ is Q", "True"),
+        ("import asyncio\nasync def f():\n    await asyncio.sleep(60)\n    return 5\nasyncio.run(asyncio.wait_for(f(), 99))", "5"),
+        ("import time\nt = time.time()\ntime.sleep(3600)\nround(time.time() - t)", "3600"),
+        ("from sympy import symbols, solve\nx = symbols('x')\nsolve(x**2 - 2)", "[-sqrt(2), sqrt(2)]"),
+        ("import mpmath\nmpmath.mp.dps = 30\nstr(mpmath.pi)", "'3.14159265358979323846264338328'"),
+        ("import xml.etree.ElementTree as e\ne.fromstring('<a>b</a>').text", "'b'"),
+        ("import zlib, base64\nzlib.decompress(zlib.compress(b'x' * 9))", "b'xxxxxxxxx'"),
+        ("__name__ == '__main__'", "True"),
+        ("None", None),
+        ("x = 1", None),
+        ("", None),
+        ("# nothing", None),
+    ],
+)  # fmt: skip
+def test_a_cell_is_python(sandbox: Sandbox, code: str, shown: str | None) -> None:
+    assert value(sandbox, sandbox.initial, code) == shown
+
+
+@pytest.mark.skipif(not CELLS.is_file(), reason=f"no {CELLS}")
+def test_cells_of_models_print_what_cpython_printed(sandbox: Sandbox) -> None:
+    with gzip.open(CELLS, "rt") as lines:
+        rows = [row for row in map(json.loads, lines) if row["lib"] == "stdlib" and not row["maybe_nondeterministic"]]
+    differences = []
+    rows = rows[::20]
+    states = [sandbox.initial] * len(rows)
+    printed: list[list[tuple[str, str | None]]] = [[] for _ in rows]
+    for step in range(max(len(row["cells"]) for row in rows)):
+        left = [index for index, row in enumerate(rows) if step < len(row["cells"])]
+        results = sandbox.run_many([(states[index], rows[index]["cells"][step]) for index in left])
+        for index, (observation, state) in zip(left, results, strict=True):
+            states[index] = state
+            printed[index].append((observation.stdout, observation.error_type))
+    for row, seen in zip(rows, printed, strict=True):
+        native = [(cell["stdout"], cell["exc"]) for cell in row["native"]["cells"]]
+        if [stdout for stdout, _ in seen[: len(native)]] != [stdout for stdout, _ in native]:
+            differences.append(f"{row['uid']}: {seen} where CPython has {native}")
+    print(f"{len(differences)} of {len(rows)} differ", *differences, sep="\n")
+    assert len(differences) <= len(rows) // 100, "\n".join(differences)
+
+
+def test_states_survive_as_bytes(sandbox: Sandbox) -> None:
+    _, state = sandbox.run(sandbox.initial, "class A:\n    n = 1\na = A()\nit = iter([1, 2, 3])\nnext(it)")
+    data = state.to_bytes()
+    assert value(sandbox, State.from_bytes(data), "a.n + next(it)") == "3"
+    assert len(data) < 32_768
+    script = "import sys; from agentdistill._core import *; s = Sandbox(); "
+    script += "print(s.run(State.from_bytes(sys.stdin.buffer.read()), 'a.n + next(it)')[0].value)"
+    run = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
+    assert run.stdout == b"3\n"
+    for damaged in (b"", data[:-1], data + b"\0", b"x" + data[1:], data[:200] + b"\0" + data[201:]):
+        with pytest.raises(SandboxError, match="State"):
+            State.from_bytes(damaged)
+
+
+def test_the_same_cells_observe_the_same() -> None:
+    cells = ["import random, time\nprint(random.random(), time.time())", "print({str(i) for i in range(20)}, id(cells))"]
+
+    def observed(sandbox: Sandbox) -> list[Observation]:
+        state, seen = sandbox.initial, []
+        for cell in cells:
+            observation, state = sandbox.run(state, cell)
+            seen.append((observation.stdout, observation.error))
+        return seen
+
+    first = observed(Sandbox(seed=3))
+    assert observed(Sandbox(seed=3, threads=1)) == first
+    assert observed(Sandbox(seed=4)) != first
+
+
+def test_python_threads_run_at_once(sandbox: Sandbox) -> None:
+    seen: dict[int, str | None] = {}
+
+    def work(number: int) -> None:
+        state = sandbox.initial
+        for step in range(20):
+            observation, state = sandbox.run(state, f"x = {number} * 100 + {step}\nx")
+            seen[number] = observation.value
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {0: "19", 1: "119"}
+
+
+def test_ctrl_c_ends_a_cell_and_a_stuck_tool() -> None:
+    for code in ("while True: pass", "stuck()"):
+        script = (
+            "import time, threading, os, signal\nfrom agentdistill._core import *\n"
+            "s = Sandbox({'stuck': lambda: time.sleep(60)}, Limits(seconds=60))\n"
+            "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+            f"try: s.run(s.initial, {code!r})\nexcept KeyboardInterrupt: print('interrupted', flush=True)\n"
+            "print(s.run(s.initial, '1 + 1')[0].value, flush=True)\nos._exit(0)"
+        )
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+        assert run.stdout == "interrupted\n2\n", run.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_runs_cells(sandbox: Sandbox) -> None:
+    _, state = sandbox.run(sandbox.initial, "x = 20")
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(int(sandbox.run(state, "x + 1")[0].value or 0))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 21
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seconds": 0}, "seconds"),
+        ({"memory_mb": 8}, "memory_mb"),
+        ({"hard_seconds": float("inf")}, "hard_seconds"),
+    ],
+)
+def test_impossible_limits_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Limits(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tools", [{"a b": print}, {"final_answer": print}, {"x": 3}])
+def test_impossible_tools_are_refused(tools: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        Sandbox(tools)  # type: ignore[arg-type]

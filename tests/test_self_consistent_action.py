@@ -1,0 +1,87 @@
+"""IDEA 3 from Python: candidates vote by what they did, cannot see one another, and steps of many episodes share
+calls."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from agentdistill import AgentDistillError, Limits, Sandbox, State
+from agentdistill._core import StepResult, self_consistent_steps
+from agentdistill.self_consistent_action import SelfConsistentAction
+
+
+def code(text: str) -> str:
+    return f"Thought: I act.\nCode:\n```py\n{text}\n```<end_code>"
+
+
+def take(sandbox: Sandbox, episodes: Sequence[tuple[State, Sequence[str]]], **options: object) -> list[StepResult]:
+    async def all_steps() -> list[StepResult]:
+        with SelfConsistentAction(sandbox, **options) as action:  # type: ignore[arg-type]
+            return list(await asyncio.gather(*(action.step(state, texts) for state, texts in episodes)))
+
+    return asyncio.run(all_steps())
+
+
+VOTES = [
+    (["final_answer(41)", "final_answer(42)", "final_answer('42')"], 1),  # the reference code sees no difference here
+    (["print(7)", "1/0", "print(8)", "print(8)"], 2),
+    (["1/0", "undefined", "print(3)"], 2),
+    (["5", "2 + 3", "6"], 0),
+]
+
+
+@pytest.mark.parametrize(("codes", "winner"), VOTES)
+def test_the_majority_wins(codes: list[str], winner: int) -> None:
+    sandbox = Sandbox()
+    [result] = take(sandbox, [(sandbox.initial, [code(text) for text in codes])])
+    assert result.winner == winner
+
+
+def test_candidates_start_from_the_same_state_and_run_once() -> None:
+    sandbox = Sandbox()
+    _, state = sandbox.run(sandbox.initial, "x = 0")
+    [result] = take(sandbox, [(state, [code("x += 1\nx")] * 7 + [code("x += 1 \nx")])])
+    assert [observation.value for observation in result.observations if observation] == ["1"] * 8
+    observation, _ = sandbox.run(result.state, "x")
+    assert observation.value == "1"
+
+
+def test_the_paper_s_code_votes_on_output_alone() -> None:
+    sandbox = Sandbox()
+    candidates = [code(text) for text in ("final_answer(41)", "final_answer(42)", "final_answer(42)")]
+    assert [take(sandbox, [(sandbox.initial, candidates)], compat=c)[0].winner for c in (None, "reference")] == [1, 0]
+
+
+def test_many_steps_at_once_are_what_they_are_alone() -> None:
+    sandbox = Sandbox()
+    episodes = [(sandbox.initial, [code(f"print({i} + {j % 2})") for j in range(3)]) for i in range(200)]
+    together = take(sandbox, episodes)
+    for episode, result in zip(episodes, together, strict=True):
+        [alone] = self_consistent_steps(sandbox, [episode])
+        assert (result.winner, result.vote.counts) == (alone.winner, alone.vote.counts)
+
+
+def test_a_slow_cell_does_not_hold_up_all_others() -> None:
+    sandbox = Sandbox(limits=Limits(seconds=1.5))
+
+    async def run() -> tuple[float, float]:
+        with SelfConsistentAction(sandbox) as action:
+            start = time.perf_counter()
+            slow = asyncio.create_task(action.step(sandbox.initial, [code("while True: pass")]))
+            await asyncio.sleep(0.1)
+            await action.step(sandbox.initial, [code("1")])
+            quick = time.perf_counter() - start
+            result = await slow
+            assert result.observations[0] is not None and result.observations[0].kind == "timeout"
+            return quick, time.perf_counter() - start
+
+    quick, slow = asyncio.run(run())
+    assert quick < 1.2 < slow
+
+
+def test_what_the_core_raises_reaches_each_step_that_waits() -> None:
+    sandbox = Sandbox()
+    with pytest.raises((ValueError, AgentDistillError), match="no completions"):
+        take(sandbox, [(sandbox.initial, [])])
