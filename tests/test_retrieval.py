@@ -1,4 +1,4 @@
-"""Search on real questions, and the index from Python. tests/rust/retrieval.rs tests scores against a slow reference."""
+"""Search on real questions, and the index from Python. tests/rust/retrieval.rs holds scores against an oracle."""
 
 import json
 import os
