@@ -4,6 +4,7 @@
 //!
 //! - **Thought**: the text before the code, with an optional `Thought:` in front. A `<think>...</think>` at the start
 //!   (or what ends in a lone `</think>`, where the template wrote the opening tag) belongs to it; nothing inside is code.
+//!   One that never ends is all thought, up to a block announced by `Code:`.
 //! - **Code**: blocks that begin, on a line of their own, with ```` ```py ````, ```` ```python ````,
 //!   ```` ```python3 ```` or `<code>`. A fence without a language counts only right after `Code:`. They end at their closing
 //!   fence or tag, at `<end_code>`, or at a line `Observation:`; what looks like an end inside a Python string is none.
@@ -190,6 +191,10 @@ impl Thinking {
         let start = if text[blank..].starts_with(OPEN) { Some(blank + OPEN.len()) } else { None };
         match (start, text.find(CLOSE)) {
             (None, None) => Self { inside: None, body: Some(0) },
+            // Models forget to end their thinking, but `Code:` and a block is no thought.
+            (Some(start), None) if Blocks::find(text, start).blocks.iter().any(|block| block.announced) => {
+                Self { inside: None, body: Some(start) }
+            }
             (Some(start), None) => Self { inside: Some(trimmed_all(text, start..text.len())), body: None },
             // A `</think>` after the first code is text about thinking, not the end of it.
             (None, Some(end)) if Blocks::find(text, 0).blocks.first().is_some_and(|block| block.start < end) => {
@@ -273,7 +278,7 @@ impl<'a> Blocks<'a> {
                     break;
                 }
                 found.foreign = opener.language;
-                at = fence(text, inside, opener.ticks).unwrap_or(text.len());
+                at = foreign_end(text, inside, opener.ticks);
             }
         }
         found
@@ -324,17 +329,24 @@ fn is_code_label(line: &str) -> bool {
     LABEL.is_match(line)
 }
 
-/// The end of the next line that closes a fence of so many backticks, whatever stands between.
-fn fence(text: &str, from: usize, ticks: usize) -> Option<usize> {
+/// Where a block that is not for us ends: after its closing fence or, should it have none, before the next Python block.
+fn foreign_end(text: &str, from: usize, ticks: usize) -> usize {
     let mut at = from;
+    let mut label = None;
     for line in text[from..].split_inclusive('\n') {
-        at += line.len();
+        if Opener::read(line).is_some_and(|opener| opener.is_python) {
+            return label.unwrap_or(at);
+        }
         let body = line.trim();
         if body.len() >= ticks && body.bytes().all(|byte| byte == b'`') {
-            return Some(at);
+            return at + line.len();
         }
+        if !body.is_empty() {
+            label = is_code_label(line).then_some(at);
+        }
+        at += line.len();
     }
-    None
+    text.len()
 }
 
 /// Where the code that begins at `from` ends, and where the text goes on after what closed it.

@@ -64,7 +64,7 @@ class Bm25Index:
 
     @staticmethod
     def build(
-        passages: Iterable[tuple[str, str, str]] | Iterable[Passage] | str | PathLike[str],
+        passages: Iterable[tuple[str, str, str] | Passage] | str | PathLike[str],
         path: str | PathLike[str],
         *,
         overwrite: bool = False,

@@ -1,0 +1,152 @@
+"""Search on real questions, and the index from Python. tests/rust/retrieval.rs holds scores against an oracle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentdistill._core import Bm25Index, Passage, RetrievalError, Sandbox
+
+RECALL = {
+    "2wiki_hipporag": (56.2, 65.3, 68.6),
+    "hotpot_hipporag_train100": (60.0, 78.0, 89.0),
+    "hotpot_autoact300": (60.0, 78.2, 90.8),
+    "musique_hipporag_train100": (39.2, 49.3, 55.9),
+}
+"""Recall at 2, 5 and 10 in percent, of bm25s with Porter2 stems and stop words (shared/data/README.md)."""
+
+PASSAGES = [("a", "Corran", "A headland."), ("b", "Strand", "An engineer of lights."), ("c", "", "Corran, Corran")]
+
+
+@pytest.mark.parametrize("name", RECALL)
+def test_recall_is_that_of_the_peer(name: str, shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "retrieval" / name
+    relevant: defaultdict[str, set[str]] = defaultdict(set)
+    for line in (folder / "qrels/test.tsv").read_text().splitlines()[1:]:
+        query, passage, _ = line.split("\t")
+        relevant[query].add(passage)
+    queries = {query["_id"]: query["text"] for query in map(json.loads, (folder / "queries.jsonl").open())}
+    index = Bm25Index.build(folder / "corpus.jsonl", tmp_path / "index")
+    found = index.search_batch([queries[query] for query in relevant], k=10)
+    for k, expected in zip((2, 5, 10), RECALL[name], strict=True):
+        hits = [
+            len(gold & {passage.id for passage in passages[:k]}) / len(gold)
+            for gold, passages in zip(relevant.values(), found, strict=True)
+        ]
+        assert 100 * sum(hits) / len(hits) >= expected - 0.5, f"recall at {k}"
+
+
+def test_an_index_is_built_opened_and_searched(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    seen: list[int] = []
+    built = Bm25Index.build(
+        (Passage(*each) if i % 2 else each for i, each in enumerate(PASSAGES)), path, progress=seen.append
+    )
+    index = Bm25Index.open(str(path))
+    assert (len(built), len(index), seen) == (3, 3, [3])
+    [first, second] = index.search("corran", k=5)
+    assert (first.id, first.title, first.text) == ("c", "", "Corran, Corran")
+    assert second.id == "a" and first.score > second.score > 0
+    assert index.search_batch(["corran", "\ud800 AND (", "engineers"], k=1) == [[first], [], index.search("engineer")]
+    info = index.info()
+    assert info.pop("bytes") == sum(file.stat().st_size for file in path.iterdir())
+    assert "Porter2" in info.pop("analyzer")
+    assert info == {"documents": 3, "version": 1, "path": str(path), "skipped": 0}
+
+
+def test_bad_input_says_what_and_where(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": "a", "text": "x"}\n{"id": "b"}\n{"id": "c", "text": "y"}\n')
+    with pytest.raises(RetrievalError, match=r"corpus\.jsonl:2: no field `text` or `contents`"):
+        Bm25Index.build(corpus, path)
+    with pytest.raises(RetrievalError, match="passage 2 is no"):
+        Bm25Index.build([PASSAGES[0], ("b", 3, "text")], path)  # type: ignore[list-item]
+    assert os.listdir(tmp_path) == ["corpus.jsonl"], "a build that failed leaves nothing"
+    assert Bm25Index.build(corpus, path, skip_bad=True).info()["skipped"] == 1
+    with pytest.raises(RetrievalError, match="already"):
+        Bm25Index.build(PASSAGES, path)
+    index = Bm25Index.build([*PASSAGES, "no passage"], path, overwrite=True, skip_bad=True)  # type: ignore[list-item]
+    assert (index.info()["documents"], index.info()["skipped"]) == (3, 1)
+    for k in (0, -1):
+        with pytest.raises(ValueError, match="k must be at least 1"):
+            index.search("corran", k=k)
+    with pytest.raises(FileNotFoundError):
+        Bm25Index.build(tmp_path / "absent.jsonl", tmp_path / "other")
+    with pytest.raises(RetrievalError, match="there is no index here"):
+        Bm25Index.open(tmp_path / "other")
+
+
+def test_what_the_caller_raises_ends_the_build(tmp_path: Path) -> None:
+    def stop(passages: int) -> None:
+        raise KeyboardInterrupt
+
+    def broken() -> Iterator[tuple[str, str, str]]:
+        yield PASSAGES[0]
+        raise OSError("the source broke")
+
+    with pytest.raises(KeyboardInterrupt):
+        Bm25Index.build(PASSAGES, tmp_path / "index", progress=stop)
+    with pytest.raises(OSError, match="the source broke"):
+        Bm25Index.build(broken(), tmp_path / "index")
+    assert os.listdir(tmp_path) == []
+
+
+BUILD = """
+import sys, itertools
+from agentdistill._core import Bm25Index
+passages = ((str(i), f"title {i}", "some text") for i in itertools.count())
+Bm25Index.build(passages, sys.argv[1], progress=lambda n: print(n, flush=True))
+"""
+
+
+def test_a_killed_build_leaves_no_index(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    builder = subprocess.Popen([sys.executable, "-c", BUILD, str(path)], stdout=subprocess.PIPE)
+    assert builder.stdout is not None and builder.stdout.readline()
+    with pytest.raises(RetrievalError, match="another process is building"):
+        Bm25Index.build(PASSAGES, path)
+    builder.send_signal(signal.SIGKILL)
+    builder.wait()
+    assert not path.exists()
+    assert len(Bm25Index.build(PASSAGES, path)) == 3
+    assert os.listdir(tmp_path) == ["index"], "what the killed build left is cleared away"
+
+
+def test_ctrl_c_ends_a_build(tmp_path: Path) -> None:
+    builder = subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(tmp_path / "index")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert builder.stdout is not None and builder.stdout.readline()
+    builder.send_signal(signal.SIGINT)
+    _, stderr = builder.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in stderr
+    deadline = time.monotonic() + 10
+    while os.listdir(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_sandbox_searches_natively(tmp_path: Path) -> None:
+    index = Bm25Index.build(PASSAGES, tmp_path / "index")
+    sandbox = Sandbox(tools={"web_search": index})
+    observation, _ = sandbox.run(sandbox.initial, 'print(web_search("corran"))\nweb_search(query="nothing known", k=1)')
+    assert observation.stdout == "[1] \nCorran, Corran\n[2] Corran\nA headland.\n"
+    assert observation.value == repr("No passage has any of these words.")
+    assert [call.name for call in observation.tool_calls] == ["web_search", "web_search"]
+    for call in (
+        "web_search()",
+        "web_search(3)",
+        'web_search("a", 1, 2)',
+        'web_search("a", top=1)',
+        'web_search("a", k=0)',
+    ):
+        observation, _ = sandbox.run(sandbox.initial, call)
+        assert observation.kind == "tool_error", call
