@@ -32,7 +32,6 @@ LAYERS = [
     {"chain_of_thought"},
     {"engine"},
     {"distillation", "evaluation", "training"},
-    {"report"},
     {"cli"},
 ]
 
