@@ -53,7 +53,8 @@ import sys, time
 start = time.perf_counter()
 import agentdistill
 seconds = time.perf_counter() - start
-heavy = sorted({name.split(".")[0] for name in sys.modules} & {"torch", "transformers", "vllm", "openai", "numpy", "rich"})
+loaded = {name.split(".")[0] for name in sys.modules}
+heavy = sorted(loaded & {"torch", "transformers", "vllm", "openai", "numpy", "rich"})
 print(f"{seconds:.3f} {heavy}")
 """
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]

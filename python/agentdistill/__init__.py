@@ -1,7 +1,8 @@
 """Distil LLM agents into small models that think, search, run Python and answer.
 
-The names below are the whole public surface. The compiled core is imported at once (a few milliseconds); the Python parts
-are imported when first used, so that ``import agentdistill`` stays light and loads neither torch nor a model library.
+The names below are the whole public surface. The compiled core is imported at once (a few milliseconds); the Python
+parts are imported when first used, so that ``import agentdistill`` stays light and loads neither torch nor a model
+library.
 """
 
 from importlib import import_module

@@ -5,7 +5,6 @@ from os import PathLike
 from typing import Any, Literal, Self, final
 
 __all__ = [
-    "__version__",
     "Action",
     "AgentDistillError",
     "Bm25Index",
@@ -25,6 +24,7 @@ __all__ = [
     "TrajectoryError",
     "TrajectoryWriter",
     "Vote",
+    "__version__",
     "parse_action",
     "read_header",
     "read_trajectories",
@@ -70,14 +70,14 @@ class Bm25Index:
         overwrite: bool = False,
         skip_bad: bool = False,
         progress: Callable[[int], object] | None = None,
-    ) -> "Bm25Index":
+    ) -> Bm25Index:
         """Index ``(id, title, text)`` triples, or a JSONL file with ``id|_id``, ``title``, ``text`` or ``contents``.
 
         ``progress`` is called now and then with the number of passages read. The index appears at ``path`` only
         when complete. Raises RetrievalError (with file and line for a bad line; for a path that exists).
         """
     @staticmethod
-    def open(path: str | PathLike[str]) -> "Bm25Index":
+    def open(path: str | PathLike[str]) -> Bm25Index:
         """Open an index. Raises RetrievalError when there is none, or one of another version."""
     def search(self, query: str, k: int = 3) -> list[Passage]: ...
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
@@ -161,7 +161,7 @@ class State:
 
     def to_bytes(self) -> bytes: ...
     @staticmethod
-    def from_bytes(data: bytes) -> "State":
+    def from_bytes(data: bytes) -> State:
         """Raises SandboxError when the bytes are damaged or of another guest."""
     @property
     def nbytes(self) -> int:
@@ -348,7 +348,7 @@ class Trajectory:
     def to_json(self) -> str:
         """One line."""
     @staticmethod
-    def from_json(line: str) -> "Trajectory": ...
+    def from_json(line: str) -> Trajectory: ...
 
 def read_trajectories(path: str | PathLike[str]) -> list[Trajectory]:
     """Read a JSONL file in parallel. A torn last line (a killed writer) is left out. Raises TrajectoryError."""
@@ -372,5 +372,5 @@ class TrajectoryWriter:
         """Raises OSError (a full disk), and ValueError for a task that is in the file already or twice among these;
         then nothing of this call is in the file."""
     def close(self) -> None: ...
-    def __enter__(self) -> "TrajectoryWriter": ...
+    def __enter__(self) -> TrajectoryWriter: ...
     def __exit__(self, *args: object) -> None: ...

@@ -1,8 +1,8 @@
 """The package's functions as commands: ``agentdistill index | generate | select | train | evaluate | ask | demo``.
 
-Each command is a dataclass: its fields are the flags, with the fields of the function's own configuration beside them; what
-it does is its ``run``. Nothing is decided here: a command loads what its arguments name, calls the function of the same
-name, and prints what that returned.
+Each command is a dataclass: its fields are the flags, with the fields of the function's own configuration beside them;
+what it does is its ``run``. Nothing is decided here: a command loads what its arguments name, calls the function of the
+same name, and prints what that returned.
 
 Not here: recipes that run several steps from one file.
 """
@@ -20,7 +20,7 @@ from agentdistill._core import AgentDistillError, Bm25Index, Trajectory
 from agentdistill.distillation import GenerateConfig, generate, select
 from agentdistill.engine import RolloutConfig, rollout
 from agentdistill.evaluation import evaluate
-from agentdistill.model import Model, load_model
+from agentdistill.model import load_model
 from agentdistill.task import Kind, Task, load_tasks
 from agentdistill.tool import Tool, web_search
 from agentdistill.training import TrainConfig
@@ -117,7 +117,8 @@ class TaskFiles:
     """Which tasks."""
 
     tasks: tuple[Path, ...]
-    """Files of tasks: JSON, JSONL or CSV with question and answer. Of several files, ids become FILE/ID: the paper's own clash."""
+    """Files of tasks: JSON, JSONL or CSV with question and answer. Ids of several files become FILE/ID, as they may clash
+    (the paper's own do)."""
     limit: int | None = None
     """Only the first so many tasks of each file."""
     task_set: str | None = None
@@ -138,8 +139,8 @@ class Generate:
 
     Run again after a stop, it goes on where it was.
 
-    Example: agentdistill generate --tasks train.jsonl --model openai:http://127.0.0.1:8000/v1:NAME --index wiki --ftp -o
-    traj.jsonl
+    Example: agentdistill generate --tasks train.jsonl --model openai:http://127.0.0.1:8000/v1:NAME --index wiki --ftp
+    -o traj.jsonl
     """
 
     files: TaskFiles
@@ -152,9 +153,7 @@ class Generate:
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
-        done = generate(
-            self.files.load(), load_model(self.model), _tools(self.index), self.config, output=self.output
-        )
+        done = generate(self.files.load(), load_model(self.model), _tools(self.index), self.config, output=self.output)
         print(select(done))
 
 
@@ -272,7 +271,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = [SHORT.get(argument, argument) for argument in (sys.argv[1:] if argv is None else argv)]
     description = "Distil LLM agents into small models that think, search, run Python and answer."
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]  # a union of classes, which mypy does not take for a type
+        Command,
         prog="agentdistill",
         description=description,
         args=arguments,
@@ -292,7 +291,9 @@ def main(argv: list[str] | None = None) -> None:
 def _transcript(trajectory: Trajectory) -> str:
     """What the agent wrote and saw, and what came of it."""
     turns = [turn for step in trajectory.steps for turn in (step.candidates[step.winner].text, step.message) if turn]
-    return "\n\n".join([*turns, f"Answer: {trajectory.answer}" if trajectory.answer else f"No answer: {trajectory.outcome}"])
+    return "\n\n".join(
+        [*turns, f"Answer: {trajectory.answer}" if trajectory.answer else f"No answer: {trajectory.outcome}"]
+    )
 
 
 def _tools(index: Path | None) -> tuple[Tool, ...]:
