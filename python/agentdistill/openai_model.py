@@ -33,8 +33,7 @@ class OpenAIModel:
     """
 
     def __init__(self, base_url: str, name: str, *, retries: int = 8, timeout: float = 600.0) -> None:
-        """``retries``: how often a request is tried again (eight take about two minutes). ``timeout``: seconds for
-        one try."""
+        """``retries``: how often a request is tried again (8 take two minutes). ``timeout``: seconds for one try."""
         if retries < 0 or timeout <= 0:
             raise ValueError(f"retries is {retries} and timeout {timeout}: give at least 0 and more than 0 seconds")
         self.name = name
@@ -222,8 +221,7 @@ class _Abilities:
 
 
 def _generation(response: Any, sampling: Sampling) -> Generation:
-    """What a server's answer says. Raises ValueError, TypeError or AttributeError for one that is not a chat
-    completion."""
+    """What a server's answer says. Raises ValueError, TypeError or AttributeError for one that says nothing."""
     if not response.choices:
         raise ValueError("there is no choice in it")
     completions = []

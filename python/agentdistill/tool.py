@@ -34,8 +34,10 @@ def web_search(index: "Bm25Index") -> Tool:
 
 
 def python_tool(function: Callable[..., Any]) -> Tool:
-    """A Python function as a tool, described by its own signature and docstring. Raises ValueError when it has no
-    docstring."""
+    """A Python function as a tool, described by its own signature and docstring.
+
+    Raises ValueError for one without a name or a docstring.
+    """
     name = getattr(function, "__name__", type(function).__name__)
     if not name.isidentifier():
         raise ValueError(f"a tool needs a name to be called by, and {name} is none: give a function made with def")
@@ -56,8 +58,10 @@ def describe_tools(tools: Sequence[Tool]) -> str:
 
 
 def sandbox_tools(tools: Sequence[Tool]) -> Mapping[str, "Bm25Index | Callable[..., Any]"]:
-    """The same tools as ``Sandbox`` takes them. Raises ValueError for two of one name, or one that hides
-    ``final_answer``."""
+    """The same tools as ``Sandbox`` takes them.
+
+    Raises ValueError for two of one name, or one that hides ``final_answer``.
+    """
     named = {tool.name: tool.function for tool in tools}
     if len(named) < len(tools) or "final_answer" in named:
         raise ValueError(f"tools must have different names, none of them final_answer: {[tool.name for tool in tools]}")

@@ -181,8 +181,7 @@ class _Decoder:
         self._fail([*self._waiting, *(row.request for row in self._rows)], ModelError(f"{self._name} is closed"))
 
     def _take_waiting(self) -> list[_Request]:
-        """Requests whose rows there is room for now, in the order they came; a request wider than the batch goes
-        alone."""
+        """Requests there is room for now, in the order they came; one wider than the batch goes alone."""
         free, new = self._batch_size - len(self._rows), list[_Request]()
         while self._waiting and (self._waiting[0].n <= free or (not self._rows and not new)):
             request = self._waiting.popleft()
@@ -214,8 +213,7 @@ class _Decoder:
             self._prefill(batch, [known[id(request)] for request in batch])
 
     def _prefill(self, batch: list[_Request], known: "list[_Known]") -> None:
-        """Read the prompts of a batch, but for what is known and for each one's last token: the next step reads
-        that."""
+        """Read the prompts of a batch, but for what is known and each one's last token, which the next step reads."""
         first = len(self._rows)
         for index in range(max(request.n for request in batch)):  # the first candidates side by side, then the others
             for request in batch:
@@ -321,15 +319,13 @@ class _Decoder:
         return None
 
     def _may_end_a_stop(self, token: int, stop: tuple[str, ...]) -> bool:
-        """Whether a stop string can end within ``token``: a cheap test that spares decoding the whole text at every
-        step."""
+        """Whether a stop string can end in ``token``: a cheap test that spares decoding the text at every step."""
         if (text := self._token_texts.get(token)) is None:
             text = self._token_texts[token] = self._tokenizer.decode([token])
         return any(s[-1] in text or s[-1].isspace() or not s[-1].isascii() for s in stop)
 
     def _text(self, prompt: list[int], tokens: list[int]) -> str:
-        """The text of ``tokens`` after ``prompt``: some tokenizers write a token differently at the beginning of a
-        text."""
+        """The text of ``tokens`` after ``prompt``: a tokenizer may write a token differently where a text begins."""
         before = prompt[-4:]
         whole, start = (self._tokenizer.decode(ids, skip_special_tokens=True) for ids in (before + tokens, before))
         return str(whole[len(start) :])

