@@ -1,4 +1,5 @@
-"""Training, for real, on a model of a few thousand parameters: it learns what it should and only that, and survives a kill."""
+"""Training, for real, on a model of a few thousand parameters: it learns what it should and only that, and survives a
+kill."""
 
 import json
 import os
@@ -101,7 +102,8 @@ def test_the_adapter_and_the_merged_model_are_the_same_student(base: Path, tmp_p
 
 
 def test_masked_tokens_have_no_loss(base: Path, tmp_path: Path) -> None:
-    """Tokens under the mask may be anything that a causal model does not see before it answers: the weights come out the same."""
+    """Tokens under the mask may be anything that a causal model does not see before it answers: the weights come out
+    the same."""
     from safetensors.torch import load_file
 
     def weights(name: str, tail: str) -> dict[str, "torch.Tensor"]:
@@ -194,9 +196,9 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
 def test_a_folder_of_another_run_is_refused(base: Path, tmp_path: Path) -> None:
     output = tmp_path / "student"
     train(EXAMPLES, base, output, TINY, progress=False)
-    with pytest.raises(ValueError, match="another run .*learning_rate 0.01, not 0.001"):
+    with pytest.raises(ValueError, match=r"another run .*learning_rate 0\.01, not 0\.001"):
         train(EXAMPLES, base, output, replace(TINY, learning_rate=1e-3), progress=False)
-    with pytest.raises(ValueError, match="another run .*data"):
+    with pytest.raises(ValueError, match=r"another run .*data"):
         train(EXAMPLES[1:], base, output, TINY, progress=False)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()

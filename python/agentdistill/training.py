@@ -1,16 +1,16 @@
 """Fine-tune a student on what the teacher's kept trajectories show: LoRA, or all weights (paper, section 4).
 
-TRL's SFTTrainer gets token ids and labels made beforehand (distillation.to_examples): it applies no template, encodes nothing
-again, and only tokens the agent writes itself have a loss. A run can be killed at any time; the same call goes on from its last
-checkpoint. Its folder holds
+TRL's SFTTrainer gets token ids and labels made beforehand (distillation.to_examples): it applies no template, encodes
+nothing again, and only tokens the agent writes itself have a loss. A run can be killed at any time; the same call goes
+on from its last checkpoint. Its folder holds
 
     train.json      what was trained on what, and how it went; a folder of another run is refused
     checkpoints/    until the run is done
     adapter/        LoRA only: the adapter, for PEFT and vLLM
     merged/         the student with the adapter merged into it, and its tokenizer: what to load. (Full: the student.)
 
-Not here: which trajectories are kept and how they become tokens; several GPUs; preferences or reinforcement. torch, trl and peft
-are imported when training starts, as they take seconds.
+Not here: which trajectories are kept and how they become tokens; several GPUs; preferences or reinforcement. torch, trl
+and peft are imported when training starts, as they take seconds.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -61,7 +61,8 @@ class TrainConfig:
     batch_size: int = 8
     """Examples per step of the optimizer (paper: 8)."""
     device_batch_size: int | None = None
-    """Examples in one forward pass; gradients are summed up to ``batch_size``. By default 1 on a GPU, ``batch_size`` on a CPU."""
+    """Examples in one forward pass; gradients are summed up to ``batch_size``. By default 1 on a GPU, ``batch_size`` on
+    a CPU."""
     max_length: int = 10_240
     """Longest example, in tokens (paper: 10,240)."""
     prompt: str | None = None
@@ -99,12 +100,12 @@ def train(
 ) -> Path:
     """Fine-tune ``model`` (a folder or hub id) on ``examples``; return the folder to load the student from.
 
-    ``examples``: token ids with their mask, or a file of kept trajectories, which are rendered with the model's own tokenizer.
-    Only token ids of this model's tokenizer make sense.
+    ``examples``: token ids with their mask, or a file of kept trajectories, which are rendered with the model's own
+    tokenizer. Only token ids of this model's tokenizer make sense.
 
-    Raises ValueError for examples that teach nothing (none; nothing to learn in them; ids that the model does not have) and for
-    an ``output`` of another run, ModelError for a model that is not there, OSError and TrajectoryError for files that cannot
-    be read or written.
+    Raises ValueError for examples that teach nothing (none; nothing to learn in them; ids that the model does not have)
+    and for an ``output`` of another run, ModelError for a model that is not there, OSError and TrajectoryError for
+    files that cannot be read or written.
     """
     config = config or TrainConfig()
     output = Path(output)
@@ -113,14 +114,13 @@ def train(
     if files.adapter is not None:
         raise ModelError(f"{model} is an adapter: merge it, or train on its base {files.model}")
     tokenizer = _load_tokenizer(files.model)
-    if trajectories is not None:
-        examples = _render(trajectories, tokenizer, config)
-    examples = _check(examples, config.max_length)
+    given = cast("Sequence[Example]", examples) if trajectories is None else _render(trajectories, tokenizer, config)
+    fitting = _check(given, config.max_length)
     student = output if config.method == "full" else output / "merged"
-    run = {"model": str(model), "examples": len(examples), "data": _fingerprint(examples), **asdict(config)}
+    run = {"model": str(model), "examples": len(fitting), "data": _fingerprint(fitting), **asdict(config)}
     if _begin(output, run):
         return student
-    _fit(examples, files.model, tokenizer, output, config, run, progress)
+    _fit(fitting, files.model, tokenizer, output, config, run, progress)
     return student
 
 
@@ -239,7 +239,8 @@ def _save(model: Any, tokenizer: Any, output: Path, config: TrainConfig) -> None
 
 
 def _progress(title: str) -> Any:
-    """A callback that shows steps, loss and time left: a bar in a terminal, else a line now and then; on standard error."""
+    """A callback that shows steps, loss and time left: a bar in a terminal, else a line now and then; on standard
+    error."""
     from transformers import TrainerCallback
 
     console = Console(stderr=True)

@@ -17,17 +17,18 @@ COLOURS = {"cot": "#9aa5b1", "agent": "#2f6f9f", "agent+sag": "#d1792c"}
 
 WHAT_THIS_IS = """
 <h2>What is generated, and what this does and does not show</h2>
-<p><b>Real:</b> the search index, the sandbox the code ran in, the parsing and voting, the selection, the training (every student
-learnt on this machine, minutes ago) and the evaluation. They are the parts used for large models.</p>
-<p><b>Generated:</b> the encyclopaedia (invented names, linked in clusters of ten), the questions (a few wordings), the word problems,
-and the teacher: a script that reads the question and the observations, plans, searches, codes, and errs in a given share of its
-episodes. The students are a thousand times smaller than the paper's smallest; their bases have read other generated text (records,
-calls, sums, tables) with other names, numbers, relations and wordings, and no Thought, search or final_answer.</p>
-<p><b>It shows</b> the paper's mechanism: a student that acts need not know the facts or do the sums, only how to find and
-compute them, and so beats larger ones that must have them in their weights. The two in-domain sets are those a chain of thought can
-manage: facts that training has told, sums of small numbers. <b>It does not show</b> how large the effect is with language models on real
-questions: there, passages do not answer in one wording, teachers err in richer ways, and a chain of thought knows much of the
-world. Nor is it a fair race in tokens: an agent writes and reads more.</p>
+<p><b>Real:</b> the search index, the sandbox the code ran in, the parsing and voting, the selection, the training
+(every student learnt on this machine, minutes ago) and the evaluation. They are the parts used for large models.</p>
+<p><b>Generated:</b> the encyclopaedia (invented names, linked in clusters of ten), the questions (a few wordings), the
+word problems, and the teacher: a script that reads the question and the observations, plans, searches, codes, and errs
+in a given share of its episodes. The students are a thousand times smaller than the paper's smallest; their bases have
+read other generated text (records, calls, sums, tables) with other names, numbers, relations and wordings, and no
+Thought, search or final_answer.</p> <p><b>It shows</b> the paper's mechanism: a student that acts need not know the
+facts or do the sums, only how to find and compute them, and so beats larger ones that must have them in their weights.
+The two in-domain sets are those a chain of thought can manage: facts that training has told, sums of small numbers.
+<b>It does not show</b> how large the effect is with language models on real questions: there, passages do not answer in
+one wording, teachers err in richer ways, and a chain of thought knows much of the world. Nor is it a fair race in
+tokens: an agent writes and reads more.</p>
 """
 
 
@@ -37,9 +38,8 @@ def write_page(rows: Sequence[dict[str, Any]], claims: Sequence[str], output: Pa
     images = "".join(f'<img alt="{path.stem}" src="data:image/png;base64,{_base64(path)}">' for path in plots)
     said = "".join(f"<li>{escape(claim)}</li>" for claim in claims)
     parts = [f"<h1>The paper in miniature</h1><ul>{said}</ul>{images}", _table(rows, sets), WHAT_THIS_IS]
-    parts.append(
-        "<h2>Trajectories to read</h2><p>Of the smallest student: for each arm and set, one that is right and one that is not.</p>"
-    )
+    parts.append("<h2>Trajectories to read</h2>")
+    parts.append("<p>Of the smallest student: for each arm and set, one that is right and one that is not.</p>")
     smallest = rows[0]["size"]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         parts.append(f"<h3>{escape(ARM_NAMES[arm])}</h3>")
@@ -147,10 +147,10 @@ _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>agentdistill: the paper in miniature</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1d2733; }
-img { max-width: 100%; } table { border-collapse: collapse; } td, th { padding: .2rem .7rem; border-bottom: 1px solid #d5dbe1; text-align: right; }
-pre { padding: .5rem .8rem; border-radius: 4px; white-space: pre-wrap; margin: .3rem 0; } .model { background: #eef4f9; } .world { background: #f5f2ec; }
-details { border-left: 4px solid #b34; padding-left: .8rem; margin: .5rem 0; } .right { border-color: #2a8a4a; } summary { cursor: pointer; }
-</style>
+img { max-width: 100%; } table { border-collapse: collapse; } td, th { padding: .2rem .7rem; border-bottom: 1px solid
+#d5dbe1; text-align: right; } pre { padding: .5rem .8rem; border-radius: 4px; white-space: pre-wrap; margin: .3rem 0; }
+.model { background: #eef4f9; } .world { background: #f5f2ec; } details { border-left: 4px solid #b34; padding-left:
+.8rem; margin: .5rem 0; } .right { border-color: #2a8a4a; } summary { cursor: pointer; } </style>
 <body>
 BODY
 </body></html>

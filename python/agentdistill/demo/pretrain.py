@@ -1,41 +1,161 @@
-"""Make the demo's base models and their tokenizer (base/): what Qwen2.5 is to the paper's students, a thousand times smaller.
+"""Make the demo's base models and their tokenizer (base/): what Qwen2.5 is to the paper's students, a thousand times
+smaller.
 
-    python -m agentdistill.demo.pretrain OUTPUT --minutes 15 --sizes S M L
+    python -m agentdistill.demo.pretrain OUTPUT [--sizes S M L]
 
-The text is generated here and is other text than the demo's: other names, numbers, relations and wordings, no Thought, no
-search, no final_answer. It teaches what any base model brings along: to find a thing in a text and copy it, to read
-records, to write calls and sums in Python, to count and to do small sums, and the turns of a chat.
+The text is generated here and is other text than the demo's: other names, numbers, relations and wordings, no Thought,
+no search, no final_answer. It teaches what any base model brings along: to find a thing in a text and copy it, to read
+records, to write calls and sums in Python, to count and do small sums, and to take turns in a chat. Of the demo it
+shows single words, in lists without meaning, and the tokenizer has them.
+
+Takes about an hour on two cores for the three. Not here: fine-tuning (training.py).
 """
 
 import argparse
-import json
+import math
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from agentdistill.demo.world import PROBLEMS, RELATIONS, TEXTS, share, word
+from agentdistill.demo.world import PROBLEMS, RELATIONS, share, word
 
 SIZES = {
     "S": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 2},
     "M": {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 4, "num_attention_heads": 3},
     "L": {"hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 4, "num_attention_heads": 5},
 }
-"""About 0.3, 0.8 and 2 million parameters, embeddings included."""
+"""0.26, 0.68 and 1.6 million parameters, embeddings included."""
 
+STEPS = {"S": (2800, 4e-3), "M": (1800, 3e-3), "L": (1300, 3e-3)}
+"""Steps, and the highest learning rate."""
+
+STEP_TOKENS = 4096
+ROPE_THETA = 1000.0
 VOCABULARY = 1536
-CONTEXT = 512
-BATCH = 16
+END, END_OF_TEXT = "<|im_end|>", "<|endoftext|>"
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-END = "<|im_end|>"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    arguments = parser.parse_args()
+    writer = Writer(0)
+    tokenizer = make_tokenizer([writer.document() for _ in range(5000)] + ["\n".join(DEMO_WORDING)] * 1000)
+    for size in arguments.sizes:
+        pretrain(size, tokenizer).half().save_pretrained(arguments.output / size)
+        tokenizer.save_pretrained(arguments.output / size)
+
+
+# ---- the model -----------------------------------------------------------------------------------
+
+
+def pretrain(size: str, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    """Train one base from nothing, always the same on the same machine."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=2048,
+        num_key_value_heads=SIZES[size]["num_attention_heads"],
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        tie_word_embeddings=True,
+        initializer_range=0.04,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **SIZES[size],
+    )
+    model = Qwen2ForCausalLM(config)
+    look_back(model)
+    print(f"{size}: {model.num_parameters():,} parameters", flush=True)
+    steps, rate = STEPS[size]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    start = time.perf_counter()
+    for step, (ids, taught) in zip(range(steps), batches(tokenizer, steps), strict=False):
+        falling = 0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / 100) * falling
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][taught[:, 1:]]
+            # A round number of rows: each new shape costs memory that is kept.
+            hidden = hidden[: len(hidden) // 128 * 128]
+            logits = model.lm_head(hidden).float()
+        targets = ids[:, 1:][taught[:, 1:]][: len(hidden)]
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % 100 == 0 or step == steps - 1:
+            right = (logits.argmax(-1) == targets).float().mean().item()
+            seconds = time.perf_counter() - start
+            print(
+                f"{size} step {step}/{steps}, {seconds:.0f} s: loss {loss.item():.3f}, accuracy {right:.3f}", flush=True
+            )
+    return model
+
+
+def look_back(model: Qwen2ForCausalLM) -> None:
+    """Let two heads of the first layer begin by looking one and two tokens back.
+
+    Copying needs a head that knows what came before a token (Olsson et al. 2022, induction heads). So small a model
+    takes millions of tokens to find that; given it, it copies after 200 steps. Biases of queries and keys that are the
+    same vector, turned by RoPE's angle for the distance, do it; training may change them.
+    """
+    attention = model.model.layers[0].self_attn
+    size = attention.head_dim
+    angles = ROPE_THETA ** (-torch.arange(0, size, 2) / size)
+    for head, distance in enumerate((1, 2)):
+        part = slice(head * size, (head + 1) * size)
+        key = torch.cat([torch.ones(size // 2), torch.zeros(size // 2)])
+        query = torch.cat([torch.cos(-angles * distance), torch.sin(-angles * distance)])
+        attention.k_proj.bias.data[part] = 2.5 * key
+        attention.q_proj.bias.data[part] = 2.5 * query
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Packed token ids and where they are taught, ``(rows, context)`` both: chants first, then longer and longer
+    documents."""
+    writer = Writer(1)
+    for first, last, context, writer.size in (
+        (0, 300, 128, 0.0),
+        (300, round(0.75 * steps), 256, 0.3),
+        (round(0.75 * steps), steps, 512, 1.0),
+    ):
+        ids: list[int] = []
+        taught: list[bool] = []
+        for _ in range(first, last):
+            while len(ids) < STEP_TOKENS:
+                for document in tokenizer([writer.document() + END_OF_TEXT for _ in range(40)])["input_ids"]:
+                    ids += document
+                    taught += taught_tokens(document, tokenizer)
+            yield (
+                torch.tensor(ids[:STEP_TOKENS]).view(-1, context),
+                torch.tensor(taught[:STEP_TOKENS]).view(-1, context),
+            )
+            ids, taught = ids[STEP_TOKENS:], taught[STEP_TOKENS:]
+
+
+def taught_tokens(document: list[int], tokenizer: PreTrainedTokenizerFast) -> list[bool]:
+    """All tokens of a plain text, the assistant's of a chat: what a user says can mostly not be foreseen."""
+    begin, assistant = tokenizer.convert_tokens_to_ids(["<|im_start|>", "assistant"])
+    taught, on = [], True
+    for before, token in zip([None, *document], document, strict=False):
+        on = on and token != begin
+        taught.append(on)
+        on = on or (token == assistant and before == begin)
+    return taught
+
 
 # ---- the text ----------------------------------------------------------------------------------
 
@@ -51,18 +171,32 @@ ROLES = {
     "heir": ("left to", "To whom is {} left?"),
     "judge": ("judged by", "Who judges {}?"),
 }
-PARTS = ("harbour", "bridge", "garden", "island", "flag", "tower", "horse", "song", "gate", "lake", "market", "hill")
 THINGS = ("ship", "castle", "farm", "inn", "club", "school", "statue", "tribe", "camp", "band")
+MORE_WORDS = re.findall(
+    r"\w+",
+    """
+harbour bridge garden island flag tower horse song gate lake market hill apple arm bag ball bell bird boat bone book
+bowl box bread cake card cat chair cloud coat coin corn cup dog door drum ear egg eye field fire fish flower foot fork
+fruit glass goat gold hair hand hat head hook house ice iron jar key kite knife lamp leaf leg letter lid line lock milk
+mirror moon mouth nail name neck nest nose nut oven paper path pen pipe plate pot rain ring road roof room root rope
+salt sand shell ship shoe silk skin sky snow soap spoon star stone sugar table tail tooth wall watch wheel wind window
+wing wire wood wool
+""",
+)
 CALLS = ("find", "ask", "open_box", "look", "send", "fetch", "call", "read_card", "visit", "note")
 VARIABLES = ("x", "y", "n", "value", "size", "share", "sum", "name", "left")
 DEMO_WORDING = (
-    *TEXTS.values(),
-    *(text for links in RELATIONS.values() for link in links for text in (link.noun, *link.phrases, *link.questions)),
+    *(f"the {link.name} of {link.target}" for links in RELATIONS.values() for link in links),
+    *(question for links in RELATIONS.values() for link in links for question in link.questions),
     *(text for text, _ in PROBLEMS),
-    "Thought Code Observation First then Now the of It comes to The result is answer unknown print web_search final_answer",
+    "Thought Code Observation First the director of it, then Now That is a film. The result is unknown I do not know",
+    "First multiply, add, subtract, then multiply, then subtract, then add. <answer></answer>",
+    'print(result)\n```<end_code> print(web_search("Velka")) final_answer("Velka") final_answer(result)',
 )
 WORDS = sorted(set(re.findall(r"(?<!{)\b[A-Za-z_]+\b", " ".join(DEMO_WORDING))))
 """The demo's words, which the base models see in lists without meaning: what they mean is left to the teacher."""
+RELATION_NAMES = {link.name for links in RELATIONS.values() for link in links}
+PARTS = sorted({w for w in WORDS if w.islower() and len(w) > 3 and w not in RELATION_NAMES} | set(MORE_WORDS))
 
 
 class Writer:
@@ -70,7 +204,7 @@ class Writer:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.size = 1.0  # of the documents, from 0 (a few lines) to 1
+        self.size = 1.0  # of the documents: from 0, chants, to 1, eight records
         self.given = [word(1, "base", self.rng) for _ in range(300)]
 
     def document(self) -> str:
@@ -86,35 +220,57 @@ class Writer:
         return "".join(words) * (64 // len(words) + 1)
 
     def reading(self) -> str:
-        """Records, then questions about them; every other one asks for a thing of a thing, where there is one."""
+        """Records, then questions about them, then perhaps more records; some questions ask for a thing of a thing."""
         draw = self.rng
         names = [self.name() for _ in range(draw.randint(2, 3 + round(5 * self.size)))]
+        kinds = [self.link() for _ in range(draw.randint(3, 7))]
         links: dict[tuple[str, str], str] = {}
-        records = []
-        for i, name in enumerate(names):
-            roles = draw.sample(list(ROLES), draw.randint(0, 2))
-            parts = draw.sample(PARTS, draw.randint(1, 2) if roles else draw.randint(2, 3))
-            for link in roles + parts:
-                links[name, link] = draw.choice([n for n in names if n != name]) if draw.random() < 0.6 else self.name()
-            said = "".join(f", {ROLES[r][0]} {links[name, r]}" for r in roles)
-            text = f"{name} is a {draw.choice(THINGS)}{said}."
-            for part in parts:
-                form = draw.choice(("Its {p} is {y}.", "The {p} there is {y}.", "It has the {p} {y}."))
-                text += " " + form.format(p=part, y=links[name, part])
-            records.append(f"[{i + 1}] {name}\n{text}")
-        turns = []
-        for _ in range(draw.randint(4, 5 + round(6 * self.size))):
+        turns: list[tuple[str, str]] = []
+        waiting = [*names]
+        while waiting or len(turns) < 4 + round(4 * self.size):
+            told = ""
+            if waiting and (not turns or draw.random() < 0.5):
+                some = draw.randint(1, min(4, len(waiting)))
+                told = "".join(
+                    f"[{i + 1}] {name}\n{self.record(name, kinds, names, links)}\n"
+                    for i, name in enumerate(waiting[:some])
+                )
+                waiting = waiting[some:]
             x, link = draw.choice(list(links))
             y = links[x, link]
             question, answer = self.ask(x, link), f"The {link} of {x} is {y}."
-            onward = [(last, links[y, last]) for last in [*ROLES, *PARTS] if (y, last) in links]
+            onward = [(last, z) for (of, last), z in links.items() if of == y]
             if onward and draw.random() < 0.5:
                 last, z = draw.choice(onward)
                 question = self.ask(f"the {link} of {x}", last)
                 answer += f" The {last} of {y} is {z}."
-            turns.append((question, answer))
-        first, *rest = turns
-        return self.chat([("\n".join(records) + "\n" + first[0], first[1]), *rest])
+            turns.append((told + question, answer))
+        return self.chat(turns)
+
+    def record(self, name: str, kinds: list[str], others: list[str], links: dict[tuple[str, str], str]) -> str:
+        """A few links of one thing, told in words and added to ``links``."""
+        draw = self.rng
+        text = f"{name} is a {draw.choice(THINGS)}"
+        said = dict.fromkeys(draw.sample(list(ROLES), draw.choice((0, 0, 1, 2))))
+        said |= dict.fromkeys(draw.sample(kinds, draw.randint(1, min(4, len(kinds)))))
+        ended = False
+        for link in said:
+            y = links[name, link] = (
+                draw.choice([n for n in others if n != name]) if draw.random() < 0.5 else self.name()
+            )
+            if link in ROLES and not ended:
+                text += f", {ROLES[link][0]} {y}"
+            else:
+                form = draw.choice(("Its {l} is {y}.", "The {l} there is {y}.", "It has the {l} {y}.", "Also {l} {y}."))
+                text += ("" if ended else ".") + " " + form.format(l=link, y=y)
+                ended = True
+        return text + ("" if ended else ".")
+
+    def link(self) -> str:
+        """What a thing can have: a common word, or one that is made up, so that words must be compared, not known."""
+        if self.rng.random() < 0.3:
+            return word(2, "base", self.rng).lower()
+        return self.rng.choice(PARTS)
 
     def ask(self, phrase: str, link: str) -> str:
         forms = ["Name the {l} of {p}."] + ([ROLES[link][1]] if link in ROLES else [])
@@ -232,28 +388,30 @@ class Writer:
 # ---- the tokenizer -----------------------------------------------------------------------------
 
 
-def make_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE. A capitalised word is cut off from the space before it, so that a name is the same tokens everywhere."""
-    tokenizer = Tokenizer(models.BPE())
+def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE. A capitalised word is cut off from the space before it, so that a name is the same tokens
+    everywhere; digits stand alone."""
     pieces = Regex(r" ?[a-z_]+|[A-Z][a-z]*|\d|[^\sA-Za-z\d]+|\s")
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(pieces, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", END]
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END_OF_TEXT, "<|im_start|>", END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
-        pad_token="<|endoftext|>",
+        pad_token=END_OF_TEXT,
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
     world, index  ->  generate  ->  select  ->  train (3 sizes x 2 ways)  ->  evaluate (3 arms)  ->  table, plots, page
 
-Everything lies in one folder; a demo that was stopped goes on where it was, one that is done only prints its table again.
-Not here: what the students are trained on and asked (world.py, teacher.py).
+Everything lies in one folder; a demo that was stopped goes on where it was, one that is done only prints its table
+again. Not here: what the students are trained on and asked (world.py, teacher.py).
 """
 
 import json
@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from rich.table import Table
 from agentdistill._core import Bm25Index
 from agentdistill.demo.page import write_page
 from agentdistill.demo.teacher import teacher
-from agentdistill.demo.world import LARGE, SMALL, Entity, Names, Question, cluster, fact_question, problem
+from agentdistill.demo.world import LARGE, SMALL, Entity, Names, Question, Share, cluster, fact_question, problem
 from agentdistill.distillation import GenerateConfig, generate, select
 from agentdistill.engine import RolloutConfig, run_blocking
 from agentdistill.evaluation import evaluate
@@ -62,10 +63,11 @@ class DemoConfig:
     """Most new tokens of a completion (paper: 1,024): twice what any good one has."""
     training: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            method="full", learning_rate=2e-3, epochs=3, batch_size=16, max_length=1024, prompt=""
+            method="full", learning_rate=2e-3, epochs=3, batch_size=8, max_length=1024, prompt=""
         )
     )
-    """All weights are trained: of matrices 64 to 160 wide, an adapter of the paper's rank 64 is hardly smaller than they are."""
+    """All weights are trained: of matrices 64 to 160 wide, an adapter of the paper's rank 64 is hardly smaller than
+    they are."""
     seed: int = 0
 
 
@@ -79,7 +81,8 @@ def demo(
     """Run the demo into ``output``; print its table and return it as ``results.json`` has it.
 
     A row: ``arm`` (cot, agent, agent+sag), ``size``, ``parameters``, ``task_set`` ("all": the mean over the sets),
-    ``accuracy``, ``n`` tasks, and the ``seconds`` that their evaluation took. Raises ValueError for a folder of another demo.
+    ``accuracy``, ``n`` tasks, and the ``seconds`` that their evaluation took. Raises ValueError for a folder of another
+    demo.
     """
     config = config or (QUICK if quick else DemoConfig())
     output = Path(output)
@@ -145,7 +148,7 @@ def make_world(config: DemoConfig) -> World:
     known = [cluster(names["train"], rng) for _ in range(config.known_clusters)]
     entities = [entity for one in known for entity in one]
 
-    def unseen(owner: Literal["train", "test"]) -> Question:
+    def unseen(owner: Share) -> Question:
         new = cluster(names[owner], rng)
         entities.extend(new)
         return fact_question(new, rng.choice((2, 2, 3)), rng)
@@ -155,6 +158,7 @@ def make_world(config: DemoConfig) -> World:
 
     taught = _distinct(
         config.train_tasks,
+        "train",
         {
             "facts": lambda: unseen("train"),
             "facts_in_domain": lambda: seen((1, 2, 2, 3)),
@@ -165,6 +169,7 @@ def make_world(config: DemoConfig) -> World:
     )
     asked = _distinct(
         config.test_tasks * len(SETS),
+        "test",
         {
             "facts": lambda: unseen("test"),
             "facts_in_domain": lambda: seen((2, 2, 3)),
@@ -176,7 +181,7 @@ def make_world(config: DemoConfig) -> World:
     return World(entities, taught, asked)
 
 
-def _distinct(n: int, draw: dict[str, Callable[[], Question]], without: set[str]) -> list[Task]:
+def _distinct(n: int, share: Share, draw: dict[str, Callable[[], Question]], without: set[str]) -> list[Task]:
     """``n`` tasks, from each set in turn; no question twice in a test, none of ``without``."""
     tasks: list[Task] = []
     while len(tasks) < n:
@@ -184,7 +189,7 @@ def _distinct(n: int, draw: dict[str, Callable[[], Question]], without: set[str]
         question = draw[name]()
         if question.text not in without:
             kind: Kind = "math" if name.startswith("arithmetic") else "fact"
-            tasks.append(Task(f"{name}-{len(tasks)}", question.text, question.answer, name, kind))
+            tasks.append(Task(f"{share}-{len(tasks)}", question.text, question.answer, name, kind))
     return tasks
 
 
@@ -235,7 +240,7 @@ def _examine(
     if record.exists():
         return json.loads(record.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     model = load_model(f"transformers:{student}", device="cpu")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in SETS:
         start = time.perf_counter()
         tasks = [task for task in world.test if task.task_set == name]
@@ -268,11 +273,12 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def comparisons(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The paper's claim, checked on these results: an agent-distilled student against the next larger by chain of thought."""
+    """The paper's claim, checked on these results: an agent-distilled student against the next larger by chain of
+    thought."""
     mean = {(row["size"], row["arm"]): row["accuracy"] for row in rows if row["task_set"] == "all"}
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     said = []
-    for small, large in zip(sizes, sizes[1:], strict=False):
+    for small, large in pairwise(sizes):
         agent, chain = mean[small, "agent"], mean[large, "cot"]
         verdict = "beats" if agent > chain else "does not beat"
         said.append(f"agent-distilled {small} ({agent:.0%}) {verdict} CoT-distilled {large} ({chain:.0%})")

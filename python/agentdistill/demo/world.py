@@ -1,23 +1,25 @@
 """The demo's world: a generated encyclopaedia of linked entities, and tasks over it and over large numbers.
 
-Nothing here is real. Names are syllables drawn by a seed; every cluster of ten entities (two works, two companies, four people,
-two towns) is linked only to itself, so that a task asked about one cluster says nothing about another. A model that has
-seen other clusters must read, not remember. Which words and large numbers may occur where is settled by one rule,
-:func:`share`, so that it can be checked: the base models' text, the training tasks and the test tasks never share a name or
-a large number. The "in domain" sets are the exception made on purpose: facts and small numbers that training has shown.
+Nothing here is real. Names are syllables drawn by a seed; every cluster of ten entities (two works, two companies, four
+people, two towns) is linked only to itself, so that a task asked about one cluster says nothing about another. A model
+that has seen other clusters must read, not remember. Which words and large numbers may occur where is settled by one
+rule,
+:func:`share`, so that it can be checked: the base models' text, the training tasks and the test tasks never share a
+name or a large number. The "in domain" sets are the exception made on purpose: facts and small numbers that training
+has shown.
 
 Not here: who answers the questions (teacher.py), and the text that the base models saw (pretrain.py).
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from zlib import crc32
 
 Share = Literal["base", "train", "test"]
 
-LARGE = (10_000, 999_999)
+LARGE = (1_000, 99_999)
 """Numbers too large to multiply by heart."""
 SMALL = (2, 9)
 """Numbers whose sums and products a small model can learn by heart."""
@@ -28,8 +30,9 @@ CODAS = "lnrs"
 
 
 def share(word: str | int) -> Share:
-    """Who may use a name or a large number: half of all belong to the base's text, a quarter each to training and test."""
-    return ("base", "base", "train", "test")[crc32(str(word).encode()) % 4]  # type: ignore[return-value]
+    """Who may use a name or a large number: half of all belong to the base's text, a quarter each to training and
+    test."""
+    return ("base", "base", "train", "test")[crc32(str(word).encode()) % 4]
 
 
 @dataclass(frozen=True)
@@ -37,87 +40,36 @@ class Relation:
     """One kind of link, e.g. from a film to its director."""
 
     name: str
-    target: str  # the kind of entity it leads to; "year" is a number and leads nowhere
-    noun: str  # "director" in "The director of Velora is ..."
-    phrases: tuple[str, ...]  # the thing it leads to, inside a question
-    questions: tuple[str, ...]  # asked last
+    """As passages and questions call it: "director"."""
+    target: str
+    """The kind of entity that it leads to; years and rivers lead nowhere."""
+    questions: tuple[str, ...]
+    """How it is asked for; inside a longer question it is always "the director of ..."."""
 
 
 RELATIONS: dict[str, tuple[Relation, ...]] = {
     "film": (
-        Relation(
-            "director",
-            "person",
-            "director",
-            ("the director of {}", "the person who directed {}"),
-            ("Who directed {}?",),
-        ),
-        Relation(
-            "composer",
-            "person",
-            "composer",
-            ("the composer of {}", "the person who wrote the music of {}"),
-            ("Who wrote the music of {}?",),
-        ),
-        Relation(
-            "studio", "company", "studio", ("the studio of {}", "the studio that made {}"), ("Which studio made {}?",)
-        ),
+        Relation("director", "person", ("Who directed {}?", "Who is the director of {}?")),
+        Relation("composer", "person", ("Who wrote the music of {}?", "Who is the composer of {}?")),
+        Relation("studio", "company", ("Which studio made {}?", "What is the studio of {}?")),
     ),
     "novel": (
-        Relation("author", "person", "author", ("the author of {}", "the person who wrote {}"), ("Who wrote {}?",)),
-        Relation(
-            "publisher",
-            "company",
-            "publisher",
-            ("the publisher of {}", "the company that published {}"),
-            ("Which company published {}?",),
-        ),
+        Relation("author", "person", ("Who wrote {}?", "Who is the author of {}?")),
+        Relation("publisher", "company", ("Who published {}?", "What is the publisher of {}?")),
     ),
     "company": (
-        Relation(
-            "founder",
-            "person",
-            "founder",
-            ("the founder of {}", "the person who founded {}"),
-            ("Who founded {}?", "Who is the founder of {}?"),
-        ),
-        Relation(
-            "seat",
-            "town",
-            "seat",
-            ("the seat of {}", "the town where {} has its seat"),
-            ("Where does {} have its seat?", "What is the seat of {}?"),
-        ),
+        Relation("founder", "person", ("Who founded {}?", "Who is the founder of {}?")),
+        Relation("seat", "town", ("Where does {} have its seat?", "What is the seat of {}?")),
     ),
     "person": (
-        Relation(
-            "birthplace",
-            "town",
-            "birthplace",
-            ("the birthplace of {}", "the town where {} was born"),
-            ("Where was {} born?", "What is the birthplace of {}?"),
-        ),
-        Relation(
-            "spouse",
-            "person",
-            "spouse",
-            ("the spouse of {}", "the person married to {}"),
-            ("Who is married to {}?", "Who is the spouse of {}?"),
-        ),
-        Relation("year", "year", "year of birth", (), ("When was {} born?", "What is the year of birth of {}?")),
+        Relation("birthplace", "town", ("Where was {} born?", "What is the birthplace of {}?")),
+        Relation("spouse", "person", ("Who is married to {}?", "Who is the spouse of {}?")),
+        Relation("birthyear", "year", ("When was {} born?", "What is the birthyear of {}?")),
     ),
     "town": (
-        Relation("mayor", "person", "mayor", ("the mayor of {}",), ("Who is the mayor of {}?",)),
-        Relation("river", "river", "river", (), ("Which river flows through {}?", "What is the river of {}?")),
+        Relation("mayor", "person", ("Who governs {}?", "Who is the mayor of {}?")),
+        Relation("river", "river", ("Which river flows through {}?", "What is the river of {}?")),
     ),
-}
-
-TEXTS = {
-    "film": "{name} is a film directed by {director}, with music by {composer}. It was made by {studio}.",
-    "novel": "{name} is a novel written by {author}. It was published by {publisher}.",
-    "company": "{name} is a company founded by {founder}. It has its seat in {seat}.",
-    "person": "{name} was born in {birthplace} in {year} and is married to {spouse}.",
-    "town": "{name} is a town on the river {river}. Its mayor is {mayor}.",
 }
 
 
@@ -130,7 +82,8 @@ class Entity:
     @property
     def passage(self) -> tuple[str, str, str]:
         """``(id, title, text)``, as an index takes it."""
-        return self.name.replace(" ", "_"), self.name, TEXTS[self.kind].format(name=self.name, **self.facts)
+        links = " ".join(f"The {link} is {value}." for link, value in self.facts.items())
+        return self.name.replace(" ", "_"), self.name, f"{self.name} is a {self.kind}. {links}"
 
 
 @dataclass(frozen=True)
@@ -158,7 +111,7 @@ class Names:
         """Given name and family name; given names are shared by many people, as in life."""
         return self._fresh(lambda: f"{self._rng.choice(self._given)} {self._word(2)}")
 
-    def _fresh(self, draw) -> str:
+    def _fresh(self, draw: Callable[[], str]) -> str:
         while (name := draw()) in self._used:
             pass
         self._used.add(name)
@@ -191,7 +144,11 @@ def cluster(names: Names, rng: random.Random) -> list[Entity]:
     ]
     entities += [Entity(name, "company", {"founder": pick(people), "seat": pick(towns)}) for name in companies]
     entities += [
-        Entity(name, "person", {"birthplace": pick(towns), "spouse": other[name], "year": str(rng.randint(1850, 1999))})
+        Entity(
+            name,
+            "person",
+            {"birthplace": pick(towns), "spouse": other[name], "birthyear": str(rng.randint(1850, 1999))},
+        )
         for name in people
     ]
     entities += [Entity(name, "town", {"mayor": pick(people), "river": names.thing()}) for name in towns]
@@ -217,13 +174,13 @@ def fact_question(entities: Sequence[Entity], hops: int, rng: random.Random) -> 
     while True:
         kind, chain = rng.choice(CHAINS[hops])
         start = rng.choice([e for e in entities if e.kind == kind])
-        phrase, at, seen = start.name, start.name, [start.name]
-        for i, relation in enumerate(chain):
-            phrase = rng.choice(relation.questions if i == hops - 1 else relation.phrases).format(phrase)
-            at = by_name[at].facts[relation.name]
-            seen.append(at)
+        phrase, seen = start.name, [start.name]
+        for relation in chain:
+            seen.append(by_name[seen[-1]].facts[relation.name])
+            text = rng.choice(relation.questions).format(phrase)
+            phrase = f"the {relation.name} of {phrase}"
         if len(set(seen)) == len(seen):  # a chain that comes back to where it was asks nothing
-            return Question(phrase, at, start.name, tuple(r.name for r in chain))
+            return Question(text, seen[-1], start.name, tuple(relation.name for relation in chain))
 
 
 PROBLEMS: tuple[tuple[str, str], ...] = (
