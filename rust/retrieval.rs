@@ -25,7 +25,7 @@ use tantivy::schema::{Field, IndexRecordOption, STORED, Schema, TextFieldIndexin
 use tantivy::tokenizer::{
     Language, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, TokenizerManager,
 };
-use tantivy::{DocAddress, Index, ReloadPolicy, Searcher, TantivyDocument, Term};
+use tantivy::{DocAddress, Index, IndexSettings, ReloadPolicy, Searcher, TantivyDocument, Term};
 
 use crate::error::{AtPath, Error, Place, Result};
 
@@ -479,8 +479,11 @@ impl BuildingSite {
         fs::create_dir(&path)?;
         let tokenizers = TokenizerManager::default();
         tokenizers.register(Fields::TOKENIZER, analyzer());
+        // Small blocks: a search unpacks one for each passage it returns. A fifth faster at k = 10 than with 16 kB.
+        let settings = IndexSettings { docstore_blocksize: 4096, ..IndexSettings::default() };
         Index::builder()
             .schema(schema)
+            .settings(settings)
             .tokenizers(tokenizers)
             .single_segment_index_writer(MmapDirectory::open(&path)?, budget)
     }
