@@ -1,5 +1,5 @@
-//! Search and building on generated passages whose words are as uneven as a language's (Zipf). BENCHMARKS.md has figures on
-//! real text.
+//! Search and building on generated passages whose words are as uneven as a language's (Zipf). BENCHMARKS.md has
+//! figures on real text.
 
 use agentdistill::retrieval::{Bm25Builder, Bm25Index, Passage};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

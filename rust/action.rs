@@ -3,19 +3,21 @@
 //! What is understood:
 //!
 //! - **Thought**: the text before the code, with an optional `Thought:` in front. A `<think>...</think>` at the start
-//!   (or what ends in a lone `</think>`, where the template wrote the opening tag) belongs to it; nothing inside is code.
-//!   One that never ends is all thought, up to a block announced by `Code:`.
+//!   (or what ends in a lone `</think>`, where the template wrote the opening tag) belongs to it; nothing inside is
+//!   code. One that never ends is all thought, up to a block announced by `Code:`.
 //! - **Code**: blocks that begin, on a line of their own, with ```` ```py ````, ```` ```python ````,
-//!   ```` ```python3 ```` or `<code>`. A fence without a language counts only right after `Code:`. They end at their closing
-//!   fence or tag, at `<end_code>`, or at a line `Observation:`; what looks like an end inside a Python string is none.
-//!   A fence that the text does not close is accepted when what it holds is whole Python as far as brackets and strings
-//!   tell: a stop sequence (`<end_code>`, the fence itself) is often kept back by the engine. Whoever knows that
-//!   the completion was cut by its token limit should not trust such an action.
-//! - **Several blocks** are joined by an empty line, as smolagents does, up to the first sign that the action is over:
-//!   `<end_code>`, a line `Observation:` or `Thought:`, or a block in another language (```` ```output ````). All that follows
-//!   the action is dropped: the model made it up. When a block follows `Code:`, blocks before it are part of the Thought.
+//!   ```` ```python3 ```` or `<code>`. A fence without a language counts only right after `Code:`. They end at their closing fence or
+//!   tag, at `<end_code>`, or at a line `Observation:`; what looks like an end inside a Python string is none. A
+//!   fence that the text does not close is accepted when what it holds is whole Python as far as brackets and strings
+//!   tell: a stop sequence (`<end_code>`, the fence itself) is often kept back by the engine. Whoever knows that the
+//!   completion was cut by its token limit should not trust such an action.
+//! - **Several blocks** are joined by an empty line, as smolagents does, up to the first sign that the action is
+//!   over: `<end_code>`, a line `Observation:` or `Thought:`, or a block in another language (```` ```output ````).
+//!   All that follows the action is dropped: the model made it up. When a block follows `Code:`, blocks before it are
+//!   part of the Thought.
 //! - **A final answer in plain text**, where there is no code: `<answer>...</answer>`, else what follows a line's
-//!   `Final answer:` (that line, or the lines under it), else `\boxed{...}` when all boxes of the text agree. A box is taken off its answer.
+//!   `Final answer:` (that line, or the lines under it), else `\boxed{...}` when all boxes of the text agree. A box
+//!   is taken off its answer.
 //!
 //! Whether the code is valid Python is not decided here: the sandbox has the real parser. Other action languages (tool
 //! calls as JSON, `Action: search[...]`, shell) are not read: they give `no_action`.
@@ -329,7 +331,8 @@ fn is_code_label(line: &str) -> bool {
     LABEL.is_match(line)
 }
 
-/// Where a block that is not for us ends: after its closing fence or, should it have none, before the next Python block.
+/// Where a block that is not for us ends: after its closing fence or, should it have none, before the next Python
+/// block.
 fn foreign_end(text: &str, from: usize, ticks: usize) -> usize {
     let mut at = from;
     let mut label = None;
@@ -351,9 +354,10 @@ fn foreign_end(text: &str, from: usize, ticks: usize) -> usize {
 
 /// Where the code that begins at `from` ends, and where the text goes on after what closed it.
 ///
-/// `ticks` backticks close a fence, at the start of a line or the end of a line of code; `</code>` closes a tag (`ticks`
-/// 0); `<end_code>` and a line `Observation:` close both. A fence that opens another block closes this one and is left to be
-/// read again. An end inside a Python string counts only when no other comes, for then the string was never one.
+/// `ticks` backticks close a fence, at the start of a line or the end of a line of code; `</code>` closes a tag
+/// (`ticks` 0); `<end_code>` and a line `Observation:` close both. A fence that opens another block closes this one
+/// and is left to be read again. An end inside a Python string counts only when no other comes, for then the string
+/// was never one.
 fn closing(text: &str, from: usize, ticks: usize) -> (usize, Option<usize>) {
     const LOOK_AHEAD: usize = 1 << 14; // bytes searched for an end outside strings: keeps the whole linear
     let mut in_string: Option<(usize, Option<usize>)> = None;

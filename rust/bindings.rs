@@ -137,7 +137,8 @@ macro_rules! literals {
 
             fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
                 let text: &str = object.extract()?;
-                Self::deserialize(text.into_deserializer()).map_err(|error: Unknown| PyValueError::new_err(error.to_string()))
+                let unknown = |error: Unknown| PyValueError::new_err(error.to_string());
+                Self::deserialize(text.into_deserializer()).map_err(unknown)
             }
         }
     )*};

@@ -1,8 +1,9 @@
 //! The Rust core of agentdistill: what has to be fast, safe or durable.
 //!
-//! A step of an agent is [`action`] (a completion is read), [`sandbox`] (its code runs), [`vote`] (the candidates' majority), fused
-//! in [`self_consistency`]; [`retrieval`] answers its searches through [`search_tool`], and [`trajectory`] keeps it.
-//! [`observation`] is what they all speak of. Python sees all of it through `bindings`, which nothing here imports.
+//! A step of an agent is [`action`] (a completion is read), [`sandbox`] (its code runs), [`vote`] (the candidates'
+//! majority), fused in [`self_consistency`]; [`retrieval`] answers its searches through [`search_tool`], and
+//! [`trajectory`] keeps it. [`observation`] is what they all speak of. Python sees all of it through `bindings`,
+//! which nothing here imports.
 
 pub mod action;
 #[cfg(feature = "python")]

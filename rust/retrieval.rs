@@ -1,13 +1,14 @@
 //! BM25 over passages on disk: Tantivy in its simplest right form.
 //!
-//! One merged field, title and text, with Tantivy's k1 1.2 and b 0.75; English stop words dropped, Porter2 stems; one segment,
-//! memory-mapped. A query is a bag of words: every string is one, and a word said twice counts twice. Equal scores
-//! come in the order of indexing.
+//! One merged field, title and text, with Tantivy's k1 1.2 and b 0.75; English stop words dropped, Porter2 stems; one
+//! segment, memory-mapped. A query is a bag of words: every string is one, and a word said twice counts twice. Equal
+//! scores come in the order of indexing.
 //!
-//! Not here: dense retrieval, other languages, changing an index (build it again), and making sure that ids are unique.
+//! Not here: dense retrieval, other languages, changing an index (build it again), and making sure that ids are
+//! unique.
 //!
-//! An index is a folder: Tantivy's files and our [`METADATA`]. It is built in a hidden folder beside its place, and moved there
-//! when complete and synced.
+//! An index is a folder: Tantivy's files and our [`METADATA`]. It is built in a hidden folder beside its place, and
+//! moved there when complete and synced.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -147,9 +148,11 @@ impl Bm25Index {
     }
 }
 
-/// Builds an index: [`add`](Self::add) passages, then [`finish`](Self::finish). Dropped before that, it leaves nothing behind.
+/// Builds an index: [`add`](Self::add) passages, then [`finish`](Self::finish). Dropped before that, it leaves
+/// nothing behind.
 ///
-/// Postings are kept in memory up to a budget, then put aside on disk; memory does not grow with the number of passages.
+/// Postings are kept in memory up to a budget, then put aside on disk; memory does not grow with the number of
+/// passages.
 pub struct Bm25Builder {
     path: PathBuf,
     overwrite: bool,
@@ -168,8 +171,8 @@ impl Bm25Builder {
     ///
     /// # Errors
     ///
-    /// [`Error::Retrieval`] when something else is at `path`, or an index and not `overwrite`, or another build of it is under
-    /// way; [`Error::Io`].
+    /// [`Error::Retrieval`] when something else is at `path`, or an index and not `overwrite`, or another build of it
+    /// is under way; [`Error::Io`].
     pub fn new(path: &Path, overwrite: bool) -> Result<Self> {
         Self::with_budget(path, overwrite, Self::BUDGET)
     }
@@ -488,7 +491,8 @@ impl BuildingSite {
             .single_segment_index_writer(MmapDirectory::open(&path)?, budget)
     }
 
-    /// Moves what was built to its place; an index that is there is moved out of the way first, and back if that fails.
+    /// Moves what was built to its place; an index that is there is moved out of the way first, and back if that
+    /// fails.
     fn publish(&self, built: &Path, path: &Path) -> Result<()> {
         let old = self.folder.join("old");
         let replaces = path.exists();

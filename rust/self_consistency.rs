@@ -1,8 +1,8 @@
 //! Self-consistent action generation (the paper's IDEA 3): parse N completions, run each from the same State, vote.
 //!
-//! Candidates cannot see one another, and the winner's State is kept as it came out: nothing is run twice. Identical code within
-//! one step is even run once and shared, since a cell is repeatable (its clock and its randomness come from the State, and tools
-//! are taken to answer alike).
+//! Candidates cannot see one another, and the winner's State is kept as it came out: nothing is run twice. Identical
+//! code within one step is even run once and shared, since a cell is repeatable (its clock and its randomness come
+//! from the State, and tools are taken to answer alike).
 //!
 //! Not here: where completions come from (the models), and how a cell runs ([`Runner`], which the sandbox implements).
 
@@ -27,8 +27,8 @@ pub trait Runner {
 #[derive(Clone, Debug)]
 pub struct StepResult<State> {
     pub actions: Vec<Parsed>,
-    /// What each candidate did: what its code did when run, or the final answer it gave in plain text. `None` where the
-    /// completion did not parse.
+    /// What each candidate did: what its code did when run, or the final answer it gave in plain text. `None` where
+    /// the completion did not parse.
     pub observations: Vec<Option<Observation>>,
     pub vote: Vote,
     /// The vote's winner. When all failed: one drawn by the seed, of those that ran if any did.
@@ -39,8 +39,8 @@ pub struct StepResult<State> {
 
 /// Takes one step in each episode: `(state, completions)`. All candidates of all episodes run in one batch.
 ///
-/// When all candidates of an episode failed, `seed` and its completions draw the winner, so the draw is repeatable however
-/// episodes are batched (the paper draws at random; [`Compat::Reference`] takes the first, as its code does).
+/// When all candidates of an episode failed, `seed` and its completions draw the winner, so the draw is repeatable
+/// however episodes are batched (the paper draws at random; [`Compat::Reference`] takes the first, as its code does).
 ///
 /// # Errors
 ///

@@ -1,11 +1,12 @@
 //! Trajectories: what an episode was, complete, and the JSONL files they live in.
 //!
-//! A file begins with a header line, `{"agentdistill": "trajectories", "version": 1, "run": {...}}`; every other line is one
-//! [`Trajectory`]. A line is whole or it is not there: the [`TrajectoryWriter`] syncs whole lines, and what a killed writer
-//! left half-written at the end is left out by readers and cut off by the next writer. Files of all versions up to ours can be
-//! read; a newer one is refused.
+//! A file begins with a header line, `{"agentdistill": "trajectories", "version": 1, "run": {...}}`; every other line
+//! is one [`Trajectory`]. A line is whole or it is not there: the [`TrajectoryWriter`] syncs whole lines, and what a
+//! killed writer left half-written at the end is left out by readers and cut off by the next writer. Files of all
+//! versions up to ours can be read; a newer one is refused.
 //!
-//! Not here: making trajectories (the agent loop, in Python), choosing among them, turning them into training examples.
+//! Not here: making trajectories (the agent loop, in Python), choosing among them, turning them into training
+//! examples.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -133,7 +134,8 @@ impl Trajectory {
     }
 }
 
-/// Reads a file, on all cores. A half-written last line is left out; header lines, of joined files too, are passed over.
+/// Reads a file, on all cores. A half-written last line is left out; header lines, of joined files too, are passed
+/// over.
 ///
 /// # Errors
 ///
@@ -170,8 +172,8 @@ impl TrajectoryWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; [`Error::Argument`] when `run` is no JSON object; [`Error::Trajectory`] when another writer has the file,
-    /// when it belongs to another run, or when it holds something else than trajectories.
+    /// [`Error::Io`]; [`Error::Argument`] when `run` is no JSON object; [`Error::Trajectory`] when another writer has
+    /// the file, when it belongs to another run, or when it holds something else than trajectories.
     pub fn open(path: &Path, run: &str) -> Result<Self> {
         let run: Map<String, Value> =
             serde_json::from_str(run).map_err(|error| Error::Argument(format!("run is not a JSON object: {error}")))?;
@@ -217,7 +219,8 @@ impl TrajectoryWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Argument`] when one's task is in the file already, or twice among them; [`Error::Io`], a full disk for one.
+    /// [`Error::Argument`] when one's task is in the file already, or twice among them; [`Error::Io`], a full disk
+    /// for one.
     pub fn append(&mut self, trajectories: &[&Trajectory]) -> Result<()> {
         let mut new = HashSet::new();
         for trajectory in trajectories {

@@ -1,15 +1,19 @@
-//! Self-consistency's vote: the majority over what the candidates of a step *did* (the paper's IDEA 3, section on SAG).
+//! Self-consistency's vote: the majority over what the candidates of a step *did* (the paper's IDEA 3, section on
+//! SAG).
 //!
-//! **What is compared.** The final answer, if the cell gave one; else the value of its last expression and what it printed.
-//! **Canonical form.** Numbers by value (`1`, `1.0`, `"1"` and `1e0` are one, exactly: no rounding), runs of white space as one
-//! blank, empty lines dropped, dictionaries by key, sets sorted, tuples as lists; case is kept. Each printed line that is a
-//! Python literal as a whole is read as one.
+//! **What is compared.** The final answer, if the cell gave one; else the value of its last expression and what it
+//! printed.
+//! **Canonical form.** Numbers by value (`1`, `1.0`, `"1"` and `1e0` are one, exactly: no rounding), runs of white
+//! space as one blank, empty lines dropped, dictionaries by key, sets sorted, tuples as lists; case is kept. Each
+//! printed line that is a Python literal as a whole is read as one.
 //! **Dropped.** Candidates that did not parse, raised, ran out of time or memory, or were killed.
-//! **Ties** go to the outcome whose first candidate came first: candidates are drawn alike, so the first is a fair draw.
+//! **Ties** go to the outcome whose first candidate came first: candidates are drawn alike, so the first is a fair
+//! draw.
 //! **All failed:** there is no winner.
 //!
-//! [`Compat::Reference`] votes as the paper's code does, so that differences in scores can be explained: over the printed output
-//! alone, as it is (so `final_answer(41)` and `final_answer(42)` look the same), and the first candidate when all fail.
+//! [`Compat::Reference`] votes as the paper's code does, so that differences in scores can be explained: over the
+//! printed output alone, as it is (so `final_answer(41)` and `final_answer(42)` look the same), and the first
+//! candidate when all fail.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -34,8 +34,9 @@ impl Trajectory {
     #[pyo3(signature = (task_id, question, *, reference = None, task_set = String::new(), kind = TrajectoryKind::Agent,
         model = String::new(), messages = vec![], steps = vec![], outcome = Outcome::FinalAnswer, answer = None,
         score = None, grader = None, error = None, sampling = None, usage = (0, 0), seconds = 0.0),
-        text_signature = "(task_id, question, *, reference=None, task_set='', kind='agent', model='', messages=(), steps=(), \
-        outcome='final_answer', answer=None, score=None, grader=None, error=None, sampling=None, usage=(0, 0), seconds=0.0)")]
+        text_signature = "(task_id, question, *, reference=None, task_set='', kind='agent', model='', messages=(), \
+        steps=(), outcome='final_answer', answer=None, score=None, grader=None, error=None, sampling=None, \
+        usage=(0, 0), seconds=0.0)")]
     #[allow(clippy::too_many_arguments)] // keywords in Python
     fn py_new(
         task_id: String,
@@ -108,7 +109,8 @@ impl Trajectory {
 #[pymethods]
 impl Step {
     #[new]
-    #[pyo3(signature = (candidates, *, winner = 0, votes = vec![], prompt_token_ids = None, message = String::new(), seconds = 0.0),
+    #[pyo3(signature = (candidates, *, winner = 0, votes = vec![], prompt_token_ids = None, message = String::new(),
+        seconds = 0.0),
         text_signature = "(candidates, *, winner=0, votes=(), prompt_token_ids=None, message='', seconds=0.0)")]
     fn py_new(
         candidates: Vec<Candidate>,
@@ -140,7 +142,8 @@ impl Candidate {
     #[new]
     #[pyo3(signature = (text, *, prefix = String::new(), token_ids = None, logprobs = None, finish_reason = None,
         action = None, observation = None),
-        text_signature = "(text, *, prefix='', token_ids=None, logprobs=None, finish_reason=None, action=None, observation=None)")]
+        text_signature = "(text, *, prefix='', token_ids=None, logprobs=None, finish_reason=None, action=None, \
+        observation=None)")]
     fn py_new(
         text: String,
         prefix: String,

@@ -1,7 +1,7 @@
 //! Python literals and JSON, read into one canonical form. What it cannot read stays text; nothing is evaluated.
 //!
-//! Numbers are exact decimals of any size. Not read, and so compared as text: complex numbers, bytes, f-strings, tuples without
-//! parentheses, numbers with leading zeros, and nesting deeper than 64.
+//! Numbers are exact decimals of any size. Not read, and so compared as text: complex numbers, bytes, f-strings,
+//! tuples without parentheses, numbers with leading zeros, and nesting deeper than 64.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};

@@ -112,10 +112,12 @@ proptest! {
 
     /// What a well-behaved model writes is read back as it is, whatever stands in it.
     #[test]
-    fn the_format_round_trips(thought in "[a-zA-Z0-9 .,\u{e9}\u{1f642}]{1,40}", lines in prop::collection::vec("[a-z =+()0-9]{1,20}", 1..5)) {
+    fn the_format_round_trips(
+        thought in "[a-zA-Z0-9 .,\u{e9}\u{1f642}]{1,40}",
+        lines in prop::collection::vec("[a-z=+()0-9][a-z =+()0-9]{0,20}", 1..5),
+    ) {
         let code = lines.join("\n");
         let code = code.trim();
-        prop_assume!(!code.is_empty() && !thought.trim().is_empty() && code.lines().next().is_some_and(|line| !line.starts_with(' ')));
         let completion = format!("Thought: {thought}\nCode:\n```py\n{code}\n```<end_code>");
         let Parsed::Action(action) = parse_action(&completion) else { return Err(TestCaseError::fail(completion)) };
         prop_assert_eq!(action.thought, thought.trim());

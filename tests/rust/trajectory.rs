@@ -48,15 +48,17 @@ fn ids(path: &Path) -> Vec<String> {
 prop_compose! {
     fn observations()(stdout in any::<String>(), value in any::<Option<String>>(), error in any::<Option<String>>(),
             truncated in any::<u32>(), seconds in 0.0..1e6, call in any::<(String, Option<String>)>()) -> Observation {
-        let call = ToolCall { name: call.0, arguments: "[[],{}]".into(), result: call.1, error: error.clone(), seconds };
-        Observation { stdout, value, error, truncated: truncated as usize, seconds, tool_calls: vec![call], ..Observation::default() }
+        let (name, result) = call;
+        let call = ToolCall { name, arguments: "[[],{}]".into(), result, error: error.clone(), seconds };
+        let (truncated, tool_calls) = (truncated as usize, vec![call]);
+        Observation { stdout, value, error, truncated, seconds, tool_calls, ..Observation::default() }
     }
 }
 
 prop_compose! {
     fn candidates()(text in any::<String>(), prefix in any::<String>(), token_ids in any::<Option<Vec<u32>>>(),
-            logprobs in prop::option::of(prop::collection::vec(-1e3..0.0, 0..9)), finish_reason in any::<Option<String>>(),
-            observation in prop::option::of(observations())) -> Candidate {
+            logprobs in prop::option::of(prop::collection::vec(-1e3..0.0, 0..9)),
+            finish_reason in any::<Option<String>>(), observation in prop::option::of(observations())) -> Candidate {
         let code = format!("{text}\n```py\n{prefix}\n```");
         let action = Some(parse_action(if text.len() % 2 == 0 { &text } else { &code }));
         Candidate { text, prefix, token_ids, logprobs, finish_reason, action, observation }
@@ -67,12 +69,14 @@ prop_compose! {
     fn trajectories()(task_id in any::<String>(), question in any::<String>(), answer in any::<Option<String>>(),
             score in prop::option::of(-1e9..1e9), error in any::<Option<String>>(), seconds in 0.0..1e9,
             usage in any::<(u64, u64)>(), temperature in 0.0..2.0, messages in any::<Vec<(String, String)>>(),
-            steps in prop::collection::vec((prop::collection::vec(candidates(), 1..4), any::<Vec<(String, u16)>>()), 0..4)) -> Trajectory {
+            steps in prop::collection::vec((prop::collection::vec(candidates(), 1..4), any::<Vec<(String, u16)>>()), 0..4),
+            ) -> Trajectory {
         let steps = steps.into_iter().map(|(candidates, votes)| Step {
             winner: candidates.len() - 1, candidates, prompt_token_ids: None, message: question.clone(), seconds,
             votes: votes.into_iter().map(|(outcome, votes)| (outcome, votes.into())).collect(),
         }).collect();
-        let sampling = Sampling([("temperature".to_owned(), serde_json::Value::from(temperature))].into_iter().collect());
+        let temperature = serde_json::Value::from(temperature);
+        let sampling = Sampling([("temperature".to_owned(), temperature)].into_iter().collect());
         Trajectory { question, answer, score, error, seconds, usage, messages, steps, sampling, ..trajectory(&task_id) }
     }
 }
