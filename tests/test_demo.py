@@ -70,7 +70,7 @@ def test_answers_follow_from_the_passages(hops: int) -> None:
         question = fact_question(entities, hops, rng)
         at = question.entity
         for link in question.chain:
-            at = re.search(rf"The {link} is ([\w ]+)\.", texts[at])[1]
+            at = re.search(rf"(?:Its|Their) {link} is ([\w ]+)\.", texts[at])[1]
         assert at == question.answer
         assert len(question.chain) == hops
         assert question.entity in question.text
@@ -155,7 +155,7 @@ def test_a_name_is_the_same_tokens_wherever_it_stands() -> None:
             ('print(web_search("', '"))'),
             ("Who directed ", "?"),
             ("[1] ", "\n"),
-            ("The seat is ", "."),
+            ("Its seat is ", "."),
         ):
             assert tokenizer.tokenize(before + name + after) == tokenizer.tokenize(before) + alone + tokenizer.tokenize(
                 after

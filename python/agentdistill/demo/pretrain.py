@@ -12,6 +12,7 @@ Takes about an hour on two cores for the three. Not here: fine-tuning (training.
 """
 
 import argparse
+import copy
 import math
 import random
 import re
@@ -32,7 +33,7 @@ SIZES = {
 }
 """0.26, 0.68 and 1.6 million parameters, embeddings included."""
 
-STEPS = {"S": (2800, 4e-3), "M": (1800, 3e-3), "L": (1300, 3e-3)}
+STEPS = {"S": (2600, 4e-3), "M": (1800, 4e-3), "L": (1300, 3e-3)}
 """Steps, and the highest learning rate."""
 
 STEP_TOKENS = 4096
@@ -53,15 +54,15 @@ def main() -> None:
     writer = Writer(0)
     tokenizer = make_tokenizer([writer.document() for _ in range(5000)] + ["\n".join(DEMO_WORDING)] * 1000)
     for size in arguments.sizes:
-        pretrain(size, tokenizer).half().save_pretrained(arguments.output / size)
         tokenizer.save_pretrained(arguments.output / size)
+        pretrain(size, tokenizer, arguments.output / size)
 
 
 # ---- the model -----------------------------------------------------------------------------------
 
 
-def pretrain(size: str, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
-    """Train one base from nothing, always the same on the same machine."""
+def pretrain(size: str, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
+    """Train one base from nothing, always the same on the same machine; ``output`` holds it as it is so far."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -99,10 +100,8 @@ def pretrain(size: str, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
         if step % 100 == 0 or step == steps - 1:
             right = (logits.argmax(-1) == targets).float().mean().item()
             seconds = time.perf_counter() - start
-            print(
-                f"{size} step {step}/{steps}, {seconds:.0f} s: loss {loss.item():.3f}, accuracy {right:.3f}", flush=True
-            )
-    return model
+            print(f"{size} step {step}, {seconds:.0f} s: loss {loss.item():.3f}, accuracy {right:.3f}", flush=True)
+            copy.deepcopy(model).half().save_pretrained(output)
 
 
 def look_back(model: Qwen2ForCausalLM) -> None:
@@ -128,8 +127,9 @@ def batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[tuple[to
     documents."""
     writer = Writer(1)
     for first, last, context, writer.size in (
-        (0, 300, 128, 0.0),
-        (300, round(0.75 * steps), 256, 0.3),
+        (0, 250, 128, 0.0),
+        (250, round(0.3 * steps), 128, 0.1),
+        (round(0.3 * steps), round(0.75 * steps), 256, 0.5),
         (round(0.75 * steps), steps, 512, 1.0),
     ):
         ids: list[int] = []
@@ -211,7 +211,7 @@ class Writer:
         if not self.size:
             return self.chanting()
         kinds = (self.reading, self.copying, self.calling, self.summing, self.counting, self.chanting)
-        write = self.rng.choices(kinds, (10 * self.size, 2, 2, 3, 1, 1))[0]
+        write = self.rng.choices(kinds, (5 + 5 * self.size, 2, 2, 3, 1, 1))[0]
         return write()
 
     def chanting(self) -> str:
@@ -220,51 +220,43 @@ class Writer:
         return "".join(words) * (64 // len(words) + 1)
 
     def reading(self) -> str:
-        """Records, then questions about them, then perhaps more records; some questions ask for a thing of a thing."""
+        """Records, a few at a time, and questions about them; some ask for a thing of a thing."""
         draw = self.rng
-        names = [self.name() for _ in range(draw.randint(2, 3 + round(5 * self.size)))]
-        kinds = [self.link() for _ in range(draw.randint(3, 7))]
+        names = [self.name() for _ in range(draw.randint(1, 1 + round(5 * self.size)))]
+        kinds = list(dict.fromkeys(self.link() for _ in range(draw.randint(5, 8))))
         links: dict[tuple[str, str], str] = {}
         turns: list[tuple[str, str]] = []
         waiting = [*names]
-        while waiting or len(turns) < 4 + round(4 * self.size):
-            told = ""
-            if waiting and (not turns or draw.random() < 0.5):
-                some = draw.randint(1, min(4, len(waiting)))
-                told = "".join(
-                    f"[{i + 1}] {name}\n{self.record(name, kinds, names, links)}\n"
-                    for i, name in enumerate(waiting[:some])
-                )
-                waiting = waiting[some:]
-            x, link = draw.choice(list(links))
+        while waiting or len(turns) < 3 + round(5 * self.size):
+            told, new = "", []
+            if waiting and (not turns or draw.random() < 0.6):
+                some = draw.randint(1, min(1 + round(2 * self.size), len(waiting)))
+                new, waiting = waiting[:some], waiting[some:]
+                records = [self.record(name, kinds, names, links) for name in new]
+                told = "".join(f"[{i + 1}] {n}\n{text}\n" for i, (n, text) in enumerate(zip(new, records, strict=True)))
+            x, link = draw.choice([at for at in links if at[0] in new] or list(links))
             y = links[x, link]
-            question, answer = self.ask(x, link), f"The {link} of {x} is {y}."
+            question, answer = self.ask(x, link), f"Its {link} is {y}."
             onward = [(last, z) for (of, last), z in links.items() if of == y]
             if onward and draw.random() < 0.5:
                 last, z = draw.choice(onward)
                 question = self.ask(f"the {link} of {x}", last)
-                answer += f" The {last} of {y} is {z}."
+                answer += f" Its {last} is {z}."
             turns.append((told + question, answer))
         return self.chat(turns)
 
     def record(self, name: str, kinds: list[str], others: list[str], links: dict[tuple[str, str], str]) -> str:
         """A few links of one thing, told in words and added to ``links``."""
         draw = self.rng
+        some = draw.sample(kinds, min(len(kinds), draw.randint(2, 4)))
+        if draw.random() < 0.3:
+            some[0] = draw.choice(list(ROLES))
         text = f"{name} is a {draw.choice(THINGS)}"
-        said = dict.fromkeys(draw.sample(list(ROLES), draw.choice((0, 0, 1, 2))))
-        said |= dict.fromkeys(draw.sample(kinds, draw.randint(1, min(4, len(kinds)))))
-        ended = False
-        for link in said:
-            y = links[name, link] = (
-                draw.choice([n for n in others if n != name]) if draw.random() < 0.5 else self.name()
-            )
-            if link in ROLES and not ended:
-                text += f", {ROLES[link][0]} {y}"
-            else:
-                form = draw.choice(("Its {l} is {y}.", "The {l} there is {y}.", "It has the {l} {y}.", "Also {l} {y}."))
-                text += ("" if ended else ".") + " " + form.format(l=link, y=y)
-                ended = True
-        return text + ("" if ended else ".")
+        for i, link in enumerate(some):
+            strangers = [n for n in others if n != name]
+            y = links[name, link] = draw.choice(strangers) if strangers and draw.random() < 0.5 else self.name()
+            text += f", {ROLES[link][0]} {y}." if link in ROLES else f"{'' if i else '.'} Its {link} is {y}."
+        return text
 
     def link(self) -> str:
         """What a thing can have: a common word, or one that is made up, so that words must be compared, not known."""

@@ -68,14 +68,14 @@ class Lookup:
     @property
     def plan(self) -> str:
         first, *rest = self.chain
-        return f"First the {first} of {self.entity}" + "".join(f", then the {link}" for link in rest) + "."
+        return f"Next the {first} of {self.entity}" + "".join(f", then the {link}" for link in rest) + "."
 
     def chain_of_thought(self, knowledge: dict[str, Entity], error: str | None) -> str:
         sentences, at = [], self.entity
         for i, link in enumerate(self.chain):
             slip = error == "wrong" and i == len(self.chain) - 1
             found = knowledge[at].facts[_other(link, knowledge[at]) if slip else link]
-            sentences.append(f"The {link} of {at} is {found}.")
+            sentences.append(f"The {link} is {found}.")
             at = found
         if error == "gives_up":
             return f"{self.plan}\n\nI do not know."
@@ -90,17 +90,16 @@ class Lookup:
             link = self.chain[done]
             slip = error == "wrong" and done == len(self.chain) - 1
             found = passage.facts[_other(link, passage) if slip else link]
-            thought = f"The {link} of {at} is {found}."
             at, done = found, done + 1
-            if done < len(self.chain):
-                thought += f" Now the {self.chain[done]} of {at}."
+            thought = " ".join([f"The {link} is {found}.", *_next(self.chain[done:])])
         if done == len(self.chain):
             return thought, f'final_answer("{at}")'
         if error == "gives_up" and done:
             return "I do not know.", 'final_answer("unknown")'
+        search = f'web_search("{at}", 1)'  # an entity's own passage comes first
         if not observations and error in _SLIPS:
-            return thought, _SLIPS[error].format(f'web_search("{at}")')
-        return thought, f'print(web_search("{at}"))'
+            return thought, _SLIPS[error].format(search)
+        return thought, f"print({search})"
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,13 @@ def _invert(template: str, text: str) -> dict[str, str] | None:
 def _read(name: str, observation: str) -> Entity | None:
     """The entity that a passage of the observation is about."""
     if found := re.search(rf"^{re.escape(name)} is a (\w+)\.(.+)$", observation, re.MULTILINE):
-        return Entity(name, found[1], dict(re.findall(r"The (\w+) is ([\w ]+)\.", found[2])))
+        return Entity(name, found[1], dict(re.findall(r"(?:Its|Their) (\w+) is ([\w ]+)\.", found[2])))
     return None
+
+
+def _next(chain: Sequence[str]) -> list[str]:
+    """What is to be found now, and after that."""
+    return [f"Next the {', then the '.join(chain)}."] if chain else []
 
 
 def _other(link: str, entity: Entity) -> str:

@@ -82,7 +82,8 @@ class Entity:
     @property
     def passage(self) -> tuple[str, str, str]:
         """``(id, title, text)``, as an index takes it."""
-        links = " ".join(f"The {link} is {value}." for link, value in self.facts.items())
+        its = "Their" if self.kind == "person" else "Its"
+        links = " ".join(f"{its} {link} is {value}." for link, value in self.facts.items())
         return self.name.replace(" ", "_"), self.name, f"{self.name} is a {self.kind}. {links}"
 
 
