@@ -53,7 +53,7 @@ class DemoConfig:
     """Tasks that the teacher solves (paper: 3,000)."""
     test_tasks: int = 100
     """Tasks of each test set (paper: up to 500)."""
-    known_clusters: int = 6
+    known_clusters: int = 3
     """Clusters of ten entities that training asks about again and again, and "facts_in_domain" in other questions."""
     error_rate: float = 0.15
     """Share of its episodes in which the teacher errs."""
@@ -63,7 +63,7 @@ class DemoConfig:
     """Most new tokens of a completion (paper: 1,024): twice what any good one has."""
     training: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            method="full", learning_rate=2e-3, epochs=3, batch_size=8, max_length=1024, prompt=""
+            method="full", learning_rate=1.5e-3, epochs=4, batch_size=8, max_length=1024, prompt=""
         )
     )
     """All weights are trained: of matrices 64 to 160 wide, an adapter of the paper's rank 64 is hardly smaller than

@@ -201,7 +201,7 @@ PROBLEMS: tuple[tuple[str, str], ...] = (
         "{a} - {b} + {c}",
     ),
 )
-"""Word problems and what they come to. In the fifth and sixth b is never larger than a; in the first, c than a * b."""
+"""Word problems, and what each comes to."""
 
 
 def problem(numbers: tuple[int, int], owner: Share | None, rng: random.Random) -> Question:
@@ -209,6 +209,8 @@ def problem(numbers: tuple[int, int], owner: Share | None, rng: random.Random) -
     text, expression = rng.choice(PROBLEMS)
     while True:
         a, b, c = (_number(numbers, owner, rng) for _ in range(3))
+        if "{a} - {b}" in expression:
+            a, b = max(a, b), min(a, b)  # no more can leave than are there
         value = eval(expression.format(a=a, b=b, c=c))
         if value > 0:
             return Question(text.format(a=a, b=b, c=c), str(value))
