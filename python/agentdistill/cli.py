@@ -117,8 +117,8 @@ class TaskFiles:
     """Which tasks."""
 
     tasks: tuple[Path, ...]
-    """Files of tasks: JSON, JSONL or CSV with question and answer. Ids of several files become FILE/ID, as they may clash
-    (the paper's own do)."""
+    """Files of tasks: JSON, JSONL or CSV with question and answer. Ids of several files become FILE/ID, since they may
+    clash (the paper's own do)."""
     limit: int | None = None
     """Only the first so many tasks of each file."""
     task_set: str | None = None
