@@ -22,13 +22,16 @@ WHAT_THIS_IS = """
 <p><b>Generated:</b> the encyclopaedia (invented names, linked in clusters of ten), the questions (a few wordings), the
 word problems, and the teacher: a script that reads the question and the observations, plans, searches, codes, and errs
 in a given share of its episodes. The students are a thousand times smaller than the paper's smallest; their bases have
-read other generated text (records, calls, sums, tables) with other names, numbers, relations and wordings, and no
-Thought, search or final_answer.</p> <p><b>It shows</b> the paper's mechanism: a student that acts need not know the
-facts or do the sums, only how to find and compute them, and so beats larger ones that must have them in their weights.
-The two in-domain sets are those a chain of thought can manage: facts that training has told, sums of small numbers.
-<b>It does not show</b> how large the effect is with language models on real questions: there, passages do not answer in
-one wording, teachers err in richer ways, and a chain of thought knows much of the world. Nor is it a fair race in
-tokens: an agent writes and reads more.</p>
+read other generated text (records, calls, sums, tables) with other names, numbers and relations, and no Thought, search
+or final_answer. Its records are worded like the encyclopaedia's passages ("Its flag is ..."), lists of words in it hold
+those of the demo, on whose wording the tokenizer was made too; and two heads of a base's first layer begin by looking
+one and two tokens back, which so small a model takes long to find.</p>
+<p><b>It shows</b> the paper's mechanism: a student that acts need not know the facts or do the sums, only how to find
+and compute them. The two in-domain sets are meant for a chain of thought: facts that training has told, sums of small
+numbers. These students hardly learn even those by heart, so chain of thought is a weaker rival here than in the
+paper, and the difference says little about its size there. <b>It does not show</b> how large the effect is with
+language models on real questions: there, passages do not answer in one wording, teachers err in richer ways, and a
+chain of thought knows much of the world. Nor is it a fair race in tokens: an agent writes and reads more.</p>
 """
 
 
