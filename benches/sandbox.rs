@@ -53,7 +53,7 @@ fn bytes(c: &mut Criterion) {
     let state = after(&sandbox, sandbox.initial(), "x = 1");
     let bytes = state.to_bytes();
     c.bench_function(&format!("State to {} kB of bytes", bytes.len() / 1000), |b| b.iter(|| state.to_bytes()));
-    c.bench_function("State from bytes", |b| b.iter(|| State::from_bytes(&bytes).unwrap()));
+    c.bench_function("State from bytes", |b| b.iter(|| State::from_bytes(&bytes, &Limits::default()).unwrap()));
 }
 
 criterion_group!(benches, cells, switches, steps, bytes);

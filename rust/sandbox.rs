@@ -56,7 +56,7 @@ mod memory;
 mod process;
 
 use engine::WASM_PAGE;
-use guest::{Death, Guest, Kind, Report, Turn};
+use guest::{Death, Guest, Kind, Report, STOP_AGAIN, Turn};
 use host::{Host, World};
 use memory::{Delta, LINE, PAGE};
 use process::Process;
@@ -85,7 +85,7 @@ pub struct Limits {
     pub hard_seconds: f64,
     /// MiB of memory for what cells make, the interpreter's own not counted; [`Limits::MEMORY_MB`].
     pub memory_mb: usize,
-    /// Characters of output that are kept, and of a value; the middle is dropped.
+    /// Characters of output that are kept, and of a value or an answer; the middle is dropped.
     pub stdout_chars: usize,
     /// Calls of tools.
     pub tool_calls: usize,
@@ -94,6 +94,11 @@ pub struct Limits {
 impl Limits {
     /// The memory limits that can be kept: the image has 16 MiB to spare, and WASM ends at 4 GiB.
     pub const MEMORY_MB: std::ops::RangeInclusive<usize> = SLACK_MB..=3840;
+
+    /// Bytes that the guest's memory may grow to.
+    fn memory(&self) -> usize {
+        Guest::IMAGE_LEN + ((self.memory_mb - SLACK_MB) << 20)
+    }
 
     pub(crate) fn check(&self) -> crate::Result<()> {
         let invalid = |what: String| Err(Error::Argument(what));
@@ -135,6 +140,8 @@ enum SandboxError {
     Thread(std::io::Error),
     #[error("these are not the bytes of a State: {0}")]
     NotAState(&'static str),
+    #[error("the State has more memory than Limits.memory_mb allows, which is {0}")]
+    TooLarge(usize),
     #[error("the State is of another build of the guest: run its cells again to have it here")]
     OtherGuest,
     #[error("interrupted while cells were running")]
@@ -161,8 +168,7 @@ struct Moment {
 impl State {
     const MAGIC: &[u8; 8] = b"ADstate1";
     const HEADER: usize = Self::MAGIC.len() + 32 + 32;
-    /// States that cannot come from the limits are refused before memory is taken for them.
-    const MAX_BYTES: usize = 4 << 30;
+    const NUMBERS: usize = 5;
 
     fn new(world: World, delta: Delta) -> Self {
         Self(Arc::new(Moment { world, delta }))
@@ -192,7 +198,9 @@ impl State {
         bytes
     }
 
-    pub fn from_bytes(bytes: &[u8]) -> crate::Result<Self> {
+    /// The State that [`State::to_bytes`] gave. The bytes may come from anybody: what would need more memory than
+    /// `limits` allow is refused before memory is taken for it.
+    pub fn from_bytes(bytes: &[u8], limits: &Limits) -> crate::Result<Self> {
         let not_a_state = |why| Error::from(SandboxError::NotAState(why));
         let (header, body) = bytes.split_at_checked(Self::HEADER).ok_or_else(|| not_a_state("there are too few"))?;
         let (magic, hashes) = header.split_at(Self::MAGIC.len());
@@ -206,17 +214,30 @@ impl State {
         if checksum != Sha256::digest(body).as_slice() {
             return Err(not_a_state("their checksum is wrong, so they are damaged or cut off"));
         }
-        let size = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
-        let size = size.and_then(|size| usize::try_from(size).ok()).filter(|&size| size <= Self::MAX_BYTES);
-        let size = size.ok_or_else(|| not_a_state("their length is not given"))?;
-        let body = zstd::bulk::decompress(body, size).map_err(|_| not_a_state("they cannot be decompressed"))?;
-        Self::parse(&body).ok_or_else(|| not_a_state("what they say does not fit together"))
+        let length = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
+        let length = length.and_then(|length| usize::try_from(length).ok());
+        let length = length.ok_or_else(|| not_a_state("their length is not given"))?;
+        let pages = limits.memory() / PAGE;
+        if length > Self::NUMBERS * 8 + pages * (4 + 8 + PAGE) {
+            return Err(SandboxError::TooLarge(limits.memory_mb).into());
+        }
+        let body = zstd::bulk::decompress(body, length).map_err(|_| not_a_state("they cannot be decompressed"))?;
+        let state = Self::parse(&body).ok_or_else(|| not_a_state("what they say does not fit together"))?;
+        state.check(limits)?;
+        Ok(state)
+    }
+
+    /// Whether cells could have made it within these limits.
+    fn check(&self, limits: &Limits) -> Result<(), SandboxError> {
+        let fits = self.0.delta.size <= limits.memory();
+        if fits { Ok(()) } else { Err(SandboxError::TooLarge(limits.memory_mb)) }
     }
 
     fn parse(body: &[u8]) -> Option<Self> {
-        let (numbers, rest) = body.split_at_checked(5 * 8)?;
+        let (numbers, rest) = body.split_at_checked(Self::NUMBERS * 8)?;
         let (numbers, _) = numbers.as_chunks::<8>();
-        let [seed, drawn, nanoseconds, size, count] = std::array::from_fn(|i| u64::from_le_bytes(numbers[i]));
+        let [seed, drawn, nanoseconds, size, count]: [u64; Self::NUMBERS] =
+            std::array::from_fn(|i| u64::from_le_bytes(numbers[i]));
         let (size, count) = (usize::try_from(size).ok()?, usize::try_from(count).ok()?);
         let (pages, rest) = rest.split_at_checked(count.checked_mul(4)?)?;
         let (masks, lines) = rest.split_at_checked(count.checked_mul(8)?)?;
@@ -228,7 +249,7 @@ impl State {
         let bits: usize = pages.iter().map(|(_, mask)| mask.count_ones() as usize).sum();
         let ascending = pages.is_sorted_by(|a, b| a.0 < b.0);
         let inside = pages.last().is_none_or(|&(page, _)| (page as usize + 1) * PAGE <= size);
-        let sized = size.is_multiple_of(WASM_PAGE) && (Guest::IMAGE_LEN..=Self::MAX_BYTES).contains(&size);
+        let sized = size.is_multiple_of(WASM_PAGE) && size >= Guest::IMAGE_LEN;
         if bits != lines.len() || !ascending || !inside || !sized {
             return None;
         }
@@ -309,6 +330,9 @@ impl Sandbox {
         if cells.is_empty() {
             return Ok(Vec::new());
         }
+        for (state, _) in &cells {
+            state.check(&self.limits)?;
+        }
         let process = Process::current()?;
         let workers = self.threads.min(cells.len());
         let batch = Arc::new(Batch::new(cells, workers, self.tools.clone(), self.limits.clone()));
@@ -378,6 +402,7 @@ impl Batch {
             let Some((state, code)) = self.cells.get(index) else { return };
             let run = || self.run_cell(process, &self.turns[worker], state, code);
             let result = panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+                self.turns[worker].end();
                 let message = panic.downcast_ref::<&str>().map(ToString::to_string);
                 let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
                 Err(SandboxError::Panicked(message.unwrap_or_default()))
@@ -412,14 +437,14 @@ impl Batch {
                 return Ok(results.cells.drain(..).flatten().collect());
             }
             drop(results);
-            let now = Instant::now();
-            if now - asked >= Self::PATIENCE {
-                asked = now;
+            if asked.elapsed() >= Self::PATIENCE {
                 if interrupted() {
                     self.cancel();
                     return Err(SandboxError::Interrupted);
                 }
+                asked = Instant::now();
             }
+            let now = Instant::now();
             // A cell that begins after this look has `soft` before it, so nothing is due before `wake`.
             let due = self.turns.iter().filter_map(|turn| turn.watch(now)).map(|due| due - now).min();
             let pause = due.unwrap_or(soft).min(soft).min(Self::PATIENCE);
@@ -430,9 +455,12 @@ impl Batch {
         }
     }
 
+    /// Waits for what runs to die, but not for tools.
     fn cancel(&self) {
         self.next.store(self.cells.len(), Ordering::Relaxed);
-        self.turns.iter().for_each(|turn| turn.cancel());
+        while self.turns.iter().filter(|turn| turn.cancel()).count() > 0 {
+            std::thread::sleep(STOP_AGAIN);
+        }
     }
 
     fn run_cell(
@@ -450,7 +478,7 @@ impl Batch {
             turn: turn.clone(),
             tool_calls: Vec::new(),
             tool_call_limit: self.limits.tool_calls,
-            memory_limit: Guest::IMAGE_LEN + ((self.limits.memory_mb - SLACK_MB) << 20),
+            memory_limit: self.limits.memory(),
         };
         let (host, outcome) = slot.run(host, code, self.limits.stdout_chars as u32);
         let (mut observation, next) = match outcome {
@@ -474,7 +502,9 @@ impl Batch {
             ),
             Death::StackOverflow => "it recursed too deeply".to_string(),
             Death::Trap => {
-                "it broke the interpreter, or asked the system for something that a sandbox does not have".into()
+                "it broke the interpreter, asked the system for something that a sandbox does not have, or handed over \
+                 more than the host takes"
+                    .into()
             }
         };
         let error = format!("The cell was killed: {reason}. Nothing that it did has happened.");

@@ -74,6 +74,10 @@ impl PyLimits {
     }
 }
 
+fn limits_or_default(limits: Option<&Bound<'_, PyLimits>>) -> Limits {
+    limits.map_or_else(Limits::default, |limits| limits.get().0.clone())
+}
+
 /// An immutable value: the whole interpreter after some cells. Using it twice is a fork.
 #[pyclass(frozen, name = "State", module = "agentdistill._core")]
 pub struct PyState(pub State);
@@ -85,12 +89,14 @@ impl PyState {
         PyBytes::new(py, &py.detach(|| self.0.to_bytes()))
     }
 
-    /// The State that ``to_bytes`` gave. Raises SandboxError when the bytes are damaged or of another guest.
+    /// The State that ``to_bytes`` gave. Raises SandboxError when the bytes are damaged, of another guest, or need more
+    /// memory than ``limits`` allow.
     #[staticmethod]
-    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
+    #[pyo3(signature = (data, limits=None))]
+    fn from_bytes(py: Python<'_>, data: &[u8], limits: Option<&Bound<'_, PyLimits>>) -> PyResult<Self> {
         // Copied, since `data` is Python's and may only be read while attached.
-        let data = data.to_vec();
-        Ok(Self(py.detach(|| State::from_bytes(&data))?))
+        let (data, limits) = (data.to_vec(), limits_or_default(limits));
+        Ok(Self(py.detach(|| State::from_bytes(&data, &limits))?))
     }
 
     /// Memory held beyond the base image, in bytes.
@@ -127,7 +133,7 @@ impl PySandbox {
             let tool = tool_of(&name, value)?;
             named.insert(name, tool);
         }
-        let limits = limits.map_or_else(Limits::default, |limits| limits.get().0.clone());
+        let limits = limits_or_default(limits);
         Ok(Self(py.detach(|| Sandbox::new(named, limits, seed, threads))?))
     }
 

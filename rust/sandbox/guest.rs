@@ -5,7 +5,7 @@
 //! start. A slot whose guest trapped in the middle of a call is never entered again.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use std::sync::atomic::Ordering::{AcqRel, Release, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -131,12 +131,19 @@ impl Slot {
     /// Runs a cell with this host; gives the host back with what the guest reported. After a [`Death`] the slot is of
     /// no use any more.
     pub fn run(&mut self, host: Host, code: &str, stdout_chars: u32) -> (Host, Result<Report, Death>) {
+        self.store.set_hostcall_fuel(Self::most_handed_over(stdout_chars));
         self.enter(host, |slot| Ok(slot.run.call(&mut slot.store, (code.to_string(), stdout_chars))?.0))
     }
 
     /// Makes the first State of a sandbox out of the image.
     pub fn set_up(&mut self, host: Host, seed: u64, tools: Vec<String>) -> (Host, Result<(), Death>) {
         self.enter(host, |slot| slot.set_up.call(&mut slot.store, (seed, tools)))
+    }
+
+    /// Bytes that a cell may hand to the host in one call, its report being one; more kills it. Characters that an
+    /// honest report keeps are counted four times, for its output, value and answer, of four bytes each.
+    fn most_handed_over(stdout_chars: u32) -> usize {
+        16 * stdout_chars as usize + (16 << 20)
     }
 
     fn enter<T>(
@@ -248,16 +255,18 @@ impl Turn {
     /// Does what is due; gives when to look again.
     pub fn watch(&self, now: Instant) -> Option<Instant> {
         let mut running = self.lock();
-        if running.paused.is_some() {
-            return None;
-        }
         let (mapping, deadline) = (running.mapping.clone()?, running.deadline?);
+        if let Some(since) = running.paused {
+            // It may be back from the tool at once, with so much left.
+            let due = deadline + now.saturating_duration_since(since);
+            return Some(due.max(now + Duration::from_millis(1)));
+        }
         if now < deadline {
             return Some(deadline);
         }
         if running.timed_out {
             stop(&mapping);
-            running.deadline = None;
+            running.deadline = Some(now + STOP_AGAIN);
         } else {
             raise_timeout_error(&mapping);
             running.timed_out = true;
@@ -266,13 +275,13 @@ impl Turn {
         running.deadline
     }
 
-    /// Kills the cell, now or when it begins.
-    pub fn cancel(&self) {
+    /// Kills the cell, now or when it begins; true as long as it runs on. In a tool it dies when that returns.
+    pub fn cancel(&self) -> bool {
         let mut running = self.lock();
         running.cancelled = true;
-        if let Some(mapping) = &running.mapping {
-            stop(mapping);
-        }
+        let Some(mapping) = running.mapping.as_ref().filter(|_| running.paused.is_none()) else { return false };
+        stop(mapping);
+        true
     }
 
     /// The cell enters a tool.
@@ -280,12 +289,13 @@ impl Turn {
         self.lock().paused = Some(Instant::now());
     }
 
-    /// The cell is back from a tool.
-    pub fn resume(&self) {
+    /// The cell is back from a tool; false when it was cancelled meanwhile.
+    pub fn resume(&self) -> bool {
         let mut running = self.lock();
         if let Some(since) = running.paused.take() {
             running.deadline = running.deadline.and_then(|deadline| deadline.checked_add(since.elapsed()));
         }
+        !running.cancelled
     }
 
     /// False when it must not begin.
@@ -297,8 +307,8 @@ impl Turn {
         !running.cancelled
     }
 
-    /// True when the cell was told to stop.
-    fn end(&self) -> bool {
+    /// The cell is over; true when it was told to stop.
+    pub fn end(&self) -> bool {
         let mut running = self.lock();
         running.deadline = None;
         running.paused = None;
@@ -319,15 +329,26 @@ impl Turn {
 /// CPython's _PY_ASYNC_EXCEPTION_BIT.
 const ASYNC_EXCEPTION_BIT: u32 = 1 << 3;
 
+/// In the byte after IN_CELL: the host is about to send TimeoutError. app.py knows it by the same number.
+const SENDING: u8 = 2;
+
 /// What PyThreadState_SetAsyncExc does, from outside: the interpreter raises it at its next look, inside the cell.
 fn raise_timeout_error(mapping: &Mapping) {
-    if mapping.byte(IN_CELL).load(Acquire) == 0 {
+    // Said before the look: the guest, when it leaves the cell, first waits until this is over.
+    let timed_out = mapping.byte(IN_CELL + 1);
+    timed_out.store(SENDING, SeqCst);
+    if mapping.byte(IN_CELL).load(SeqCst) == 0 {
+        timed_out.store(0, SeqCst);
         return; // not in the cell itself: that TimeoutError would hit the code around it
     }
-    mapping.byte(IN_CELL + 1).store(1, Release); // says whose TimeoutError it is
-    mapping.word(ASYNC_EXCEPTION).store(TIMEOUT_ERROR, Release);
-    mapping.word(EVAL_BREAKER).fetch_or(ASYNC_EXCEPTION_BIT, AcqRel);
+    mapping.word(ASYNC_EXCEPTION).store(TIMEOUT_ERROR, SeqCst);
+    mapping.word(EVAL_BREAKER).fetch_or(ASYNC_EXCEPTION_BIT, SeqCst);
+    timed_out.store(1, SeqCst);
 }
+
+/// A cell that has found a way to write anywhere may undo a stop before any loop has read it. So it is told again, each
+/// time with a good chance, until it is dead.
+pub const STOP_AGAIN: Duration = Duration::from_micros(100);
 
 /// The next loop of the guest traps.
 fn stop(mapping: &Mapping) {

@@ -29,6 +29,8 @@ pub struct World {
 impl World {
     /// 2026-01-01 00:00 UTC: the time at which every first State begins.
     const EPOCH_SECONDS: u64 = 1_767_225_600;
+    /// Nanoseconds after that, in the year 2247, at which the clock stands still: Python's own ends in 2262.
+    const END: u64 = 7_000_000_000_000_000_000;
     /// Each look at the clock moves it on by this much, as if nothing else took time.
     const TICK: u64 = 1_000;
 
@@ -38,7 +40,7 @@ impl World {
     }
 
     fn sleep(&mut self, nanoseconds: u64) {
-        self.nanoseconds = self.nanoseconds.saturating_add(nanoseconds);
+        self.nanoseconds = self.nanoseconds.saturating_add(nanoseconds).min(Self::END);
     }
 
     fn random_bytes(&mut self, count: usize) -> Vec<u8> {
@@ -49,7 +51,7 @@ impl World {
             bytes.extend_from_slice(&hash.finalize());
         }
         bytes.truncate(count);
-        self.drawn += 1;
+        self.drawn = self.drawn.wrapping_add(1); // a State from bytes may say anything
         bytes
     }
 }
@@ -66,6 +68,9 @@ pub struct Host {
 }
 
 impl Host {
+    /// Bytes of a tool call's arguments; they are parsed into some fifty times as much, and kept in the Observation.
+    const MOST_ARGUMENTS: usize = 1 << 20;
+
     /// Between cells: no tools, no time, no growth.
     pub fn idle() -> Self {
         Self {
@@ -78,25 +83,31 @@ impl Host {
         }
     }
 
-    fn call_tool(&mut self, name: String, arguments: String) -> Result<String, String> {
+    fn call_tool(&mut self, name: String, arguments: String) -> wasmtime::Result<Result<String, String>> {
         if self.tool_calls.len() >= self.tool_call_limit {
-            return Err(format!("a cell may call tools {} times, and this one has", self.tool_call_limit));
+            return Ok(Err(format!("a cell may call tools {} times, and this one has", self.tool_call_limit)));
         }
         let Some(tool) = self.tools.get(&name).cloned() else {
             let known = self.tools.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(format!("there is no tool {name:?} here; there is: {known}"));
+            return Ok(Err(format!("there is no such tool here; there is: {known}")));
         };
+        if arguments.len() > Self::MOST_ARGUMENTS {
+            let (bytes, most) = (arguments.len(), Self::MOST_ARGUMENTS);
+            return Ok(Err(format!("the arguments are {bytes} bytes of JSON, where {most} are the most")));
+        }
         let started = Instant::now();
         self.turn.pause();
         let outcome = checked_call(&*tool, &arguments);
-        self.turn.resume();
+        if !self.turn.resume() {
+            bail!("cancelled while in a tool");
+        }
         let (result, error) = match outcome.clone() {
             Ok(result) => (Some(result), None),
             Err(error) => (None, Some(error)),
         };
         let seconds = started.elapsed().as_secs_f64();
         self.tool_calls.push(ToolCall { name, arguments, result, error, seconds });
-        outcome
+        Ok(outcome)
     }
 }
 
@@ -129,7 +140,7 @@ pub fn link(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<H
 
     let mut root = linker.root();
     root.func_wrap("call-tool", |mut context: Context, (name, arguments): (String, String)| {
-        Ok((context.data_mut().call_tool(name, arguments),))
+        Ok((context.data_mut().call_tool(name, arguments)?,))
     })?;
     root.func_wrap("sleep", |mut context: Context, (nanoseconds,): (u64,)| {
         context.data_mut().world.sleep(nanoseconds);

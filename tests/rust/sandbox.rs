@@ -188,7 +188,7 @@ fn states_go_to_bytes_and_back() {
     let (_, state) = sandbox.run(sandbox.initial(), "import random\nx = [random.random() for _ in range(3)]").unwrap();
     let bytes = state.to_bytes();
     assert!(bytes.len() < 32 << 10, "{} bytes", bytes.len());
-    let back = State::from_bytes(&bytes).unwrap();
+    let back = State::from_bytes(&bytes, &Limits::default()).unwrap();
     assert_eq!(back.to_bytes(), bytes);
     let code = "import time\n(x, random.random(), time.time())";
     assert_eq!(value(&sandbox, &back, code), value(&sandbox, &state, code));
@@ -203,8 +203,8 @@ proptest! {
         let mut bytes = BYTES.clone();
         let at = at.index(bytes.len());
         bytes[at] ^= flip;
-        prop_assert!(matches!(State::from_bytes(&bytes), Err(Error::Sandbox(_))));
-        prop_assert!(matches!(State::from_bytes(&BYTES[..at]), Err(Error::Sandbox(_))));
+        prop_assert!(matches!(State::from_bytes(&bytes, &Limits::default()), Err(Error::Sandbox(_))));
+        prop_assert!(matches!(State::from_bytes(&BYTES[..at], &Limits::default()), Err(Error::Sandbox(_))));
     }
 }
 

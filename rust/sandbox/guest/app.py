@@ -8,6 +8,7 @@ of it, and harms only its own State. The limits and the wall are the host's.
 import ast
 import asyncio
 import builtins
+import contextlib
 import gc
 import io
 import json
@@ -26,6 +27,7 @@ from wit_world import Answer, Failure, Kind, Report
 
 OURS = __file__
 TRACEBACK_CHARS = 10_000
+RESERVE_BYTES = 1 << 20
 
 
 class FinalAnswer(BaseException):
@@ -136,7 +138,10 @@ def sleep(seconds, /):
     """Moves the clock on: nobody else runs here meanwhile, so nobody waits."""
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")
-    wit_world.sleep(int(seconds * 1e9))
+    nanoseconds = int(seconds * 1e9)
+    if nanoseconds >= 1 << 63:
+        raise OverflowError("timestamp too large to convert to C PyTime_t")
+    wit_world.sleep(nanoseconds)
 
 
 def no_input(prompt="", /):
@@ -200,6 +205,8 @@ def run_cell(code: str, limit: int) -> Report:
     sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = output
     sys.stdin = sys.__stdin__ = io.StringIO()
     answers.clear()
+    if not reserve:
+        keep_reserve()
     beacon[TIMED_OUT] = 0
     kind, value, failure = Kind.VALUE, None, None
     try:
@@ -215,19 +222,31 @@ def run_cell(code: str, limit: int) -> Report:
     except FinalAnswer:
         pass
     except BaseException as error:
+        if isinstance(error, MemoryError):
+            reserve.clear()
         kind, failure = failed(error)
     answer = None
     if answers:
         text, as_json = answers[0]
-        answer = Answer(sendable(text), as_json and sendable(as_json))
+        if as_json is not None:
+            as_json = sendable(as_json) if len(as_json) <= limit else None
+        answer = Answer(sendable(clip(text, limit)), as_json)
         kind, value, failure = Kind.FINAL_ANSWER, None, None
     stdout, dropped = output.take()
     return Report(kind, sendable(stdout), dropped, value, answer, failure)
 
 
+def keep_reserve() -> None:
+    """Sets memory aside for the report of a cell that used up all the rest."""
+    with contextlib.suppress(MemoryError):
+        reserve.append(bytearray(RESERVE_BYTES))
+
+
 def drain() -> None:
     """Takes a TimeoutError that the host sent at the very end of the cell, before it can hit the report."""
     try:
+        while beacon[TIMED_OUT] == SENDING:
+            pass
         for _ in range(2):
             pass
     except TimeoutError:
@@ -255,7 +274,7 @@ def failed(error: BaseException) -> tuple[Kind, Failure]:
         text = "".join(report.format()).rstrip("\n")
     except BaseException:  # an exception whose own __str__ fails, or no memory left to say more
         text = name
-    return kind, Failure(sendable(name), sendable(clip(text, TRACEBACK_CHARS)))
+    return kind, Failure(*(sendable(clip(part, TRACEBACK_CHARS)) for part in (name, text)))
 
 
 def is_cell(file: str) -> bool:
@@ -304,8 +323,10 @@ def make_beacon() -> bytearray:
 
 
 IN_CELL, TIMED_OUT = 32, 33
+SENDING = 2  # what the host writes to TIMED_OUT while it is at it
 beacon = make_beacon()
 answers: list[tuple[str, str | None]] = []
+reserve: list[bytearray] = []
 cell_number = 0
 
 preload.preload()
