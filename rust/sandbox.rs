@@ -58,7 +58,7 @@ mod process;
 use engine::WASM_PAGE;
 use guest::{Death, Guest, Kind, Report, STOP_AGAIN, Turn};
 use host::{Host, World};
-use memory::{Delta, LINE, PAGE};
+use memory::{Delta, LINE, PAGE, Page};
 use process::Process;
 
 /// Something a cell can call by its name.
@@ -162,7 +162,7 @@ pub struct State(Arc<Moment>);
 
 struct Moment {
     world: World,
-    delta: Delta,
+    delta: Arc<Delta>,
 }
 
 impl State {
@@ -170,11 +170,11 @@ impl State {
     const HEADER: usize = Self::MAGIC.len() + 32 + 32;
     const NUMBERS: usize = 5;
 
-    fn new(world: World, delta: Delta) -> Self {
+    fn new(world: World, delta: Arc<Delta>) -> Self {
         Self(Arc::new(Moment { world, delta }))
     }
 
-    /// Memory held beyond the image, in bytes.
+    /// Memory held beyond the image, in bytes, shared with other States or not.
     pub fn nbytes(&self) -> usize {
         size_of::<Moment>() + self.0.delta.nbytes()
     }
@@ -186,9 +186,9 @@ impl State {
         for number in [world.seed, world.drawn, world.nanoseconds, delta.size as u64, delta.pages.len() as u64] {
             body.extend(number.to_le_bytes());
         }
-        body.extend(delta.pages.iter().flat_map(|(page, _)| page.to_le_bytes()));
-        body.extend(delta.pages.iter().flat_map(|(_, mask)| mask.to_le_bytes()));
-        body.extend_from_slice(delta.lines.as_flattened());
+        body.extend(delta.pages.iter().flat_map(|page| page.index.to_le_bytes()));
+        body.extend(delta.pages.iter().flat_map(|page| page.mask.to_le_bytes()));
+        body.extend(delta.pages.iter().flat_map(|page| page.lines.as_flattened()));
         let body = zstd::bulk::compress(&body, 3).expect("zstd compresses anything");
         let mut bytes = Vec::with_capacity(Self::HEADER + body.len());
         bytes.extend(Self::MAGIC);
@@ -241,20 +241,22 @@ impl State {
         let (size, count) = (usize::try_from(size).ok()?, usize::try_from(count).ok()?);
         let (pages, rest) = rest.split_at_checked(count.checked_mul(4)?)?;
         let (masks, lines) = rest.split_at_checked(count.checked_mul(8)?)?;
-        let pages = pages.as_chunks().0.iter().map(|&page| u32::from_le_bytes(page));
+        let indexes = pages.as_chunks().0.iter().map(|&page| u32::from_le_bytes(page));
         let masks = masks.as_chunks().0.iter().map(|&mask| u64::from_le_bytes(mask));
-        let pages: Vec<(u32, u64)> = pages.zip(masks).collect();
-        let (lines, []) = lines.as_chunks::<LINE>() else { return None };
-
-        let bits: usize = pages.iter().map(|(_, mask)| mask.count_ones() as usize).sum();
-        let ascending = pages.is_sorted_by(|a, b| a.0 < b.0);
-        let inside = pages.last().is_none_or(|&(page, _)| (page as usize + 1) * PAGE <= size);
+        let (mut lines, []) = lines.as_chunks::<LINE>() else { return None };
+        let mut pages = Vec::with_capacity(count);
+        for (index, mask) in indexes.zip(masks) {
+            let (own, rest) = lines.split_at_checked(mask.count_ones() as usize)?;
+            pages.push(Page { index, mask, lines: own.into() });
+            lines = rest;
+        }
+        let ascending = pages.is_sorted_by(|a, b| a.index < b.index);
+        let inside = pages.last().is_none_or(|page| (page.index as usize + 1) * PAGE <= size);
         let sized = size.is_multiple_of(WASM_PAGE) && size >= Guest::IMAGE_LEN;
-        if bits != lines.len() || !ascending || !inside || !sized {
+        if !lines.is_empty() || !ascending || !inside || !sized {
             return None;
         }
-        let delta = Delta { size, pages, lines: lines.to_vec() };
-        Some(Self::new(World { seed, drawn, nanoseconds }, delta))
+        Some(Self::new(World { seed, drawn, nanoseconds }, Arc::new(Delta { size, pages })))
     }
 
     fn same(&self, other: &Weak<Moment>) -> bool {

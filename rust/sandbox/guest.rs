@@ -73,8 +73,9 @@ impl Guest {
         let mapping = mapping.ok_or(SandboxError::GuestDamaged)?;
         let run = instance.get_typed_func(&mut store, "run")?;
         let set_up = instance.get_typed_func(&mut store, "set-up")?;
-        let mut slot = Slot { store, run, set_up, mapping, written: Vec::new(), held: Vec::new() };
-        slot.mapping.find_written(&mut slot.written);
+        let (written, held) = (Vec::new(), Arc::new(Delta { size, pages: Vec::new() }));
+        let mut slot = Slot { store, run, set_up, mapping, written, stale: true, held };
+        slot.find_written();
         slot.capture();
         Ok(slot)
     }
@@ -88,12 +89,13 @@ pub struct Slot {
     mapping: Arc<Mapping>,
     /// The pages that may differ from the image: the slot's own, which no other maps.
     written: Vec<u32>,
-    /// The pages and lines that do, at the last restore or capture.
-    held: Vec<(u32, u64)>,
+    /// Whether there may be more such pages by now.
+    stale: bool,
+    /// What the memory held at the last restore or capture.
+    held: Arc<Delta>,
 }
 
 impl Slot {
-    /// A slot with so many more written pages than its next State needs is emptied, since each capture looks at all.
     const MOST_SPARE: usize = 512;
 
     /// Bytes of memory; it cannot shrink.
@@ -101,26 +103,33 @@ impl Slot {
         self.mapping.len()
     }
 
+    /// Whether the slot has few more pages of its own than `delta`. One that has many is emptied before it holds it, since
+    /// each capture looks at all of them.
+    pub fn is_near(&self, delta: &Delta) -> bool {
+        self.written.len() <= delta.pages.len() + Self::MOST_SPARE
+    }
+
     /// Makes the memory hold `delta`, which has the slot's size, where it holds what was restored or captured last.
-    pub fn restore(&mut self, delta: &Delta) -> Result<(), SandboxError> {
-        if self.written.len() > delta.pages.len() + Self::MOST_SPARE {
+    pub fn restore(&mut self, delta: &Arc<Delta>) -> Result<(), SandboxError> {
+        if !self.is_near(delta) {
             // SAFETY: the guest runs only inside `enter`, which needs `&mut self` too.
             unsafe { self.mapping.empty() }.map_err(SandboxError::Memory)?;
-            self.held.clear();
+            self.held = Arc::new(Delta { size: self.size(), pages: Vec::new() });
+            self.stale = true;
         }
+        let faults = memory::page_faults();
         // SAFETY: as above; and `capture` follows each `enter`, or the slot is dropped.
         unsafe { self.mapping.restore(&self.held, delta) };
-        self.held.clone_from(&delta.pages);
+        self.held = delta.clone();
+        self.stale |= faults.is_none() || faults != memory::page_faults();
         Ok(())
     }
 
     /// What the memory holds now.
-    pub fn capture(&mut self) -> Delta {
-        // SAFETY: as in `restore`; `written` is as `enter` found it at its end, and restoring has changed no other
-        // page.
-        let delta = unsafe { self.mapping.capture(&self.written) };
-        self.held.clone_from(&delta.pages);
-        delta
+    pub fn capture(&mut self) -> Arc<Delta> {
+        // SAFETY: as in `restore`; `written` is as `enter` left it, and restoring has changed no other page.
+        self.held = Arc::new(unsafe { self.mapping.capture(&self.written, &self.held) });
+        self.held.clone()
     }
 
     /// How many pages of memory are the slot's own.
@@ -146,6 +155,13 @@ impl Slot {
         16 * stdout_chars as usize + (16 << 20)
     }
 
+    /// Brings `written` up to date, if need be: the kernel walks through all pages for it.
+    fn find_written(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            self.mapping.find_written(&mut self.written);
+        }
+    }
+
     fn enter<T>(
         &mut self,
         host: Host,
@@ -153,12 +169,15 @@ impl Slot {
     ) -> (Host, Result<T, Death>) {
         let turn = host.turn.clone();
         *self.store.data_mut() = host;
+        let faults = memory::page_faults();
         let outcome =
             if turn.begin(&self.mapping) { call(self).map_err(|e| Death::of(&e)) } else { Err(Death::Stopped) };
-        let stopped = turn.end();
-        self.mapping.find_written(&mut self.written);
+        let intervention = turn.end();
+        // The watchdog writes too, in a thread of its own.
+        self.stale |= intervention != Intervention::None || faults.is_none() || faults != memory::page_faults();
+        self.find_written();
         let host = std::mem::replace(self.store.data_mut(), Host::idle());
-        (host, outcome.map_err(|death| if stopped { Death::Stopped } else { death }))
+        (host, outcome.map_err(|death| if intervention == Intervention::Stop { Death::Stopped } else { death }))
     }
 }
 
@@ -237,6 +256,14 @@ pub struct Turn {
     running: Mutex<Running>,
 }
 
+/// What the watchdog did to a cell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Intervention {
+    None,
+    TimeoutError,
+    Stop,
+}
+
 #[derive(Default)]
 struct Running {
     mapping: Option<Arc<Mapping>>,
@@ -307,18 +334,22 @@ impl Turn {
         !running.cancelled
     }
 
-    /// The cell is over; true when it was told to stop.
-    pub fn end(&self) -> bool {
+    /// The cell is over.
+    pub fn end(&self) -> Intervention {
         let mut running = self.lock();
         running.deadline = None;
         running.paused = None;
-        let Some(mapping) = running.mapping.take() else { return false };
+        let Some(mapping) = running.mapping.take() else { return Intervention::None };
         // What was sent but did not arrive in time must not stay in the State.
         if running.timed_out {
             mapping.word(ASYNC_EXCEPTION).store(0, Release);
             mapping.word(EVAL_BREAKER).fetch_and(!ASYNC_EXCEPTION_BIT, AcqRel);
         }
-        mapping.word(STOP_WORD).swap(0, AcqRel) != 0
+        match mapping.word(STOP_WORD).swap(0, AcqRel) {
+            0 if running.timed_out => Intervention::TimeoutError,
+            0 => Intervention::None,
+            _ => Intervention::Stop,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Running> {

@@ -81,20 +81,58 @@ impl Drop for Image {
     }
 }
 
-/// How a memory differs from the image.
-#[derive(Debug, Default, PartialEq)]
+/// How a memory differs from the image. Deltas share the pages they have in common, so a State costs what its last cell
+/// has changed.
+#[derive(Debug, Default)]
 pub struct Delta {
     /// Bytes of memory, the image's part included.
     pub size: usize,
-    /// Pages that differ, ascending, with a bit for each line that does.
-    pub pages: Vec<(u32, u64)>,
-    /// Those lines, in order.
-    pub lines: Vec<[u8; LINE]>,
+    /// Those that differ, ascending.
+    pub pages: Vec<Page>,
 }
 
+/// A page of a [`Delta`].
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub index: u32,
+    /// A bit for each line that differs.
+    pub mask: u64,
+    /// Those lines, in order.
+    pub lines: Arc<[Line]>,
+}
+
+pub type Line = [u8; LINE];
+
 impl Delta {
+    /// Bytes held, those included that are shared with others.
     pub fn nbytes(&self) -> usize {
-        size_of_val(&self.pages[..]) + size_of_val(&self.lines[..])
+        self.pages.iter().map(|page| size_of::<Page>() + size_of_val(&page.lines[..])).sum()
+    }
+}
+
+impl Page {
+    /// What `now` has where it differs from `before`.
+    fn difference(index: u32, now: &[Line], before: &[Line]) -> Self {
+        let lines = now.iter().zip(before).rev();
+        let mask = lines.fold(0u64, |mask, (now, before)| mask << 1 | u64::from(now != before));
+        Self { index, mask, lines: bits(mask).map(|line| now[line]).collect() }
+    }
+
+    /// Whether `now` is this page, where `before` is the image's. Compares run by run, since there are few.
+    fn is(&self, now: &[Line], before: &[Line]) -> bool {
+        let (mut at, mut own) = (0, 0);
+        while at < now.len() {
+            let changed = self.mask >> at & 1 != 0;
+            let run = if changed { self.mask >> at } else { !self.mask >> at }.trailing_ones() as usize;
+            let end = (at + run).min(now.len());
+            let wanted = if changed { &self.lines[own..own + run] } else { &before[at..end] };
+            if now[at..end].as_flattened() != wanted.as_flattened() {
+                return false;
+            }
+            own += if changed { run } else { 0 };
+            at = end;
+        }
+        true
     }
 }
 
@@ -120,6 +158,12 @@ impl Mapping {
         // SAFETY: new address space that nothing else refers to.
         let base = mapped(unsafe { libc::mmap(null_mut(), reserved, libc::PROT_NONE, flags, -1, 0) })?;
         let mapping = Self { image, base, reserved, len: AtomicUsize::new(size) };
+        #[cfg(target_os = "linux")]
+        // SAFETY: advice about our own reservation. A page that is written to must fault, see `page_faults`; and 2 MB for
+        // the first byte would be a State's whole size.
+        unsafe {
+            libc::madvise(base.as_ptr().cast(), reserved, libc::MADV_NOHUGEPAGE)
+        };
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let (len, fd) = (mapping.image.len(), mapping.image.fd.as_raw_fd());
         // SAFETY: replaces the first pages of our own reservation.
@@ -136,57 +180,51 @@ impl Mapping {
         self.len.load(Ordering::Acquire)
     }
 
-    /// What the memory holds. `written` are the pages of [`Mapping::find_written`].
+    /// What the memory holds. `written` are the pages of [`Mapping::find_written`]; `held` is what it held before.
     ///
     /// # Safety
     /// No guest code has run in this memory since `written` was found, and none runs meanwhile.
-    pub unsafe fn capture(&self, written: &[u32]) -> Delta {
-        let now = |page| {
+    pub unsafe fn capture(&self, written: &[u32], held: &Delta) -> Delta {
+        let mut pages = Vec::with_capacity(held.pages.len() + 16);
+        let mut known = held.pages.iter().peekable();
+        for &index in written {
             // SAFETY: inside the accessible part, and the caller keeps the guest from writing.
-            unsafe { &*self.page(page) }
-        };
-        let mut pages = Vec::with_capacity(written.len());
-        let mut count = 0;
-        for &page in written {
-            let (now, before) = (now(page), self.image.page(page));
-            if now == before {
-                continue;
+            let now = unsafe { &*self.page(index) }.as_chunks::<LINE>().0;
+            let before = self.image.page(index).as_chunks::<LINE>().0;
+            let known = known.next_if(|page| page.index == index);
+            match known {
+                Some(page) if page.is(now, before) => pages.push(page.clone()),
+                _ if now.as_flattened() == before.as_flattened() => {}
+                _ => pages.push(Page::difference(index, now, before)),
             }
-            let lines = now.as_chunks::<LINE>().0.iter().zip(before.as_chunks::<LINE>().0);
-            let mask = lines.rev().fold(0u64, |mask, (now, before)| mask << 1 | u64::from(now != before));
-            count += mask.count_ones() as usize;
-            pages.push((page, mask));
         }
-        pages.shrink_to_fit();
-        // Collected in a second round: growing a vector of megabytes would cost more than all the rest.
-        let mut lines = Vec::with_capacity(count);
-        for &(page, mask) in &pages {
-            let now = now(page).as_chunks::<LINE>().0;
-            lines.extend(bits(mask).map(|line| now[line]));
-        }
-        Delta { size: self.len(), pages, lines }
+        debug_assert!(known.next().is_none(), "a held page that is not among the written");
+        Delta { size: self.len(), pages }
     }
 
-    /// Makes the memory hold `delta`, which has its size. Now it holds a delta with these `held` pages and masks.
+    /// Makes the memory hold `delta`, which has its size. Now it holds `held`; pages that both share stay untouched.
     ///
     /// # Safety
     /// No guest code has run in this memory since `held` was captured or restored, and none runs meanwhile.
-    pub unsafe fn restore(&self, held: &[(u32, u64)], delta: &Delta) {
+    pub unsafe fn restore(&self, held: &Delta, delta: &Delta) {
         assert_eq!(delta.size, self.len(), "a State of another memory size");
-        for &(page, mask) in held {
-            let before = self.image.page(page).as_chunks::<LINE>().0;
+        let (mut old, mut new) = (held.pages.iter().peekable(), delta.pages.iter().peekable());
+        while let Some(index) = [old.peek(), new.peek()].into_iter().flatten().map(|page| page.index).min() {
+            let (old, new) = (old.next_if(|page| page.index == index), new.next_if(|page| page.index == index));
+            if let (Some(old), Some(new)) = (old, new)
+                && Arc::ptr_eq(&old.lines, &new.lines)
+            {
+                continue;
+            }
+            let before = self.image.page(index).as_chunks::<LINE>().0;
             // SAFETY: inside the accessible part, and the caller keeps the guest from running.
-            let (now, _) = unsafe { &mut *self.page(page) }.as_chunks_mut::<LINE>();
-            for line in bits(mask) {
+            let now = unsafe { &mut *self.page(index) }.as_chunks_mut::<LINE>().0;
+            let mask = new.map_or(0, |new| new.mask);
+            for line in bits(old.map_or(0, |old| old.mask) & !mask) {
                 now[line] = before[line];
             }
-        }
-        let mut lines = delta.lines.iter();
-        for &(page, mask) in &delta.pages {
-            // SAFETY: as above.
-            let (now, _) = unsafe { &mut *self.page(page) }.as_chunks_mut::<LINE>();
-            for line in bits(mask) {
-                now[line] = *lines.next().expect("a line for each bit of the masks");
+            for (line, content) in bits(mask).zip(new.iter().flat_map(|new| &new.lines[..])) {
+                now[line] = *content;
             }
         }
     }
@@ -257,6 +295,21 @@ impl Drop for Mapping {
         // SAFETY: our own reservation; handles keep it alive as long as anybody uses it.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.reserved) };
     }
+}
+
+/// Page faults of this thread so far. A page becomes a memory's own by a fault of the thread that writes to it, so as long
+/// as the count stays, so do the pages of [`Mapping::find_written`]. None where that is not so, or not known.
+pub fn page_faults() -> Option<i64> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: all zeros are a valid rusage, which the kernel fills in.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        let done = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+        (done == 0).then_some(usage.ru_minflt + usage.ru_majflt)
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 thread_local! {

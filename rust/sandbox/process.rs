@@ -57,10 +57,11 @@ impl Process {
         if let Some(index) = slots.iter().rposition(|(_, held)| state.same(held)) {
             return Ok(slots.remove(index).0);
         }
-        // Rather one whose State nobody has any more.
-        let fits = |(slot, _): &(Slot, Weak<Moment>)| slot.size() == delta.size;
-        let unused = slots.iter().rposition(|entry| fits(entry) && entry.1.strong_count() == 0);
-        let index = unused.or_else(|| slots.iter().rposition(fits));
+        // Rather one whose State nobody has any more; one that would have to be emptied only when there are enough.
+        let candidates = slots.iter().enumerate().filter(|(_, (slot, _))| slot.size() == delta.size);
+        let best = candidates.min_by_key(|(_, (slot, held))| (!slot.is_near(delta), held.strong_count() > 0));
+        let best = best.map(|(index, (slot, _))| (index, slot.is_near(delta)));
+        let index = best.filter(|(_, near)| *near || slots.len() >= self.most_slots).map(|(index, _)| index);
         let slot = index.map(|index| slots.remove(index).0);
         drop(slots);
         let mut slot = match slot {

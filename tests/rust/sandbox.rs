@@ -61,6 +61,37 @@ fn states_of_all_sizes_take_turns_in_the_same_slots() {
 }
 
 #[test]
+fn a_state_is_the_same_to_the_byte_whatever_its_slot_held_before() {
+    let sandbox = sandbox();
+    let cells = [
+        "n = globals().get('n', 0) + 1",
+        "text = 'abc' * 50_000",
+        "text = None",
+        "rows = [{'i': i, 's': str(i)} for i in range(3_000)]",
+        "import random, time\nprint(random.random(), time.time())",
+        "del rows",
+        "class C:\n    def f(self):\n        return 1 / 0\nC().f()",
+        "big = bytearray(30_000_000)",
+    ];
+    // A tree of States: each grows from one of those before it.
+    let mut random = 12_345_usize;
+    let mut grown: Vec<(State, &str, State)> = Vec::new();
+    for _ in 0..60 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let parent =
+            grown.get((random >> 33) % (grown.len() + 1)).map_or(sandbox.initial(), |(_, _, state)| state).clone();
+        let cell = cells[(random >> 20) % cells.len()];
+        let state = sandbox.run(&parent, cell).unwrap().1;
+        grown.push((parent, cell, state));
+    }
+    // The same cells again, last first, on all threads, in other slots.
+    let again = grown.iter().rev().map(|(parent, cell, _)| (parent.clone(), cell.to_string())).collect();
+    for ((_, cell, first), (_, second)) in grown.iter().rev().zip(sandbox.run_many(again).unwrap()) {
+        assert!(first.to_bytes() == second.to_bytes(), "after {cell:?}");
+    }
+}
+
+#[test]
 fn native_tools_take_and_give_json() {
     let tool: Arc<dyn Tool> = Arc::new(|arguments: &str| match arguments {
         "[[1], {\"b\": \"\u{e9}\"}]" => Ok("{\"c\": [true, null]}".to_string()),
