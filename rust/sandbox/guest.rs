@@ -140,19 +140,17 @@ impl Slot {
     /// Runs a cell with this host; gives the host back with what the guest reported. After a [`Death`] the slot is of
     /// no use any more.
     pub fn run(&mut self, host: Host, code: &str, stdout_chars: u32) -> (Host, Result<Report, Death>) {
-        self.store.set_hostcall_fuel(Self::most_handed_over(stdout_chars));
-        self.enter(host, |slot| Ok(slot.run.call(&mut slot.store, (code.to_string(), stdout_chars))?.0))
+        // A report is forged as easily as anything else, so what an honest one can hold at most is checked here too.
+        let most = Report::most_bytes(stdout_chars);
+        self.store.set_hostcall_fuel(most + host::MOST_LIFTED);
+        let (host, outcome) =
+            self.enter(host, |slot| Ok(slot.run.call(&mut slot.store, (code.to_string(), stdout_chars))?.0));
+        (host, outcome.and_then(|report| if report.nbytes() <= most { Ok(report) } else { Err(Death::Trap) }))
     }
 
     /// Makes the first State of a sandbox out of the image.
     pub fn set_up(&mut self, host: Host, seed: u64, tools: Vec<String>) -> (Host, Result<(), Death>) {
         self.enter(host, |slot| slot.set_up.call(&mut slot.store, (seed, tools)))
-    }
-
-    /// Bytes that a cell may hand to the host in one call, its report being one; more kills it. Characters that an
-    /// honest report keeps are counted four times, for its output, value and answer, of four bytes each.
-    fn most_handed_over(stdout_chars: u32) -> usize {
-        16 * stdout_chars as usize + (16 << 20)
     }
 
     /// Brings `written` up to date, if need be: the kernel walks through all pages for it.
@@ -191,6 +189,19 @@ pub struct Report {
     pub value: Option<String>,
     pub answer: Option<Answer>,
     pub failure: Option<Failure>,
+}
+
+impl Report {
+    /// Four texts of so many characters of at most four bytes, and a traceback.
+    fn most_bytes(stdout_chars: u32) -> usize {
+        16 * stdout_chars as usize + (128 << 10)
+    }
+
+    fn nbytes(&self) -> usize {
+        let answer = self.answer.as_ref().map_or(0, |a| a.text.len() + a.json.as_ref().map_or(0, String::len));
+        let failure = self.failure.as_ref().map_or(0, |failure| failure.name.len() + failure.traceback.len());
+        self.stdout.len() + self.value.as_ref().map_or(0, String::len) + answer + failure
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ComponentType, Lift)]

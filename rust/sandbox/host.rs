@@ -67,10 +67,12 @@ pub struct Host {
     pub memory_limit: usize,
 }
 
-impl Host {
-    /// Bytes of a tool call's arguments; they are parsed into some fifty times as much, and kept in the Observation.
-    const MOST_ARGUMENTS: usize = 1 << 20;
+/// Bytes of a tool call's arguments: they are parsed into some fifty times as much, and kept in the Observation.
+const MOST_ARGUMENTS: usize = 1 << 20;
+/// Bytes that a call may hand over at all. Between the two the cell is told so; beyond, it dies.
+pub const MOST_LIFTED: usize = 16 << 20;
 
+impl Host {
     /// Between cells: no tools, no time, no growth.
     pub fn idle() -> Self {
         Self {
@@ -91,8 +93,8 @@ impl Host {
             let known = self.tools.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             return Ok(Err(format!("there is no such tool here; there is: {known}")));
         };
-        if arguments.len() > Self::MOST_ARGUMENTS {
-            let (bytes, most) = (arguments.len(), Self::MOST_ARGUMENTS);
+        if arguments.len() > MOST_ARGUMENTS {
+            let (bytes, most) = (arguments.len(), MOST_ARGUMENTS);
             return Ok(Err(format!("the arguments are {bytes} bytes of JSON, where {most} are the most")));
         }
         let started = Instant::now();

@@ -417,7 +417,8 @@ impl Pagemap {
             for region in &self.regions[..found] {
                 written.extend(page(region.start)..page(region.end));
             }
-            start = scan.walk_end;
+            // Not `walk_end`: the kernel sets that every 512 regions, but not when it reaches the end after that.
+            start = if found < self.regions.len() { end } else { self.regions[found - 1].end };
         }
         Some(())
     }
