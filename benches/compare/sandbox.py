@@ -1,0 +1,144 @@
+"""The sandbox beside what else runs a model's Python, all in one run of this script on one core.
+
+    python benches/compare/sandbox.py          # needs smolagents and pydantic-monty: see BENCHMARKS.md
+
+Peers, each used as its users do:
+
+    smolagents    LocalPythonExecutor: an interpreter of syntax trees inside the host's process; isolates nothing
+    monty         pydantic-monty: an interpreter of its own for a part of Python, in Rust; isolates, in pooled processes
+    process       a new `python -c` for every cell; isolates nothing unless more is added
+    worker        one `python` process that runs cells by exec, in a new namespace each; isolates nothing
+
+Each case is run in turn by all sides, again and again; a figure is the median over the rounds. Ratios say how many
+times longer a side takes than ours.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pydantic_monty
+from smolagents.local_python_executor import LocalPythonExecutor
+
+from agentdistill import Sandbox
+
+ROUNDS = 7
+SECONDS = 0.3
+"""How long a side works on a case in one round, at least."""
+
+TRIVIAL = "print(2 + 2)"
+LOOP = "total = 0\nfor i in range(100_000):\n    total += i\nprint(total)"
+SQUARES = "print(sum(i * i for i in range(100_000)))"
+JSON = "import json\nrows = [{'id': i, 'name': str(i)} for i in range(2_000)]\nprint(len(json.loads(json.dumps(rows))))"
+STEP = ("total = 0\ndef f(n):\n    return n * n", [f"total += f({i})\nprint(total)" for i in range(8)])
+"""A State, and eight candidates that each start from it."""
+
+WORKER = """
+import contextlib, io, json, sys
+for line in sys.stdin:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(json.loads(line), {})
+    print(json.dumps(out.getvalue()), flush=True)
+"""
+
+
+def main() -> None:
+    one, two = Sandbox(threads=1), Sandbox(threads=2)
+    with Worker() as worker, pydantic_monty.Monty() as pool:
+        sides: dict[str, Callable[[str], object]] = {
+            "ours": lambda code: one.run(one.initial, code)[0].stdout,
+            "smolagents": smolagents,
+            "monty": lambda code: monty(pool, code),
+            "process": lambda code: subprocess.check_output([sys.executable, "-c", code], text=True),
+            "worker": worker.run,
+        }
+        for name, code in (("trivial", TRIVIAL), ("loop", LOOP), ("squares", SQUARES), ("json", JSON)):
+            compare(f"{name}, from a fresh state", {side: partial(run, code) for side, run in sides.items()})
+        state = one.run(one.initial, STEP[0])[1]
+        with pool.checkout() as session:
+            session.feed_run(STEP[0])
+            dumped = session.dump()
+        compare(
+            "a step of 8 candidates",
+            {
+                "ours": lambda: [o.stdout for o, _ in one.run_many([(state, code) for code in STEP[1]])],
+                "smolagents": lambda: [smolagents(STEP[0], code) for code in STEP[1]],
+                "monty": lambda: [monty(pool, code, dumped) for code in STEP[1]],
+            },
+        )
+    cells = [(one.initial, TRIVIAL)] * 64
+    compare(
+        "64 trivial cells, two threads and one",
+        {
+            "ours": lambda: [o.stdout for o, _ in two.run_many(cells)],
+            "one thread": lambda: [o.stdout for o, _ in one.run_many(cells)],
+        },
+    )
+
+
+def compare(case: str, sides: dict[str, Callable[[], object]]) -> None:
+    """Print the median time of each side, and how it compares to ours."""
+    assert len({json.dumps(run()) for run in sides.values()}) == 1, f"{case}: the sides differ"
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(ROUNDS):
+        for side, run in sides.items():
+            times[side].append(seconds(run))
+    ours = statistics.median(times["ours"])
+    print(f"{case}")
+    for side, measured in times.items():
+        median = statistics.median(measured)
+        print(f"    {side:12} {median * 1e3:10.3f} ms   {median / ours:8.2f} x")
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start, n = time.perf_counter(), 0
+    while (spent := time.perf_counter() - start) < SECONDS or not n:
+        run()
+        n += 1
+    return spent / n
+
+
+def smolagents(*cells: str) -> str:
+    executor = LocalPythonExecutor(["json"])
+    executor.send_tools({})
+    for cell in cells:
+        logs = executor(cell).logs
+    return str(logs)
+
+
+def monty(pool: pydantic_monty.Monty, code: str, dumped: bytes | None = None) -> str:
+    printed = pydantic_monty.CollectString()
+    with pool.checkout() as session:
+        if dumped is not None:
+            session.load_session(dumped)
+        session.feed_run(code, print_callback=printed)
+    return str(printed.output)
+
+
+class Worker:
+    """One process that runs cell after cell."""
+
+    def __enter__(self) -> "Worker":
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self
+
+    def run(self, code: str) -> str:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(code) + "\n")
+        self._process.stdin.flush()
+        return str(json.loads(self._process.stdout.readline()))
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+if __name__ == "__main__":
+    main()
