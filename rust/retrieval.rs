@@ -18,20 +18,21 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use tantivy::collector::TopDocs;
 use tantivy::directory::MmapDirectory;
 use tantivy::indexer::{SingleSegmentIndexWriter, merge_indices};
-use tantivy::query::{BooleanQuery, BoostQuery, Query, TermQuery};
 use tantivy::schema::{Field, IndexRecordOption, STORED, Schema, TextFieldIndexing, TextOptions, Value};
 use tantivy::tokenizer::{
     Language, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, TokenizerManager,
 };
-use tantivy::{DocAddress, Index, IndexSettings, ReloadPolicy, Searcher, TantivyDocument, Term};
+use tantivy::{DocAddress, DocId, Index, IndexSettings, ReloadPolicy, Score, Searcher, TantivyDocument};
 
+use self::block_bounds::BlockBounds;
 use crate::error::{AtPath, Error, Place, Result};
 
+mod block_bounds;
+
 /// The version of the index format: of the analyzer, the schema and Tantivy's files together.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The file that makes a folder an index.
 const METADATA: &str = "agentdistill.json";
@@ -63,6 +64,7 @@ pub struct Bm25Index {
     metadata: Metadata,
     bytes: u64,
     searcher: Searcher,
+    bounds: BlockBounds,
     fields: Fields,
     analyzer: TextAnalyzer,
 }
@@ -76,15 +78,15 @@ impl Bm25Index {
     pub fn open(path: &Path) -> Result<Self> {
         let metadata = read_metadata(path)?;
         let damaged = |error| Error::retrieval(path, format!("the index cannot be read ({error}); build it again"));
-        let index = Index::open_in_dir(path).map_err(damaged)?;
-        let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(damaged)?;
-        let searcher: Searcher = reader.searcher();
+        let searcher = searcher(path).map_err(damaged)?;
         if searcher.num_docs() != metadata.documents {
             let held = format!("it holds {} of {} passages", searcher.num_docs(), metadata.documents);
             return Err(Error::retrieval(path, format!("the index is damaged: {held}; build it again")));
         }
-        let fields = Fields::of(&index.schema()).map_err(damaged)?;
-        Ok(Self { path: path.to_owned(), bytes: bytes_of(path)?, metadata, searcher, fields, analyzer: analyzer() })
+        let fields = Fields::of(searcher.schema()).map_err(damaged)?;
+        let bounds = BlockBounds::open(searcher.segment_reader(0), fields.body, path).map_err(damaged)?;
+        let (path, bytes) = (path.to_owned(), bytes_of(path)?);
+        Ok(Self { path, metadata, bytes, searcher, bounds, fields, analyzer: analyzer() })
     }
 
     /// The `k` passages of highest score, best first; fewer when fewer share a word with the query.
@@ -126,22 +128,12 @@ impl Bm25Index {
             return Err(Error::Argument("k must be at least 1".to_owned()));
         }
         let broken = |error| Error::retrieval(self.path.as_path(), format!("the index cannot be read: {error}"));
-        let top = self.top(&terms(analyzer, query), k.min(self.metadata.documents as usize)).map_err(broken)?;
-        top.into_iter().map(|(score, address)| self.passage(score, address).map_err(broken)).collect()
+        let top = self.bounds.top(&terms(analyzer, query), k.min(self.metadata.documents as usize)).map_err(broken)?;
+        top.into_iter().map(|(score, document)| self.passage(score, document).map_err(broken)).collect()
     }
 
-    /// The scoring itself, on words with their counts: the one place to make faster.
-    fn top(&self, terms: &BTreeMap<String, usize>, k: usize) -> tantivy::Result<Vec<(f32, DocAddress)>> {
-        let clauses = terms.iter().map(|(word, &count)| {
-            let term = Term::from_field_text(self.fields.body, word);
-            let query: Box<dyn Query> = Box::new(TermQuery::new(term, IndexRecordOption::WithFreqs));
-            if count == 1 { query } else { Box::new(BoostQuery::new(query, count as f32)) }
-        });
-        self.searcher.search(&BooleanQuery::union(clauses.collect()), &TopDocs::with_limit(k).order_by_score())
-    }
-
-    fn passage(&self, score: f32, address: DocAddress) -> tantivy::Result<Passage> {
-        let document: TantivyDocument = self.searcher.doc(address)?;
+    fn passage(&self, score: Score, document: DocId) -> tantivy::Result<Passage> {
+        let document: TantivyDocument = self.searcher.doc(DocAddress::new(0, document))?;
         let field = |field| document.get_first(field).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
         let Fields { id, title, text, .. } = self.fields;
         Ok(Passage { id: field(id), title: field(title), text: field(text), score })
@@ -233,6 +225,10 @@ impl Bm25Builder {
             fs::create_dir(&whole)?;
             merge_indices(&self.parts, MmapDirectory::open(&whole)?)?;
             Ok(whole)
+        });
+        let built = built.and_then(|built| {
+            BlockBounds::write(searcher(&built)?.segment_reader(0), self.fields.body, &built)?;
+            Ok(built)
         });
         let built = built.map_err(|error| failed(&self.path, error))?;
         let metadata = Metadata { version: VERSION, documents: self.documents, skipped, analyzer: ANALYZER.to_owned() };
@@ -394,6 +390,11 @@ fn kind(json: &Json) -> &'static str {
         Json::Array(_) => "a list",
         Json::Object(_) => "an object",
     }
+}
+
+fn searcher(path: &Path) -> tantivy::Result<Searcher> {
+    let reader = Index::open_in_dir(path)?.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
+    Ok(reader.searcher())
 }
 
 // ---- the folder --------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_an_index_is_built_opened_and_searched(tmp_path: Path) -> None:
     info = index.info()
     assert info.pop("bytes") == sum(file.stat().st_size for file in path.iterdir())
     assert "Porter2" in info.pop("analyzer")
-    assert info == {"documents": 3, "version": 1, "path": str(path), "skipped": 0}
+    assert info == {"documents": 3, "version": 2, "path": str(path), "skipped": 0}
 
 
 def test_bad_input_says_what_and_where(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 //! Scores against a slow reference, the order of ties, bounded memory, publication, bad input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
 use agentdistill::retrieval::{Bm25Builder, Bm25Index, JsonlPassages, Passage};
 use agentdistill::{Error, Result};
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+use tantivy::Term;
+use tantivy::collector::TopDocs;
 use tantivy::fieldnorm::FieldNormReader;
+use tantivy::query::{BooleanQuery, Query, TermQuery};
+use tantivy::schema::IndexRecordOption;
 use tempfile::tempdir;
 
 fn passage(number: usize, title: &str, text: &str) -> Passage {
@@ -20,38 +25,107 @@ fn build(path: &Path, passages: &[Passage]) -> Result<Bm25Index> {
     builder.finish(0)
 }
 
-/// BM25 as defined, with Lucene's idf and Tantivy's one-byte lengths; for words that the analyzer leaves alone.
+/// BM25 as defined, with Lucene's idf and Tantivy's one-byte lengths, of every passage; for words that the analyzer
+/// leaves alone.
 fn reference(passages: &[Passage], query: &str) -> Vec<f64> {
-    let words = |passage: &Passage| -> Vec<String> {
-        passage
-            .title
-            .split(' ')
-            .chain(passage.text.split(' '))
-            .filter(|word| !word.is_empty())
-            .map(String::from)
-            .collect()
-    };
-    let documents: Vec<Vec<String>> = passages.iter().map(words).collect();
-    let count = documents.len() as f64;
+    fn words(text: &str) -> impl Iterator<Item = &str> {
+        text.split(' ').filter(|word| !word.is_empty())
+    }
+    let count = passages.len() as f64;
+    let documents: Vec<Vec<&str>> =
+        passages.iter().map(|passage| words(&passage.title).chain(words(&passage.text)).collect()).collect();
     let average = documents.iter().map(Vec::len).sum::<usize>() as f64 / count;
-    let score = |document: &Vec<String>| {
-        let term = |word: &str| {
-            let tf = document.iter().filter(|other| *other == word).count() as f64;
-            let df = documents.iter().filter(|document| document.iter().any(|other| other == word)).count() as f64;
+    let mut scores = vec![0.0; documents.len()];
+    for word in words(query) {
+        let frequency = |document: &Vec<&str>| document.iter().filter(|other| **other == word).count() as f64;
+        let frequencies: Vec<f64> = documents.iter().map(frequency).collect();
+        let df = frequencies.iter().filter(|&&tf| tf > 0.0).count() as f64;
+        for ((score, document), tf) in scores.iter_mut().zip(&documents).zip(frequencies) {
             let length = FieldNormReader::id_to_fieldnorm(FieldNormReader::fieldnorm_to_id(document.len() as u32));
             let norm = 1.2 * (1.0 - 0.75 + 0.75 * f64::from(length) / average);
-            (1.0 + (count - df + 0.5) / (df + 0.5)).ln() * 2.2 * tf / (tf + norm)
-        };
-        query.split(' ').filter(|word| !word.is_empty()).map(term).sum()
-    };
-    documents.iter().map(score).collect()
+            *score += (1.0 + (count - df + 0.5) / (df + 0.5)).ln() * 2.2 * tf / (tf + norm);
+        }
+    }
+    scores
 }
 
-const WORDS: [&str; 12] = ["zq0", "zq1", "zq2", "zq3", "zq4", "zq5", "zq6", "zq7", "zq8", "zq9", "zq10", "zq11"];
+/// What Tantivy finds in the same files by its own means.
+fn plain(path: &Path, query: &str, k: usize) -> Vec<f32> {
+    let index = tantivy::Index::open_in_dir(path).unwrap();
+    let body = index.schema().get_field("body").unwrap();
+    let words = query.split(' ').filter(|word| !word.is_empty()).map(|word| Term::from_field_text(body, word));
+    let terms = words.map(|word| Box::new(TermQuery::new(word, IndexRecordOption::WithFreqs)) as Box<dyn Query>);
+    let (query, collector) = (BooleanQuery::union(terms.collect()), TopDocs::with_limit(k).order_by_score());
+    let found = index.reader().unwrap().searcher().search(&query, &collector).unwrap();
+    found.into_iter().map(|(score, _)| score).collect()
+}
+
+/// Whether what is found are the best k, with their scores; equal passages in the order of indexing.
+fn check(passages: &[Passage], index: &Bm25Index, query: &str, k: usize) -> TestCaseResult {
+    let found = index.search(query, k).unwrap();
+    let contents = |number: usize| (&passages[number].title, &passages[number].text);
+    let mut copies: HashMap<_, Vec<usize>> = HashMap::new();
+    (0..passages.len()).for_each(|number| copies.entry(contents(number)).or_default().push(number));
+    let mut seen = HashMap::new();
+    let near = |a: f32, b: f64| (f64::from(a) - b).abs() <= 1e-5 * b.abs();
+    let scores = reference(passages, query);
+    let mut best: Vec<usize> = (0..passages.len()).filter(|&number| scores[number] > 0.0).collect();
+    best.sort_by(|&a, &b| scores[b].total_cmp(&scores[a])); // stable
+    best.truncate(k);
+    prop_assert_eq!(found.len(), best.len());
+    for (rank, (found, best)) in found.iter().zip(best).enumerate() {
+        let number: usize = found.id.parse().unwrap();
+        prop_assert!(near(found.score, scores[number]), "{:?} has {}", found, scores[number]);
+        prop_assert!(near(found.score, scores[best]), "rank {} of {:?} is {:?}, not {}", rank, query, found, best);
+        let equal = &copies[&contents(number)];
+        let nth = seen.entry(contents(number)).or_insert(0);
+        prop_assert_eq!(number, equal[*nth], "equal passages come in the order of indexing");
+        *nth += 1;
+        prop_assert_eq!((&found.title, &found.text), contents(number));
+    }
+    let plain = plain(index.path(), query, k);
+    prop_assert_eq!(found.len(), plain.len());
+    prop_assert!(found.iter().zip(plain).all(|(found, plain)| near(found.score, plain.into())));
+    Ok(())
+}
+
+/// A repeatable source of words as uneven as a language's: the word of rank r comes with a chance of 1 / r.
+struct Words {
+    state: u64,
+    vocabulary: f64,
+}
+
+impl Words {
+    fn number(&mut self) -> f64 {
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.state >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn text(&mut self, words: usize) -> String {
+        let mut word = || format!("zq{}", self.vocabulary.powf(self.number()) as usize);
+        (0..words).map(|_| word()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Passages of up to `longest` words, of which `distinct` differ.
+    fn passages(&mut self, documents: usize, distinct: usize, longest: f64) -> Vec<Passage> {
+        let texts: Vec<String> = (0..distinct)
+            .map(|_| {
+                let words = (longest * self.number()) as usize;
+                self.text(words)
+            })
+            .collect();
+        (0..documents).map(|number| passage(number, "", &texts[(self.number() * distinct as f64) as usize])).collect()
+    }
+}
+
+fn query() -> impl Strategy<Value = String> {
+    // Squared, so that some words are rare; said twice, or in no passage, now and then.
+    let word = (0..30 * 30usize).prop_map(|square| format!("zq{}", square.isqrt()));
+    prop::collection::vec(word, 0..9).prop_map(|words| words.join(" "))
+}
 
 fn text(longest: usize) -> impl Strategy<Value = String> {
-    // Squared, so that some words are rare.
-    let word = (0..WORDS.len() * WORDS.len()).prop_map(|square| WORDS[square.isqrt()]);
+    let word = (0..12 * 12usize).prop_map(|square| format!("zq{}", square.isqrt()));
     prop::collection::vec(word, 0..longest).prop_map(|words| words.join(" "))
 }
 
@@ -70,27 +144,35 @@ proptest! {
         let index = build(&folder.path().join("index"), &passages).unwrap();
         let batch = index.search_batch(&queries, k).unwrap();
         for (query, found) in queries.iter().zip(batch) {
-            prop_assert_eq!(&found, &index.search(query, k).unwrap(), "a batch gives what single searches give");
-            let scores = reference(&passages, query);
-            let mut best: Vec<f64> = scores.iter().copied().filter(|&score| score > 0.0).collect();
-            best.sort_by(|a, b| b.total_cmp(a));
-            best.truncate(k);
-            let near = |a: f64, b: f64| (a - b).abs() <= 1e-5 * b.abs();
-            prop_assert_eq!(found.len(), best.len());
-            for (rank, passage) in found.iter().enumerate() {
-                let number: usize = passage.id.parse().unwrap();
-                prop_assert!(near(passage.score.into(), best[rank]), "rank {} of {:?}: {:?}", rank, query, passage);
-                prop_assert!(near(passage.score.into(), scores[number]));
-                prop_assert_eq!(&passage.title, &passages[number].title);
-                prop_assert_eq!(&passage.text, &passages[number].text);
-            }
-            for pair in found.windows(2).filter(|pair| pair[0].score == pair[1].score) {
-                let [first, second] = [&pair[0].id, &pair[1].id].map(|id| id.parse::<usize>().unwrap());
-                prop_assert!(first < second, "ties in the order of indexing");
-            }
+            prop_assert_eq!(found, index.search(query, k).unwrap(), "a batch gives what single searches give");
+            check(&passages, &index, query, k)?;
         }
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Over many blocks of documents, with words in nearly all of them and words in one.
+    #[test]
+    fn pruning_loses_nothing(
+        state in any::<u64>(),
+        vocabulary in 2.0..5_000.0,
+        (documents, distinct) in (1..4_000usize).prop_flat_map(|documents| (Just(documents), 1..=documents)),
+        longest in 1.0..40.0,
+        queries in prop::collection::vec(query(), 1..9),
+        k in prop_oneof![1..20usize, 1..5_000usize],
+    ) {
+        let passages = Words { state, vocabulary }.passages(documents, distinct, longest);
+        let folder = tempdir().unwrap();
+        let index = build(&folder.path().join("index"), &passages).unwrap();
+        queries.iter().try_for_each(|query| check(&passages, &index, query, k))?;
+    }
+
+}
+
+proptest! {
     #[test]
     fn any_string_is_a_query(query in any::<String>(), k in 1..5usize) {
         thread_local! {
@@ -101,6 +183,19 @@ proptest! {
             };
         }
         INDEX.with(|(_, index)| index.search(&query, k).map(|_| ())).unwrap();
+    }
+}
+
+/// More blocks than the first phases of a search take.
+#[test]
+fn pruning_loses_nothing_of_many() {
+    let mut words = Words { state: 1, vocabulary: 20_000.0 };
+    let passages = words.passages(120_000, 100_000, 12.0);
+    let folder = tempdir().unwrap();
+    let index = build(&folder.path().join("index"), &passages).unwrap();
+    for number in 0..60 {
+        let query = words.text(1 + number % 8);
+        check(&passages, &index, &query, [1, 10, 1_000][number % 3]).unwrap();
     }
 }
 
@@ -246,8 +341,8 @@ fn what_is_no_index_of_ours_is_refused() {
     build(&path, &[passage(0, "", "one")]).unwrap();
     let metadata = path.join("agentdistill.json");
     let written = fs::read_to_string(&metadata).unwrap();
-    fs::write(&metadata, written.replace("\"version\": 1", "\"version\": 2")).unwrap();
-    assert!(open("index").contains("of version 2, and this agentdistill reads version 1; build it"));
+    fs::write(&metadata, written.replace("\"version\": 2", "\"version\": 1")).unwrap();
+    assert!(open("index").contains("of version 1, and this agentdistill reads version 2; build it"));
     fs::write(&metadata, written.replace("\"documents\": 1", "\"documents\": 5")).unwrap();
     assert!(open("index").contains("it holds 1 of 5 passages"));
     fs::write(&metadata, "junk").unwrap();
