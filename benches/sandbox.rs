@@ -48,6 +48,30 @@ fn steps(c: &mut Criterion) {
     c.bench_function("step of 8 candidates", |b| b.iter(|| sandbox.run_many(candidates.clone()).unwrap()));
 }
 
+fn many(c: &mut Criterion) {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    for threads in [1, all] {
+        let sandbox = Sandbox::new(Tools::new(), Limits::default(), 0, Some(threads)).unwrap();
+        let cells = vec![(sandbox.initial().clone(), CELL.to_string()); 256];
+        let name = format!("256 cells from the first State, {threads} threads");
+        c.bench_function(&name, |b| b.iter(|| sandbox.run_many(cells.clone()).unwrap()));
+    }
+}
+
+fn python(c: &mut Criterion) {
+    let sandbox = sandbox();
+    for (name, code) in [
+        ("100,000 turns of a loop", "total = 0\nfor i in range(100_000):\n    total += i"),
+        ("sum of 100,000 squares", "total = sum(i * i for i in range(100_000))"),
+        (
+            "2,000 records to JSON and back",
+            "import json\nrows = json.loads(json.dumps([{'id': i} for i in range(2_000)]))",
+        ),
+    ] {
+        c.bench_function(name, |b| b.iter(|| sandbox.run(sandbox.initial(), code).unwrap()));
+    }
+}
+
 fn bytes(c: &mut Criterion) {
     let sandbox = sandbox();
     let state = after(&sandbox, sandbox.initial(), "x = 1");
@@ -56,5 +80,5 @@ fn bytes(c: &mut Criterion) {
     c.bench_function("State from bytes", |b| b.iter(|| State::from_bytes(&bytes, &Limits::default()).unwrap()));
 }
 
-criterion_group!(benches, cells, switches, steps, bytes);
+criterion_group!(benches, cells, switches, steps, many, python, bytes);
 criterion_main!(benches);
