@@ -59,7 +59,8 @@ impl Arguments {
     }
 }
 
-fn for_reading(passages: &[Passage]) -> String {
+/// Passages as a model reads them, the best first.
+pub fn for_reading(passages: &[Passage]) -> String {
     if passages.is_empty() {
         return "No passage has any of these words.".to_owned();
     }

@@ -20,6 +20,8 @@ COMMANDS = [
     ("train",),
     ("evaluate",),
     ("ask",),
+    ("sandbox",),
+    ("mcp",),
     ("demo",),
 ]
 
@@ -94,6 +96,10 @@ BAD_INPUT: dict[str, tuple[dict[str, list[object]], list[str], list[str]]] = {
     "no corpus": ({}, ["index", "build", "none.jsonl", "-o", "wiki"], ["none.jsonl"]),
     "no trajectories": ({}, ["select", "none.jsonl", "-o", "kept.jsonl"], ["none.jsonl"]),
     "not a file of trajectories": ({"t.jsonl": [TASK]}, ["select", "t.jsonl", "-o", "kept.jsonl"], ["t.jsonl"]),
+    "no script": ({}, ["sandbox", "none.py"], ["none.py"]),
+    "a script that is no text": ({"s.py": ["\udcff"]}, ["sandbox", "s.py"], ["s.py", "UTF-8"]),
+    "a limit that cannot be": ({}, ["sandbox", "none.py", "--memory-mb", "1"], ["memory_mb"]),
+    "an MCP server without its index": ({}, ["mcp", "--index", "wiki"], ["wiki"]),
     "nothing to train on": ({}, ["train", "none.jsonl", "--model", "x", "-o", "student"], ["none.jsonl"]),
 }
 
@@ -127,7 +133,7 @@ def test_a_server_that_is_down_is_retried_then_named(tmp_path: Path) -> None:
     model = "openai:http://127.0.0.1:9/v1:tiny"  # the discard port: nobody listens
     run = agentdistill("evaluate", "--tasks", "tasks.jsonl", "--model", model, "-o", "out", cwd=tmp_path)
     assert run.returncode == 1
-    assert "http://127.0.0.1:9/v1" in run.stderr
+    assert "http://127.0.0.1:9/v1 does not answer after 3 tries" in run.stderr
     assert "Traceback" not in run.stderr
 
 

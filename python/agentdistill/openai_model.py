@@ -3,7 +3,8 @@
 Servers differ in what they know and often fail for a moment. What a server lacks is found out by asking, once: several
 completions in one request, token ids, continuing a turn that was begun. What passes (time-outs, cut connections,
 overload, garbage) is asked again after a growing pause, as often as ``retries`` says; what does not pass is a
-ModelError at once.
+ModelError at once. A server that cannot be reached may be starting again, if it has answered before; one that never
+has is given up after seconds, as its address is wrong or nobody has started it.
 
 Not here: starting a server.
 """
@@ -21,12 +22,12 @@ from typing import Any
 
 import openai
 
-from agentdistill.model import Completion, Generation, Message, ModelError, Sampling, cut_at_stop, repeated
+from agentdistill.model import Completion, Generation, Message, ModelError, SampledModel, Sampling, cut_at_stop
 
 _log = logging.getLogger(__name__)
 
 
-class OpenAIModel:
+class OpenAIModel(SampledModel):
     """The model ``name`` of the server at ``base_url``. The key is taken from OPENAI_API_KEY, if the server wants one.
 
     To be asked from one event loop.
@@ -43,17 +44,13 @@ class OpenAIModel:
         self._retries = retries
         key = os.environ.get("OPENAI_API_KEY") or "none"
         self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
+        self._answered = False  # ever
+        self._lost = False  # not reached since it last answered
         self._knows = _Abilities()
         self._continues: bool | None = None  # whether it can go on with a turn that was begun; not known yet
         self._probing = asyncio.Lock()
 
-    async def generate(
-        self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
-    ) -> Generation:
-        if n < 1:
-            raise ValueError(f"n is {n}: give at least 1")
-        if n > 1 and not sampling.temperature:
-            return repeated(await self.generate(messages, sampling, prefix=prefix), n)
+    async def _draw(self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str) -> Generation:
         conversation = [{"role": role, "content": content} for role, content in messages]
         begun = bool(prefix) and await self._can_continue()
         if begun:
@@ -126,28 +123,48 @@ class OpenAIModel:
         if sampling.seed is not None:
             arguments["seed"] = sampling.seed + first
         for attempt in range(self._retries + 1):
+            tries = self._retries + 1
             try:
                 response = await self._client.chat.completions.create(**arguments)
+                self._answered, self._lost = True, False
                 return _generation(response, sampling)
             except openai.APIStatusError as error:
+                self._answered, self._lost = True, False
                 if not _passes(error):
                     raise await self._permanent(error) from error
                 problem, wait = _message(error), _retry_after(error)
             except (openai.APIConnectionError, openai.APITimeoutError) as error:
                 problem, wait = f"{error} {error.__cause__ or ''}".strip(), None
+                if _is_unreachable(error):
+                    tries = self._tries_to_reach(problem)
             except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # an answer, but no completion
                 problem, wait = f"it answers with something else than a chat completion ({error})", None
-            pause = min(_LONGEST_PAUSE, self._first_pause * 2**attempt) * random.uniform(0.5, 1.5)
-            if attempt == self._retries or (wait or 0) > _LONGEST_WAIT:
+            if attempt + 1 >= tries or (wait or 0) > _LONGEST_WAIT:
                 break
+            pause = max(self._pause(attempt) * random.uniform(0.5, 1.5), wait or 0)
             self.retried += 1
-            _log.info("%s: %s; asking again in %.1f s", self._where(), problem, max(pause, wait or 0))
-            await asyncio.sleep(max(pause, wait or 0))
+            _log.info("%s: %s; asking again in %.1f s", self._where(), problem, pause)
+            await asyncio.sleep(pause)
         later = f", and wants to be asked again in {wait:.0f} s" if wait else ""
         raise ModelError(f"{self._where()} does not answer after {attempt + 1} tries: {problem}{later}")
 
     _first_pause = 0.5
     """Seconds before the first retry; doubled before each further one."""
+
+    def _pause(self, attempt: int) -> float:
+        """Seconds after this try, the first being 0, on average."""
+        return min(_LONGEST_PAUSE, self._first_pause * 2**attempt)
+
+    def _tries_to_reach(self, problem: str) -> int:
+        """How often to try a server that cannot be reached. Says once, not for each request, that it is waited for."""
+        tries = self._retries + 1
+        if not self._answered:
+            return min(tries, _TRIES_AT_FIRST)
+        if not self._lost:
+            self._lost = True
+            patience = sum(map(self._pause, range(self._retries)))
+            _log.warning("%s: %s; waiting up to %.0f s for it to come back", self._where(), problem, patience)
+        return tries
 
     async def _permanent(self, error: openai.APIStatusError) -> Exception:
         """What to raise for an error that asking again would not mend."""
@@ -192,6 +209,8 @@ class OpenAIModel:
 
 
 _CONTINUE: dict[str, object] = {"continue_final_message": True, "add_generation_prompt": False}
+_TRIES_AT_FIRST = 3
+"""Tries to reach a server that has never answered."""
 _LONGEST_PAUSE = 30.0
 _LONGEST_WAIT = 300.0
 """A server that asks for a longer wait than this (seconds) counts as down."""
@@ -265,6 +284,11 @@ def _passes(error: openai.APIStatusError) -> bool:
     if error.status_code == 429:
         return error.code != "insufficient_quota"
     return error.status_code in (408, 409) or error.status_code >= 500
+
+
+def _is_unreachable(error: openai.APIConnectionError) -> bool:
+    """Whether nobody listens there, or there is no such host."""
+    return type(error.__cause__).__name__ == "ConnectError"  # of httpx, or whatever openai's client then uses
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:

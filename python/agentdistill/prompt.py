@@ -80,16 +80,14 @@ def observation_message(chosen: Candidate, *, repeated: bool = False) -> str:
     ``repeated``: the same code failed before, and the message says so.
     """
     if isinstance(chosen.action, ParseFailure):
-        parts = [chosen.action.message]
+        said = chosen.action.message
     else:
-        parts = _what_it_did(chosen.observation) if chosen.observation else []
-    if repeated:
-        parts.append(_SAME_AGAIN)
-    return "\n".join(["Observation:", *(filter(None, parts) if any(parts) else [_NOTHING])])
+        said = what_it_did(chosen.observation) if chosen.observation else _NOTHING
+    return "\n".join(["Observation:", said, *([_SAME_AGAIN] if repeated else [])])
 
 
-def _what_it_did(observation: Observation) -> list[str]:
-    """Paragraphs, some of them empty."""
+def what_it_did(observation: Observation) -> str:
+    """What running a cell did, for a model to read."""
     parts = [observation.stdout.rstrip("\n")]
     if observation.value is not None:
         parts.append(f"Value: {_readable(observation.value)}")
@@ -103,9 +101,11 @@ def _what_it_did(observation: Observation) -> list[str]:
         case "exception" | "tool_error":
             parts.append(f"Error:\n{(observation.error or observation.error_type or '').rstrip()}")
             parts.append("Read the last line of the error, and try again in a different way.")
-        case "value" | "final_answer":
+        case "final_answer":
+            parts.append(f"Final answer: {observation.final_answer}")
+        case "value":
             pass
-    return parts
+    return "\n".join(filter(None, parts)) or _NOTHING
 
 
 def _readable(value: str) -> str:
@@ -113,6 +113,8 @@ def _readable(value: str) -> str:
     if not value.startswith(("'", '"')):
         return value
     try:
-        return str(ast.literal_eval(value))
-    except (ValueError, SyntaxError):  # cut somewhere
+        text = str(ast.literal_eval(value))
+        text.encode()  # a lone surrogate fits in no message
+        return text
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # cut somewhere, or a __repr__ that pretends
         return value

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agentdistill._core import Trajectory, read_trajectories
+from agentdistill.extras import need
 from agentdistill.model import ModelError, model_files
 from agentdistill.progress import LINE_SECONDS
 
@@ -104,9 +105,10 @@ def train(
     tokenizer. Only token ids of this model's tokenizer make sense.
 
     Raises ValueError for examples that teach nothing (none; nothing to learn in them; ids that the model does not have)
-    and for an ``output`` of another run, ModelError for a model that is not there, OSError and TrajectoryError for
-    files that cannot be read or written.
+    and for an ``output`` of another run, ModelError for a model that is not there, AgentDistillError without
+    agentdistill[train], OSError and TrajectoryError for files that cannot be read or written.
     """
+    need("trl", "train")
     config = config or TrainConfig()
     output = Path(output)
     trajectories = read_trajectories(examples) if isinstance(examples, str | Path) else None

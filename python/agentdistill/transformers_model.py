@@ -29,15 +29,15 @@ from agentdistill.model import (
     Generation,
     Message,
     ModelError,
+    SampledModel,
     Sampling,
     cut_at_stop,
     model_files,
     render_prompt,
-    repeated,
 )
 
 
-class TransformersModel:
+class TransformersModel(SampledModel):
     """A causal language model with a chat template, from a folder or a hub; a PEFT adapter is merged into its base."""
 
     def __init__(self, path_or_id: str, *, batch_size: int = 128, device: str | None = None) -> None:
@@ -53,13 +53,7 @@ class TransformersModel:
         self._decoder = _Decoder(model, tokenizer, batch_size, path_or_id)
         self._thread: threading.Thread | None = None
 
-    async def generate(
-        self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
-    ) -> Generation:
-        if n < 1:
-            raise ValueError(f"n is {n}: give at least 1")
-        if n > 1 and not sampling.temperature:
-            return repeated(await self.generate(messages, sampling, prefix=prefix), n)
+    async def _draw(self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str) -> Generation:
         if self._thread is None:
             self._thread = threading.Thread(target=self._decoder.run, name="transformers-model", daemon=True)
             self._thread.start()

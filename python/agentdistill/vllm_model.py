@@ -31,14 +31,14 @@ from agentdistill.model import (
     Generation,
     Message,
     ModelError,
+    SampledModel,
     Sampling,
     model_files,
     render_prompt,
-    repeated,
 )
 
 
-class VllmModel:
+class VllmModel(SampledModel):
     """A causal language model with a chat template, from a folder or a hub, with a PEFT adapter on it if the folder
     is one.
 
@@ -95,13 +95,7 @@ class VllmModel:
                 f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
             )
 
-    async def generate(
-        self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
-    ) -> Generation:
-        if n < 1:
-            raise ValueError(f"n is {n}: give at least 1")
-        if n > 1 and not sampling.temperature:
-            return repeated(await self.generate(messages, sampling, prefix=prefix), n)
+    async def _draw(self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str) -> Generation:
         if self._engine is None:
             raise ModelError(f"{self.name} is closed")
         prompt = render_prompt(self._tokenizer, messages, prefix)

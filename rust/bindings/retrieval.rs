@@ -10,6 +10,7 @@ use pyo3::types::PyDict;
 use super::{AnyText, RetrievalError, short};
 use crate::Error;
 use crate::retrieval::{Bm25Builder, Bm25Index, JsonlPassages, Passage};
+use crate::search_tool::for_reading;
 
 /// Passages indexed between two looks at Python: its progress callback, its signals.
 const BATCH: usize = 10_000;
@@ -66,6 +67,12 @@ impl PyBm25Index {
     fn search(&self, py: Python<'_>, query: AnyText, k: i64) -> PyResult<Vec<Passage>> {
         let k = natural(k)?;
         Ok(py.detach(|| self.0.search(&query.0, k))?)
+    }
+
+    /// ``search`` as text for a model to read: what a cell's ``web_search`` returns.
+    #[pyo3(signature = (query, k = 3))]
+    fn search_text(&self, py: Python<'_>, query: AnyText, k: i64) -> PyResult<String> {
+        Ok(for_reading(&self.search(py, query, k)?))
     }
 
     /// ``search`` for many queries, in parallel on all cores.
