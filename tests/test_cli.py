@@ -97,7 +97,6 @@ BAD_INPUT: dict[str, tuple[dict[str, list[object]], list[str], list[str]]] = {
     "no trajectories": ({}, ["select", "none.jsonl", "-o", "kept.jsonl"], ["none.jsonl"]),
     "not a file of trajectories": ({"t.jsonl": [TASK]}, ["select", "t.jsonl", "-o", "kept.jsonl"], ["t.jsonl"]),
     "no script": ({}, ["sandbox", "none.py"], ["none.py"]),
-    "a script that is no text": ({"s.py": ["\udcff"]}, ["sandbox", "s.py"], ["s.py", "UTF-8"]),
     "a limit that cannot be": ({}, ["sandbox", "none.py", "--memory-mb", "1"], ["memory_mb"]),
     "an MCP server without its index": ({}, ["mcp", "--index", "wiki"], ["wiki"]),
     "nothing to train on": ({}, ["train", "none.jsonl", "--model", "x", "-o", "student"], ["none.jsonl"]),
