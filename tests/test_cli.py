@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentdistill import Bm25Index
+from agentdistill import Bm25Index, cli, extras
 
 COMMANDS = [
     ("index",),
@@ -97,7 +97,6 @@ BAD_INPUT: dict[str, tuple[dict[str, list[object]], list[str], list[str]]] = {
     "no trajectories": ({}, ["select", "none.jsonl", "-o", "kept.jsonl"], ["none.jsonl"]),
     "not a file of trajectories": ({"t.jsonl": [TASK]}, ["select", "t.jsonl", "-o", "kept.jsonl"], ["t.jsonl"]),
     "no script": ({}, ["sandbox", "none.py"], ["none.py"]),
-    "a script that is no text": ({"s.py": ["\udcff"]}, ["sandbox", "s.py"], ["s.py", "UTF-8"]),
     "a limit that cannot be": ({}, ["sandbox", "none.py", "--memory-mb", "1"], ["memory_mb"]),
     "an MCP server without its index": ({}, ["mcp", "--index", "wiki"], ["wiki"]),
     "nothing to train on": ({}, ["train", "none.jsonl", "--model", "x", "-o", "student"], ["none.jsonl"]),
@@ -126,6 +125,14 @@ def test_an_index_of_another_version_is_refused(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert "999" in run.stderr and "build" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["mcp"])
+    assert left.value.code == 1
+    assert capsys.readouterr() == ("", "agentdistill: mcp is not installed: pip install 'agentdistill[mcp]'\n")
 
 
 def test_a_server_that_is_down_is_retried_then_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the README says is true: its Python runs, its commands exist, its links lead somewhere."""
 
+import json
 import re
 import subprocess
 import sys
@@ -17,10 +18,16 @@ def test_the_python_runs(tmp_path: Path) -> None:
 def test_the_commands_exist() -> None:
     used = set(re.findall(r"^    agentdistill (\w+)", README, re.MULTILINE))
     program = (ROOT / "python/agentdistill/cli.py").read_text(encoding="utf-8")
-    assert used == {"index", "generate", "select", "train", "evaluate", "ask"}
+    assert used == {"index", "generate", "select", "train", "evaluate", "ask", "sandbox", "mcp"}
     assert all(f'subcommand("{name}")' in program for name in used)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"`?make ([a-z-]+)", README)) <= targets
+
+
+def test_an_mcp_client_can_be_told_so() -> None:
+    (configuration,) = re.findall(r"^```json\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (server,) = json.loads(configuration)["mcpServers"].values()
+    assert (server["command"], server["args"][:2]) == ("agentdistill", ["mcp", "--index"])
 
 
 def test_the_links_lead_somewhere() -> None:

@@ -91,6 +91,12 @@ def test_a_file_is_one_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     )
 
 
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "picture.py").write_bytes(b"\xff\xd8")
+    with pytest.raises(ValueError, match=r"picture\.py is no UTF-8 text"):
+        run_file(Sandbox(), tmp_path / "picture.py")
+
+
 # The file, flags, and what comes of it: status, output, words of the error.
 FILES = [
     ("final_answer({'a': 1})", [], 0, "Final answer: {'a': 1}\n", ""),

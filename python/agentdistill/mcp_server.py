@@ -48,7 +48,7 @@ def make_server(limits: Limits, index: Bm25Index | None = None) -> MCPServer[Any
     Its ``run()`` serves standard input and output until the client leaves.
     """
     server = MCPServer[Any]("agentdistill", version=__version__, log_level="WARNING")
-    tools = () if index is None else (web_search(index),)
+    tools = [] if index is None else [web_search(index)]
     session, turn = Session(Sandbox(sandbox_tools(tools), limits)), threading.Lock()
 
     def run_python(

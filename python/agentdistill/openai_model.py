@@ -153,7 +153,7 @@ class OpenAIModel(SampledModel):
 
     def _pause(self, attempt: int) -> float:
         """Seconds after this try, the first being 0, on average."""
-        return min(_LONGEST_PAUSE, self._first_pause * 2**attempt)
+        return min(_LONGEST_PAUSE, self._first_pause * 2.0**attempt)
 
     def _tries_to_reach(self, problem: str) -> int:
         """How often to try a server that cannot be reached. Says once, not for each request, that it is waited for."""

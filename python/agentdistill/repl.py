@@ -46,6 +46,8 @@ class Repl:
                 if not self._terminal:
                     raise
                 print("Interrupted: the State is the one before this cell.", file=sys.stderr)
+            except BrokenPipeError:
+                raise  # nobody reads what is printed
             except (AgentDistillError, ValueError, OSError) as error:
                 print(error, file=sys.stderr)
 
