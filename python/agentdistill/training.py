@@ -193,12 +193,12 @@ def _fit(
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup,
         weight_decay=0.0,
+        adam_beta2=0.98,  # a run has some hundred steps: the usual 0.999 remembers more than that
         bf16=gpu,
         use_cpu=not gpu,
         gradient_checkpointing=gpu,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
-        train_sampling_strategy="group_by_length",
         save_strategy="epoch" if config.save_steps is None else "steps",
         save_steps=config.save_steps or 500,
         save_total_limit=1,

@@ -33,7 +33,7 @@ SIZES = {
 }
 """0.26, 0.63 and 1.6 million parameters, embeddings included."""
 
-STEPS = {"S": (2600, 4e-3), "M": (1800, 4e-3), "L": (1300, 3e-3)}
+STEPS = {"S": (3200, 4e-3), "M": (2100, 4e-3), "L": (1500, 3e-3)}
 """Steps, and the highest learning rate."""
 
 STEP_TOKENS = 4096
@@ -211,7 +211,7 @@ class Writer:
         if not self.size:
             return self.chanting()
         kinds = (self.reading, self.copying, self.calling, self.summing, self.counting, self.chanting)
-        write = self.rng.choices(kinds, (5 + 5 * self.size, 2, 2, 3, 1, 1))[0]
+        write = self.rng.choices(kinds, (5 + 5 * self.size, 2, 2, 3, 3, 1))[0]
         return write()
 
     def chanting(self) -> str:
@@ -343,22 +343,22 @@ class Writer:
             start, step = draw.randint(1, 300), draw.choice((1, 1, 2, 5, 10))
             return "Count: " + ", ".join(str(start + i * step) for i in range(12))
         lines = []
-        for _ in range(draw.randint(5, 10)):
-            a, b = draw.randint(2, 9), draw.randint(2, 9)
-            c, d = draw.randint(10, 99), draw.randint(2, 9)
+        for _ in range(draw.randint(10, 30)):
+            a, b, c = draw.randint(2, 9), draw.randint(2, 9), draw.randint(2, 9)
+            d = draw.choice((draw.randint(10, 99), a * b))
             lines.append(
                 draw.choice(
                     (
-                        f"{a} * {b} = {a * b}",
-                        f"{a} + {b} = {a + b}",
-                        f"{a + b} - {b} = {a}",
-                        f"{c} + {d} = {c + d}",
-                        f"{c} - {d} = {c - d}",
-                        f"{a + b} * {d} = {(a + b) * d}",
+                        f"{a} * {b} = {a * b}.",
+                        f"{a} + {b} = {a + b}.",
+                        f"{max(a, b)} - {min(a, b)} = {abs(a - b)}.",
+                        f"{d} + {c} = {d + c}.",
+                        f"{d} - {c} = {d - c}.",
+                        f"{a + b} * {c} = {(a + b) * c}.",
                     )
                 )
             )
-        return "\n".join(lines)
+        return draw.choice((" ", "\n")).join(lines)
 
     def name(self) -> str:
         if self.rng.random() < 0.5:

@@ -8,11 +8,14 @@ again. Not here: what the students are trained on and asked (world.py, teacher.p
 
 import json
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -97,7 +100,6 @@ def demo(
     )
     tools = [web_search(_index(world.entities, output / "index"))]
 
-    kept = {}
     for kind in KINDS:
         _say(
             console,
@@ -107,19 +109,9 @@ def demo(
         generating = GenerateConfig(kind=kind, first_thought_prefix=kind == "agent", seed=config.seed)
         model = teacher(world.entities, config.error_rate, config.seed)
         generate(world.train, model, tools, generating, output=output / f"{kind}.jsonl", progress=progress)
-        kept[kind] = output / f"{kind}.kept.jsonl"
-        console.print(str(select(output / f"{kind}.jsonl", kept[kind])))
+        console.print(str(select(output / f"{kind}.jsonl", _kept(output, kind))))
 
-    rows: list[dict[str, Any]] = []
-    for size in config.sizes:
-        for kind in KINDS:
-            _say(console, f"Student {size}, {kind} distillation", f"{parameters(size):,} parameters")
-            student = train(
-                kept[kind], BASE / size, output / "students" / f"{size}-{kind}", config.training, progress=progress
-            )
-            for arm in ARMS[kind]:
-                rows += _examine(student, size, arm, world, tools, config, output, progress)
-
+    rows = _make_students(config, output, console, progress)
     (output / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     console.print(table(rows))
     for line in comparisons(rows):
@@ -212,6 +204,11 @@ def _index(entities: Sequence[Entity], path: Path) -> Bm25Index:
     return Bm25Index.open(path)
 
 
+def _kept(output: Path, kind: str) -> Path:
+    """The trajectories that students of this kind learn from."""
+    return output / f"{kind}.kept.jsonl"
+
+
 def parameters(size: str) -> int:
     """Parameters of a base model, tied embeddings counted once: read from the header of its file."""
     with (BASE / size / "model.safetensors").open("rb") as file:
@@ -219,15 +216,55 @@ def parameters(size: str) -> int:
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
+def _make_students(config: DemoConfig, output: Path, console: Console, progress: bool) -> list[dict[str, Any]]:
+    """Train and examine all students, several at once, in processes: one so small keeps no more than a core busy."""
+    students = [(size, kind) for size in config.sizes for kind in KINDS]
+    cores = os.cpu_count() or 1
+    workers = min(_MOST_AT_ONCE, cores, len(students))
+    _say(console, "Students", f"{len(students)}, {workers} at once: {', '.join(f'{s}-{k}' for s, k in students)}")
+    threads = (max(1, cores // workers),)
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_share_cores, initargs=threads) as pool:
+        # The largest first: they take longest.
+        made = {pool.submit(_make_student, *one, config, output, progress): one for one in reversed(students)}
+        try:
+            for future in as_completed(made):
+                size, kind = made[future]
+                rows[size, kind] = future.result()
+                means = (f"{row['arm']} {row['accuracy']:.0%}" for row in rows[size, kind] if row["task_set"] == "all")
+                _say(
+                    console,
+                    f"Student {size}, {kind} distillation",
+                    f"{parameters(size):,} parameters: {', '.join(means)}",
+                )
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [row for student in students for row in rows[student]]
+
+
+_MOST_AT_ONCE = 3
+"""Students made at the same time: each takes more than a GB of memory."""
+
+
+def _share_cores(threads: int) -> None:
+    """For a process that makes students: what torch and rich look at when they are imported, which is later."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["TTY_COMPATIBLE"] = "0"  # lines, as two progress bars would write over one another
+
+
+def _make_student(
+    size: str, kind: Literal["cot", "agent"], config: DemoConfig, output: Path, progress: bool
+) -> list[dict[str, Any]]:
+    """Train one student and examine it in all its arms: its rows of the results."""
+    student = train(
+        _kept(output, kind), BASE / size, output / "students" / f"{size}-{kind}", config.training, progress=progress
+    )
+    test, tools = make_world(config).test, [web_search(Bm25Index.open(output / "index"))]
+    return [row for arm in ARMS[kind] for row in _examine(student, size, arm, test, tools, config, output)]
+
+
 def _examine(
-    student: Path,
-    size: str,
-    arm: str,
-    world: World,
-    tools: Sequence[Tool],
-    config: DemoConfig,
-    output: Path,
-    progress: bool,
+    student: Path, size: str, arm: str, test: Sequence[Task], tools: Sequence[Tool], config: DemoConfig, output: Path
 ) -> list[dict[str, Any]]:
     """Evaluate one student in one way, set by set: its rows of the results. What was evaluated before is read again."""
     rollout = RolloutConfig(
@@ -243,8 +280,8 @@ def _examine(
     rows: list[dict[str, Any]] = []
     for name in SETS:
         start = time.perf_counter()
-        tasks = [task for task in world.test if task.task_set == name]
-        result = evaluate(tasks, model, tools, rollout, output=folder / name, progress=progress)
+        tasks = [task for task in test if task.task_set == name]
+        result = evaluate(tasks, model, tools, rollout, output=folder / name, progress=False)
         row = {"arm": arm, "size": size, "parameters": parameters(size), "task_set": name, "accuracy": result.accuracy}
         rows.append({**row, "n": len(tasks), "seconds": round(time.perf_counter() - start, 2)})
     run_blocking(model.close())

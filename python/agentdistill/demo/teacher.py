@@ -67,15 +67,15 @@ class Lookup:
 
     @property
     def plan(self) -> str:
-        first, *rest = self.chain
-        return f"Next the {first} of {self.entity}" + "".join(f", then the {link}" for link in rest) + "."
+        steps = (f"{i}: the {link}" for i, link in enumerate(self.chain, 1))
+        return ", ".join(steps).replace(self.chain[0], f"{self.chain[0]} of {self.entity}", 1) + "."
 
     def chain_of_thought(self, knowledge: dict[str, Entity], error: str | None) -> str:
         sentences, at = [], self.entity
-        for i, link in enumerate(self.chain):
-            slip = error == "wrong" and i == len(self.chain) - 1
+        for i, link in enumerate(self.chain, 1):
+            slip = error == "wrong" and i == len(self.chain)
             found = knowledge[at].facts[_other(link, knowledge[at]) if slip else link]
-            sentences.append(f"The {link} is {found}.")
+            sentences.append(f"{i}: the {link} of {at} is {found}.")
             at = found
         if error == "gives_up":
             return f"{self.plan}\n\nI do not know."
@@ -91,7 +91,9 @@ class Lookup:
             slip = error == "wrong" and done == len(self.chain) - 1
             found = passage.facts[_other(link, passage) if slip else link]
             at, done = found, done + 1
-            thought = " ".join([f"The {link} is {found}.", *_next(self.chain[done:])])
+            thought = f"{done}: the {link} is {found}."
+            if done < len(self.chain):
+                thought += f" {done + 1}: the {self.chain[done]}."
         if done == len(self.chain):
             return thought, f'final_answer("{at}")'
         if error == "gives_up" and done:
@@ -141,11 +143,6 @@ def _read(name: str, observation: str) -> Entity | None:
     if found := re.search(rf"^{re.escape(name)} is a (\w+)\.(.+)$", observation, re.MULTILINE):
         return Entity(name, found[1], dict(re.findall(r"(?:Its|Their) (\w+) is ([\w ]+)\.", found[2])))
     return None
-
-
-def _next(chain: Sequence[str]) -> list[str]:
-    """What is to be found now, and after that."""
-    return [f"Next the {', then the '.join(chain)}."] if chain else []
 
 
 def _other(link: str, entity: Entity) -> str:

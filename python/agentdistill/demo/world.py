@@ -21,7 +21,7 @@ Share = Literal["base", "train", "test"]
 
 LARGE = (1_000, 99_999)
 """Numbers too large to multiply by heart."""
-SMALL = (2, 9)
+SMALL = (2, 6)
 """Numbers whose sums and products a small model can learn by heart."""
 
 CONSONANTS = "bdfgklmnprstvz"
