@@ -245,7 +245,8 @@ def failed(error: BaseException) -> tuple[Kind, Failure]:
     elif isinstance(error, MemoryError):
         kind = Kind.OUT_OF_MEMORY
     elif isinstance(error, ModuleNotFoundError):
-        error.add_note("Cells can import Python's standard library, sympy and mpmath; nothing can be installed.")
+        packages = ", ".join(preload.OTHERS)
+        error.add_note(f"Cells can import Python's standard library and {packages}; nothing can be installed.")
     frames = error.__traceback__
     while frames is not None and not is_cell(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
@@ -283,6 +284,8 @@ class WitWorld(wit_world.WitWorld):
 
     def set_up(self, seed: int, tools: list[str]) -> None:
         random.seed(seed)
+        if "numpy" in preload.OTHERS:
+            sys.modules["numpy"].random.seed([seed & 0xFFFFFFFF, seed >> 32])
         for name in tools:
             namespace[name] = tool(name)
 
