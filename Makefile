@@ -46,8 +46,9 @@ format: .venv/packages ## rewrite the sources in the project's format
 bench: .venv/packages ## criterion benches
 	cargo bench
 
-# What the next build of the package finds there goes into the guest, whose own build takes a minute then. Demo and setup do
-# not ask for it, the wheel does; status 75 says that it cannot be built on this machine, and the guest goes without.
+# The next build of the package takes into the guest what it finds there; building that guest takes a minute or two, once.
+# Demo and setup do not ask for numpy, so that they stay quick; the wheel does, and what follows it has it too. Status 75
+# says that it cannot be built on this machine, and the guest goes without.
 numpy: ## numpy for the sandbox, cross-built into target/guest-numpy (recipes/numpy)
 	$(PYTHON) recipes/numpy/build.py
 

@@ -31,7 +31,7 @@ SOURCE = (
 SOURCE_SHA256 = "f3a3570c4a2a16746ac2c31a7c7c7b0c186b95ce902e33db6f28094ed7387dda"
 DEBIAN = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian forky main\n"
 DEBIAN_PACKAGES = ("libpython3.14-dev", "libclang-rt-21-dev-wasm32")
-NOT_INPUTS = {"README.md", "check.py"}
+NOT_INPUTS = {"README.md", "check.py", "check_guest.py"}
 CANNOT_FETCH = 75
 
 
@@ -81,8 +81,9 @@ def install_tools() -> Path:
 
 def unpack_debian() -> None:
     """Into WORK/debian, by apt with a state of its own."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise CannotFetch("there is no apt-get or dpkg-deb to fetch CPython's headers from Debian with")
+    for tool in ("apt-get", "dpkg-deb"):
+        if not shutil.which(tool):
+            raise CannotFetch(f"there is no {tool} to get CPython's headers from Debian with")
     root = WORK / "debian"
     shutil.rmtree(root, ignore_errors=True)
     state = root / "apt"
@@ -108,8 +109,7 @@ def unpack_debian() -> None:
     fetch(f"{' and '.join(DEBIAN_PACKAGES)} of Debian", *apt, "download", *DEBIAN_PACKAGES, cwd=state / "packages")
     for package in (state / "packages").iterdir():
         run("dpkg-deb", "-x", package, root)
-    headers = root / "usr/include/python3.14"
-    shutil.copy(RECIPE / "include/pyconfig.h", headers)  # instead of that of the machine
+    shutil.copy(RECIPE / "include/pyconfig.h", root / "usr/include/python3.14")  # instead of that of the machine
 
 
 def unpack_source() -> Path:
@@ -141,7 +141,7 @@ def build(source: Path, tools: Path) -> Path:
         ZIG_GLOBAL_CACHE_DIR=str(WORK / "zig"),
         # What sysconfig says to meson: the guest's Python, not that which runs here.
         _PYTHON_SYSCONFIGDATA_NAME="guest_sysconfig",
-        PYTHONPATH=str(RECIPE),
+        PYTHONPATH=str(RECIPE / "sysconfig"),
         GUEST_SYSROOT=str(WORK / "debian/usr"),
     )
     run(zig, "cc", "-target", "wasm32-wasi", "-fPIC", "-c", RECIPE / "exceptions.c", "-o", WORK / "exceptions.o")
@@ -164,6 +164,8 @@ def build(source: Path, tools: Path) -> Path:
     root = WORK / "root"
     shutil.rmtree(root, ignore_errors=True)
     run(*meson, "install", "-C", folder, "--no-rebuild", "--tags", "runtime,python-runtime", "--destdir", root)
+    config = root / "guest/numpy/__config__.py"  # show_config() names the compiler's command
+    config.write_text(config.read_text().replace(str(TARGET.parent), "."))
     return root / "guest"
 
 

@@ -332,6 +332,7 @@ def warm_up() -> None:
     """Runs what cells do most, so that its caches are in the image; then forgets the cells."""
     global cell_number
     kept = set(namespace)
+    numpy_cell = "import numpy as np\na = np.arange(4.0).reshape(2, 2)\nprint(a.sum(axis=0), a @ a)\nnp.linalg.inv(a)"
     for _ in range(3):
         for cell in (
             "import math\nx = 1\nprint('a', x, math.sqrt(2))\nx + 1",
@@ -340,6 +341,7 @@ def warm_up() -> None:
             "1 / 0",
             "final_answer('x')",
             "from sympy import symbols, solve\ny = symbols('y')\nsolve(y**2 - 2)",
+            numpy_cell if "numpy" in preload.OTHERS else "",
         ):
             run_cell(cell, 20_000)
     for name in set(namespace) - kept:
