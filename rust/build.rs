@@ -3,6 +3,7 @@
 //! componentize-py makes a WASM component from rust/sandbox/guest; its memory is cut out as an image and its loops get
 //! a stop check (guest/rewrite.rs); Cranelift compiles the rest for the target. That takes half a minute, so the result
 //! is kept under the target folder by a hash of all that goes into it. No Python is needed when it is there.
+//! The guest has numpy when recipes/numpy/build.py has built it.
 
 use std::env;
 use std::error::Error;
@@ -31,6 +32,9 @@ const SOURCES: [&str; 6] = [
 ];
 /// Python packages of the recipe; pyproject.toml pins their versions.
 const PACKAGES: [&str; 3] = ["componentize-py", "sympy", "mpmath"];
+/// Folder of the target folder where recipes/numpy/build.py leaves the package, and beside it the hash of its recipe.
+const NUMPY: &str = "guest-numpy";
+const NUMPY_FINGERPRINT: &str = "fingerprint";
 const PRODUCTS: [&str; 3] = ["code.zst", "image.zst", "facts.rs"];
 const ZSTD_LEVEL: i32 = 12;
 
@@ -55,12 +59,15 @@ fn build() -> Result<()> {
     let pins = pinned_versions()?;
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let cached = cache_folder(&out).join(input_hash(&engine, &target, &pins)?);
+    let numpy = target_folder(&out).join(NUMPY);
+    fs::create_dir_all(&numpy)?; // or cargo, which looks at it, would run this each time
+    println!("cargo::rerun-if-changed={}", numpy.display());
+    let cached = target_folder(&out).join("guest-cache").join(input_hash(&engine, &target, &pins, &numpy)?);
     if !PRODUCTS.iter().all(|product| cached.join(product).is_file()) {
         let work = out.join("guest");
         let _ = fs::remove_dir_all(&work);
         fs::create_dir_all(&work)?;
-        let component = componentize(&work, &pins)?;
+        let component = componentize(&work, &pins, &numpy)?;
         let (component, image) = rewrite::rewrite(&component, engine::STOP_WORD)?;
         let code = engine.precompile_component(&component)?;
         let code = zstd::bulk::compress(&code, ZSTD_LEVEL)?;
@@ -77,19 +84,22 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-/// `guest-cache` in the target folder, which all profiles and features of it share.
-fn cache_folder(out: &Path) -> PathBuf {
+/// Cargo's target folder, which all profiles and features share.
+fn target_folder(out: &Path) -> &Path {
     let root = out.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
-    root.or(out.ancestors().nth(4)).unwrap_or(out).join("guest-cache")
+    root.or(out.ancestors().nth(4)).unwrap_or(out)
 }
 
-fn input_hash(engine: &Engine, target: &str, pins: &[String]) -> Result<String> {
+fn input_hash(engine: &Engine, target: &str, pins: &[String], numpy: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     for source in SOURCES {
         hash.update(fs::read(source)?);
         hash.update([0]);
     }
     hash.update(pins.join(" "));
+    if let Ok(fingerprint) = fs::read(numpy.join(NUMPY_FINGERPRINT)) {
+        hash.update(fingerprint);
+    }
     hash.update(target);
     // An empty component compiled: carries wasmtime's version and all settings of compiler and machine.
     hash.update(engine.precompile_component(b"\0asm\x0d\0\x01\0")?);
@@ -110,8 +120,11 @@ fn pinned_versions() -> Result<Vec<String>> {
         .collect()
 }
 
-fn componentize(work: &Path, pins: &[String]) -> Result<Vec<u8>> {
-    let (python, packages) = find_python(pins)?;
+fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<Vec<u8>> {
+    let (python, mut packages) = find_python(pins)?;
+    if numpy.join(NUMPY_FINGERPRINT).is_file() {
+        packages.push(numpy.join("numpy"));
+    }
     // Copies, because componentize-py maps whole folders into the build (site-packages would bring far too much along)
     // and the guest leaves its bytecode in them.
     let guest = work.join("guest");
@@ -194,7 +207,7 @@ print(*sympy.__path__, *mpmath.__path__, sep='\\n')";
     .into())
 }
 
-/// Copies the sources of a package, without its tests.
+/// Copies the sources and the extension modules of a package, without its tests.
 fn copy_package(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -204,7 +217,7 @@ fn copy_package(from: &Path, to: &Path) -> Result<()> {
             if name != "tests" && name != "__pycache__" {
                 copy_package(&entry.path(), &to.join(name))?;
             }
-        } else if entry.path().extension().is_some_and(|extension| extension == "py") {
+        } else if entry.path().extension().is_some_and(|extension| extension == "py" || extension == "so") {
             fs::copy(entry.path(), to.join(name))?;
         }
     }

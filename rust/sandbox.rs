@@ -35,7 +35,8 @@
 //!
 //! What differs from CPython: no files, sockets, threads and processes; `time.sleep` moves the clock and does not wait;
 //! warnings are silent and stderr is stdout; integers and pointers are those of a 32-bit platform in `sys.maxsize` and
-//! `struct`.
+//! `struct`. Of other packages there are sympy and mpmath, and numpy where the build had it; how that differs from numpy
+//! elsewhere, recipes/numpy/README.md tells.
 
 use std::collections::BTreeMap;
 use std::fmt;

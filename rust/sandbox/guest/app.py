@@ -264,7 +264,8 @@ def failed(error: BaseException) -> tuple[Kind, Failure]:
     elif isinstance(error, MemoryError):
         kind = Kind.OUT_OF_MEMORY
     elif isinstance(error, ModuleNotFoundError):
-        error.add_note("Cells can import Python's standard library, sympy and mpmath; nothing can be installed.")
+        packages = ", ".join(preload.OTHERS)
+        error.add_note(f"Cells can import Python's standard library and {packages}; nothing can be installed.")
     frames = error.__traceback__
     while frames is not None and not is_cell(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
@@ -302,6 +303,8 @@ class WitWorld(wit_world.WitWorld):
 
     def set_up(self, seed: int, tools: list[str]) -> None:
         random.seed(seed)
+        if "numpy" in preload.OTHERS:
+            sys.modules["numpy"].random.seed([seed & 0xFFFFFFFF, seed >> 32])
         for name in tools:
             namespace[name] = tool(name)
 
@@ -350,6 +353,7 @@ def warm_up() -> None:
     """Runs what cells do most, so that its caches are in the image; then forgets the cells."""
     global cell_number
     kept = set(namespace)
+    numpy_cell = "import numpy as np\na = np.arange(4.0).reshape(2, 2)\nprint(a.sum(axis=0), a @ a)\nnp.linalg.inv(a)"
     for _ in range(3):
         for cell in (
             "import math\nx = 1\nprint('a', x, math.sqrt(2))\nx + 1",
@@ -358,6 +362,7 @@ def warm_up() -> None:
             "1 / 0",
             "final_answer('x')",
             "from sympy import symbols, solve\ny = symbols('y')\nsolve(y**2 - 2)",
+            numpy_cell if "numpy" in preload.OTHERS else "",
         ):
             run_cell(cell, 20_000)
     for name in set(namespace) - kept:

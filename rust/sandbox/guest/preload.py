@@ -5,6 +5,7 @@ Left out: what needs a window, a terminal, a process, a thread or a socket, and 
 
 import contextlib
 import importlib
+import importlib.util
 import pkgutil
 import sys
 import types
@@ -19,7 +20,9 @@ LEFT_OUT = {
 }  # fmt: skip
 PACKAGES = ("collections", "concurrent", "email", "encodings", "html", "importlib", "json", "logging", "string",
             "unittest", "urllib", "xml", "zoneinfo", "asyncio", "http", "re", "compression", "pathlib")  # fmt: skip
-OTHERS = ("mpmath", "sympy")
+# Before sympy, whose stub of ctypes would not do for numpy: it asks first whether there is one.
+OTHERS = tuple(name for name in ("numpy", "mpmath", "sympy") if importlib.util.find_spec(name))
+LEFT_OUT_OF_NUMPY = {"tests", "conftest", "_pyinstaller", "distutils", "f2py"}
 # Of sympy: what needs other packages, translates to other languages, or is about physics but for its units.
 LEFT_OUT_OF_SYMPY = {
     "tests", "testing", "benchmarks", "conftest", "this", "galgebra", "interactive", "codegen", "plotting", "latex",
@@ -30,11 +33,13 @@ LEFT_OUT_OF_SYMPY = {
 
 def preload() -> None:
     """Imports the standard library as far as it loads here, then the other packages, which must."""
-    stub_ctypes()
     for name in sorted(sys.stdlib_module_names - LEFT_OUT):
         attempt(name)
     for package in PACKAGES:
         attempt_all(package, {"__main__", "test", "tests"})
+    if "numpy" in OTHERS:
+        preload_numpy()
+    stub_ctypes()
     for name in OTHERS:
         importlib.import_module(name)
     attempt_all("sympy", LEFT_OUT_OF_SYMPY)
@@ -53,6 +58,13 @@ def attempt_all(package: str, left_out: set[str]) -> None:
 def attempt(name: str) -> None:
     with contextlib.suppress(ImportError, OSError, AttributeError, NotImplementedError):  # not on this platform
         importlib.import_module(name)
+
+
+def preload_numpy() -> None:
+    numpy = importlib.import_module("numpy")
+    # `from numpy import *` asks for it, though it is of no use without a compiler.
+    numpy.f2py = sys.modules["numpy.f2py"] = types.ModuleType("numpy.f2py")
+    attempt_all("numpy", LEFT_OUT_OF_NUMPY)
 
 
 def stub_ctypes() -> None:
