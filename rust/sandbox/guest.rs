@@ -156,7 +156,12 @@ impl Slot {
         let stopped = turn.end();
         self.mapping.find_written(&mut self.written);
         let host = std::mem::replace(self.store.data_mut(), Host::idle());
-        (host, outcome.map_err(|death| if stopped { Death::Stopped } else { death }))
+        let outcome = outcome.map_err(|death| match death {
+            _ if stopped => Death::Stopped,
+            Death::Trap if host.out_of_memory => Death::OutOfMemory,
+            _ => death,
+        });
+        (host, outcome)
     }
 }
 
@@ -225,6 +230,8 @@ pub enum Death {
     Stopped,
     /// Recursion in C code.
     StackOverflow,
+    /// The interpreter gave up after it was refused memory.
+    OutOfMemory,
     /// The interpreter gave up, or asked for what it must not have.
     Trap,
 }
