@@ -1,7 +1,7 @@
-"""Attacks on the sandbox, as data: each cell of tests/golden/attacks is hostile, and after it everybody else is unharmed.
+"""Attacks on the sandbox, as data: the cells of tests/golden/attacks are hostile, and after each nobody else is harmed.
 
-Unharmed means: the State before the attack, a sibling of it and a fresh one do what they did before, to the last byte of
-the memory that they leave; the process has the descriptors and threads that it had, and not much more memory.
+Not harmed means: the State before the attack, a sibling of it and a fresh one do what they did before, to the last byte
+of the memory that they leave; the process has the descriptors and threads that it had, and not much more memory.
 """
 
 import os
@@ -120,8 +120,8 @@ class Bystanders:
     def __init__(self) -> None:
         self.patient = Sandbox(TOOLS, limits(60))
         self.hasty = Sandbox(TOOLS, limits(0.05))
-        _, self.before = self.patient.run(self.patient.initial, "mine = \"the parent's secret\"\nitems = [1, 2]")
-        _, sibling = self.patient.run(self.patient.initial, "mine = \"the sibling's secret\"\nitems = [3]")
+        _, self.before = self.patient.run(self.patient.initial, 'mine = "the parent\'s secret"\nitems = [1, 2]')
+        _, sibling = self.patient.run(self.patient.initial, 'mine = "the sibling\'s secret"\nitems = [3]')
         self.states = [self.before, sibling, self.patient.initial]
         self.expected = self.canaries()
         self.memory = [state.to_bytes() for state in self.states]
