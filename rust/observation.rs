@@ -17,7 +17,7 @@ pub enum ObservationKind {
     Exception,
     /// It ran longer than its limit.
     Timeout,
-    /// It wanted more memory than its limit.
+    /// It wanted more memory than its limit: MemoryError, or a guest that trapped on it.
     OutOfMemory,
     /// A tool raised, and the cell did not catch it.
     ToolError,

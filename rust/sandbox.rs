@@ -482,6 +482,7 @@ impl Batch {
             tool_calls: Vec::new(),
             tool_call_limit: self.limits.tool_calls,
             memory_limit: self.limits.memory(),
+            out_of_memory: false,
         };
         let (host, outcome) = slot.run(host, code, self.limits.stdout_chars as u32);
         let (mut observation, next) = match outcome {
@@ -504,6 +505,7 @@ impl Batch {
                 self.limits.hard_seconds, self.limits.seconds
             ),
             Death::StackOverflow => "it recursed too deeply".to_string(),
+            Death::OutOfMemory => "it ran out of memory, and did not survive that".into(),
             Death::Trap => {
                 "it broke the interpreter, asked the system for something that a sandbox does not have, or handed over \
                  more than the host takes"
@@ -511,7 +513,9 @@ impl Batch {
             }
         };
         let error = format!("The cell was killed: {reason}. Nothing that it did has happened.");
-        Observation { kind: ObservationKind::Killed, error: Some(error), ..Observation::default() }
+        let out_of_memory = death == Death::OutOfMemory;
+        let kind = if out_of_memory { ObservationKind::OutOfMemory } else { ObservationKind::Killed };
+        Observation { kind, error: Some(error), ..Observation::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Results> {

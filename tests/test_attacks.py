@@ -1,10 +1,9 @@
-"""Attacks on the sandbox, as data: each cell of tests/golden/attacks is hostile, and after it everybody else is unharmed.
+"""Attacks on the sandbox, as data: the cells of tests/golden/attacks are hostile, and after each nobody else is harmed.
 
-Unharmed means: the State before the attack, a sibling of it and a fresh one do what they did before, to the last byte of
-the memory that they leave; the process has the descriptors and threads that it had, and not much more memory.
+Not harmed means: the State before the attack, a sibling of it and a fresh one do what they did before, to the last byte
+of the memory that they leave; the process has the descriptors and threads that it had, and not much more memory.
 """
 
-import json
 import os
 import resource
 import sys
@@ -98,7 +97,10 @@ def nests(depth: int) -> object:
 
 
 TOOLS = {"adds": adds, "echo": echo, "fails": fails, "nests": nests}
-SMALL = {"memory_mb": 32, "stdout_chars": 2000, "tool_calls": 8}
+
+
+def limits(seconds: float) -> Limits:
+    return Limits(seconds=seconds, hard_seconds=seconds, memory_mb=32, stdout_chars=2000, tool_calls=8)
 
 
 def seen(observation: Observation) -> tuple[object, ...]:
@@ -116,19 +118,19 @@ class Bystanders:
     """The States around an attack, and what they did before it."""
 
     def __init__(self) -> None:
-        self.patient = Sandbox(TOOLS, Limits(seconds=60, hard_seconds=60, **SMALL))
-        self.hasty = Sandbox(TOOLS, Limits(seconds=0.05, hard_seconds=0.05, **SMALL))
-        _, self.before = self.patient.run(self.patient.initial, "mine = \"the parent's secret\"\nitems = [1, 2]")
-        _, sibling = self.patient.run(self.patient.initial, "mine = \"the sibling's secret\"\nitems = [3]")
+        self.patient = Sandbox(TOOLS, limits(60))
+        self.hasty = Sandbox(TOOLS, limits(0.05))
+        _, self.before = self.patient.run(self.patient.initial, 'mine = "the parent\'s secret"\nitems = [1, 2]')
+        _, sibling = self.patient.run(self.patient.initial, 'mine = "the sibling\'s secret"\nitems = [3]')
         self.states = [self.before, sibling, self.patient.initial]
         self.expected = self.canaries()
         self.memory = [state.to_bytes() for state in self.states]
         # More idle threads than any test here needs, so that none is made during one.
-        self.patient.run_many([(self.before, "sum(range(10**6))")] * 8)
+        Sandbox(TOOLS, threads=8).run_many([(self.before, "sum(range(10**6))")] * 8)
         self.process = process()
 
     def canaries(self) -> list[tuple[tuple[object, ...], bytes]]:
-        fresh = Sandbox(TOOLS, Limits(seconds=60, hard_seconds=60, **SMALL)).initial
+        fresh = Sandbox(TOOLS, limits(60)).initial
         results = [self.patient.run(state, CANARY) for state in (*self.states, fresh)]
         return [(seen(observation), state.to_bytes()) for observation, state in results]
 
@@ -160,15 +162,10 @@ def test_an_attack_harms_nobody_else(bystanders: Bystanders, attack: Attack) -> 
     assert bystanders.canaries() == bystanders.expected
     assert process() == bystanders.process
     assert observation.kind in attack.kinds, f"{observation.kind}: {observation.error or observation.value}"
-    said = json.dumps(seen(observation), ensure_ascii=False)
     texts = (observation.stdout, observation.value, observation.error, observation.final_answer)
     said = "\n".join(text for text in texts if text is not None)
     assert attack.shows in said, said[:2000]
     assert attack.hides is None or attack.hides not in said, said[:2000]
     assert len(said) < 4 * 2000 + 30_000 and len(observation.tool_calls) <= 8
     # The State after it may be a ruin, but one that can be looked at, kept and entered.
-    sandbox.run(State.from_bytes(after.to_bytes(), sandbox_limits()), "1")
-
-
-def sandbox_limits() -> Limits:
-    return Limits(**SMALL)
+    bystanders.hasty.run(State.from_bytes(after.to_bytes(), limits(60)), "1")

@@ -175,7 +175,12 @@ impl Slot {
         self.stale |= intervention != Intervention::None || faults.is_none() || faults != memory::page_faults();
         self.find_written();
         let host = std::mem::replace(self.store.data_mut(), Host::idle());
-        (host, outcome.map_err(|death| if intervention == Intervention::Stop { Death::Stopped } else { death }))
+        let outcome = outcome.map_err(|death| match death {
+            _ if intervention == Intervention::Stop => Death::Stopped,
+            Death::Trap if host.out_of_memory => Death::OutOfMemory,
+            _ => death,
+        });
+        (host, outcome)
     }
 }
 
@@ -244,6 +249,8 @@ pub enum Death {
     Stopped,
     /// Recursion in C code.
     StackOverflow,
+    /// The interpreter gave up after it was refused memory.
+    OutOfMemory,
     /// The interpreter gave up, or asked for what it must not have.
     Trap,
 }

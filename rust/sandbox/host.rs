@@ -65,6 +65,8 @@ pub struct Host {
     pub tool_call_limit: usize,
     /// Bytes that the memory may grow to.
     pub memory_limit: usize,
+    /// Whether the cell wanted more.
+    pub out_of_memory: bool,
 }
 
 /// Bytes of a tool call's arguments: they are parsed into some fifty times as much, and kept in the Observation.
@@ -82,6 +84,7 @@ impl Host {
             tool_calls: Vec::new(),
             tool_call_limit: 0,
             memory_limit: usize::MAX,
+            out_of_memory: false,
         }
     }
 
@@ -124,6 +127,7 @@ fn checked_call(tool: &dyn Tool, arguments: &str) -> Result<String, String> {
 
 impl ResourceLimiter for Host {
     fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        self.out_of_memory |= desired > self.memory_limit;
         Ok(desired <= self.memory_limit)
     }
 

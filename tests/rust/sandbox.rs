@@ -1,14 +1,17 @@
 //! The sandbox from Rust: States as values, native tools, limits. tests/test_sandbox.py has what needs Python as an
 //! oracle.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use agentdistill::Error;
 use agentdistill::observation::{Observation, ObservationKind};
 use agentdistill::sandbox::{Limits, Sandbox, State, Tool, Tools};
+use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::Index;
+use sha2::{Digest, Sha256};
 
 fn sandbox() -> Sandbox {
     Sandbox::new(Tools::new(), Limits::default(), 0, None).unwrap()
@@ -225,18 +228,141 @@ fn states_go_to_bytes_and_back() {
     assert_eq!(value(&sandbox, &back, code), value(&sandbox, &state, code));
 }
 
+#[test]
+fn a_state_with_pages_all_over_the_memory_goes_to_bytes_and_back() {
+    let sandbox = sandbox();
+    let (_, state) = sandbox
+        .run(sandbox.initial(), "import sys\nheld = [list(vars(m).values()) for m in sys.modules.values()]")
+        .unwrap();
+    let back = State::from_bytes(&state.to_bytes(), sandbox.limits()).unwrap();
+    assert_eq!(value(&sandbox, &back, "len(held) == len(sys.modules)"), "True");
+}
+
+#[test]
+fn a_state_larger_than_the_limits_is_refused() {
+    let [large, small] = [128, 16].map(|memory_mb| quick(Limits { memory_mb, ..Limits::default() }));
+    let (_, state) = large.run(large.initial(), "held = bytearray(60_000_000)").unwrap();
+    for error in
+        [small.run(&state, "1").unwrap_err(), State::from_bytes(&state.to_bytes(), small.limits()).unwrap_err()]
+    {
+        assert!(error.to_string().contains("Limits.memory_mb"), "{error}");
+    }
+    assert_eq!(value(&large, &state, "len(held)"), "60000000");
+}
+
+/// The bytes of a State with a body of one's own choice; the checksum fits, since anybody can compute it.
+fn forged(body: &[u8]) -> Vec<u8> {
+    let body = zstd::bulk::compress(body, 1).unwrap();
+    let mut bytes = FIRST.0[..40].to_vec();
+    bytes.extend_from_slice(&Sha256::digest(&body));
+    bytes.extend(body);
+    bytes
+}
+
+/// The bytes of a first State, and what is compressed in them.
+static FIRST: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
+    let bytes = sandbox().initial().to_bytes();
+    let body = zstd::decode_all(&bytes[72..]).unwrap();
+    (bytes, body)
+});
+
+#[test]
+fn bytes_that_unpack_to_more_than_the_limits_are_refused_unpacked() {
+    let limits = Limits { memory_mb: 16, ..Limits::default() };
+    let error = State::from_bytes(&forged(&vec![0; 400 << 20]), &limits).unwrap_err();
+    assert!(error.to_string().contains("Limits.memory_mb"), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn damaged_bytes_are_refused(at in any::<proptest::sample::Index>(), flip in 1u8..) {
-        static BYTES: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| sandbox().initial().to_bytes());
-        let mut bytes = BYTES.clone();
+    fn damaged_bytes_are_refused(at in any::<Index>(), flip in 1u8..) {
+        let (bytes, limits) = (&FIRST.0, Limits::default());
         let at = at.index(bytes.len());
-        bytes[at] ^= flip;
-        prop_assert!(matches!(State::from_bytes(&bytes, &Limits::default()), Err(Error::Sandbox(_))));
-        prop_assert!(matches!(State::from_bytes(&BYTES[..at], &Limits::default()), Err(Error::Sandbox(_))));
+        let mut damaged = bytes.clone();
+        damaged[at] ^= flip;
+        prop_assert!(matches!(State::from_bytes(&damaged, &limits), Err(Error::Sandbox(_))));
+        prop_assert!(matches!(State::from_bytes(&bytes[..at], &limits), Err(Error::Sandbox(_))));
     }
+
+    #[test]
+    fn forged_bytes_are_refused_or_a_state_like_any_other(
+        changes in vec((any::<Index>(), any::<u8>()), 1..9),
+        number in 0..5usize,
+        instead in prop_oneof![Just(None), any::<u64>().prop_map(Some), (0..1u64 << 16).prop_map(Some)],
+        cut in prop_oneof![4 => Just(None), 1 => any::<Index>().prop_map(Some)],
+    ) {
+        let mut body = FIRST.1.clone();
+        for (at, byte) in changes {
+            let at = at.index(body.len());
+            body[at] = byte;
+        }
+        if let Some(instead) = instead {
+            body[number * 8..][..8].copy_from_slice(&instead.to_le_bytes());
+        }
+        if let Some(cut) = cut {
+            body.truncate(cut.index(body.len()));
+        }
+        let sandbox = quick(Limits::default());
+        match State::from_bytes(&forged(&body), sandbox.limits()) {
+            Err(error) => prop_assert!(matches!(error, Error::Sandbox(_)), "{error}"),
+            Ok(state) => {
+                sandbox.run(&state, "1 + 1").unwrap();
+                let bytes = state.to_bytes();
+                prop_assert_eq!(State::from_bytes(&bytes, sandbox.limits()).unwrap().to_bytes(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn only_json_reaches_a_tool(arguments in forged_arguments()) {
+        static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
+            let tool: Arc<dyn Tool> = Arc::new(|arguments: &str| {
+                type Arguments = (Vec<serde_json::Value>, serde_json::Map<String, serde_json::Value>);
+                serde_json::from_str::<Arguments>(arguments).expect("checked before");
+                Ok("null".to_string())
+            });
+            Sandbox::new(Tools::from([("tool".into(), tool)]), Limits::default(), 0, None).unwrap()
+        });
+        let hex: String = arguments.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let code = format!("import wit_world\nwit_world.call_tool('tool', bytes.fromhex('{hex}').decode())");
+        let (observation, _) = SANDBOX.run(SANDBOX.initial(), &code).unwrap();
+        let [call] = &observation.tool_calls[..] else { panic!("{observation:?}") };
+        prop_assert_eq!(&call.arguments, &arguments);
+        prop_assert_eq!(call.result.is_some(), observation.kind == ObservationKind::Value);
+    }
+}
+
+/// JSON as a cell may forge it: near enough to be taken for good.
+fn forged_arguments() -> impl Strategy<Value = String> {
+    let scalar = prop_oneof![
+        Just("1".into()),
+        Just("-0".into()),
+        Just("1e999".into()),
+        Just("NaN".into()),
+        Just("null".into()),
+        Just("\"\\ud800\"".into()),
+        Just("01".into()),
+        "[0-9]{1,400}",
+        "\"[^\"\\\\]{0,5}\"",
+        ".{0,3}",
+    ];
+    let value = scalar.prop_recursive(6, 64, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+            vec(("\"[a-c\u{0}]{0,2}\"", inner), 0..4).prop_map(|items| {
+                let items: Vec<_> = items.into_iter().map(|(key, value)| format!("{key}:{value}")).collect();
+                format!("{{{}}}", items.join(","))
+            }),
+        ]
+    });
+    prop_oneof![
+        (vec(value.clone(), 0..3), value.clone())
+            .prop_map(|(items, keywords)| format!("[[{}],{keywords}]", items.join(","))),
+        value,
+        (0..400usize).prop_map(|depth| format!("[[{}0{}],{{}}]", "[".repeat(depth), "]".repeat(depth))),
+    ]
 }
 
 #[test]
