@@ -1,9 +1,9 @@
 //! The guest's memory: a private mapping of one shared image, and the difference to it.
 //!
 //! All slots map the same sealed image copy-on-write, so a fresh memory costs nothing and a page costs something only
-//! when a cell writes to it. Linux tells which pages those are (/proc/self/pagemap); where it does not, the whole
-//! memory is compared with the image. A [`Delta`] is what differs, in lines of 64 bytes: small to keep, quick to put
-//! back.
+//! when a cell writes to it. Linux tells which pages those are (/proc/self/pagemap), and is asked only when there were
+//! page faults; where it does not, the whole memory is compared with the image. A [`Delta`] is what differs, in lines of
+//! 64 bytes: small to keep, quick to put back. Pages that a cell left as they were are shared with the Delta before it.
 //!
 //! Invariants. A mapping never moves and stays mapped as long as any [`Mapping`] handle lives, its slot's or the
 //! watchdog's. Only the slot's owner reads or writes it while no guest code runs ([`Mapping::capture`],

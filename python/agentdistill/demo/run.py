@@ -52,11 +52,11 @@ class DemoConfig:
 
     sizes: tuple[str, ...] = ("S", "M", "L")
     """Students, of about 0.26, 0.6 and 1.5 million parameters (paper: 0.5 to 7 billion)."""
-    train_tasks: int = 1000
+    train_tasks: int = 1600
     """Tasks that the teacher solves (paper: 3,000)."""
     test_tasks: int = 100
     """Tasks of each test set (paper: up to 500)."""
-    known_clusters: int = 3
+    known_clusters: int = 2
     """Clusters of ten entities that training asks about again and again, and "facts_in_domain" in other questions."""
     error_rate: float = 0.15
     """Share of its episodes in which the teacher errs."""
@@ -66,12 +66,13 @@ class DemoConfig:
     """Most new tokens of a completion (paper: 1,024): twice what any good one has."""
     training: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            method="full", learning_rate=1.5e-3, epochs=4, batch_size=8, max_length=1024, prompt=""
+            method="full", learning_rate=1.2e-3, epochs=3, batch_size=8, max_length=1024, prompt=""
         )
     )
     """All weights are trained: of matrices 64 to 160 wide, an adapter of the paper's rank 64 is hardly smaller than
     they are."""
-    seed: int = 0
+    seed: int = 1
+    """Of the world, its tasks and all that is drawn. Settings were chosen by looking at other worlds."""
 
 
 QUICK = DemoConfig(sizes=("S",), train_tasks=200, test_tasks=10, candidates=4)
