@@ -1,15 +1,15 @@
 """The MCP server as its clients have it: a process, spoken to by the mcp package's own client."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
-from agentdistill import Bm25Index, Candidate, Sandbox
+from agentdistill import Bm25Index, Candidate, Limits, Sandbox
 from agentdistill.prompt import observation_message
 
 mcp = pytest.importorskip("mcp", reason="needs agentdistill[mcp]")
@@ -66,7 +66,7 @@ CELLS: list[tuple[str, dict[str, object], dict[str, object]]] = [
 
 
 async def test_a_session_is_cells_that_share_their_state() -> None:
-    async with connected("--seconds", 0.3, "--memory-mb", 64) as client:
+    async with connected("--seconds", 1, "--memory-mb", 64) as client:
         for code, arguments, expected in CELLS:
             result = await run(client, code, **arguments)
             structured = result.structured_content
@@ -77,8 +77,8 @@ async def test_a_session_is_cells_that_share_their_state() -> None:
 
 
 async def test_a_result_reads_as_agents_read_it() -> None:
-    sandbox = Sandbox()
-    async with connected() as client:
+    sandbox = Sandbox(limits=Limits(seconds=1))
+    async with connected("--seconds", 1) as client:
         for code in ("print(1)\n'a\\nb'", "1 / 0", "x = 1", "while True: pass"):
             result = await run(client, code, from_step=0)
             observation, _ = sandbox.run(sandbox.initial, code)
@@ -122,12 +122,5 @@ async def test_search_is_a_tool_and_is_in_the_cells(tmp_path: Path) -> None:
 async def test_calls_at_once_are_cells_one_after_another() -> None:
     async with connected() as client:
         await run(client, "x = 0")
-        results = [None] * 8
-
-        async def add(i: int) -> None:
-            results[i] = (await run(client, "x += 1\nx")).structured_content["value"]
-
-        async with anyio.create_task_group() as tasks:
-            for i in range(8):
-                tasks.start_soon(add, i)
-        assert sorted(map(str, results)) == [str(i) for i in range(1, 9)]
+        results = await asyncio.gather(*(run(client, "x += 1\nx") for _ in range(8)))
+        assert sorted(result.structured_content["value"] for result in results) == list("12345678")

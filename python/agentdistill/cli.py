@@ -286,7 +286,7 @@ class Mcp:
 
     def run(self) -> None:
         need("mcp", "mcp")
-        from agentdistill.mcp_server import make_server  # here, since it takes a second to import
+        from agentdistill.mcp_server import make_server  # here, since it imports mcp
 
         server = make_server(self.limits.load(), None if self.index is None else Bm25Index.open(self.index))
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread waits for input, and no exception would end it
