@@ -162,7 +162,7 @@ class State:
     def to_bytes(self) -> bytes: ...
     @staticmethod
     def from_bytes(data: bytes, limits: Limits | None = None) -> State:
-        """Raises SandboxError when the bytes are damaged, of another guest, or need more memory than ``limits`` allow."""
+        """Raises SandboxError when the bytes are damaged, of another guest, or too large for ``limits``."""
     @property
     def nbytes(self) -> int:
         """Memory held beyond the base image, in bytes."""
