@@ -21,17 +21,26 @@
 //! Cells run on threads of this module, which have the stacks that deep recursion needs; the thread that called waits,
 //! and is the watchdog meanwhile: it sends TimeoutError into a cell that takes too long, as CPython's own
 //! PyThreadState_SetAsyncExc does, and stops one that goes on regardless, by a word that every loop of the guest reads.
+//! A cell that writes to that word itself is told again and again, until a loop has seen it.
 //!
 //! # Threat model
 //!
 //! A cell is hostile: it may do whatever WASM can do to its own memory, the interpreter and the code around it
-//! included. It must not read or write anything of the host or of another State, nor keep the host from going on. What
-//! stands between is WASM (wasmtime checks every access to lie within the memory, every call to have its type) and the
-//! list of imports in host.rs, where anything not listed kills the cell. What a cell can do: use its time, memory,
-//! stack and output up to [`Limits`], call its tools with any JSON up to a number of times, and ruin its own State,
-//! where its report is as forgeable as anything else. So an Observation is a claim of the cell about itself, and never
-//! believed to be more. Not guarded against: hardware side channels (the clock it has is not a clock), and tools that
-//! do what they are told. Memory is bounded a cell, not a process: callers bound how many States they keep.
+//! included; a few lines of Python get that far (tests/golden/attacks/memory_access.toml). It must not read or write
+//! anything of the host or of another State, nor keep the host from going on. What stands between is WASM (wasmtime
+//! checks every access to lie within the memory, every call to have its type) and the list of imports in host.rs, where
+//! anything not listed kills the cell.
+//!
+//! What a cell can do: use its time, memory, stack and output up to [`Limits`], call its tools with any JSON of up to
+//! 1 MiB up to a number of times, and ruin its own State, where its report is as forgeable as anything else. So an
+//! Observation is a claim of the cell about itself, and never believed to be more; but it is no larger than an honest
+//! one, and what a cell hands over at once is bounded before the host makes room for it. The bytes of a State are as
+//! hostile as a cell: their checksum finds damage, not malice, and they get no more memory than the limits given with
+//! them.
+//!
+//! Not guarded against: hardware side channels (the clock it has is not a clock, but a cell can count how far it comes
+//! until TimeoutError), and tools that do what they are told. Memory is bounded a cell, not a process: callers bound
+//! how many States they keep.
 //!
 //! What differs from CPython: no files, sockets, threads and processes; `time.sleep` moves the clock and does not wait;
 //! warnings are silent and stderr is stdout; integers and pointers are those of a 32-bit platform in `sys.maxsize` and
@@ -347,7 +356,7 @@ impl Sandbox {
                 Ok(()) => {}
             }
         }
-        Ok(batch.wait(interrupted)?)
+        Ok(batch.wait(process, interrupted)?)
     }
 }
 
@@ -384,6 +393,7 @@ struct Results {
     cells: Vec<Option<(Observation, State)>>,
     missing: usize,
     error: Option<SandboxError>,
+    cancelled: bool,
 }
 
 impl Batch {
@@ -393,7 +403,7 @@ impl Batch {
     fn new(cells: Vec<(State, String)>, workers: usize, tools: Arc<Tools>, limits: Limits) -> Self {
         let (soft, hard) = (Duration::from_secs_f64(limits.seconds), Duration::from_secs_f64(limits.hard_seconds));
         let turns = (0..workers).map(|_| Arc::new(Turn::new(soft, hard))).collect();
-        let results = Results { cells: vec![None; cells.len()], missing: cells.len(), error: None };
+        let results = Results { cells: vec![None; cells.len()], missing: cells.len(), error: None, cancelled: false };
         let (results, finished) = (Mutex::new(results), Condvar::new());
         Self { cells, tools, limits, next: AtomicUsize::new(0), turns, results, finished }
     }
@@ -426,9 +436,13 @@ impl Batch {
     }
 
     /// Waits for all results, keeping the time limits meanwhile.
-    fn wait(&self, interrupted: &dyn Fn() -> bool) -> Result<Vec<(Observation, State)>, SandboxError> {
-        let soft = Duration::from_secs_f64(self.limits.seconds);
+    fn wait(
+        self: &Arc<Self>,
+        process: &'static Process,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Vec<(Observation, State)>, SandboxError> {
         let mut asked = Instant::now();
+        let mut watched = false;
         let mut results = self.lock();
         loop {
             if let Some(error) = results.error.take() {
@@ -441,26 +455,54 @@ impl Batch {
             }
             drop(results);
             if asked.elapsed() >= Self::PATIENCE {
+                // To ask may take long (Python's needs the GIL), so from the first time on another thread keeps watch.
+                let batch = self.clone();
+                watched = watched || process.spawn(Box::new(move || batch.watch())).is_ok();
                 if interrupted() {
                     self.cancel();
                     return Err(SandboxError::Interrupted);
                 }
                 asked = Instant::now();
             }
-            let now = Instant::now();
-            // A cell that begins after this look has `soft` before it, so nothing is due before `wake`.
-            let due = self.turns.iter().filter_map(|turn| turn.watch(now)).map(|due| due - now).min();
-            let pause = due.unwrap_or(soft).min(soft).min(Self::PATIENCE);
+            let pause = if watched { Self::PATIENCE } else { self.keep_limits() };
             results = self.lock();
             if results.missing > 0 && results.error.is_none() {
-                results = self.finished.wait_timeout(results, pause).unwrap_or_else(PoisonError::into_inner).0;
+                results = self.sleep(results, pause);
             }
         }
+    }
+
+    /// Keeps the time limits until all is over.
+    fn watch(&self) {
+        let mut results = self.lock();
+        while results.missing > 0 && !results.cancelled {
+            drop(results);
+            let pause = self.keep_limits();
+            results = self.lock();
+            if results.missing > 0 && !results.cancelled {
+                results = self.sleep(results, pause);
+            }
+        }
+    }
+
+    /// Does what is due; gives how long nothing else will be.
+    fn keep_limits(&self) -> Duration {
+        let now = Instant::now();
+        let due = self.turns.iter().filter_map(|turn| turn.watch(now)).map(|due| due - now).min();
+        // A cell that begins after this look has all of its seconds before it.
+        let seconds = Duration::from_secs_f64(self.limits.seconds);
+        due.unwrap_or(seconds).min(seconds).min(Self::PATIENCE)
+    }
+
+    fn sleep<'a>(&self, results: MutexGuard<'a, Results>, pause: Duration) -> MutexGuard<'a, Results> {
+        self.finished.wait_timeout(results, pause).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Waits for what runs to die, but not for tools.
     fn cancel(&self) {
         self.next.store(self.cells.len(), Ordering::Relaxed);
+        self.lock().cancelled = true;
+        self.finished.notify_all();
         while self.turns.iter().filter(|turn| turn.cancel()).count() > 0 {
             std::thread::sleep(STOP_AGAIN);
         }

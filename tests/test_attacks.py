@@ -27,7 +27,7 @@ print(sorted((name, id(value)) for name, value in vars(builtins).items()) == sor
 print(random.random(), os.urandom(4), uuid.uuid4(), time.time(), time.monotonic(), hash("x"), id(object()))
 print(json.dumps({"a": [1.5, None]}), math.sqrt(2), re.sub("a+", "b", "caaat"), decimal.Decimal(1) / 7)
 print(sys.getrecursionlimit(), type(sys.stdout), sys.path, len(sys.meta_path), warnings.filters, sys.gettrace())
-print(adds(1, b=2), any(bytearray(10**6)), hashlib.sha256(bytes(1000)).hexdigest()[:8])
+print(adds(1, b=2), bytearray(10**6).count(0), hashlib.sha256(bytes(1000)).hexdigest()[:8])
 class Probe:
     def __repr__(self): return object.__repr__(self)
 try:
@@ -131,7 +131,7 @@ class Bystanders:
 
     def canaries(self) -> list[tuple[tuple[object, ...], bytes]]:
         fresh = Sandbox(TOOLS, limits(60)).initial
-        results = [self.patient.run(state, CANARY) for state in (*self.states, fresh)]
+        results = self.patient.run_many([(state, CANARY) for state in (*self.states, fresh)])
         return [(seen(observation), state.to_bytes()) for observation, state in results]
 
 
@@ -166,6 +166,6 @@ def test_an_attack_harms_nobody_else(bystanders: Bystanders, attack: Attack) -> 
     said = "\n".join(text for text in texts if text is not None)
     assert attack.shows in said, said[:2000]
     assert attack.hides is None or attack.hides not in said, said[:2000]
-    assert len(said) < 4 * 2000 + 30_000 and len(observation.tool_calls) <= 8
+    assert len(said) < 16 * 2000 + (128 << 10) and len(observation.tool_calls) <= 8
     # The State after it may be a ruin, but one that can be looked at, kept and entered.
     bystanders.hasty.run(State.from_bytes(after.to_bytes(), limits(60)), "1")

@@ -21,7 +21,7 @@ ASKED = {"ans": 'globals().get("ans")', "solution()": "solution()"}
 
 def test_cells_of_models_do_what_they_did_in_cpython(shared_data: Path) -> None:
     with gzip.open(shared_data / "python_cells.jsonl.gz", "rt") as lines:
-        rows = [row for row in map(json.loads, lines) if "numpy" not in row["imports"]]
+        rows = [row for row in map(json.loads, lines) if not any("numpy" in cell for cell in row["cells"])]
     listed = [json.loads(line) for line in DIFFERENCES.read_text().splitlines()]
     known = {row["id"]: row["reason"] for row in listed}
     assert len(known) == len(listed) and all(known.values())
@@ -46,8 +46,8 @@ def differences(rows: list[Row]) -> Iterator[tuple[str, str]]:
                 yield row["uid"], f"{seen} where CPython has {recorded}"
     endless = [row for row in rows if row["native"]["status"] == "killed"]
     for row, observations in zip(endless, run(Sandbox(limits=Limits(seconds=0.2)), endless), strict=True):
-        if observations[-1].kind not in ("timeout", "killed"):
-            yield row["uid"], f"{did(observations[-1])} where CPython did not end"
+        if not any(observation.kind in ("timeout", "killed") for observation in observations):
+            yield row["uid"], "it ends, and did not in CPython"
 
 
 def run(sandbox: Sandbox, rows: list[Row]) -> list[list[Observation]]:

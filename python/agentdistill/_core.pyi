@@ -164,7 +164,7 @@ class State:
     def to_bytes(self) -> bytes: ...
     @staticmethod
     def from_bytes(data: bytes, limits: Limits | None = None) -> State:
-        """Raises SandboxError for bytes that are damaged, of another guest, or of more memory than ``limits`` allow."""
+        """Raises SandboxError when the bytes are damaged, of another guest, or too large for ``limits``."""
     @property
     def nbytes(self) -> int:
         """Memory held beyond the base image, in bytes."""
