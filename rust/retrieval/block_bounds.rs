@@ -51,6 +51,9 @@ const FREQUENT: u32 = 128;
 /// Within each the blocks are in order, since Tantivy's cursors only move forward.
 const PHASES: [usize; 3] = [24, 128, usize::MAX];
 
+/// Scores that are looked at together.
+const GROUP: usize = 16;
+
 /// One segment, ready to be searched.
 pub(super) struct BlockBounds {
     segment: Segment,
@@ -141,26 +144,23 @@ impl BlockBounds {
 
     /// The words that the index has, by falling weight: the first decide soonest that a block holds nothing.
     fn terms(&self, words: &BTreeMap<String, usize>) -> Result<Vec<QueryTerm<'_>>> {
-        let mut terms = Vec::with_capacity(words.len());
         let documents = self.segment.lengths.len();
+        let mut found = Vec::with_capacity(words.len());
         for (word, &count) in words {
             let term = Term::from_field_text(self.segment.field, word);
-            let Some(info) = self.segment.inverted.get_term_info(&term)? else { continue };
-            let frequency = info.doc_freq as usize;
-            let idf = (1.0 + ((documents - frequency) as Score + 0.5) / (frequency as Score + 0.5)).ln();
+            if let Some(info) = self.segment.inverted.get_term_info(&term)? {
+                let frequency = info.doc_freq as usize;
+                let idf = (1.0 + ((documents - frequency) as Score + 0.5) / (frequency as Score + 0.5)).ln();
+                found.push((count as Score * idf * (1.0 + K1), info));
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let open = |(weight, info)| {
             let postings = self.segment.postings(&info)?;
             let bounds = self.bounds(&info, &postings);
-            terms.push(QueryTerm {
-                weight: count as Score * idf * (1.0 + K1),
-                bounds,
-                info,
-                postings,
-                at: 0,
-                rest: 0.0,
-            });
-        }
-        terms.sort_by(|a, b| b.weight.total_cmp(&a.weight));
-        Ok(terms)
+            Ok(QueryTerm { weight, bounds, info, postings, start: 0, next: 0, rest: 0.0 })
+        };
+        found.into_iter().map(open).collect()
     }
 
     /// A term's bounds, one for each block.
@@ -208,7 +208,12 @@ impl BlockBounds {
             }
         }
         if highest >= best.threshold {
-            documents.zip(scores).for_each(|(document, &mut score)| best.offer(score, document));
+            for (start, scores) in documents.step_by(GROUP).zip(scores.chunks(GROUP)) {
+                // Without a branch for each, so that the compiler takes several at once.
+                if scores.iter().fold(false, |any, &score| any | (score >= best.threshold)) {
+                    (start..).zip(scores).for_each(|(document, &score)| best.offer(score, document));
+                }
+            }
         }
         Ok(())
     }
@@ -275,8 +280,9 @@ struct QueryTerm<'a> {
     bounds: Cow<'a, [u8]>,
     info: TermInfo,
     postings: BlockSegmentPostings,
-    /// The cursor has passed the documents before this one.
-    at: DocId,
+    /// The first document of the block that was read last, and in `postings` the place after that block.
+    start: DocId,
+    next: usize,
     /// Bound, in the block that is being scored, of this term and those after it.
     rest: Score,
 }
@@ -289,34 +295,31 @@ impl QueryTerm<'_> {
 
     /// Adds to the scores of `documents`, one block of them, and returns the highest of those it changed.
     fn add(&mut self, segment: &Segment, documents: Range<DocId>, scores: &mut [Score]) -> Result<Score> {
-        if documents.start < self.at {
+        if documents.start < self.start {
             self.postings = segment.postings(&self.info)?;
+            self.next = 0;
         }
-        self.at = documents.start;
+        self.start = documents.start;
+        self.next = match self.postings.docs().last() {
+            Some(&last) if last < documents.start => self.postings.seek(documents.start),
+            _ => self.next + self.postings.docs()[self.next..].partition_point(|&document| document < documents.start),
+        };
         let lengths = &segment.lengths[documents.start as usize..documents.end as usize];
         let mut highest: Score = 0.0;
-        let last = |postings: &BlockSegmentPostings| postings.docs().last().copied();
-        if last(&self.postings).is_some_and(|last| last < documents.start) {
-            self.postings.seek(documents.start);
-        }
-        let mut from = self.postings.docs().partition_point(|&document| document < documents.start);
-        while let Some(last) = last(&self.postings) {
-            let docs = &self.postings.docs()[from..];
-            let inside = if last < documents.end {
-                docs.len()
-            } else {
-                docs.partition_point(|&document| document < documents.end)
-            };
-            for (&document, &frequency) in docs[..inside].iter().zip(&self.postings.freqs()[from..]) {
+        while !self.postings.docs().is_empty() {
+            let postings = self.postings.docs().iter().zip(self.postings.freqs());
+            for (&document, &frequency) in postings.skip(self.next) {
+                if document >= documents.end {
+                    return Ok(highest);
+                }
                 let place = (document - documents.start) as usize;
-                scores[place] += self.weight * segment.share(frequency, lengths[place]);
-                highest = highest.max(scores[place]);
-            }
-            if last >= documents.end {
-                break;
+                let score = scores[place] + self.weight * segment.share(frequency, lengths[place]);
+                scores[place] = score;
+                highest = if score > highest { score } else { highest }; // one instruction: f32::max minds NaN
+                self.next += 1;
             }
             self.postings.advance();
-            from = 0;
+            self.next = 0;
         }
         Ok(highest)
     }
@@ -333,11 +336,11 @@ struct Best {
 
 impl Best {
     fn new(k: usize) -> Self {
-        Self { k, heap: BinaryHeap::with_capacity(k), threshold: 0.0 }
+        Self { k, heap: BinaryHeap::with_capacity(k), threshold: Score::MIN_POSITIVE }
     }
 
     fn offer(&mut self, score: Score, document: DocId) {
-        if score == 0.0 || score < self.threshold {
+        if score < self.threshold {
             return;
         }
         let candidate = Reverse((score.to_bits(), Reverse(document)));
