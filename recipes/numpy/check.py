@@ -43,8 +43,12 @@ def main(wanted: list[str]) -> None:
         # A folder without an __init__.py is a package too.
         return ("__init__.py", "") if any(known.startswith(f"{name}.") for known in files) else None
 
+    def data(file: str) -> str | None:
+        path = Path(file).resolve()
+        return path.read_text() if path.is_relative_to(root) and path.suffix == ".csv" and path.is_file() else None
+
     limits = Limits(seconds=120, memory_mb=1024, tool_calls=10_000, stdout_chars=100_000)
-    sandbox = Sandbox({"module": module}, limits)
+    sandbox = Sandbox({"module": module, "data": data}, limits)
     guest = Path(__file__).with_name("check_guest.py").read_text()
     observation, ready = sandbox.run(sandbox.initial, f"LACKING = {LACKING!r}\n{guest}\nimport pytest")
     if observation.kind != "value":
