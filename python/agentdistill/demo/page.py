@@ -28,8 +28,8 @@ those of the demo, on whose wording the tokenizer was made too; and two heads of
 one and two tokens back, which so small a model takes long to find.</p>
 <p><b>It shows</b> the paper's mechanism: a student that acts need not know the facts or do the sums, only how to find
 and compute them. The two in-domain sets are meant for a chain of thought: facts that training has told, sums of small
-numbers. These students hardly learn even those by heart, so chain of thought is a weaker rival here than in the
-paper, and the difference says little about its size there. <b>It does not show</b> how large the effect is with
+numbers. So small, students learn those in part, so chain of thought is a weaker rival here than in the paper, and
+the difference says little about its size there. <b>It does not show</b> how large the effect is with
 language models on real questions: there, passages do not answer in one wording, teachers err in richer ways, and a
 chain of thought knows much of the world. Nor is it a fair race in tokens: an agent writes and reads more.</p>
 """

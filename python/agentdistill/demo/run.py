@@ -48,7 +48,7 @@ BASE = Path(__file__).parent / "base"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What the demo does. The defaults took 15 core-minutes where measured (two processes of 7.6 minutes each)."""
+    """What the demo does. The defaults' training took 21 minutes of one core in all, beside other work."""
 
     sizes: tuple[str, ...] = ("S", "M", "L")
     """Students, of about 0.26, 0.6 and 1.5 million parameters (paper: 0.5 to 7 billion)."""
