@@ -184,7 +184,7 @@ impl State {
         body.extend(delta.pages.iter().flat_map(|(page, _)| page.to_le_bytes()));
         body.extend(delta.pages.iter().flat_map(|(_, mask)| mask.to_le_bytes()));
         body.extend_from_slice(delta.lines.as_flattened());
-        let body = zstd::bulk::compress(&body, 3).expect("zstd compresses anything");
+        let body = zstd::bulk::compress(&body, 6).expect("zstd compresses anything");
         let mut bytes = Vec::with_capacity(Self::HEADER + body.len());
         bytes.extend(Self::MAGIC);
         bytes.extend(Guest::HASH);
