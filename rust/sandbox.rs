@@ -199,7 +199,7 @@ impl State {
         body.extend(delta.pages.iter().flat_map(|page| page.index.to_le_bytes()));
         body.extend(delta.pages.iter().flat_map(|page| page.mask.to_le_bytes()));
         body.extend(delta.pages.iter().flat_map(|page| page.lines.as_flattened()));
-        let body = zstd::bulk::compress(&body, 3).expect("zstd compresses anything");
+        let body = zstd::bulk::compress(&body, 6).expect("zstd compresses anything");
         let mut bytes = Vec::with_capacity(Self::HEADER + body.len());
         bytes.extend(Self::MAGIC);
         bytes.extend(Guest::HASH);
