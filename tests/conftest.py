@@ -1,6 +1,7 @@
 """What many tests need: public data, and real tiny models, one of them behind a real server."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,9 @@ settings.register_profile("agentdistill", deadline=None)  # a busy machine is no
 settings.load_profile("agentdistill")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model's name is never looked up; set before any library reads it
+# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that: some are tested on it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for one another only cost time
 
 CHAT_TEMPLATE = (
