@@ -187,7 +187,7 @@ def test_a_cell_is_python(sandbox: Sandbox, code: str, shown: str | None) -> Non
 def numpy_sandbox(sandbox: Sandbox) -> Sandbox:
     observation, _ = sandbox.run(sandbox.initial, "import numpy")
     if observation.error_type == "ModuleNotFoundError":
-        pytest.skip("this build of the guest has no numpy; `make numpy setup` builds one that has")
+        pytest.skip("this build of the guest has no numpy: `make numpy`, then `make setup`")
     assert observation.kind == "value", observation.error
     return sandbox
 

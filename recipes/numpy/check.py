@@ -92,7 +92,7 @@ def check(sandbox: Sandbox, ready: State, name: str) -> Counter[str]:
 def run(sandbox: Sandbox, state: State, start: int, end: int) -> list[str]:
     observation, _ = sandbox.run(state, f"print(*run({start}, {end}), sep='\\n')")
     if observation.kind == "value":
-        return observation.stdout.splitlines()
+        return [line for line in observation.stdout.splitlines() if "\t" in line]  # not what the tests print
     if end - start == 1:
         return [f"case {start}\tfailed {last_line(observation)}"]
     middle = (start + end) // 2

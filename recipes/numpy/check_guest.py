@@ -87,7 +87,8 @@ def expand(name, function, owner, outer):
         if mark.name == "parametrize":
             names, values = mark.args[:2]
             names = [part.strip() for part in names.split(",")] if isinstance(names, str) else list(names)
-            choices.append([parameters(names, value) for value in values])
+            bare = isinstance(mark.args[0], str) and len(names) == 1
+            choices.append([parameters(names, value, bare) for value in values])
     for number, combination in enumerate(itertools.product(*choices)):
         arguments, extra = {}, []
         for chosen, its_marks in combination:
@@ -96,9 +97,9 @@ def expand(name, function, owner, outer):
         yield f"{name}[{number}]" if choices else name, function, owner, arguments, [*marks, *extra]
 
 
-def parameters(names, value):
+def parameters(names, value, bare):
     marks = list(getattr(value, "marks", ()))
-    value = value.values if hasattr(value, "marks") else (value,) if len(names) == 1 else value
+    value = value.values if hasattr(value, "marks") else (value,) if bare else value
     return dict(zip(names, value, strict=True)), marks
 
 
