@@ -348,6 +348,12 @@ fn what_is_no_index_of_ours_is_refused() {
     fs::write(&metadata, "junk").unwrap();
     assert!(open("index").contains("damaged"));
     fs::write(&metadata, &written).unwrap();
+    for name in ["passages", "passage_ends", "block_bounds"] {
+        let whole = fs::read(path.join(name)).unwrap();
+        fs::write(path.join(name), &whole[1..]).unwrap();
+        assert!(open("index").contains("build it again"), "{name} has lost its beginning");
+        fs::write(path.join(name), whole).unwrap();
+    }
     fs::remove_file(path.join("meta.json")).unwrap();
     assert!(open("index").contains("build it again"));
 }
