@@ -1,8 +1,8 @@
 //! The passages of an index, by number: what a search returns.
 //!
-//! [`FILE`] holds them one after the other, id, title and text; [`ENDS`] where each ends. Neither is compressed, and a
-//! passage is read, not mapped: that is several times as fast as Tantivy's document store, leaves nothing resident, and
-//! a file that has shrunk is an error instead of the process's end. It takes half as much disk again.
+//! [`FILE`] holds them one after the other; [`ENDS`] where each ends. Neither is compressed, and a passage is read, not
+//! mapped: that is several times as fast as Tantivy's document store, leaves nothing resident, and a file that has
+//! shrunk is an error instead of the process's end. It takes half as much disk again.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
