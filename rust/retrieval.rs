@@ -1,4 +1,5 @@
-//! BM25 over passages on disk: Tantivy in its simplest right form.
+//! BM25 over passages on disk: Tantivy's postings, searched by [`block_bounds`]; the passages themselves are in
+//! [`passages`].
 //!
 //! One merged field, title and text, with Tantivy's k1 1.2 and b 0.75; English stop words dropped, Porter2 stems; one
 //! segment, memory-mapped. A query is a bag of words: every string is one, and a word said twice counts twice. Equal
@@ -7,8 +8,8 @@
 //! Not here: dense retrieval, other languages, changing an index (build it again), and making sure that ids are
 //! unique.
 //!
-//! An index is a folder: Tantivy's files and our [`METADATA`]. It is built in a hidden folder beside its place, and
-//! moved there when complete and synced.
+//! An index is a folder: Tantivy's files, those of the two modules, and [`METADATA`]. It is built in a hidden folder
+//! beside its place, and moved there when complete and synced.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -34,7 +35,7 @@ use crate::error::{AtPath, Error, Place, Result};
 mod block_bounds;
 mod passages;
 
-/// The version of the index format: of the analyzer, the schema and Tantivy's files together.
+/// The version of the index format: of the analyzer, the schema, Tantivy's files and ours together.
 pub const VERSION: u32 = 2;
 
 /// The file that makes a folder an index.

@@ -1,14 +1,14 @@
-//! Exact top-k BM25 that scores few documents: block-max pruning over Tantivy's own postings.
+//! Exact top-k BM25 that reads few postings: block-max pruning over Tantivy's own.
 //!
 //! Documents are taken in blocks of 512, in the order of indexing. For each frequent term and each block one byte, made
 //! when the index is built, bounds what the term can add to the score of any document in the block. A query adds up its
 //! terms' bounds, block by block: one pass over a few kilobytes, and every block has a bound of its best score. The most
 //! promising blocks are scored first. They give a k-th best score, and a block whose bound is below that holds nothing
-//! of the top k: of most blocks no posting is read.
+//! of the top k: none of its postings is read. In a block that is read, words are taken by falling weight, and when the
+//! bounds of those that are left cannot lift its best document over the k-th best score, they are not read either.
 //!
-//! Why this beats plain Tantivy, which prunes too (block-max WAND): its bounds are per 128 postings of one term, so that
-//! bounds of several terms must be aligned document by document; and it goes through the documents in their order, with
-//! a threshold that is low for long.
+//! Plain Tantivy prunes too (block-max WAND), but goes through documents in their order, with a threshold that is low
+//! for long, and aligns its bounds, each of 128 postings of one term, document by document.
 //!
 //! It is exact. A bound is rounded up, and is widened by the error that adding up in `f32` can make, so a skipped
 //! document is strictly worse than the k-th. Equal scores come in the order of indexing. The idea is from
@@ -102,7 +102,7 @@ impl BlockBounds {
         let start =
             u64::from_le_bytes(*rows).checked_mul(ROW as u64).and_then(|bytes| rest.len().checked_sub(bytes as usize));
         let (bounds, table) = file.slice(0..rest.len()).split(start.ok_or_else(damaged)?);
-        let end = table.as_chunks().0.last().map_or(0, |row| ends(row));
+        let end = table.as_chunks().0.last().map_or(0, ends);
         if end != bounds.len() {
             return Err(damaged().into());
         }
@@ -281,7 +281,8 @@ struct QueryTerm<'a> {
     bounds: Cow<'a, [u8]>,
     info: TermInfo,
     postings: BlockSegmentPostings,
-    /// The first document of the block that was read last, and in `postings` the place after that block.
+    /// The first document of the block that was read last, and in `postings` the place after that block: cursors only
+    /// move forward.
     start: DocId,
     next: usize,
     /// Bound, in the block that is being scored, of this term and those after it.

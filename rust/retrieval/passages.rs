@@ -1,8 +1,8 @@
 //! The passages of an index, by number: what a search returns.
 //!
-//! [`FILE`] holds them one after the other, id, title and text; [`ENDS`] where each ends. Neither is compressed, and a
-//! passage is read, not mapped: that is several times as fast as Tantivy's document store, leaves nothing resident, and
-//! a file that has shrunk is an error instead of the process's end. It takes half as much disk again.
+//! [`FILE`] holds them one after the other; [`ENDS`] where each ends. Neither is compressed, and a passage is read, not
+//! mapped: that is several times as fast as Tantivy's document store, leaves nothing resident, and a file that has
+//! shrunk is an error instead of the process's end. It takes half as much disk again.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use tantivy::directory::{Directory, MmapDirectory, OwnedBytes};
+use tantivy::error::DataCorruption;
 
 use super::Passage;
 
@@ -60,7 +61,12 @@ pub(super) struct Passages {
 impl Passages {
     pub(super) fn open(folder: &Path) -> tantivy::Result<Self> {
         let ends = MmapDirectory::open(folder)?.open_read(Path::new(ENDS))?.read_bytes()?;
-        Ok(Self { file: File::open(folder.join(FILE))?, ends })
+        let passages = Self { file: File::open(folder.join(FILE))?, ends };
+        let end = passages.ends().last().map_or(0, |&end| u64::from_le_bytes(end));
+        if end != passages.file.metadata()?.len() {
+            return Err(DataCorruption::comment_only(format!("{FILE} is damaged")).into());
+        }
+        Ok(passages)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -71,9 +77,9 @@ impl Passages {
         let ends = self.ends();
         let end = |number: usize| u64::from_le_bytes(ends[number]);
         let start = number.checked_sub(1).map_or(0, end);
-        let mut bytes = vec![0; (end(number) - start) as usize];
-        self.file.read_exact_at(&mut bytes, start)?;
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("passage {number} is damaged"));
+        let mut bytes = vec![0; end(number).checked_sub(start).ok_or_else(damaged)? as usize];
+        self.file.read_exact_at(&mut bytes, start)?;
         let (rest, &lengths) = bytes.split_last_chunk::<LENGTHS>().ok_or_else(damaged)?;
         let [text, title] = [&lengths[..8], &lengths[8..]]
             .map(|length| u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize);
