@@ -102,6 +102,11 @@ def test_the_paper_s_rule(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"kept.jsonl", "made.jsonl"}
 
 
+def test_the_order_of_a_file_does_not_matter() -> None:
+    made = [trajectory(name) for name in "bca"]
+    assert [t.task_id for t in select(made).kept] == ["a", "b", "c"]
+
+
 def test_steps_that_raised_are_kept() -> None:
     def recovers(messages: Sequence[Message], prefix: str, index: int) -> str:
         return code("1/0") if len(messages) == 2 else code("final_answer(5)")

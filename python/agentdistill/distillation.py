@@ -87,9 +87,11 @@ class Selection(NamedTuple):
 
 
 def select(trajectories: Sequence[Trajectory] | str | Path, output: str | Path | None = None) -> Selection:
-    """Keep what the paper keeps: correct, every completion parsed, answered within the steps.
+    """Keep what the paper keeps, in the order of their tasks' ids: correct, every completion parsed, answered within
+    the steps.
 
-    Steps whose code raised an error are kept on purpose: what the teacher did next shows how to recover. ``output``,
+    A file has its trajectories in the order in which they ended, which no two runs share; in the order of their ids,
+    the same trajectories make the same student. Steps whose code raised an error are kept on purpose: what the teacher did next shows how to recover. ``output``,
     if given, gets the kept trajectories, and is replaced whole. Raises TrajectoryError for a file that cannot be
     read, OSError for one that cannot be written.
     """
@@ -97,6 +99,7 @@ def select(trajectories: Sequence[Trajectory] | str | Path, output: str | Path |
         trajectories = read_trajectories(trajectories)
     reasons = [_why_dropped(trajectory) for trajectory in trajectories]
     kept = [trajectory for trajectory, reason in zip(trajectories, reasons, strict=True) if reason is None]
+    kept.sort(key=lambda trajectory: trajectory.task_id)
     dropped = dict(Counter(reason for reason in reasons if reason is not None).most_common())
     if output is not None:
         _write(kept, dropped, Path(output))
