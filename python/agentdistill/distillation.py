@@ -91,9 +91,9 @@ def select(trajectories: Sequence[Trajectory] | str | Path, output: str | Path |
     the steps.
 
     A file has its trajectories in the order in which they ended, which no two runs share; in the order of their ids,
-    the same trajectories make the same student. Steps whose code raised an error are kept on purpose: what the teacher did next shows how to recover. ``output``,
-    if given, gets the kept trajectories, and is replaced whole. Raises TrajectoryError for a file that cannot be
-    read, OSError for one that cannot be written.
+    the same trajectories make the same student. Steps whose code raised an error are kept on purpose: what the teacher
+    did next shows how to recover. ``output``, if given, gets the kept trajectories, and is replaced whole. Raises
+    TrajectoryError for a file that cannot be read, OSError for one that cannot be written.
     """
     if isinstance(trajectories, str | Path):
         trajectories = read_trajectories(trajectories)
