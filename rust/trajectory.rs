@@ -96,6 +96,12 @@ pub struct Step {
     pub message: String,
     #[serde(deserialize_with = "null_as_nan")]
     pub seconds: f64,
+    /// Of `seconds`, those that passed until the model had answered.
+    #[serde(default, deserialize_with = "null_as_nan")]
+    pub model_seconds: f64,
+    /// Tokens of the prompt that the model's engine had read before, and did not read again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cached_tokens: u64,
 }
 
 /// One completion of a step, and what it did.
@@ -401,6 +407,10 @@ fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Res
             "it is of version {version}, and this agentdistill reads versions up to {VERSION}: update agentdistill"
         ))),
     }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn null_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {

@@ -28,7 +28,7 @@ ONLY_IMPORTERS = {
 # Lower layers never import higher ones.
 LAYERS = [
     {"extras", "session"},
-    {"task", "model", "tool", "grading", "openai_model", "vllm_model", "transformers_model"},
+    {"task", "model", "tool", "grading", "openai_model", "replicas", "vllm_model", "transformers_model"},
     {"prompt", "self_consistent_action", "first_thought_prefix"},
     {"agent", "repl", "mcp_server"},
     {"chain_of_thought"},

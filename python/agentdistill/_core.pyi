@@ -241,13 +241,14 @@ class StepResult:
 
 def self_consistent_steps(
     sandbox: Sandbox,
-    episodes: Sequence[tuple[State, Sequence[str]]],
+    episodes: Sequence[tuple[State, Sequence[str], StepResult | None]],
     *,
     compat: Literal["reference"] | None = None,
     seed: int = 0,
 ) -> list[StepResult]:
-    """Parse, run and vote for a batch of episodes, ``(state, completions)`` each, in one call without the GIL.
+    """Parse, run and vote for a batch of episodes, ``(state, completions, earlier)`` each, in one call without the GIL.
 
+    ``earlier`` is what this gave for the first of the completions, if that was asked: what ran then is not run again.
     When every candidate failed, ``winner`` is drawn by ``seed`` among them (the paper's rule; ``compat`` takes the
     first), preferring one that at least ran; ``state`` is the State after it.
     """
@@ -285,6 +286,8 @@ class Step:
     prompt_token_ids: list[int] | None
     message: str  # what the model was told after this step ("Observation: ..."); "" after the last
     seconds: float
+    model_seconds: float  # of seconds, those until the model had answered
+    cached_tokens: int  # of the prompt, those that the engine had read before
     def __new__(
         cls,
         candidates: Sequence[Candidate],
@@ -294,6 +297,8 @@ class Step:
         prompt_token_ids: Sequence[int] | None = None,
         message: str = "",
         seconds: float = 0.0,
+        model_seconds: float = 0.0,
+        cached_tokens: int = 0,
     ) -> Self: ...
 
 _Outcome = Literal[

@@ -6,8 +6,8 @@ grading: engine.py.
 """
 
 import time
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from agentdistill._core import Action, Candidate, ParseFailure, Step, StepResult
@@ -39,6 +39,8 @@ class AgentConfig:
     """Most steps of an episode (paper: 5)."""
     candidates: int = 1
     """N of self-consistent actions: how many are sampled at each step (paper: 8; 1 is the plain agent)."""
+    adaptive: bool = False
+    """Sample no more of the candidates once the vote is decided: fewer tokens, the same winner, a little more time."""
     temperature: float | None = None
     """By default 0 (greedy) for one candidate and 0.4 for several (paper: the same)."""
     top_p: float = 0.8
@@ -101,8 +103,8 @@ async def run_episode(
     prompt_tokens = completion_tokens = 0
     while True:
         start, begun = time.perf_counter(), "" if steps else prefix
-        generation = await model.generate(messages, config.sampling, n=config.candidates, prefix=begun)
-        result = await action.step(state, [begun + completion.text for completion in generation.completions])
+        sample = partial(_sample, model, messages, config.sampling, begun)
+        generation, result = await action.act(state, sample, config.candidates, prefix=begun, adaptive=config.adaptive)
         candidates = _candidates(generation, result, begun)
         chosen = candidates[result.winner]
         repeats = _same_failures(chosen, before)
@@ -115,6 +117,8 @@ async def run_episode(
                 prompt_token_ids=generation.prompt_token_ids,
                 message="" if outcome else observation_message(chosen, repeated=repeats > 0),
                 seconds=time.perf_counter() - start,
+                model_seconds=generation.seconds,
+                cached_tokens=generation.cached_tokens,
             )
         )
         prompt_tokens += generation.prompt_tokens
@@ -125,6 +129,12 @@ async def run_episode(
         state = result.state
         before.append(chosen)
         messages += [Message("assistant", assistant_turn(chosen)), Message("user", steps[-1].message)]
+
+
+async def _sample(model: Model, messages: list[Message], sampling: Sampling, prefix: str, n: int) -> Generation:
+    start = time.perf_counter()
+    generation = await model.generate(messages, sampling, n=n, prefix=prefix)
+    return replace(generation, seconds=time.perf_counter() - start)
 
 
 def _candidates(generation: Generation, result: StepResult, begun: str) -> list[Candidate]:

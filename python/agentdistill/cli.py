@@ -154,10 +154,13 @@ class Generate:
     output: Output
     """JSONL file of trajectories, made or continued."""
     index: IndexFolder = None
+    metrics: Path | None = None
+    """JSON file to keep up to date with rates, outcomes, tokens, and where the time went."""
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
-        done = generate(self.files.load(), load_model(self.model), _tools(self.index), self.config, output=self.output)
+        tasks, model, tools = self.files.load(), load_model(self.model), _tools(self.index)
+        done = generate(tasks, model, tools, self.config, output=self.output, metrics=self.metrics)
         print(select(done))
 
 

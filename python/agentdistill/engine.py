@@ -11,6 +11,7 @@ Not here: what an episode is (agent.py, chain_of_thought.py), and what its traje
 import asyncio
 import hashlib
 import json
+import os
 import sys
 import threading
 import time
@@ -38,10 +39,10 @@ from agentdistill.agent import AgentConfig, run_episode
 from agentdistill.chain_of_thought import run_chain_of_thought
 from agentdistill.grading import grade
 from agentdistill.model import Model, ModelError
-from agentdistill.progress import EpisodeProgress
+from agentdistill.progress import EpisodeProgress, Metrics
 from agentdistill.self_consistent_action import SelfConsistentAction
 from agentdistill.task import Task
-from agentdistill.tool import Tool, describe_tools, sandbox_tools
+from agentdistill.tool import TOOL_SECONDS, Tool, describe_tools, sandbox_tools
 
 if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
@@ -68,6 +69,8 @@ class RolloutConfig(AgentConfig):
     """Time that one run of code may take, in seconds."""
     memory_mb: int = 256
     """Memory that the code of one episode may take, in MB."""
+    tool_seconds: float = TOOL_SECONDS
+    """Time that one call of a tool in Python may take, in seconds. The time of its tools is none of a cell's."""
     output_chars: int = 10_000
     """Most characters shown of what one run of code prints, and of its value or error; the middle is left out."""
     seed: int = 0
@@ -99,12 +102,14 @@ def rollout(
     output: str | Path | None = None,
     first_thought: Callable[[Task], Awaitable[str]] | None = None,
     progress: bool = True,
+    metrics: str | Path | None = None,
     title: str = "rollout",
 ) -> list[Trajectory]:
     """Let ``model`` work on every task, many at once; return the graded trajectories in the order of the tasks.
 
     With ``output``, each trajectory is on disk before it counts; tasks already there are not run again, and a file of
-    other settings is refused. ``first_thought`` gives the beginning of an episode's first turn (IDEA 2). May be
+    other settings is refused. ``metrics``: a JSON file to keep up to date with rates, outcomes, tokens, and where the
+    time went. ``first_thought`` gives the beginning of an episode's first turn (IDEA 2). May be
     called from a notebook. Raises ModelError or AgentDistillError when the model or the sandbox is down for good,
     TrajectoryError for another run's file, ValueError for tasks that share an id, OSError for a full disk. What had
     ended by then is kept in ``output``.
@@ -125,12 +130,18 @@ def rollout(
             )
         old = [recorded[task.id] for task in tasks if task.id in recorded]
         todo = [task for task in tasks if task.id not in recorded]
-        shown = stack.enter_context(EpisodeProgress(title, len(tasks), old, visible=progress))
+        file = Path(metrics) if metrics is not None else None
+        counted = Metrics(len(tasks), old, lambda: getattr(model, "retried", 0))
+        shown = stack.enter_context(EpisodeProgress(title, counted, file, visible=progress))
         actions = None
         if config.kind == "agent":
             limits = Limits(seconds=config.cell_seconds, memory_mb=config.memory_mb, stdout_chars=config.output_chars)
-            sandbox = Sandbox(sandbox_tools(tools), limits, seed=config.seed)
-            actions = stack.enter_context(SelfConsistentAction(sandbox, compat=config.compat, seed=config.seed))
+            slow_tools = not all(tool.is_native for tool in tools)
+            threads = max(config.candidates, os.cpu_count() or 1) if slow_tools else None
+            sandbox = Sandbox(sandbox_tools(tools, config.tool_seconds), limits, seed=config.seed, threads=threads)
+            actions = stack.enter_context(
+                SelfConsistentAction(sandbox, compat=config.compat, seed=config.seed, slow_tools=slow_tools)
+            )
         settings = {**config.settings(), "tools": describe_tools(tools)}
 
         async def play(task: Task) -> Trajectory:
@@ -207,9 +218,8 @@ async def _play_all(
     async def work() -> None:
         for task in waiting:  # one iterator for all workers: whoever is free takes the next
             ended.put_nowait(await play(task))
-            await asyncio.sleep(
-                0
-            )  # the recorder's turn, which may end the run, also when no episode waits for anything
+            # The recorder's turn, which may end the run, also when no episode waits for anything.
+            await asyncio.sleep(0)
 
     workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(tasks)))]
     everyone = asyncio.gather(*workers, return_exceptions=True)
@@ -220,9 +230,12 @@ async def _play_all(
     finally:
         for worker in workers:
             worker.cancel()
-        await everyone
+        ends = await everyone
         ended.put_nowait(None)
         new = await recorder  # after Ctrl-C too: what has ended is written
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end
     return new
 
 

@@ -85,19 +85,19 @@ def evaluate(
     """Let ``model`` work on ``tasks`` and say how many it got right, by task set.
 
     Greedy by default; ``candidates=8`` in ``config`` adds self-consistent actions. ``output`` is a folder: it gets
-    ``trajectories.jsonl``, ``results.json`` and ``results.txt``; an evaluation that was stopped goes on where it was,
-    and a folder of other settings is refused. Raises ValueError for a task without an answer, and what ``rollout``
-    raises.
+    ``trajectories.jsonl``, ``results.json``, ``results.txt`` and ``metrics.json`` (see ``rollout``); an evaluation that
+    was stopped goes on where it was, and a folder of other settings is refused. Raises ValueError for a task without an
+    answer, and what ``rollout`` raises.
     """
     config = config or RolloutConfig()
     if unknown := [task.id for task in tasks if task.answer is None]:
         raise ValueError(f"task {unknown[0]!r} has no answer, so nobody can say whether a model's is right")
-    file = None
+    files: dict[str, Path] = {}
     if output is not None:
         output = Path(output)
         output.mkdir(parents=True, exist_ok=True)
-        file = output / "trajectories.jsonl"
-    trajectories = rollout(tasks, model, tools, config, output=file, progress=progress, title="evaluate")
+        files = {"output": output / "trajectories.jsonl", "metrics": output / "metrics.json"}
+    trajectories = rollout(tasks, model, tools, config, progress=progress, title="evaluate", **files)
     evaluation = summarize(tasks, trajectories, model.name, config.settings())
     if output is not None:
         (output / "results.json").write_text(evaluation.to_json() + "\n", encoding="utf-8")

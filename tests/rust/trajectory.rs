@@ -73,6 +73,7 @@ prop_compose! {
             ) -> Trajectory {
         let steps = steps.into_iter().map(|(candidates, votes)| Step {
             winner: candidates.len() - 1, candidates, prompt_token_ids: None, message: question.clone(), seconds,
+            model_seconds: seconds / 2.0, cached_tokens: usage.0,
             votes: votes.into_iter().map(|(outcome, votes)| (outcome, votes.into())).collect(),
         }).collect();
         let temperature = serde_json::Value::from(temperature);
@@ -132,6 +133,8 @@ fn numbers_that_json_cannot_say_are_read_back_as_nan() {
         prompt_token_ids: None,
         message: String::new(),
         seconds: f64::NAN,
+        model_seconds: f64::NAN,
+        cached_tokens: 0,
     };
     let read = Trajectory::from_json(&Trajectory { steps: vec![step], ..trajectory("a") }.to_json()).unwrap();
     let logprobs = read.steps[0].candidates[0].logprobs.clone().unwrap();

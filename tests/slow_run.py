@@ -1,0 +1,40 @@
+"""A run in a process of its own, to be killed: forked from one that has imported all and loaded the guest."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agentdistill import Sandbox, Task, rollout
+from agentdistill.engine import RolloutConfig
+from agentdistill.model import Generation, Message, ScriptedModel
+
+Sandbox()
+
+
+def sums(n: int) -> list[Task]:
+    return [Task(f"t{i}", f"What is {i} + {i}?", str(2 * i), "sums", "math") for i in range(n)]
+
+
+def code(text: str) -> str:
+    return f"Thought: I act.\nCode:\n```py\n{text}\n```<end_code>"
+
+
+def adds(messages: Sequence[Message], prefix: str, index: int) -> str:
+    """Two steps: computes, then answers with what it saw."""
+    question = next(message.content for message in messages if message.role == "user")
+    if messages[-1].content == question:
+        a, b = re.findall(r"\d+", question)
+        return code(f"print({a} + {b})")
+    return code(f"final_answer({messages[-1].content.removeprefix('Observation:').strip()})")
+
+
+class Slow(ScriptedModel):
+    async def generate(self, *args: Any, **kwargs: Any) -> Generation:
+        await asyncio.sleep(0.02)
+        return await super().generate(*args, **kwargs)
+
+
+def add_slowly(output: Path, n: int) -> None:
+    rollout(sums(n), Slow("adder", adds), config=RolloutConfig(concurrency=4), output=output)
