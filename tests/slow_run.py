@@ -8,13 +8,16 @@ from typing import Any
 
 from agentdistill import Sandbox, Task, rollout
 from agentdistill.engine import RolloutConfig
+from agentdistill.grading import grade
 from agentdistill.model import Generation, Message, ScriptedModel
-
-Sandbox()
 
 
 def sums(n: int) -> list[Task]:
     return [Task(f"t{i}", f"What is {i} + {i}?", str(2 * i), "sums", "math") for i in range(n)]
+
+
+Sandbox()
+grade(sums(1)[0], "0")
 
 
 def code(text: str) -> str:
