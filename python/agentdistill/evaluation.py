@@ -92,12 +92,14 @@ def evaluate(
     config = config or RolloutConfig()
     if unknown := [task.id for task in tasks if task.answer is None]:
         raise ValueError(f"task {unknown[0]!r} has no answer, so nobody can say whether a model's is right")
-    files: dict[str, Path] = {}
+    file = metrics = None
     if output is not None:
         output = Path(output)
         output.mkdir(parents=True, exist_ok=True)
-        files = {"output": output / "trajectories.jsonl", "metrics": output / "metrics.json"}
-    trajectories = rollout(tasks, model, tools, config, progress=progress, title="evaluate", **files)
+        file, metrics = output / "trajectories.jsonl", output / "metrics.json"
+    trajectories = rollout(
+        tasks, model, tools, config, output=file, progress=progress, metrics=metrics, title="evaluate"
+    )
     evaluation = summarize(tasks, trajectories, model.name, config.settings())
     if output is not None:
         (output / "results.json").write_text(evaluation.to_json() + "\n", encoding="utf-8")
