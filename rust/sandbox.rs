@@ -214,6 +214,9 @@ impl State {
         let not_a_state = |why| Error::from(SandboxError::NotAState(why));
         let (header, body) = bytes.split_at_checked(Self::HEADER).ok_or_else(|| not_a_state("there are too few"))?;
         let (magic, hashes) = header.split_at(Self::MAGIC.len());
+    /// Names of the packages that cells can import besides Python's standard library: those of this build.
+    pub const PACKAGES: &[&str] = Guest::PACKAGES;
+
         if magic != Self::MAGIC {
             return Err(not_a_state("they begin with something else"));
         }

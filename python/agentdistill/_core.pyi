@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, Self, final
+from typing import Any, ClassVar, Literal, Self, final
 
 __all__ = [
     "Action",
@@ -177,6 +177,8 @@ class Sandbox:
         cls,
         tools: Mapping[str, Bm25Index | Callable[..., Any]] | None = None,
         limits: Limits | None = None,
+    packages: ClassVar[tuple[str, ...]]
+    """What cells can import besides Python's standard library: sympy, mpmath, and numpy if this build has it."""
         *,
         seed: int = 0,
         threads: int | None = None,
@@ -187,6 +189,8 @@ class Sandbox:
     def run(self, state: State, code: str) -> tuple[Observation, State]: ...
     def run_many(self, cells: Sequence[tuple[State, str]]) -> list[tuple[Observation, State]]:
         """Each cell from its own State, in parallel; the same State may stand in many."""
+    def limits(self) -> Limits: ...
+    @property
 
 # ---- actions and votes -------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyMapping};
+use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyTuple};
 
 use super::retrieval::PyBm25Index;
 use crate::Error;
@@ -144,6 +144,18 @@ impl PySandbox {
     }
 
     /// Run one cell from ``state``; return what it did and the State after it. ``state`` stays as it is.
+    /// Names of the packages that cells can import besides Python's standard library.
+    #[classattr]
+    fn packages(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+        PyTuple::new(py, Sandbox::PACKAGES)
+    }
+
+    /// The limits of each cell.
+    #[getter]
+    fn limits(&self) -> PyLimits {
+        PyLimits(self.0.limits().clone())
+    }
+
     fn run(&self, py: Python<'_>, state: &Bound<'_, PyState>, code: String) -> PyResult<(Observation, PyState)> {
         let mut results = self.run_cells(py, vec![(state.get().0.clone(), code)])?;
         let (observation, state) = results.pop().expect("a result for the cell");
