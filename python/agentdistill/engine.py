@@ -128,8 +128,7 @@ def rollout(
         shown = stack.enter_context(EpisodeProgress(title, len(tasks), old, visible=progress))
         actions = None
         if config.kind == "agent":
-            limits = Limits(seconds=config.cell_seconds, memory_mb=config.memory_mb, stdout_chars=config.output_chars)
-            sandbox = Sandbox(sandbox_tools(tools), limits, seed=config.seed)
+            sandbox = sandbox_of(config, tools)
             actions = stack.enter_context(SelfConsistentAction(sandbox, compat=config.compat, seed=config.seed))
         settings = {**config.settings(), "tools": describe_tools(tools)}
 
@@ -144,6 +143,12 @@ def rollout(
             raise
     everything = recorded | {trajectory.task_id: trajectory for trajectory in new}
     return [everything[task.id] for task in tasks]
+
+
+def sandbox_of(config: RolloutConfig, tools: Sequence[Tool] = ()) -> Sandbox:
+    """The sandbox that a rollout with this configuration runs its code in."""
+    limits = Limits(seconds=config.cell_seconds, memory_mb=config.memory_mb, stdout_chars=config.output_chars)
+    return Sandbox(sandbox_tools(tools), limits, seed=config.seed)
 
 
 T = TypeVar("T")

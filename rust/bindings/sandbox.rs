@@ -84,19 +84,26 @@ pub struct PyState(pub State);
 
 #[pymethods]
 impl PyState {
-    /// The State as bytes, for this build's guest. About 20 kB for a few variables.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &py.detach(|| self.0.to_bytes()))
+    /// The State as bytes, for this build's guest: about 20 kB for a few variables, or what differs from ``base``.
+    #[pyo3(signature = (base=None))]
+    fn to_bytes<'py>(&self, py: Python<'py>, base: Option<&Bound<'_, PyState>>) -> Bound<'py, PyBytes> {
+        let base = base.map(|base| &base.get().0);
+        PyBytes::new(py, &py.detach(|| self.0.to_bytes(base)))
     }
 
-    /// The State that ``to_bytes`` gave. Raises SandboxError when the bytes are damaged, of another guest, or need more
-    /// memory than ``limits`` allow.
+    /// The State that ``to_bytes`` gave with the same ``base``. Raises SandboxError when the bytes are damaged, of another
+    /// guest or base, or need more memory than ``limits`` allow.
     #[staticmethod]
-    #[pyo3(signature = (data, limits=None))]
-    fn from_bytes(py: Python<'_>, data: &[u8], limits: Option<&Bound<'_, PyLimits>>) -> PyResult<Self> {
+    #[pyo3(signature = (data, limits=None, *, base=None))]
+    fn from_bytes(
+        py: Python<'_>,
+        data: &[u8],
+        limits: Option<&Bound<'_, PyLimits>>,
+        base: Option<&Bound<'_, PyState>>,
+    ) -> PyResult<Self> {
         // Copied, since `data` is Python's and may only be read while attached.
-        let (data, limits) = (data.to_vec(), limits_or_default(limits));
-        Ok(Self(py.detach(|| State::from_bytes(&data, &limits))?))
+        let (data, limits, base) = (data.to_vec(), limits_or_default(limits), base.map(|base| &base.get().0));
+        Ok(Self(py.detach(|| State::from_bytes(&data, base, &limits))?))
     }
 
     /// Memory held beyond the base image, in bytes.
@@ -137,13 +144,6 @@ impl PySandbox {
         Ok(Self(py.detach(|| Sandbox::new(named, limits, seed, threads))?))
     }
 
-    /// The State before any cell.
-    #[getter]
-    fn initial(&self) -> PyState {
-        PyState(self.0.initial().clone())
-    }
-
-    /// Run one cell from ``state``; return what it did and the State after it. ``state`` stays as it is.
     /// Names of the packages that cells can import besides Python's standard library.
     #[classattr]
     fn packages(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
@@ -156,6 +156,13 @@ impl PySandbox {
         PyLimits(self.0.limits().clone())
     }
 
+    /// The State before any cell.
+    #[getter]
+    fn initial(&self) -> PyState {
+        PyState(self.0.initial().clone())
+    }
+
+    /// Run one cell from ``state``; return what it did and the State after it. ``state`` stays as it is.
     fn run(&self, py: Python<'_>, state: &Bound<'_, PyState>, code: String) -> PyResult<(Observation, PyState)> {
         let mut results = self.run_cells(py, vec![(state.get().0.clone(), code)])?;
         let (observation, state) = results.pop().expect("a result for the cell");
