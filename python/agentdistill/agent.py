@@ -5,6 +5,7 @@ business. Not here: many episodes at once, failures of model or sandbox (they pa
 grading: engine.py.
 """
 
+import asyncio
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -47,6 +48,8 @@ class AgentConfig:
     """Sample from the likeliest tokens with this much probability together (paper: 0.8); nothing to greedy decoding."""
     max_tokens: int = 1024
     """Most new tokens of a completion (paper: 1,024)."""
+    keep_states: bool = False
+    """Record the State after each step too, so that any step can be entered again: session.state_before."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what cannot be."""
@@ -109,6 +112,7 @@ async def run_episode(
         chosen = candidates[result.winner]
         repeats = _same_failures(chosen, before)
         outcome = _outcome(chosen, before, repeats, config)
+        kept = await asyncio.to_thread(result.state.to_bytes, state) if config.keep_states else None
         steps.append(
             Step(
                 candidates,
@@ -116,6 +120,7 @@ async def run_episode(
                 votes=result.vote.counts,
                 prompt_token_ids=generation.prompt_token_ids,
                 message="" if outcome else observation_message(chosen, repeated=repeats > 0),
+                state=kept,
                 seconds=time.perf_counter() - start,
                 model_seconds=generation.seconds,
                 cached_tokens=generation.cached_tokens,

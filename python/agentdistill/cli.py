@@ -24,7 +24,7 @@ from agentdistill.engine import RolloutConfig, rollout
 from agentdistill.evaluation import evaluate
 from agentdistill.extras import need
 from agentdistill.model import load_model
-from agentdistill.repl import Repl, run_file
+from agentdistill.repl import Repl, run_file, write
 from agentdistill.task import Kind, Task, load_tasks
 from agentdistill.tool import Tool, sandbox_tools, web_search
 from agentdistill.training import TrainConfig
@@ -235,7 +235,7 @@ class Ask:
     def run(self) -> None:
         task = Task("ask", self.question)
         (trajectory,) = rollout([task], load_model(self.model), _tools(self.index), self.config, progress=False)
-        print(_transcript(trajectory))
+        write(f"{_transcript(trajectory)}\n", sys.stdout)
         if trajectory.error:
             raise AgentDistillError(trajectory.error)
 
@@ -345,7 +345,7 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # `agentdistill ... | head`
         sys.exit(0)
     except (AgentDistillError, ValueError, OSError) as error:
-        print(f"agentdistill: {error}", file=sys.stderr)
+        write(f"agentdistill: {error}\n", sys.stderr)
         sys.exit(1)
 
 

@@ -42,7 +42,7 @@ from agentdistill.model import Model, ModelError
 from agentdistill.progress import EpisodeProgress, Metrics
 from agentdistill.self_consistent_action import SelfConsistentAction
 from agentdistill.task import Task
-from agentdistill.tool import TOOL_SECONDS, Tool, describe_tools, sandbox_tools
+from agentdistill.tool import TOOL_SECONDS, Tool, describe_tools, has_slow, sandbox_tools
 
 if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
@@ -135,12 +135,10 @@ def rollout(
         shown = stack.enter_context(EpisodeProgress(title, counted, file, visible=progress))
         actions = None
         if config.kind == "agent":
-            limits = Limits(seconds=config.cell_seconds, memory_mb=config.memory_mb, stdout_chars=config.output_chars)
-            slow_tools = not all(tool.is_native for tool in tools)
-            threads = max(config.candidates, os.cpu_count() or 1) if slow_tools else None
-            sandbox = Sandbox(sandbox_tools(tools, config.tool_seconds), limits, seed=config.seed, threads=threads)
             actions = stack.enter_context(
-                SelfConsistentAction(sandbox, compat=config.compat, seed=config.seed, slow_tools=slow_tools)
+                SelfConsistentAction(
+                    sandbox_of(config, tools), compat=config.compat, seed=config.seed, slow_tools=has_slow(tools)
+                )
             )
         settings = {**config.settings(), "tools": describe_tools(tools)}
 
@@ -155,6 +153,13 @@ def rollout(
             raise
     everything = recorded | {trajectory.task_id: trajectory for trajectory in new}
     return [everything[task.id] for task in tasks]
+
+
+def sandbox_of(config: RolloutConfig, tools: Sequence[Tool] = ()) -> Sandbox:
+    """The sandbox that a rollout with this configuration runs its code in."""
+    limits = Limits(seconds=config.cell_seconds, memory_mb=config.memory_mb, stdout_chars=config.output_chars)
+    threads = max(config.candidates, os.cpu_count() or 1) if has_slow(tools) else None
+    return Sandbox(sandbox_tools(tools, config.tool_seconds), limits, seed=config.seed, threads=threads)
 
 
 T = TypeVar("T")

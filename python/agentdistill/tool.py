@@ -35,11 +35,6 @@ class Tool(NamedTuple):
     function: Bm25Index | Callable[..., Any]
     """What the sandbox calls: an index (natively, without the GIL), or a callable of JSON-able arguments."""
 
-    @property
-    def is_native(self) -> bool:
-        """Whether its calls take microseconds, and no GIL; others may wait for anything."""
-        return isinstance(self.function, Bm25Index)
-
 
 def web_search(index: Bm25Index) -> Tool:
     """The paper's only tool for facts: a search of an encyclopaedia that returns the best passages (paper: top 3)."""
@@ -75,10 +70,17 @@ def sandbox_tools(tools: Sequence[Tool], seconds: float = TOOL_SECONDS) -> Mappi
 
     Raises ValueError for two of one name, or one that hides ``final_answer``.
     """
-    named = {tool.name: tool.function if tool.is_native else _Timed(tool, seconds) for tool in tools}
+    named = {
+        tool.name: tool.function if isinstance(tool.function, Bm25Index) else _Timed(tool, seconds) for tool in tools
+    }
     if len(named) < len(tools) or "final_answer" in named:
         raise ValueError(f"tools must have different names, none of them final_answer: {[tool.name for tool in tools]}")
     return named
+
+
+def has_slow(tools: Sequence[Tool]) -> bool:
+    """Whether some of them may wait for anything, as an index never does."""
+    return not all(isinstance(tool.function, Bm25Index) for tool in tools)
 
 
 class _Timed:
