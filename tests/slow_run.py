@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from agentdistill import Sandbox, Task, rollout
-from agentdistill.engine import RolloutConfig
 from agentdistill.grading import grade
 from agentdistill.model import Generation, Message, ScriptedModel
+from agentdistill.player import RolloutConfig
 
 
 def sums(n: int) -> list[Task]:
@@ -41,3 +41,30 @@ class Slow(ScriptedModel):
 
 def add_slowly(output: Path, n: int) -> None:
     rollout(sums(n), Slow("adder", adds), config=RolloutConfig(concurrency=4), output=output)
+
+
+def counts(messages: Sequence[Message], prefix: str, index: int) -> str:
+    """Four steps, each of which needs the variables of the one before."""
+    turn = sum(message.role == "assistant" for message in messages)
+    return code(["x = [0]", "x.append(1)\nx", "x.append(2)\nx", "final_answer(sum(x))"][turn])
+
+
+class Logged(Slow):
+    """Writes down which steps it was asked for."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__("counter", counts)
+        self._log = log
+
+    async def generate(self, messages: Sequence[Message], *args: Any, **kwargs: Any) -> Generation:
+        with self._log.open("a") as log:
+            log.write(f"{messages[1].content} {sum(message.role == 'assistant' for message in messages)}\n")
+        return await super().generate(messages, *args, **kwargs)
+
+
+THREES = [Task(f"t{i}", f"q{i}", "3", "sums", "math") for i in range(40)]
+MID_EPISODE = RolloutConfig(concurrency=8, checkpoints=True)
+
+
+def count_slowly(output: Path, log: Path) -> None:
+    rollout(THREES, Logged(log), config=MID_EPISODE, output=output)

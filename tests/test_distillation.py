@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from agentdistill import Action, Candidate, ParseFailure, Step, Task, Trajectory, generate, read_trajectories, select
 from agentdistill._core import TrajectoryWriter
 from agentdistill.distillation import GenerateConfig, to_examples
-from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.engine import rollout
 from agentdistill.model import Completion, Generation, Message, Sampling, ScriptedModel
+from agentdistill.player import RolloutConfig
 from agentdistill.prompt import assistant_turn, load_prompt, opening
 
 

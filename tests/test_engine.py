@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,10 +29,11 @@ from agentdistill import (
     read_trajectories,
     rollout,
 )
-from agentdistill.engine import FAILED_IN_A_ROW, RolloutConfig, run_blocking
+from agentdistill.engine import FAILED_IN_A_ROW, run_blocking
 from agentdistill.model import Generation, Message, Sampling, ScriptedModel
+from agentdistill.player import RolloutConfig
 from agentdistill.tool import python_tool
-from slow_run import add_slowly, adds, code, sums
+from slow_run import MID_EPISODE, THREES, Logged, add_slowly, adds, code, count_slowly, counts, sums
 
 ADDER = ScriptedModel("adder", adds)
 QUIET = {"progress": False}
@@ -229,6 +231,60 @@ def test_kill_9_at_any_moment_loses_nothing_and_repeats_nothing(tmp_path: Path) 
     trajectories = rollout(sums(n), ADDER, output=output, **QUIET)
     assert all(trajectory.score == 1 for trajectory in trajectories)
     assert sorted(t.task_id for t in read_trajectories(output)) == sorted(f"t{i}" for i in range(n))
+
+
+def test_a_killed_run_goes_on_in_the_middle_of_its_episodes(tmp_path: Path) -> None:
+    output, log, luck = tmp_path / "t.jsonl", tmp_path / "log", random.Random(0)
+    log.touch()
+    kills = 0
+    for _ in range(10):
+        process, asked = PROCESSES.Process(target=count_slowly, args=(output, log)), log.read_text().count("\n")
+        process.start()
+        while process.is_alive() and log.read_text().count("\n") < asked + 20:
+            time.sleep(luck.uniform(0, 0.02))
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+    assert kills > 5
+    done = rollout(THREES, Logged(log), config=MID_EPISODE, output=output, **QUIET)
+    assert [(t.answer, len(t.steps), t.score) for t in done] == [("3", 4, 1.0)] * len(THREES)
+    assert len({len(t.messages) for t in done}) == 1
+    asked = Counter(log.read_text().splitlines())
+    assert len(asked) == 4 * len(THREES)  # each step of each task
+    # Only what was under way when a kill came was asked for again: at most one step of each of 8 episodes.
+    assert asked.total() <= 4 * len(THREES) + 8 * kills
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "t.jsonl"]
+
+
+def test_half_done_episodes_that_do_not_fit_are_begun_anew(tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    down = ScriptedModel("m", lambda messages, prefix, index: counts(messages, prefix, index))
+
+    async def goes_down(messages: Sequence[Message], *args: Any, **kwargs: Any) -> Generation:
+        if len(messages) > 4:
+            raise ModelError("gone")
+        return await ScriptedModel.generate(down, messages, *args, **kwargs)
+
+    down.generate = goes_down  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="gone"):
+        rollout(THREES[:4], down, config=MID_EPISODE, output=output, **QUIET)
+    first, second, third, _ = sorted(tmp_path.glob(".t.jsonl.half-done/*.episode"))
+    first.write_bytes(first.read_bytes()[:-100])
+    second.write_text("")
+    third.write_text(third.read_text().replace("\n", "x\n", 1))
+    up, turns = ScriptedModel("m", counts), Counter[int]()
+
+    async def goes_on(messages: Sequence[Message], *args: Any, **kwargs: Any) -> Generation:
+        turns[len(messages) // 2 - 1] += 1
+        return await ScriptedModel.generate(up, messages, *args, **kwargs)
+
+    up.generate = goes_on  # type: ignore[method-assign]
+    done = rollout(THREES[:4], up, config=MID_EPISODE, output=output, **QUIET)
+    assert [t.score for t in done] == [1.0] * 4
+    assert turns == {0: 3, 1: 3, 2: 4, 3: 4}
+    assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
+    with pytest.raises(ValueError, match="checkpoints are kept beside the output"):
+        rollout(THREES[:4], up, config=MID_EPISODE, **QUIET)
 
 
 def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path: Path) -> None:

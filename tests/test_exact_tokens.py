@@ -12,8 +12,9 @@ import pytest
 
 from agentdistill import Bm25Index, Trajectory, load_model, rollout
 from agentdistill.demo import run as demo
-from agentdistill.engine import RolloutConfig, run_blocking
+from agentdistill.engine import run_blocking
 from agentdistill.model import Message
+from agentdistill.player import RolloutConfig
 from agentdistill.prompt import assistant_turn
 from agentdistill.tool import web_search
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from agentdistill import Task, read_trajectories, rollout
-from agentdistill.engine import RolloutConfig, run_blocking
+from agentdistill.engine import run_blocking
 from agentdistill.model import Completion, Generation, Message, ModelError, Sampling, load_model
 from agentdistill.openai_model import OpenAIModel
+from agentdistill.player import RolloutConfig
 from agentdistill.replicas import Replicas
 
 QUESTION = [Message("system", "Be brief."), Message("user", "What is 6 times 7?")]

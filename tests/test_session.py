@@ -22,8 +22,8 @@ from agentdistill import (
     session,
     state_before,
 )
-from agentdistill.engine import RolloutConfig, sandbox_of
 from agentdistill.model import Message, ScriptedModel
+from agentdistill.player import RolloutConfig, sandbox_of
 from agentdistill.session import Session
 from agentdistill.tool import Tool
 

@@ -32,8 +32,9 @@ from smolagents.monitoring import LogLevel
 
 from agentdistill import Bm25Index, Task, Trajectory
 from agentdistill.demo.run import DemoConfig, make_world
-from agentdistill.engine import RolloutConfig, rollout, run_blocking
+from agentdistill.engine import rollout, run_blocking
 from agentdistill.model import Generation, Message, Sampling, ScriptedModel, load_model
+from agentdistill.player import RolloutConfig
 from agentdistill.tool import web_search
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))

@@ -20,10 +20,11 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, 
 
 from agentdistill._core import AgentDistillError, Bm25Index, Limits, Sandbox, Trajectory
 from agentdistill.distillation import GenerateConfig, generate, select
-from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.engine import rollout
 from agentdistill.evaluation import evaluate
 from agentdistill.extras import need
 from agentdistill.model import load_model
+from agentdistill.player import RolloutConfig
 from agentdistill.repl import Repl, run_file, write
 from agentdistill.task import Kind, Task, load_tasks
 from agentdistill.tool import Tool, sandbox_tools, web_search

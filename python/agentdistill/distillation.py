@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol, TypedDict
 
 from agentdistill._core import ParseFailure, Trajectory, TrajectoryWriter, read_trajectories
 from agentdistill.chain_of_thought import chain_sampling
-from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.engine import rollout
 from agentdistill.first_thought_prefix import first_thought_prefix, recorded_prefixes
 from agentdistill.model import Message, Model
+from agentdistill.player import RolloutConfig
 from agentdistill.prompt import assistant_turn, load_prompt, opening
 from agentdistill.task import Task
 from agentdistill.tool import Tool

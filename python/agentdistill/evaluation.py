@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from agentdistill._core import Trajectory
-from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.engine import rollout
 from agentdistill.grading import f1
 from agentdistill.model import Model
+from agentdistill.player import RolloutConfig
 from agentdistill.task import Task
 from agentdistill.tool import Tool
 

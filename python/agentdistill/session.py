@@ -58,7 +58,7 @@ def state_before(trajectory: Trajectory, step: int, sandbox: Sandbox) -> State:
     """The State that ``step`` of a recorded episode began from (0 is the first step): run another action from it, and
     the episode takes another turn. ``len(trajectory.steps)`` gives the State after the last step.
 
-    ``sandbox`` is the episode's own, made again: tools of the same names, the same seed (``engine.sandbox_of``). Raises
+    ``sandbox`` is the episode's own, made again: tools of the same names, the same seed (``player.sandbox_of``). Raises
     ValueError for a step that there is not, and for an episode recorded without ``keep_states``; SandboxError for
     States of another build of the guest, or of another sandbox.
     """

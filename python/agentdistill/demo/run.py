@@ -27,9 +27,10 @@ from agentdistill.demo.page import write_page
 from agentdistill.demo.teacher import teacher
 from agentdistill.demo.world import LARGE, SMALL, Entity, Names, Question, Share, cluster, fact_question, problem
 from agentdistill.distillation import GenerateConfig, generate, select
-from agentdistill.engine import RolloutConfig, run_blocking
+from agentdistill.engine import run_blocking
 from agentdistill.evaluation import evaluate
 from agentdistill.model import load_model
+from agentdistill.player import RolloutConfig
 from agentdistill.task import Kind, Task
 from agentdistill.tool import Tool, web_search
 from agentdistill.training import TrainConfig, train
