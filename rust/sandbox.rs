@@ -372,7 +372,10 @@ impl Batch {
         let mut asked = Instant::now();
         let mut watched = false;
         let over = |results: &Results| results.missing == 0 || results.error.is_some();
-        process::soon(|| self.results.try_lock().ok().filter(|results| over(results)).map(drop));
+        // Where cells must wait for others it takes longer, and the workers need the cores.
+        if self.cells.len() <= self.turns.len() {
+            process::soon(|| self.results.try_lock().ok().filter(|results| over(results)).map(drop));
+        }
         let mut results = self.lock();
         loop {
             if let Some(error) = results.error.take() {

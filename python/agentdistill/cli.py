@@ -23,7 +23,6 @@ from agentdistill.distillation import GenerateConfig, generate, select
 from agentdistill.engine import rollout
 from agentdistill.evaluation import evaluate
 from agentdistill.extras import need
-from agentdistill.model import load_model
 from agentdistill.player import RolloutConfig
 from agentdistill.repl import Repl, run_file, write
 from agentdistill.task import Kind, Task, load_tasks
@@ -160,8 +159,8 @@ class Generate:
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
-        tasks, model, tools = self.files.load(), load_model(self.model), _tools(self.index)
-        done = generate(tasks, model, tools, self.config, output=self.output, metrics=self.metrics)
+        tasks, tools = self.files.load(), _tools(self.index)
+        done = generate(tasks, self.model, tools, self.config, output=self.output, metrics=self.metrics)
         print(select(done))
 
 
@@ -217,7 +216,7 @@ class Evaluate:
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
-        print(evaluate(self.files.load(), load_model(self.model), _tools(self.index), self.config, output=self.output))
+        print(evaluate(self.files.load(), self.model, _tools(self.index), self.config, output=self.output))
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ class Ask:
 
     def run(self) -> None:
         task = Task("ask", self.question)
-        (trajectory,) = rollout([task], load_model(self.model), _tools(self.index), self.config, progress=False)
+        (trajectory,) = rollout([task], self.model, _tools(self.index), self.config, progress=False)
         write(f"{_transcript(trajectory)}\n", sys.stdout)
         if trajectory.error:
             raise AgentDistillError(trajectory.error)

@@ -57,7 +57,7 @@ class GenerateConfig(RolloutConfig):
 
 def generate(
     tasks: Sequence[Task],
-    model: Model,
+    model: Model | str,
     tools: Sequence[Tool] = (),
     config: GenerateConfig | None = None,
     *,
@@ -69,10 +69,10 @@ def generate(
     ``rollout``, and has its ``metrics``."""
     config = config or GenerateConfig()
     chain_prompt = load_prompt(config.chain_prompt)
-    recorded = recorded_prefixes(config.chains, model.name) if config.chains else {}
+    recorded = recorded_prefixes(config.chains) if config.chains else {}
 
-    async def first_thought(task: Task) -> str:
-        if (known := recorded.get(task.question)) is not None:
+    async def first_thought(model: Model, task: Task) -> str:
+        if (known := recorded.get((model.name, task.question))) is not None:
             return known
         return await first_thought_prefix(opening(task.question, chain_prompt), model, chain_sampling(config))
 
