@@ -17,6 +17,7 @@ COMMANDS = [
     ("index", "search"),
     ("generate",),
     ("select",),
+    ("inspect",),
     ("train",),
     ("evaluate",),
     ("ask",),

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from agentdistill.model import ModelError
-from agentdistill.training import TrainConfig, train
+from agentdistill.training import TrainConfig, _labelled, train
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -131,6 +132,48 @@ def test_the_loss_is_the_oracles(base: Path, tmp_path: Path) -> None:
     expected = sum(loss * n for loss, n in zip(losses(base, EXAMPLES), tokens, strict=True)) / sum(tokens)
     reported = json.loads((tmp_path / "student" / "train.json").read_text())["result"]["losses"]
     assert reported == [pytest.approx(expected, abs=1e-3)]
+
+
+def per_token_losses(model: "torch.nn.Module", batch: dict[str, "torch.Tensor"]) -> list[float]:
+    """The losses of a batch's learnt tokens, by plain torch."""
+    labels = batch.pop("labels")[0, 1:]
+    with torch.no_grad():
+        logprobs = model(**batch, use_cache=False).logits[0, :-1].log_softmax(-1)
+    learnt = labels != -100
+    return (-logprobs[learnt].gather(1, labels[learnt][:, None]))[:, 0].tolist()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_examples_do_not_see_one_another(base: Path, attention: str) -> None:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import pack_dataset
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    student = AutoModelForCausalLM.from_pretrained(base, attn_implementation=attention).eval()
+    labelled = Dataset.from_list([_labelled(e) for e in EXAMPLES])
+    packed = pack_dataset(labelled, 24)
+    assert len(packed) == 4 and all(len(row["seq_lengths"]) > 1 for row in packed)
+    alone = [per_token_losses(student, DataCollatorForLanguageModeling(0)([row])) for row in labelled]
+    together = [per_token_losses(student, DataCollatorForLanguageModeling(0, padding_free=True)([r])) for r in packed]
+    assert sorted(chain(*together)) == pytest.approx(sorted(chain(*alone)), abs=1e-5)
+
+
+def test_the_loss_of_packed_examples_is_that_of_each_alone(base: Path, tmp_path: Path) -> None:
+    config = replace(TINY, batch_size=4, epochs=1, max_length=24, packing=True)
+    train(EXAMPLES, base, tmp_path / "student", config, progress=False)
+    tokens = [sum(e["completion_mask"]) for e in EXAMPLES]
+    expected = sum(loss * n for loss, n in zip(losses(base, EXAMPLES), tokens, strict=True)) / sum(tokens)
+    result = json.loads((tmp_path / "student" / "train.json").read_text())["result"]
+    assert (result["steps"], result["losses"]) == (1, [pytest.approx(expected, abs=1e-5)])
+
+
+def test_packing_is_refused_where_examples_would_see_one_another(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
+    with pytest.raises(ValueError, match="train without packing"):
+        train(EXAMPLES, base, tmp_path / "student", replace(TINY, packing=True), progress=False)
 
 
 CHILD = """

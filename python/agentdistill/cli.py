@@ -1,5 +1,5 @@
-"""The package's functions as commands: ``agentdistill index | generate | select | train | evaluate | ask | demo``, and
-its sandbox as ``agentdistill sandbox | mcp``.
+"""The package's functions as commands: ``agentdistill index | generate | select | inspect | train | evaluate | ask |
+demo``, and its sandbox as ``agentdistill sandbox | mcp``.
 
 Each command is a dataclass: its fields are the flags, with the fields of the function's own configuration beside them;
 what it does is its ``run``. Nothing is decided here: a command loads what its arguments name, calls the function of the
@@ -18,12 +18,13 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from agentdistill._core import AgentDistillError, Bm25Index, Limits, Sandbox, Trajectory
+from agentdistill._core import AgentDistillError, Bm25Index, Limits, Sandbox, Trajectory, read_trajectories
 from agentdistill.distillation import GenerateConfig, generate, select
 from agentdistill.engine import RolloutConfig, rollout
 from agentdistill.evaluation import evaluate
+from agentdistill.examples import load_tokenizer, painted, to_examples
 from agentdistill.extras import need
-from agentdistill.model import load_model
+from agentdistill.model import load_model, model_files
 from agentdistill.repl import Repl, run_file
 from agentdistill.task import Kind, Task, load_tasks
 from agentdistill.tool import Tool, sandbox_tools, web_search
@@ -178,6 +179,39 @@ class Select:
 
 
 @dataclass(frozen=True)
+class Inspect:
+    """Show what a student would learn from kept trajectories, token by token.
+
+    Thoughts are cyan, actions green, answers yellow; what is only given is dim.
+
+    Example: agentdistill inspect kept.jsonl --model Qwen/Qwen2.5-0.5B-Instruct
+    """
+
+    trajectories: Positional[Path]
+    """JSONL file of kept trajectories."""
+    model: str
+    """The student, whose tokenizer and chat template count: a folder or a hub id."""
+    prompt: str | None = None
+    """As in ``train``."""
+    max_length: int = TrainConfig.max_length
+    """As in ``train``."""
+    limit: int = 3
+    """How many examples to show."""
+
+    def run(self) -> None:
+        need("transformers", "train")
+        tokenizer = load_tokenizer(model_files(self.model).model)
+        made = to_examples(
+            read_trajectories(self.trajectories), tokenizer, prompt=self.prompt, max_length=self.max_length
+        )
+        console = Console(highlight=False)
+        for example in made.examples[: self.limit]:
+            console.print(painted(example, tokenizer))
+            console.rule()
+        console.print(str(made))
+
+
+@dataclass(frozen=True)
 class Train:
     """Fine-tune a student on kept trajectories.
 
@@ -315,6 +349,7 @@ Command = (
     Annotated[Index, subcommand("index")]
     | Annotated[Generate, subcommand("generate")]
     | Annotated[Select, subcommand("select")]
+    | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Ask, subcommand("ask")]

@@ -1,6 +1,6 @@
 """Fine-tune a student on what the teacher's kept trajectories show: LoRA, or all weights (paper, section 4).
 
-TRL's SFTTrainer gets token ids and labels made beforehand (distillation.to_examples): it applies no template, encodes
+TRL's SFTTrainer gets token ids and labels made beforehand (examples.py): it applies no template, encodes
 nothing again, and only tokens the agent writes itself have a loss. A run can be killed at any time; the same call goes
 on from its last checkpoint. Its folder holds
 
@@ -23,18 +23,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agentdistill._core import Trajectory, read_trajectories
+from agentdistill.examples import Example, load_tokenizer, to_examples
 from agentdistill.extras import need
 from agentdistill.model import ModelError, model_files
 from agentdistill.progress import LINE_SECONDS
-
-if TYPE_CHECKING:
-    from agentdistill.distillation import Example
 
 _log = logging.getLogger(__name__)
 
@@ -62,10 +60,13 @@ class TrainConfig:
     batch_size: int = 8
     """Examples per step of the optimizer (paper: 8)."""
     device_batch_size: int | None = None
-    """Examples in one forward pass; gradients are summed up to ``batch_size``. By default 1 on a GPU, ``batch_size`` on
-    a CPU."""
+    """Examples in one forward pass; gradients are summed up to ``batch_size``. By default 1 on a GPU and for packed
+    rows, else ``batch_size``."""
     max_length: int = 10_240
     """Longest example, in tokens (paper: 10,240)."""
+    packing: bool = False
+    """Put several examples into one row of up to ``max_length`` tokens, where none sees another: less padding. The
+    batch sizes then count rows."""
     prompt: str | None = None
     """System prompt to train under, as in ``AgentConfig``; "" for none. Only where trajectories are rendered here."""
     save_steps: int | None = None
@@ -92,7 +93,7 @@ class TrainConfig:
 
 
 def train(
-    examples: "Sequence[Example] | str | Path",
+    examples: Sequence[Example] | str | Path,
     model: str | Path,
     output: str | Path,
     config: TrainConfig | None = None,
@@ -115,7 +116,7 @@ def train(
     files = model_files(str(model))
     if files.adapter is not None:
         raise ModelError(f"{model} is an adapter: merge it, or train on its base {files.model}")
-    tokenizer = _load_tokenizer(files.model)
+    tokenizer = load_tokenizer(files.model)
     given = cast("Sequence[Example]", examples) if trajectories is None else _render(trajectories, tokenizer, config)
     fitting = _check(given, config.max_length)
     student = output if config.method == "full" else output / "merged"
@@ -156,7 +157,7 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _fit(
-    examples: "Sequence[Example]",
+    examples: Sequence[Example],
     model: str,
     tokenizer: Any,
     output: Path,
@@ -169,7 +170,7 @@ def _fit(
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer, pack_dataset
 
     gpu = torch.cuda.is_available()
     weights = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if gpu else torch.float32)
@@ -182,7 +183,10 @@ def _fit(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    device_batch = config.device_batch_size or (1 if gpu else config.batch_size)
+    device_batch = config.device_batch_size or (1 if gpu or config.packing else config.batch_size)
+    rows = Dataset.from_list([_labelled(example) for example in examples])
+    if config.packing:
+        rows = pack_dataset(rows, config.max_length)
     checkpoints = output / "checkpoints"
     settings = SFTConfig(
         output_dir=str(checkpoints),
@@ -198,6 +202,7 @@ def _fit(
         use_cpu=not gpu,
         gradient_checkpointing=gpu,
         max_length=None,
+        packing=config.packing,  # the rows are packed already: this is for their collator
         dataset_kwargs={"skip_prepare_dataset": True},
         save_strategy="epoch" if config.save_steps is None else "steps",
         save_steps=config.save_steps or 500,
@@ -212,10 +217,12 @@ def _fit(
     trainer = SFTTrainer(
         model=weights,
         args=settings,
-        train_dataset=Dataset.from_list([_labelled(example) for example in examples]),
+        train_dataset=rows,
         processing_class=tokenizer,
         peft_config=lora if config.method == "lora" else None,
     )
+    if config.packing:
+        _check_separation(trainer.model)
     trainer.remove_callback(PrinterCallback)
     if progress:
         trainer.add_callback(_progress(f"train {output.name}"))
@@ -227,6 +234,26 @@ def _fit(
     result = {"steps": trainer.state.global_step, "losses": losses, "seconds": seconds, "resumed_from": last}
     _write(output / "train.json", {"run": run, "result": result})
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _check_separation(model: Any) -> None:
+    """Raise ValueError for a model to which the examples of one row are one text.
+
+    Where one ends, only position ids say. Attention over a row heeds them (transformers' masks, flash attention); other
+    ways to mix tokens, and models with code of their own, may not.
+    """
+    import torch
+
+    where = model.device
+    positions = torch.tensor([[0, 1, 0, 1]], device=where)
+    model.eval()
+    with torch.no_grad():
+        second, after_another = (
+            model(input_ids=torch.tensor([[*first, 2, 3]], device=where), position_ids=positions, use_cache=False)
+            for first in ([0, 1], [1, 0])
+        )
+    if not torch.allclose(second.logits[:, 2:], after_another.logits[:, 2:]):
+        raise ValueError(f"{type(model).__name__} would see one packed example from the next: train without packing")
 
 
 def _save(model: Any, tokenizer: Any, output: Path, config: TrainConfig) -> None:
@@ -284,9 +311,7 @@ def _progress(title: str) -> Any:
 # ---- the examples --------------------------------------------------------------------------------
 
 
-def _render(trajectories: Sequence[Trajectory], tokenizer: Any, config: TrainConfig) -> "Sequence[Example]":
-    from agentdistill.distillation import to_examples
-
+def _render(trajectories: Sequence[Trajectory], tokenizer: Any, config: TrainConfig) -> Sequence[Example]:
     rendered = to_examples(trajectories, tokenizer, prompt=config.prompt, max_length=config.max_length)
     if rendered.cut or rendered.dropped:
         _log.warning(
@@ -295,7 +320,7 @@ def _render(trajectories: Sequence[Trajectory], tokenizer: Any, config: TrainCon
     return rendered.examples
 
 
-def _check(examples: "Sequence[Example]", max_length: int) -> "Sequence[Example]":
+def _check(examples: Sequence[Example], max_length: int) -> Sequence[Example]:
     """The examples that can be learnt from."""
     for number, example in enumerate(examples):
         ids, mask = len(example["input_ids"]), len(example["completion_mask"])
@@ -332,17 +357,8 @@ def _labelled(example: Mapping[str, Any]) -> dict[str, list[int]]:
     }
 
 
-def _fingerprint(examples: "Sequence[Example]") -> str:
+def _fingerprint(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         digest.update(json.dumps([list(example["input_ids"]), list(example["completion_mask"])]).encode())
     return digest.hexdigest()[:16]
-
-
-def _load_tokenizer(model: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the tokenizer of {model}: {error}") from error
