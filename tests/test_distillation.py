@@ -1,6 +1,7 @@
 """IDEA 1: what a teacher makes, and what is kept of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 
 from agentdistill import Candidate, ParseFailure, Step, Task, Trajectory, generate, read_trajectories, select
 from agentdistill._core import TrajectoryWriter
-from agentdistill.distillation import GenerateConfig
+from agentdistill.distillation import GenerateConfig, SelectConfig
 from agentdistill.engine import rollout
+from agentdistill.examples import to_examples
+from agentdistill.likelihood import mean_nll
 from agentdistill.model import Message, ScriptedModel
 from agentdistill.prompt import load_prompt
 
@@ -108,3 +111,84 @@ def test_steps_that_raised_are_kept() -> None:
 
     made = rollout([TASK], ScriptedModel("teacher", recovers), progress=False)
     assert len(select(made).kept[0].steps) == 2
+
+
+# ---- more can be asked ---------------------------------------------------------------------------
+
+
+def said(task_id: str, answer: str, *observed: str, **fields: Any) -> Trajectory:
+    """Steps that were told this, and one that answers."""
+    steps = [Step([Candidate(f"print({i})")], message=f"Observation:\n{text}") for i, text in enumerate(observed)]
+    steps.append(Step([Candidate(f"final_answer({answer!r})")]))
+    return Trajectory(task_id, "Q?", steps=steps, **({"answer": answer, "score": 1.0} | fields))
+
+
+ASKED = [
+    (SelectConfig(max_steps=2), said("t", "5", "a"), None),
+    (SelectConfig(max_steps=2), said("t", "5", "a", "b"), "too_many_steps"),
+    (SelectConfig(grounded=True), said("t", "The Blue Nile", "", "It flows into the blue  Nile."), None),
+    (SelectConfig(grounded=True), said("t", "13,138", "13138"), None),
+    (SelectConfig(grounded=True), said("t", "5", "15 of 25"), "not_grounded"),
+    (SelectConfig(grounded=True), said("t", "Paris", "It is Rome."), "not_grounded"),
+    (SelectConfig(grounded=True), said("t", "Paris"), "not_grounded"),
+]
+
+
+@pytest.mark.parametrize(("config", "made", "reason"), ASKED)
+def test_what_else_can_be_asked(config: SelectConfig, made: Trajectory, reason: str | None) -> None:
+    assert select([made], config=config) == (([], {reason: 1}) if reason else ([made], {}))
+
+
+def test_of_what_says_the_same_one_is_kept() -> None:
+    made = [said("b", "5", "a"), said("a", "5", "a"), said("c", "6", "a")]
+    selection = select(made, config=SelectConfig(distinct=True))
+    assert ([t.task_id for t in selection.kept], selection.dropped) == (["a", "c"], {"duplicate": 1})
+
+
+def test_a_teacher_s_samples_are_kept_apart_and_one_is_selected(tmp_path: Path) -> None:
+    tries = iter([code("final_answer(4)"), code("final_answer(5)"), code("final_answer(3 + 2)")])
+    config = GenerateConfig(samples=3, temperature=0.7, concurrency=1)
+    model = ScriptedModel("teacher", lambda messages, prefix, index: next(tries))
+    task = replace(TASK, id="a#b")
+    made = generate([task], model, config=config, output=tmp_path / "t.jsonl", progress=False)
+    assert [(t.task_id, t.score) for t in made] == [("a#b#1", 0), ("a#b#2", 1), ("a#b#3", 1)]
+    assert generate([task], model, config=config, output=tmp_path / "t.jsonl", progress=False) == made
+    selection = select(tmp_path / "t.jsonl")
+    assert ([t.task_id for t in selection.kept], selection.dropped) == (
+        ["a#b#2"],
+        {"wrong_answer": 1, "other_sample": 1},
+    )
+    assert len(select([said("a#1", "5"), said("a#2", "5")]).kept) == 2, "ids of tasks may look like samples"
+
+
+def test_samples_need_a_temperature() -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        GenerateConfig(samples=2)
+
+
+def test_the_student_chooses_the_sample_it_finds_likeliest(tiny_model: Path) -> None:
+    """The oracle is the whole forward pass, by plain torch, over what ``to_examples`` says is learnt."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    student, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_model).eval(),
+        AutoTokenizer.from_pretrained(tiny_model),
+    )
+
+    def nll(made: Trajectory) -> float:
+        [example] = to_examples([made], tokenizer).examples
+        ids = torch.tensor([example["input_ids"]])
+        with torch.no_grad():
+            logprobs = student(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        each = -logprobs.gather(1, ids[0, 1:, None])[:, 0]
+        return each[torch.tensor(example["completion_mask"][1:], dtype=torch.bool)].mean().item()
+
+    samples = [said(f"t#{k}", answer, "seen", sampling={"samples": 4}) for k, answer in enumerate("~xZ5", 1)]
+    means = [nll(sample) for sample in samples]
+    assert mean_nll(samples, str(tiny_model)) == pytest.approx(means, abs=1e-4)
+    likeliest = samples[means.index(min(means))]
+    other = said("u#1", "5", sampling={"samples": 4})
+    selection = select([*samples, other], config=SelectConfig(student=str(tiny_model)))
+    assert selection == ([likeliest, other], {"other_sample": 3})
+    assert likeliest != samples[0], "the first would be kept without a student"

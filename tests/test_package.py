@@ -16,7 +16,7 @@ MODULES = {path.stem: path for path in PACKAGE.glob("*.py")}
 ONLY_IMPORTERS = {
     "vllm": {"vllm_model"},
     "openai": {"openai_model"},
-    "torch": {"training", "transformers_model"},
+    "torch": {"training", "transformers_model", "likelihood"},
     "transformers": {"training", "transformers_model", "vllm_model", "examples"},
     "trl": {"training"},
     "peft": {"training", "transformers_model"},
@@ -32,7 +32,7 @@ LAYERS = [
     {"prompt", "self_consistent_action", "first_thought_prefix"},
     {"agent", "repl", "mcp_server", "examples"},
     {"chain_of_thought"},
-    {"engine"},
+    {"engine", "likelihood"},
     {"distillation", "evaluation", "training"},
     {"cli"},
 ]

@@ -151,7 +151,7 @@ def test_packed_examples_do_not_see_one_another(base: Path, attention: str) -> N
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     student = AutoModelForCausalLM.from_pretrained(base, attn_implementation=attention).eval()
-    labelled = Dataset.from_list([_labelled(e) for e in EXAMPLES])
+    labelled = Dataset.from_list([_labelled(e, TINY) for e in EXAMPLES])
     packed = pack_dataset(labelled, 24)
     assert len(packed) == 4 and all(len(row["seq_lengths"]) > 1 for row in packed)
     alone = [per_token_losses(student, DataCollatorForLanguageModeling(0)([row])) for row in labelled]
@@ -174,6 +174,24 @@ def test_packing_is_refused_where_examples_would_see_one_another(
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
     with pytest.raises(ValueError, match="train without packing"):
         train(EXAMPLES, base, tmp_path / "student", replace(TINY, packing=True), progress=False)
+
+
+WEIGHTED = replace(TINY, batch_size=16, epochs=1, thought_weight=0.5, action_weight=0.0, answer_weight=3.0)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_of_each_span_has_its_weight(base: Path, tmp_path: Path, packing: bool) -> None:
+    """Of an example's two learnt tokens the first is a thought, the second an action or an answer."""
+    kinds = ["action", "answer"] * (len(EXAMPLES) // 2)
+    examples = [{**e, "spans": [("thought", 4, 5), (kind, 5, 6)]} for e, kind in zip(EXAMPLES, kinds, strict=True)]
+    config = replace(WEIGHTED, packing=packing, max_length=24)
+    train(examples, base, tmp_path / "student", config, progress=False)
+    one = [{**e, "completion_mask": [0] * 4 + [1, 0]} for e in EXAMPLES]
+    other = [{**e, "completion_mask": [0] * 5 + [1]} for e in EXAMPLES]
+    thoughts, acts = losses(base, one), losses(base, other)
+    expected = (0.5 * sum(thoughts) + 3.0 * sum(acts[1::2])) / (2 * len(EXAMPLES))
+    reported = json.loads((tmp_path / "student" / "train.json").read_text())["result"]["losses"]
+    assert reported == [pytest.approx(expected, abs=1e-5)]
 
 
 CHILD = """
@@ -219,6 +237,7 @@ USELESS = [
     ),
     pytest.param([{"input_ids": [1], "completion_mask": [1, 1]}], TINY, "same length", id="mask-length"),
     pytest.param([example("a", "b" * 50)], replace(TINY, max_length=20), "longer than max_length 20", id="too-long"),
+    pytest.param([example("a", "b")], WEIGHTED, "no spans", id="no-spans"),
     pytest.param([{"input_ids": [1, 999], "completion_mask": [0, 1]}], TINY, "token id 999", id="foreign-tokens"),
 ]
 
@@ -250,7 +269,15 @@ def test_a_folder_of_another_run_is_refused(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rank": 0}, {"dropout": 1.0}, {"learning_rate": -1.0}, {"save_steps": 0}, {"device_batch_size": 3}]
+    "wrong",
+    [
+        {"rank": 0},
+        {"dropout": 1.0},
+        {"learning_rate": -1.0},
+        {"save_steps": 0},
+        {"device_batch_size": 3},
+        {"thought_weight": -1.0},
+    ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -19,7 +19,7 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from agentdistill._core import AgentDistillError, Bm25Index, Limits, Sandbox, Trajectory, read_trajectories
-from agentdistill.distillation import GenerateConfig, generate, select
+from agentdistill.distillation import GenerateConfig, SelectConfig, generate, select
 from agentdistill.engine import RolloutConfig, rollout
 from agentdistill.evaluation import evaluate
 from agentdistill.examples import load_tokenizer, painted, to_examples
@@ -173,9 +173,10 @@ class Select:
     """JSONL file of trajectories."""
     output: Output
     """JSONL file to write; one that is there is replaced."""
+    config: SelectConfig = field(default_factory=SelectConfig)
 
     def run(self) -> None:
-        print(select(self.trajectories, self.output))
+        print(select(self.trajectories, self.output, self.config))
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,25 @@
 correct trajectories are kept. examples.py makes of them token ids with a loss mask over what an agent writes itself,
 and training.py fine-tunes a student on these.
 
-Not here: other choices of what to keep (by the student's likelihood, by use of a search), and training itself.
+More can be asked of what is kept than the paper asks: :class:`SelectConfig`. Not here: training itself.
 """
 
 import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agentdistill._core import ParseFailure, Trajectory, TrajectoryWriter, read_trajectories
 from agentdistill.chain_of_thought import chain_sampling
 from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.extras import need
 from agentdistill.first_thought_prefix import first_thought_prefix
+from agentdistill.grading import normalize
 from agentdistill.model import Model
-from agentdistill.prompt import load_prompt, opening
+from agentdistill.prompt import assistant_turn, load_prompt, opening
 from agentdistill.task import Task
 from agentdistill.tool import Tool
 
@@ -36,12 +38,18 @@ class GenerateConfig(RolloutConfig):
     completion for each task; paper: with and without)."""
     chain_prompt: str = "teacher_cot"
     """System prompt of that chain of thought: one of ours by name, a file, or a text."""
+    samples: int = 1
+    """Episodes of each task, "#1", "#2" ... behind its id; more than one needs a temperature. ``select`` keeps one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         load_prompt(self.chain_prompt)
         if self.first_thought_prefix and self.kind == "cot":
             raise ValueError('a first-thought prefix begins the Thought of an agent: not with kind "cot"')
+        if self.samples < 1:
+            raise ValueError(f"samples is {self.samples}: give at least 1")
+        if self.samples > 1 and not self.temperature:
+            raise ValueError("samples drawn at temperature 0 are all the same: give a temperature, or 1 sample")
 
     @property
     def default_prompt(self) -> str:
@@ -58,9 +66,11 @@ def generate(
     output: str | Path | None = None,
     progress: bool = True,
 ) -> list[Trajectory]:
-    """Let the teacher solve ``tasks``; return all its trajectories, graded, good and bad. Resumes and raises as
-    ``rollout``."""
+    """Let the teacher solve ``tasks``; return all its trajectories, graded, good and bad, the samples of a task one
+    after another. Resumes and raises as ``rollout``."""
     config = config or GenerateConfig()
+    if config.samples > 1:
+        tasks = [replace(task, id=f"{task.id}#{k}") for task in tasks for k in range(1, config.samples + 1)]
     chain_prompt = load_prompt(config.chain_prompt)
 
     async def first_thought(task: Task) -> str:
@@ -71,6 +81,29 @@ def generate(
 
 
 # ---- select --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """What is kept. By default what the paper keeps: correct, every completion parsed, answered within the steps."""
+
+    max_steps: int | None = None
+    """Only trajectories of at most so many steps."""
+    grounded: bool = False
+    """Only answers that stood in an observation before they were given: found or computed, not remembered
+    (Always-Search)."""
+    distinct: bool = False
+    """Of trajectories that say the same to the same question only one."""
+    student: str | None = None
+    """Of the samples of a task, keep the one that this model, a folder or a hub id, finds likeliest (SmartAD: the
+    lowest mean negative log likelihood of what it would learn). By default the first."""
+    prompt: str | None = None
+    """System prompt under which the student would learn them, as in ``TrainConfig``."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be."""
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps is {self.max_steps}: give at least 1")
 
 
 class Selection(NamedTuple):
@@ -86,40 +119,85 @@ class Selection(NamedTuple):
         return f"{len(self.kept)} of {total} trajectories kept" + (f"; dropped: {reasons}" if reasons else "")
 
 
-def select(trajectories: Sequence[Trajectory] | str | Path, output: str | Path | None = None) -> Selection:
-    """Keep what the paper keeps, in the order of their tasks' ids: correct, every completion parsed, answered within
-    the steps.
+def select(
+    trajectories: Sequence[Trajectory] | str | Path,
+    output: str | Path | None = None,
+    config: SelectConfig | None = None,
+) -> Selection:
+    """Keep what is worth learning from, one trajectory a task, in the order of their tasks' ids.
 
     A file has its trajectories in the order in which they ended, which no two runs share; in the order of their ids,
     the same trajectories make the same student. Steps whose code raised an error are kept on purpose: what the teacher
     did next shows how to recover. ``output``, if given, gets the kept trajectories, and is replaced whole. Raises
-    TrajectoryError for a file that cannot be read, OSError for one that cannot be written.
+    TrajectoryError for a file that cannot be read, OSError for one that cannot be written, ModelError for a student
+    that is not there.
     """
+    config = config or SelectConfig()
     if isinstance(trajectories, str | Path):
         trajectories = read_trajectories(trajectories)
-    reasons = [_why_dropped(trajectory) for trajectory in trajectories]
-    kept = [trajectory for trajectory, reason in zip(trajectories, reasons, strict=True) if reason is None]
-    kept.sort(key=lambda trajectory: trajectory.task_id)
-    dropped = dict(Counter(reason for reason in reasons if reason is not None).most_common())
+    reasons = [_why_dropped(trajectory, config) for trajectory in trajectories]
+    good = [trajectory for trajectory, reason in zip(trajectories, reasons, strict=True) if reason is None]
+    single = _one_a_task(sorted(good, key=lambda trajectory: trajectory.task_id), config)
+    kept = _distinct(single) if config.distinct else single
+    counts = Counter(reason for reason in reasons if reason is not None)
+    counts += Counter(other_sample=len(good) - len(single), duplicate=len(single) - len(kept))
+    dropped = dict(counts.most_common())
     if output is not None:
-        _write(kept, dropped, Path(output))
+        _write(kept, {"select": asdict(config), "dropped": dropped}, Path(output))
     return Selection(kept, dropped)
 
 
-def _why_dropped(trajectory: Trajectory) -> str | None:
-    """The first of the paper's conditions that does not hold; None for a trajectory to learn from."""
+def _why_dropped(trajectory: Trajectory, config: SelectConfig) -> str | None:
+    """The first condition that does not hold; None for a trajectory to learn from."""
     if trajectory.outcome != "final_answer":
         return trajectory.outcome
     if any(isinstance(step.candidates[step.winner].action, ParseFailure) for step in trajectory.steps):
         return "parse_failure"
     if trajectory.score is None:
         return "not_graded"
-    return None if trajectory.score >= 1 else "wrong_answer"
+    if trajectory.score < 1:
+        return "wrong_answer"
+    if config.max_steps is not None and len(trajectory.steps) > config.max_steps:
+        return "too_many_steps"
+    return "not_grounded" if config.grounded and not _is_grounded(trajectory) else None
 
 
-def _write(kept: list[Trajectory], dropped: dict[str, int], output: Path) -> None:
+def _is_grounded(trajectory: Trajectory) -> bool:
+    """Whether the words of the answer stood in what an earlier step was told."""
+    answer = f" {normalize(trajectory.answer or '')} "
+    return any(answer in f" {normalize(step.message)} " for step in trajectory.steps[:-1])
+
+
+def _one_a_task(trajectories: Sequence[Trajectory], config: SelectConfig) -> list[Trajectory]:
+    """Of the samples of each task the student's likeliest, or else the first."""
+    tasks: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        sampled = trajectory.sampling.get("samples", 1) > 1
+        task = trajectory.task_id.rpartition("#")[0] if sampled else trajectory.task_id
+        tasks.setdefault(task, []).append(trajectory)
+    several = [sample for samples in tasks.values() if len(samples) > 1 for sample in samples]
+    losses: dict[str, float] = {}
+    if config.student is not None and several:
+        need("transformers", "train")
+        from agentdistill.likelihood import mean_nll  # here, since torch takes seconds to import
+
+        means = mean_nll(several, config.student, prompt=config.prompt)
+        losses = {sample.task_id: mean for sample, mean in zip(several, means, strict=True)}
+    return [min(samples, key=lambda sample: losses.get(sample.task_id, 0.0)) for samples in tasks.values()]
+
+
+def _distinct(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """The first of those that say the same to the same question."""
+    said: dict[tuple[str, ...], Trajectory] = {}
+    for trajectory in trajectories:
+        turns = (assistant_turn(step.candidates[step.winner]) for step in trajectory.steps)
+        said.setdefault((trajectory.question, *turns), trajectory)
+    return list(said.values())
+
+
+def _write(kept: list[Trajectory], run: dict[str, Any], output: Path) -> None:
     new = output.with_name(f".{output.name}.new")
     new.unlink(missing_ok=True)
-    with TrajectoryWriter(new, json.dumps({"select": "correct, parsed, in time", "dropped": dropped})) as writer:
+    with TrajectoryWriter(new, json.dumps(run)) as writer:
         writer.append(kept)
     os.replace(new, output)

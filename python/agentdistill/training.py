@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agentdistill._core import Trajectory, read_trajectories
-from agentdistill.examples import Example, load_tokenizer, to_examples
+from agentdistill.examples import Example, SpanKind, load_tokenizer, to_examples
 from agentdistill.extras import need
 from agentdistill.model import ModelError, model_files
 from agentdistill.progress import LINE_SECONDS
@@ -67,6 +67,12 @@ class TrainConfig:
     packing: bool = False
     """Put several examples into one row of up to ``max_length`` tokens, where none sees another: less padding. The
     batch sizes then count rows."""
+    thought_weight: float = 1.0
+    """Factor of the loss of a turn's thought (paper: 1, as for all that follows)."""
+    action_weight: float = 1.0
+    """Factor of the loss of a turn's code, and of the end of the turn."""
+    answer_weight: float = 1.0
+    """The same where the code, or the text, gives the final answer."""
     prompt: str | None = None
     """System prompt to train under, as in ``AgentConfig``; "" for none. Only where trajectories are rendered here."""
     save_steps: int | None = None
@@ -82,6 +88,9 @@ class TrainConfig:
         for name in ("dropout", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a share from 0 to less than 1")
+        for name, weight in self.weights.items():
+            if weight < 0 or not any(self.weights.values()):
+                raise ValueError(f"{name}_weight is {weight}: give 0 or more, and not 0 to all")
         if self.save_steps is not None and self.save_steps < 1:
             raise ValueError(f"save_steps is {self.save_steps}: give at least 1")
         if self.device_batch_size is not None and (
@@ -90,6 +99,16 @@ class TrainConfig:
             raise ValueError(
                 f"device_batch_size is {self.device_batch_size}: give a divisor of batch_size {self.batch_size}"
             )
+
+    @property
+    def weights(self) -> dict[SpanKind, float]:
+        """Factor of the loss of each kind of span."""
+        return {"thought": self.thought_weight, "action": self.action_weight, "answer": self.answer_weight}
+
+    @property
+    def weighted(self) -> bool:
+        """Whether any factor changes anything."""
+        return any(weight != 1 for weight in self.weights.values())
 
 
 def train(
@@ -105,9 +124,9 @@ def train(
     ``examples``: token ids with their mask, or a file of kept trajectories, which are rendered with the model's own
     tokenizer. Only token ids of this model's tokenizer make sense.
 
-    Raises ValueError for examples that teach nothing (none; nothing to learn in them; ids that the model does not have)
-    and for an ``output`` of another run, ModelError for a model that is not there, AgentDistillError without
-    agentdistill[train], OSError and TrajectoryError for files that cannot be read or written.
+    Raises ValueError for examples that teach nothing (none; nothing to learn in them; ids that the model does not
+    have), or have no spans to weigh, and for an ``output`` of another run, ModelError for a model that is not there,
+    AgentDistillError without agentdistill[train], OSError and TrajectoryError for files that cannot be read or written.
     """
     need("trl", "train")
     config = config or TrainConfig()
@@ -118,7 +137,7 @@ def train(
         raise ModelError(f"{model} is an adapter: merge it, or train on its base {files.model}")
     tokenizer = load_tokenizer(files.model)
     given = cast("Sequence[Example]", examples) if trajectories is None else _render(trajectories, tokenizer, config)
-    fitting = _check(given, config.max_length)
+    fitting = _check(given, config)
     student = output if config.method == "full" else output / "merged"
     run = {"model": str(model), "examples": len(fitting), "data": _fingerprint(fitting), **asdict(config)}
     if _begin(output, run):
@@ -184,7 +203,7 @@ def _fit(
         task_type="CAUSAL_LM",
     )
     device_batch = config.device_batch_size or (1 if gpu or config.packing else config.batch_size)
-    rows = Dataset.from_list([_labelled(example) for example in examples])
+    rows = Dataset.from_list([_labelled(example, config) for example in examples])
     if config.packing:
         rows = pack_dataset(rows, config.max_length)
     checkpoints = output / "checkpoints"
@@ -204,6 +223,7 @@ def _fit(
         max_length=None,
         packing=config.packing,  # the rows are packed already: this is for their collator
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
         save_strategy="epoch" if config.save_steps is None else "steps",
         save_steps=config.save_steps or 500,
         save_total_limit=1,
@@ -214,7 +234,7 @@ def _fit(
         seed=config.seed,
         dataloader_pin_memory=gpu,
     )
-    trainer = SFTTrainer(
+    trainer = (_weighted_trainer() if config.weighted else SFTTrainer)(
         model=weights,
         args=settings,
         train_dataset=rows,
@@ -234,6 +254,36 @@ def _fit(
     result = {"steps": trainer.state.global_step, "losses": losses, "seconds": seconds, "resumed_from": last}
     _write(output / "train.json", {"run": run, "result": result})
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _weighted_trainer() -> Any:
+    """TRL's trainer, with a factor for the loss of each token."""
+    from trl import SFTTrainer
+
+    class WeightedTrainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped to mypy
+        data_collator: Any
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            collate = self.data_collator
+
+            def collate_with_weights(rows: list[dict[str, Any]]) -> dict[str, Any]:
+                laid_out = collate([{**row, "labels": row["weights"]} for row in rows])  # as the labels are
+                return {**collate(rows), "weights": laid_out["labels"]}
+
+            self.data_collator = collate_with_weights
+
+        def compute_loss(
+            self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            weights = inputs.pop("weights")[:, 1:]
+            output = model(**inputs, fused_lm_head=True)
+            items = output.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+            loss = -(output.log_probs * weights).sum() / items
+            # The items are those of all processes, over which gradients are averaged.
+            return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
+
+    return WeightedTrainer
 
 
 def _check_separation(model: Any) -> None:
@@ -320,12 +370,14 @@ def _render(trajectories: Sequence[Trajectory], tokenizer: Any, config: TrainCon
     return rendered.examples
 
 
-def _check(examples: Sequence[Example], max_length: int) -> Sequence[Example]:
+def _check(examples: Sequence[Example], config: TrainConfig) -> Sequence[Example]:
     """The examples that can be learnt from."""
     for number, example in enumerate(examples):
         ids, mask = len(example["input_ids"]), len(example["completion_mask"])
         if ids != mask:
             raise ValueError(f"example {number} has {ids} token ids and a mask of {mask}: give them the same length")
+        if config.weighted and "spans" not in example:
+            raise ValueError(f"example {number} has no spans: give them, or no weights")
     if not examples:
         raise ValueError("there is no example to train on")
     # The first token of all is never predicted, so a mask on it alone teaches nothing.
@@ -334,27 +386,30 @@ def _check(examples: Sequence[Example], max_length: int) -> Sequence[Example]:
         raise ValueError(
             "the masks of all examples are 0, so nothing would be learnt: mark what the model should write"
         )
-    fitting = [example for example in taught if len(example["input_ids"]) <= max_length]
+    fitting = [example for example in taught if len(example["input_ids"]) <= config.max_length]
     if not fitting:
-        raise ValueError(f"every example is longer than max_length {max_length}: raise it")
+        raise ValueError(f"every example is longer than max_length {config.max_length}: raise it")
     if len(fitting) < len(examples):
         _log.warning(
             "%d examples are left out: %d have a mask of 0 only, %d are longer than %d tokens",
             len(examples) - len(fitting),
             len(examples) - len(taught),
             len(taught) - len(fitting),
-            max_length,
+            config.max_length,
         )
     return fitting
 
 
-def _labelled(example: Mapping[str, Any]) -> dict[str, list[int]]:
+def _labelled(example: Example, config: TrainConfig) -> dict[str, list[Any]]:
     """As TRL trains on it without touching it: the label -100 has no loss."""
     ids = list(example["input_ids"])
-    return {
-        "input_ids": ids,
-        "labels": [token if taught else -100 for token, taught in zip(ids, example["completion_mask"], strict=True)],
-    }
+    labels = [token if taught else -100 for token, taught in zip(ids, example["completion_mask"], strict=True)]
+    row: dict[str, list[Any]] = {"input_ids": ids, "labels": labels}
+    if config.weighted:
+        row["weights"] = [0.0] * len(ids)
+        for kind, start, end in example["spans"]:
+            row["weights"][start:end] = [config.weights[kind]] * (end - start)
+    return row
 
 
 def _fingerprint(examples: Sequence[Example]) -> str:
