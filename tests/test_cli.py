@@ -20,6 +20,7 @@ COMMANDS = [
     ("inspect",),
     ("train",),
     ("evaluate",),
+    ("run",),
     ("ask",),
     ("sandbox",),
     ("mcp",),

@@ -34,6 +34,7 @@ LAYERS = [
     {"chain_of_thought"},
     {"engine", "likelihood"},
     {"distillation", "evaluation", "training"},
+    {"recipe"},
     {"cli"},
 ]
 
