@@ -22,8 +22,9 @@ from agentdistill import Bm25Index, evaluate, generate, load_model, select, trai
 from agentdistill.demo.run import BASE, DemoConfig, make_world
 from agentdistill.demo.teacher import teacher
 from agentdistill.distillation import GenerateConfig, SelectConfig
-from agentdistill.engine import RolloutConfig, run_blocking
+from agentdistill.engine import run_blocking
 from agentdistill.model import Model
+from agentdistill.player import RolloutConfig
 from agentdistill.tool import web_search
 
 EXPERT, STUDENT = "M", "S"

@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerFast
 from agentdistill import Action, Candidate, Step, Trajectory, cli, generate
 from agentdistill._core import TrajectoryWriter
 from agentdistill.distillation import GenerateConfig
-from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.engine import rollout
 from agentdistill.examples import Example, painted, to_examples
 from agentdistill.model import Completion, Generation, Message, Sampling, ScriptedModel
+from agentdistill.player import RolloutConfig
 from agentdistill.prompt import assistant_turn, load_prompt, opening
 from test_distillation import TASK, code, teacher
 

@@ -27,11 +27,12 @@ ONLY_IMPORTERS = {
 
 # Lower layers never import higher ones.
 LAYERS = [
-    {"extras", "session"},
-    {"task", "model", "tool", "grading", "openai_model", "vllm_model", "transformers_model"},
+    {"extras", "session", "checkpoint"},
+    {"task", "model", "tool", "grading", "openai_model", "replicas", "vllm_model", "transformers_model"},
     {"prompt", "self_consistent_action", "first_thought_prefix"},
     {"agent", "repl", "mcp_server", "examples"},
     {"chain_of_thought"},
+    {"player"},
     {"engine", "likelihood"},
     {"distillation", "evaluation", "training"},
     {"recipe"},

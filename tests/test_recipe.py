@@ -11,8 +11,8 @@ import pytest
 from agentdistill import Task, cli, generate, read_trajectories
 from agentdistill.demo.run import BASE
 from agentdistill.distillation import GenerateConfig
-from agentdistill.engine import RolloutConfig
 from agentdistill.model import ScriptedModel, count_parameters
+from agentdistill.player import RolloutConfig
 from agentdistill.recipe import Cost, load_recipe, rollout_cost
 
 PAPER = Path(__file__).parents[1] / "recipes" / "paper"
@@ -78,9 +78,7 @@ def test_a_recipe_does_all_steps_once_and_again_what_has_changed(experiment: Pat
     assert [name for name, _ in run(experiment)] == STEPS
     assert len(read_trajectories(experiment / "kept.jsonl")) == 8
     assert (experiment / "student" / "model.safetensors").exists()
-    assert all(
-        json.loads((experiment / f"results/{arm}/results.json").read_text())["sets"] for arm in ("greedy", "sag")
-    )
+    assert json.loads((experiment / "results/sag/results.json").read_text())["sets"][0]["n"] == 2
 
     steps = load_recipe(experiment / "recipe.toml")
     assert run(experiment) == [(step.name, f"is done: {step.output}") for step in steps]

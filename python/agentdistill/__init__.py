@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from agentdistill.engine import rollout
     from agentdistill.evaluation import evaluate
     from agentdistill.model import ModelError, load_model
+    from agentdistill.session import state_before
     from agentdistill.task import Task, load_tasks
     from agentdistill.training import train
 
@@ -45,6 +46,7 @@ _LAZY = {
     "ModelError": "model",
     "load_model": "model",
     "rollout": "engine",
+    "state_before": "session",
     "generate": "distillation",
     "select": "distillation",
     "train": "training",
@@ -79,6 +81,7 @@ __all__ = [
     "read_trajectories",
     "rollout",
     "select",
+    "state_before",
     "train",
     "vote",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, Self, final
+from typing import Any, ClassVar, Literal, Self, final
 
 __all__ = [
     "Action",
@@ -161,10 +161,14 @@ class ToolCall:
 class State:
     """An immutable value: the whole interpreter after some cells. Using it twice is a fork."""
 
-    def to_bytes(self) -> bytes: ...
+    def to_bytes(self, base: State | None = None) -> bytes:
+        """About 20 kB for a few variables; with a ``base``, what differs from it."""
     @staticmethod
-    def from_bytes(data: bytes, limits: Limits | None = None) -> State:
-        """Raises SandboxError when the bytes are damaged, of another guest, or too large for ``limits``."""
+    def from_bytes(data: bytes, limits: Limits | None = None, *, base: State | None = None) -> State:
+        """The State that ``to_bytes`` gave with the same ``base``.
+
+        Raises SandboxError when the bytes are damaged, of another guest or base, or too large for ``limits``.
+        """
     @property
     def nbytes(self) -> int:
         """Memory held beyond the base image, in bytes."""
@@ -173,6 +177,8 @@ class State:
 class Sandbox:
     """Isolated CPython 3.14 (WASM). Thread-safe; a cell can reach its tools and nothing else."""
 
+    packages: ClassVar[tuple[str, ...]]
+    """What cells can import besides Python's standard library: sympy, mpmath, and numpy if this build has it."""
     def __new__(
         cls,
         tools: Mapping[str, Bm25Index | Callable[..., Any]] | None = None,
@@ -182,6 +188,8 @@ class Sandbox:
         threads: int | None = None,
     ) -> Self:
         """``tools``: name -> Bm25Index (answers natively, without the GIL) or a callable of JSON-able arguments."""
+    @property
+    def limits(self) -> Limits: ...
     @property
     def initial(self) -> State: ...
     def run(self, state: State, code: str) -> tuple[Observation, State]: ...
@@ -241,13 +249,14 @@ class StepResult:
 
 def self_consistent_steps(
     sandbox: Sandbox,
-    episodes: Sequence[tuple[State, Sequence[str]]],
+    episodes: Sequence[tuple[State, Sequence[str], StepResult | None]],
     *,
     compat: Literal["reference"] | None = None,
     seed: int = 0,
 ) -> list[StepResult]:
-    """Parse, run and vote for a batch of episodes, ``(state, completions)`` each, in one call without the GIL.
+    """Parse, run and vote for a batch of episodes, ``(state, completions, earlier)`` each, in one call without the GIL.
 
+    ``earlier`` is what this gave for the first of the completions, if that was asked: what ran then is not run again.
     When every candidate failed, ``winner`` is drawn by ``seed`` among them (the paper's rule; ``compat`` takes the
     first), preferring one that at least ran; ``state`` is the State after it.
     """
@@ -284,7 +293,10 @@ class Step:
     votes: list[tuple[str, int]]
     prompt_token_ids: list[int] | None
     message: str  # what the model was told after this step ("Observation: ..."); "" after the last
+    state: bytes | None  # after the winner, with the State before the step as its base; see session.state_before
     seconds: float
+    model_seconds: float  # of seconds, those until the model had answered
+    cached_tokens: int  # of the prompt, those that the engine had read before
     def __new__(
         cls,
         candidates: Sequence[Candidate],
@@ -293,7 +305,10 @@ class Step:
         votes: Sequence[tuple[str, int]] = (),
         prompt_token_ids: Sequence[int] | None = None,
         message: str = "",
+        state: bytes | None = None,
         seconds: float = 0.0,
+        model_seconds: float = 0.0,
+        cached_tokens: int = 0,
     ) -> Self: ...
 
 _Outcome = Literal[

@@ -20,13 +20,14 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, 
 
 from agentdistill._core import AgentDistillError, Bm25Index, Limits, Sandbox, Trajectory, read_trajectories
 from agentdistill.distillation import GenerateConfig, SelectConfig, generate, select
-from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.engine import rollout
 from agentdistill.evaluation import evaluate
 from agentdistill.examples import load_tokenizer, painted, to_examples
 from agentdistill.extras import need
 from agentdistill.model import load_model, model_files
+from agentdistill.player import RolloutConfig
 from agentdistill.recipe import Step, formula, load_recipe, rollout_cost, train_cost
-from agentdistill.repl import Repl, run_file
+from agentdistill.repl import Repl, run_file, write
 from agentdistill.task import Kind, Task, load_tasks
 from agentdistill.tool import Tool, sandbox_tools, web_search
 from agentdistill.training import TrainConfig
@@ -156,10 +157,13 @@ class Generate:
     output: Output
     """JSONL file of trajectories, made or continued."""
     index: IndexFolder = None
+    metrics: Path | None = None
+    """JSON file to keep up to date with rates, outcomes, tokens, and where the time went."""
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
-        done = generate(self.files.load(), load_model(self.model), _tools(self.index), self.config, output=self.output)
+        tasks, model, tools = self.files.load(), load_model(self.model), _tools(self.index)
+        done = generate(tasks, model, tools, self.config, output=self.output, metrics=self.metrics)
         print(select(done))
 
 
@@ -323,7 +327,7 @@ class Ask:
     def run(self) -> None:
         task = Task("ask", self.question)
         (trajectory,) = rollout([task], load_model(self.model), _tools(self.index), self.config, progress=False)
-        print(_transcript(trajectory))
+        write(f"{_transcript(trajectory)}\n", sys.stdout)
         if trajectory.error:
             raise AgentDistillError(trajectory.error)
 
@@ -427,7 +431,7 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # `agentdistill ... | head`
         sys.exit(0)
     except (AgentDistillError, ValueError, OSError) as error:
-        print(f"agentdistill: {error}", file=sys.stderr)
+        write(f"agentdistill: {error}\n", sys.stderr)
         sys.exit(1)
 
 

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 from agentdistill._core import ParseFailure, Trajectory, TrajectoryWriter, read_trajectories
 from agentdistill.chain_of_thought import chain_sampling
-from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.engine import rollout
 from agentdistill.extras import need
-from agentdistill.first_thought_prefix import first_thought_prefix
+from agentdistill.first_thought_prefix import first_thought_prefix, recorded_prefixes
 from agentdistill.grading import normalize
 from agentdistill.model import Model
+from agentdistill.player import RolloutConfig
 from agentdistill.prompt import assistant_turn, load_prompt, opening
 from agentdistill.task import Task
 from agentdistill.tool import Tool
@@ -38,6 +39,9 @@ class GenerateConfig(RolloutConfig):
     completion for each task; paper: with and without)."""
     chain_prompt: str = "teacher_cot"
     """System prompt of that chain of thought: one of ours by name, a file, or a text."""
+    chains: str | None = None
+    """Take first thoughts from this file of the same teacher's chains of thought (what ``kind`` "cot" made) and ask for
+    those only that it does not have."""
     samples: int = 1
     """Episodes of each task, "#1", "#2" ... behind its id; more than one needs a temperature. ``select`` keeps one."""
 
@@ -46,6 +50,8 @@ class GenerateConfig(RolloutConfig):
         load_prompt(self.chain_prompt)
         if self.first_thought_prefix and self.kind == "cot":
             raise ValueError('a first-thought prefix begins the Thought of an agent: not with kind "cot"')
+        if self.chains and not self.first_thought_prefix:
+            raise ValueError("chains are where a first-thought prefix is taken from, and there is to be none")
         if self.samples < 1:
             raise ValueError(f"samples is {self.samples}: give at least 1")
         if self.samples > 1 and not self.temperature:
@@ -65,19 +71,33 @@ def generate(
     *,
     output: str | Path | None = None,
     progress: bool = True,
+    metrics: str | Path | None = None,
 ) -> list[Trajectory]:
     """Let the teacher solve ``tasks``; return all its trajectories, graded, good and bad, the samples of a task one
-    after another. Resumes and raises as ``rollout``."""
+    after another. Resumes and raises as ``rollout``, and has its ``metrics``."""
     config = config or GenerateConfig()
     if config.samples > 1:
         tasks = [replace(task, id=f"{task.id}#{k}") for task in tasks for k in range(1, config.samples + 1)]
     chain_prompt = load_prompt(config.chain_prompt)
+    recorded = recorded_prefixes(config.chains, model.name) if config.chains else {}
 
     async def first_thought(task: Task) -> str:
+        if (known := recorded.get(task.question)) is not None:
+            return known
         return await first_thought_prefix(opening(task.question, chain_prompt), model, chain_sampling(config))
 
     ask = first_thought if config.first_thought_prefix else None
-    return rollout(tasks, model, tools, config, output=output, first_thought=ask, progress=progress, title="generate")
+    return rollout(
+        tasks,
+        model,
+        tools,
+        config,
+        output=output,
+        first_thought=ask,
+        progress=progress,
+        metrics=metrics,
+        title="generate",
+    )
 
 
 # ---- select --------------------------------------------------------------------------------------

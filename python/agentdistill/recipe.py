@@ -21,8 +21,8 @@ from typing import Any
 
 from agentdistill._core import read_trajectories
 from agentdistill.distillation import GenerateConfig
-from agentdistill.engine import RolloutConfig
 from agentdistill.model import count_parameters
+from agentdistill.player import RolloutConfig
 from agentdistill.prompt import assistant_turn, load_prompt
 from agentdistill.task import Task
 from agentdistill.training import TrainConfig
