@@ -50,8 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--seeds", type=int, choices=T_975, default=3, help="worlds")
-    parser.add_argument("--train-tasks", type=int, default=800)
-    parser.add_argument("--test-tasks", type=int, default=100, help="of each of the four sets")
+    parser.add_argument("--train-tasks", type=int, default=DemoConfig.train_tasks)
+    parser.add_argument("--test-tasks", type=int, default=DemoConfig.test_tasks, help="of each of the four sets")
     given = parser.parse_args()
     folder = given.output / f"{given.train_tasks}-{given.test_tasks}"
     worlds = [
@@ -63,7 +63,8 @@ def main() -> None:
         kept = statistics.mean(world[arm][0] for world in worlds)
         accuracies = [world[arm][1] for world in worlds]
         gains = [world[arm][1] - world["paper"][1] for world in worlds]
-        table.add_row(arm, f"{kept:.0f}", interval(accuracies), "" if arm == "paper" else interval(gains))
+        gained = "" if arm == "paper" else f"{statistics.mean(gains):+.1%} ± {half_width(gains):.1%}"
+        table.add_row(arm, f"{kept:.0f}", f"{statistics.mean(accuracies):.1%} ± {half_width(accuracies):.1%}", gained)
     Console().print(table)
 
 
@@ -102,10 +103,9 @@ def load(folder: Path) -> Model:
     return load_model(f"transformers:{folder}", device="cpu")
 
 
-def interval(values: list[float]) -> str:
-    """The mean and half the width of its 95 % interval."""
-    half = T_975[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.mean(values):+.1%} ± {half:.1%}"
+def half_width(values: list[float]) -> float:
+    """Of the 95 % interval of their mean."""
+    return T_975[len(values)] * statistics.stdev(values) / len(values) ** 0.5
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ kill."""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -220,6 +221,63 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(base: Path, 
     assert "checkpoint-" in result["resumed_from"]
     straight = train(EXAMPLES, base, tmp_path / "straight", config, progress=False)
     assert mean(losses(student, EXAMPLES)) == pytest.approx(mean(losses(straight, EXAMPLES)), abs=0.05)
+
+
+PROCESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_training import EXAMPLES, TINY, train
+train(EXAMPLES, sys.argv[2], sys.argv[3], TINY, progress=False)
+"""
+
+
+def test_two_processes_train_the_student_of_one(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "process.py").write_text(PROCESS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    together = tmp_path / "together"
+    for _ in range(2):  # the second time it is done already
+        ended = subprocess.run(
+            [*launcher, str(tmp_path / "process.py"), str(Path(__file__).parent), str(base), str(together)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ended.returncode == 0, ended.stderr
+    alone = train(EXAMPLES, base, tmp_path / "alone", TINY, progress=False)
+    results = [json.loads((folder / "train.json").read_text())["result"] for folder in (together, alone)]
+    assert results[0]["steps"] == results[1]["steps"] == 12
+    assert results[0]["losses"] == pytest.approx(results[1]["losses"], abs=1e-3)
+    assert losses(together, EXAMPLES) == pytest.approx(losses(alone, EXAMPLES), abs=1e-2)
+
+
+def test_training_stops_when_the_held_out_loss_rises_and_keeps_the_best(base: Path, tmp_path: Path) -> None:
+    config = replace(TINY, epochs=40, learning_rate=5e-2, schedule="constant", held_out=0.25, patience=2)
+    student = train(EXAMPLES, base, tmp_path / "student", config, progress=False)
+    result = json.loads((student / "train.json").read_text())["result"]
+    measured = result["held_out_losses"]
+    assert result["steps"] == 3 * len(measured) < 3 * 40, "12 examples are trained on, 4 at once"
+    assert measured.index(min(measured)) == len(measured) - 1 - config.patience
+    held_out = random.Random(config.seed).sample(range(16), 4)
+    assert mean(losses(student, [EXAMPLES[i] for i in held_out])) == pytest.approx(min(measured), abs=1e-3)
+
+
+def test_a_student_has_a_card_and_a_plot_and_is_pushed_only_when_asked(base: Path, tmp_path: Path) -> None:
+    output = tmp_path / "student"
+    student = train(EXAMPLES, base, output, replace(LORA, epochs=1, held_out=0.25), progress=False)
+    card = (student / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n") and "| rank | 8 |" in card and "held-out loss" in card
+    assert str(tmp_path) not in card and str(base.parent) not in card
+    assert (student / "loss.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OSError, match="offline"):  # it is done, and would now be pushed: tests have no hub
+        train(EXAMPLES, base, output, replace(LORA, epochs=1, held_out=0.25), push_to="someone/student", progress=False)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="3 processes that take 1 examples"):
+        train(EXAMPLES, base, tmp_path / "student", TINY, progress=False)
 
 
 def test_a_finished_run_is_not_run_again(base: Path, tmp_path: Path) -> None:

@@ -230,12 +230,15 @@ class Train:
     """The student before training: a folder or a hub id."""
     output: Output
     """Folder for adapter, merged model, and configuration."""
+    push_to: str | None = None
+    """Repository of the Hugging Face hub to put the student into, private if it is new; otherwise nothing is pushed."""
     config: TrainConfig = field(default_factory=TrainConfig)
 
     def run(self) -> None:
         from agentdistill.training import train  # here, since torch takes seconds to import
 
-        print(f"student: {train(self.trajectories, self.model, self.output, self.config)}")
+        student = train(self.trajectories, self.model, self.output, self.config, push_to=self.push_to)
+        print(f"student: {student}")
 
 
 @dataclass(frozen=True)

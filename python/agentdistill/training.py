@@ -7,16 +7,21 @@ on from its last checkpoint. Its folder holds
     train.json      what was trained on what, and how it went; a folder of another run is refused
     checkpoints/    until the run is done
     adapter/        LoRA only: the adapter, for PEFT and vLLM
-    merged/         the student with the adapter merged into it, and its tokenizer: what to load. (Full: the student.)
+    merged/         the student with the adapter merged into it, its tokenizer, model card and plot of losses: what to
+                    load. (Full: all that lies in the folder itself.)
 
-Not here: which trajectories are kept and how they become tokens; several GPUs; preferences or reinforcement. torch, trl
-and peft are imported when training starts, as they take seconds.
+Several GPUs or machines train one student when the same call is made by each of the processes that ``torchrun`` or
+``accelerate launch`` starts: they share every batch, and the first writes.
+
+Not here: which trajectories are kept and how they become tokens; preferences or reinforcement. torch, trl and peft are
+imported when training starts, as they take seconds.
 """
 
 import hashlib
 import json
 import logging
 import os
+import random
 import shutil
 import sys
 import time
@@ -32,6 +37,7 @@ from agentdistill._core import Trajectory, read_trajectories
 from agentdistill.examples import Example, SpanKind, load_tokenizer, to_examples
 from agentdistill.extras import need
 from agentdistill.model import ModelError, model_files
+from agentdistill.model_card import write_card
 from agentdistill.progress import LINE_SECONDS
 
 _log = logging.getLogger(__name__)
@@ -61,7 +67,12 @@ class TrainConfig:
     """Examples per step of the optimizer (paper: 8)."""
     device_batch_size: int | None = None
     """Examples in one forward pass; gradients are summed up to ``batch_size``. By default 1 on a GPU and for packed
-    rows, else ``batch_size``."""
+    rows, else the process's share of ``batch_size``."""
+    held_out: float = 0.0
+    """Share of the examples that is not trained on. Their loss is measured at every checkpoint, and the student is that
+    of the lowest."""
+    patience: int = 3
+    """Training ends when the held-out loss has not fallen for so many checkpoints."""
     max_length: int = 10_240
     """Longest example, in tokens (paper: 10,240)."""
     packing: bool = False
@@ -82,10 +93,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for what cannot be."""
-        for name in ("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length"):
+        for name in ("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length", "patience"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give more than 0")
-        for name in ("dropout", "warmup"):
+        for name in ("dropout", "warmup", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a share from 0 to less than 1")
         for name, weight in self.weights.items():
@@ -117,12 +128,14 @@ def train(
     output: str | Path,
     config: TrainConfig | None = None,
     *,
+    push_to: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Fine-tune ``model`` (a folder or hub id) on ``examples``; return the folder to load the student from.
 
     ``examples``: token ids with their mask, or a file of kept trajectories, which are rendered with the model's own
-    tokenizer. Only token ids of this model's tokenizer make sense.
+    tokenizer. Only token ids of this model's tokenizer make sense. ``push_to``: the hub's repository to put the student
+    into, made private if it is not there; without it nothing leaves this machine.
 
     Raises ValueError for examples that teach nothing (none; nothing to learn in them; ids that the model does not
     have), or have no spans to weigh, and for an ``output`` of another run, ModelError for a model that is not there,
@@ -140,9 +153,10 @@ def train(
     fitting = _check(given, config)
     student = output if config.method == "full" else output / "merged"
     run = {"model": str(model), "examples": len(fitting), "data": _fingerprint(fitting), **asdict(config)}
-    if _begin(output, run):
-        return student
-    _fit(fitting, files.model, tokenizer, output, config, run, progress)
+    if not _begin(output, run):
+        _fit(fitting, files.model, tokenizer, output, config, run, progress)
+    if push_to is not None and _is_first():
+        _push(student, push_to)
     return student
 
 
@@ -162,11 +176,31 @@ def _begin(output: Path, run: dict[str, Any]) -> bool:
             differences = ", ".join(f"{name} {known['run'].get(name)!r}, not {run[name]!r}" for name in sorted(other))
             raise ValueError(f"{output} holds another run ({differences}): give another output, or remove it")
         return known.get("result") is not None
+    if not _is_first():
+        return False
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no training run: give another output")
     output.mkdir(parents=True, exist_ok=True)
     _write(record, {"run": run, "result": None})
     return False
+
+
+def _processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _is_first() -> bool:
+    """Whether this is the process that writes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _push(student: Path, repository: str) -> None:
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    hub.create_repo(repository, private=True, exist_ok=True)
+    hub.upload_folder(repo_id=repository, folder_path=student, ignore_patterns=["train.json"])
 
 
 def _write(path: Path, value: Any) -> None:
@@ -187,12 +221,17 @@ def _fit(
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, PrinterCallback
+    from transformers import AutoModelForCausalLM, EarlyStoppingCallback, PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
+    from transformers.utils import is_flash_attn_2_available
     from trl import SFTConfig, SFTTrainer, pack_dataset
 
     gpu = torch.cuda.is_available()
-    weights = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if gpu else torch.float32)
+    weights = AutoModelForCausalLM.from_pretrained(
+        model,
+        dtype=torch.bfloat16 if gpu else torch.float32,
+        attn_implementation="flash_attention_2" if is_flash_attn_2_available() else None,
+    )
     if (largest := max(max(example["input_ids"]) for example in examples)) >= weights.config.vocab_size:
         raise ValueError(f"token id {largest} is not one of {model}: these examples are of another tokenizer")
     lora = LoraConfig(
@@ -202,15 +241,24 @@ def _fit(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    device_batch = config.device_batch_size or (1 if gpu or config.packing else config.batch_size)
-    rows = Dataset.from_list([_labelled(example, config) for example in examples])
+    share = config.batch_size // _processes()
+    device_batch = config.device_batch_size or (1 if gpu or config.packing else max(1, share))
+    if config.batch_size % (device_batch * _processes()):
+        raise ValueError(
+            f"{_processes()} processes that take {device_batch} examples at once cannot share batches of "
+            f"{config.batch_size}: give a batch_size that they can"
+        )
+    held_out = set(random.Random(config.seed).sample(range(len(examples)), round(config.held_out * len(examples))))
+    labelled = [_labelled(example, config) for example in examples]
+    rows = Dataset.from_list([row for number, row in enumerate(labelled) if number not in held_out])
     if config.packing:
         rows = pack_dataset(rows, config.max_length)
     checkpoints = output / "checkpoints"
+    saving: Any = "epoch" if config.save_steps is None else "steps"
     settings = SFTConfig(
         output_dir=str(checkpoints),
         per_device_train_batch_size=device_batch,
-        gradient_accumulation_steps=config.batch_size // device_batch,
+        gradient_accumulation_steps=share // device_batch,
         num_train_epochs=config.epochs,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
@@ -224,7 +272,12 @@ def _fit(
         packing=config.packing,  # the rows are packed already: this is for their collator
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
-        save_strategy="epoch" if config.save_steps is None else "steps",
+        per_device_eval_batch_size=device_batch,
+        eval_strategy=saving if held_out else "no",
+        eval_steps=config.save_steps,
+        load_best_model_at_end=bool(held_out),
+        metric_for_best_model="loss",
+        save_strategy=saving,
         save_steps=config.save_steps or 500,
         save_total_limit=1,
         logging_steps=5,
@@ -238,22 +291,36 @@ def _fit(
         model=weights,
         args=settings,
         train_dataset=rows,
+        eval_dataset=Dataset.from_list([labelled[number] for number in sorted(held_out)]) if held_out else None,
+        callbacks=[EarlyStoppingCallback(config.patience)] if held_out else None,
         processing_class=tokenizer,
         peft_config=lora if config.method == "lora" else None,
     )
     if config.packing:
         _check_separation(trainer.model)
     trainer.remove_callback(PrinterCallback)
-    if progress:
+    if progress and _is_first():
         trainer.add_callback(_progress(f"train {output.name}"))
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
-    _save(trainer.model, tokenizer, output, config)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    seconds = sum(entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry)
-    result = {"steps": trainer.state.global_step, "losses": losses, "seconds": seconds, "resumed_from": last}
-    _write(output / "train.json", {"run": run, "result": result})
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    if _is_first():
+        student = _save(trainer.model, tokenizer, output, config)
+        history = trainer.state.log_history
+        logged, measured = ([entry for entry in history if name in entry] for name in ("loss", "eval_loss"))
+        result = {
+            "steps": trainer.state.global_step,
+            "losses": [entry["loss"] for entry in logged],
+            "logged_at": [entry["step"] for entry in logged],
+            "held_out_losses": [entry["eval_loss"] for entry in measured],
+            "held_out_at": [entry["step"] for entry in measured],
+            "seconds": sum(entry["train_runtime"] for entry in history if "train_runtime" in entry),
+            "resumed_from": last,
+        }
+        write_card(student, output.name, run, result)
+        _write(output / "train.json", {"run": run, "result": result})
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 def _weighted_trainer() -> Any:
@@ -306,15 +373,17 @@ def _check_separation(model: Any) -> None:
         raise ValueError(f"{type(model).__name__} would see one packed example from the next: train without packing")
 
 
-def _save(model: Any, tokenizer: Any, output: Path, config: TrainConfig) -> None:
+def _save(model: Any, tokenizer: Any, output: Path, config: TrainConfig) -> Path:
+    """Write the student; where it is to be loaded from."""
     if config.method == "full":
         model.save_pretrained(output)
         tokenizer.save_pretrained(output)
-        return
+        return output
     model.save_pretrained(output / "adapter")
     tokenizer.save_pretrained(output / "adapter")
     model.merge_and_unload().save_pretrained(output / "merged")
     tokenizer.save_pretrained(output / "merged")
+    return output / "merged"
 
 
 def _progress(title: str) -> Any:
