@@ -280,6 +280,12 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
         train(EXAMPLES, base, tmp_path / "student", TINY, progress=False)
 
 
+def test_a_sharded_model_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP"):
+        train(EXAMPLES, base, tmp_path / "student", TINY, progress=False)
+
+
 def test_a_finished_run_is_not_run_again(base: Path, tmp_path: Path) -> None:
     output = tmp_path / "student"
     student = train(EXAMPLES, base, output, TINY, progress=False)

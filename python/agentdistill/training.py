@@ -11,10 +11,10 @@ on from its last checkpoint. Its folder holds
                     load. (Full: all that lies in the folder itself.)
 
 Several GPUs or machines train one student when the same call is made by each of the processes that ``torchrun`` or
-``accelerate launch`` starts: they share every batch, and the first writes.
+``accelerate launch`` starts: each holds the whole model, they share every batch, and the first writes.
 
-Not here: which trajectories are kept and how they become tokens; preferences or reinforcement. torch, trl and peft are
-imported when training starts, as they take seconds.
+Not here: which trajectories are kept and how they become tokens; models that are sharded over GPUs (FSDP, DeepSpeed:
+refused); preferences or reinforcement. torch, trl and peft are imported when training starts, as they take seconds.
 """
 
 import hashlib
@@ -138,10 +138,13 @@ def train(
     into, made private if it is not there; without it nothing leaves this machine.
 
     Raises ValueError for examples that teach nothing (none; nothing to learn in them; ids that the model does not
-    have), or have no spans to weigh, and for an ``output`` of another run, ModelError for a model that is not there,
-    AgentDistillError without agentdistill[train], OSError and TrajectoryError for files that cannot be read or written.
+    have), or have no spans to weigh, for an ``output`` of another run, and for processes that cannot train together,
+    ModelError for a model that is not there, AgentDistillError without agentdistill[train], OSError and TrajectoryError
+    for files that cannot be read or written.
     """
     need("trl", "train")
+    if any(os.environ.get(f"ACCELERATE_USE_{sharding}") == "true" for sharding in ("FSDP", "DEEPSPEED")):
+        raise ValueError("FSDP and DeepSpeed shard a model, and this training does not: launch it with --multi_gpu")
     config = config or TrainConfig()
     output = Path(output)
     trajectories = read_trajectories(examples) if isinstance(examples, str | Path) else None
