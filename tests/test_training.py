@@ -4,6 +4,7 @@ kill."""
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -214,11 +215,13 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(base: Path, 
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert json.loads((output / "train.json").read_text())["result"] is None
+    (torn := output / "checkpoints" / "checkpoint-119").mkdir()  # as if the kill had come while it was written
+    (torn / "trainer_state.json").write_text('{"global_step": 1')
     config = replace(TINY, epochs=30, save_steps=20)
     student = train(EXAMPLES, base, output, config, progress=False)
     result = json.loads((output / "train.json").read_text())["result"]
     assert result["steps"] == 120
-    assert "checkpoint-" in result["resumed_from"]
+    assert re.search(r"checkpoint-\d*0$", result["resumed_from"])
     straight = train(EXAMPLES, base, tmp_path / "straight", config, progress=False)
     assert mean(losses(student, EXAMPLES)) == pytest.approx(mean(losses(straight, EXAMPLES)), abs=0.05)
 
@@ -302,6 +305,7 @@ USELESS = [
     pytest.param([{"input_ids": [1], "completion_mask": [1, 1]}], TINY, "same length", id="mask-length"),
     pytest.param([example("a", "b" * 50)], replace(TINY, max_length=20), "longer than max_length 20", id="too-long"),
     pytest.param([example("a", "b")], WEIGHTED, "no spans", id="no-spans"),
+    pytest.param([example("a", "b")], replace(TINY, held_out=0.5), "is not one", id="too-few-to-hold-out"),
     pytest.param([{"input_ids": [1, 999], "completion_mask": [0, 1]}], TINY, "token id 999", id="foreign-tokens"),
 ]
 

@@ -225,7 +225,6 @@ def _fit(
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, EarlyStoppingCallback, PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
     from transformers.utils import is_flash_attn_2_available
     from trl import SFTConfig, SFTTrainer, pack_dataset
 
@@ -244,14 +243,8 @@ def _fit(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    share = config.batch_size // _processes()
-    device_batch = config.device_batch_size or (1 if gpu or config.packing else max(1, share))
-    if config.batch_size % (device_batch * _processes()):
-        raise ValueError(
-            f"{_processes()} processes that take {device_batch} examples at once cannot share batches of "
-            f"{config.batch_size}: give a batch_size that they can"
-        )
-    held_out = set(random.Random(config.seed).sample(range(len(examples)), round(config.held_out * len(examples))))
+    device_batch, accumulated = _batches(config, gpu)
+    held_out = _held_out(len(examples), config)
     labelled = [_labelled(example, config) for example in examples]
     rows = Dataset.from_list([row for number, row in enumerate(labelled) if number not in held_out])
     if config.packing:
@@ -261,7 +254,7 @@ def _fit(
     settings = SFTConfig(
         output_dir=str(checkpoints),
         per_device_train_batch_size=device_batch,
-        gradient_accumulation_steps=share // device_batch,
+        gradient_accumulation_steps=accumulated,
         num_train_epochs=config.epochs,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
@@ -304,26 +297,63 @@ def _fit(
     trainer.remove_callback(PrinterCallback)
     if progress and _is_first():
         trainer.add_callback(_progress(f"train {output.name}"))
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    last = _last_checkpoint(checkpoints)
     trainer.train(resume_from_checkpoint=last)
     if _is_first():
         student = _save(trainer.model, tokenizer, output, config)
-        history = trainer.state.log_history
-        logged, measured = ([entry for entry in history if name in entry] for name in ("loss", "eval_loss"))
-        result = {
-            "steps": trainer.state.global_step,
-            "losses": [entry["loss"] for entry in logged],
-            "logged_at": [entry["step"] for entry in logged],
-            "held_out_losses": [entry["eval_loss"] for entry in measured],
-            "held_out_at": [entry["step"] for entry in measured],
-            "seconds": sum(entry["train_runtime"] for entry in history if "train_runtime" in entry),
-            "resumed_from": last,
-        }
+        result = {**_history(trainer.state), "resumed_from": last}
         write_card(student, output.name, run, result)
         _write(output / "train.json", {"run": run, "result": result})
         shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def _batches(config: TrainConfig, gpu: bool) -> tuple[int, int]:
+    """Examples in one forward pass of a process, and how many passes make its share of a batch."""
+    share = config.batch_size // _processes()
+    at_once = config.device_batch_size or (1 if gpu or config.packing else max(1, share))
+    if config.batch_size % (at_once * _processes()):
+        raise ValueError(
+            f"{_processes()} processes that take {at_once} examples at once cannot share batches of "
+            f"{config.batch_size}: give a batch_size that they can"
+        )
+    return at_once, share // at_once
+
+
+def _held_out(examples: int, config: TrainConfig) -> set[int]:
+    """Numbers of the examples that are not trained on."""
+    share = int(config.held_out * examples)
+    if config.held_out and not share:
+        raise ValueError(f"held_out {config.held_out} of {examples} examples is not one: give more, or 0")
+    return set(random.Random(config.seed).sample(range(examples), share))
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was not cut off by a kill: its state is what is written last."""
+
+    def is_whole(checkpoint: Path) -> bool:
+        try:
+            return bool(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return False
+
+    whole = (checkpoint for checkpoint in folder.glob("checkpoint-*") if is_whole(checkpoint))
+    last = max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
+    return None if last is None else str(last)
+
+
+def _history(state: Any) -> dict[str, Any]:
+    """What is known of a run from its trainer's logs."""
+    logged, measured = ([entry for entry in state.log_history if name in entry] for name in ("loss", "eval_loss"))
+    return {
+        "steps": state.global_step,
+        "losses": [entry["loss"] for entry in logged],
+        "logged_at": [entry["step"] for entry in logged],
+        "held_out_losses": [entry["eval_loss"] for entry in measured],
+        "held_out_at": [entry["step"] for entry in measured],
+        "seconds": sum(entry.get("train_runtime", 0.0) for entry in state.log_history),
+    }
 
 
 def _weighted_trainer() -> Any:
