@@ -1,23 +1,20 @@
-"""IDEA 1: what a teacher makes, what is kept of it, and that the training examples are exact to the token."""
+"""IDEA 1: what a teacher makes, and what is kept of it."""
 
 from collections.abc import Sequence
-from itertools import groupby
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
-from agentdistill import Action, Candidate, ParseFailure, Step, Task, Trajectory, generate, read_trajectories, select
+from agentdistill import Candidate, ParseFailure, Step, Task, Trajectory, generate, read_trajectories, select
 from agentdistill._core import TrajectoryWriter
-from agentdistill.distillation import GenerateConfig, to_examples
+from agentdistill.distillation import GenerateConfig, SelectConfig
 from agentdistill.engine import rollout
-from agentdistill.model import Completion, Generation, Message, Sampling, ScriptedModel
-from agentdistill.player import RolloutConfig
-from agentdistill.prompt import assistant_turn, load_prompt, opening
+from agentdistill.examples import to_examples
+from agentdistill.likelihood import mean_nll
+from agentdistill.model import Message, ScriptedModel
+from agentdistill.prompt import load_prompt
 
 
 def code(text: str, thought: str = "I act.") -> str:
@@ -136,175 +133,82 @@ def test_steps_that_raised_are_kept() -> None:
     assert len(select(made).kept[0].steps) == 2
 
 
-# ---- training examples ---------------------------------------------------------------------------
-
-CHATML = (
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-TRIMMING = (
-    "{{ bos_token }}{% for m in messages %}<|start|>{{ m.role }}<|end|>\n\n{{ m.content | trim }}<|eot|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant<|end|>\n\n{% endif %}"
-)
-THINKING = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot|>", "<|bos|>"]
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+# ---- more can be asked ---------------------------------------------------------------------------
 
 
-def tokenizer(template: str, *, alphabet: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of Qwen2.5's kind: digits one by one, line ends apart, chat marks as special tokens."""
-    bpe = Tokenizer(models.BPE(unk_token=None))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    initial = pre_tokenizers.ByteLevel.alphabet() if alphabet else []
-    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=initial, special_tokens=SPECIAL, show_progress=False)
-    bpe.train_from_iterator([load_prompt("teacher_agent"), load_prompt("student_agent")], trainer)
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", bos_token="<|bos|>")
-    made.chat_template = template
-    return made
+def said(task_id: str, answer: str, *observed: str, **fields: Any) -> Trajectory:
+    """Steps that were told this, and one that answers."""
+    steps = [Step([Candidate(f"print({i})")], message=f"Observation:\n{text}") for i, text in enumerate(observed)]
+    steps.append(Step([Candidate(f"final_answer({answer!r})")]))
+    return Trajectory(task_id, "Q?", steps=steps, **({"answer": answer, "score": 1.0} | fields))
 
 
-class Served:
-    """A model behind a tokenizer, as a server has it: it reads the rendered conversation and draws the policy's
-    tokens."""
-
-    name = "served"
-
-    def __init__(self, tokens: PreTrainedTokenizerFast, end: str) -> None:
-        self.tokens, self.end = tokens, end
-
-    async def generate(
-        self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
-    ) -> Generation:
-        conversation = [message._asdict() for message in messages]
-        text = self.tokens.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        reply = [code("x = 2 + 3\nprint('é', x)", "I add, 2 + 3."), code("final_answer(x)")][len(messages) // 2 - 1]
-        ids = self.tokens(reply + self.end, add_special_tokens=False)["input_ids"]
-        return Generation([Completion(reply, token_ids=ids)], self.tokens(text, add_special_tokens=False)["input_ids"])
-
-    async def close(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize(
-    ("template", "end"), [(CHATML, "<|im_end|>"), (TRIMMING, "<|eot|>")], ids=["chatml", "trimming"]
-)
-def test_a_student_is_trained_on_exactly_what_it_sees_in_a_rollout(template: str, end: str) -> None:
-    tokens = tokenizer(template)
-    [made] = rollout([TASK], Served(tokens, end), config=RolloutConfig(), progress=False)
-    assert made.score == 1
-    rendered = to_examples([made], tokens)
-    assert (rendered.cut, rendered.dropped, len(rendered.examples)) == (0, {}, 1)
-    [example] = rendered.examples
-    ids, mask = example["input_ids"], example["completion_mask"]
-    assert len(ids) == len(mask) and set(mask) == {0, 1}
-    for step in made.steps:
-        given, written = step.prompt_token_ids or [], step.candidates[0].token_ids or []
-        assert ids[: len(given) + len(written)] == given + written
-        assert mask[len(given) : len(given) + len(written)] == [1] * len(written)
-    assert sum(mask) == sum(len(step.candidates[0].token_ids or []) for step in made.steps)
-    trained = tokens.decode([i for i, m in zip(ids, mask, strict=True) if m])
-    assert trained == "".join(step.candidates[0].text + end for step in made.steps)
-
-
-def test_the_student_s_own_short_prompt_is_used() -> None:
-    tokens = tokenizer(CHATML)
-    [made] = generate([TASK], ScriptedModel("teacher", teacher), progress=False)
-    [example] = to_examples([made], tokens).examples
-    text = tokens.decode(example["input_ids"])
-    [system, _] = opening("", load_prompt("student_agent"), tools=made.sampling["tools"])
-    assert text.startswith(
-        f"<|im_start|>system\n{system.content}<|im_end|>\n<|im_start|>user\nWhat is 2 + 3?<|im_end|>"
-    )
-    assert made.messages[0][1] not in text
-    bare = tokens.decode(to_examples([made], tokens, prompt="").examples[0]["input_ids"])
-    assert bare.startswith("<|im_start|>system\nYou are helpful.<|im_end|>\n<|im_start|>user\nWhat is 2 + 3?")
-
-
-def test_a_chain_of_thought_is_an_example_too() -> None:
-    tokens = tokenizer(CHATML)
-    made = generate([TASK], ScriptedModel("t", teacher), config=GenerateConfig(kind="cot"), progress=False)
-    [example] = to_examples(made, tokens).examples
-    trained = tokens.decode([i for i, m in zip(example["input_ids"], example["completion_mask"], strict=True) if m])
-    assert trained == made[0].steps[0].candidates[0].text + "<|im_end|>"
-
-
-def test_a_template_that_rewrites_history_gives_an_example_a_step() -> None:
-    tokens = tokenizer(THINKING)
-    made = generate([TASK], ScriptedModel("teacher", teacher), progress=False)
-    rendered = to_examples(made, tokens)
-    assert len(rendered.examples) == len(made[0].steps) == 2
-    for example in rendered.examples:
-        trained = tokens.decode([i for i, m in zip(example["input_ids"], example["completion_mask"], strict=True) if m])
-        assert trained.startswith("<think>\n\n</think>\n\nThought: ") and trained.count("<end_code><|im_end|>") == 1
-
-
-def test_long_trajectories_end_at_a_step_or_are_dropped() -> None:
-    tokens = tokenizer(CHATML)
-    made = generate([TASK], ScriptedModel("teacher", teacher), progress=False)
-    whole = to_examples(made, tokens).examples[0]["input_ids"]
-    same = to_examples(made, tokens, max_length=len(whole))
-    assert (same.cut, same.examples[0]["input_ids"]) == (0, whole)
-    shorter = to_examples(made, tokens, max_length=len(whole) - 1)
-    assert shorter.cut == 1
-    ids = shorter.examples[0]["input_ids"]
-    assert whole[: len(ids)] == ids and tokens.decode(ids).endswith("print(x)\n```<end_code><|im_end|>")
-    none = to_examples(made, tokens, max_length=len(ids) - 1)
-    assert none == ([], 0, {"too_long": 1})
-
-
-def test_what_the_tokenizer_cannot_say_is_dropped() -> None:
-    made = rollout(
-        [TASK], ScriptedModel("t", lambda messages, prefix, index: code("final_answer(5)", "Σ")), progress=False
-    )
-    assert to_examples(made, tokenizer(CHATML)).dropped == {}
-    assert to_examples(made, tokenizer(CHATML, alphabet=False)).dropped == {"not_faithful": 1}
-
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-CHAT_TOKENS = tokenizer(CHATML)
-
-
-@given(st.lists(st.tuples(TEXT, TEXT, TEXT), min_size=1, max_size=4))
-def test_whatever_is_said_the_mask_covers_the_assistant_and_nothing_else(said: list[tuple[str, str, str]]) -> None:
-    steps = [
-        Step([Candidate(thought, action=Action(thought, code=code or "pass"))], message=f"Observation:\n{observed}")
-        for thought, code, observed in said
-    ]
-    rendered = to_examples([Trajectory("t", "Q?", steps=steps)], CHAT_TOKENS)
-    assert rendered.dropped == {}
-    [example] = rendered.examples
-    runs = groupby(zip(example["completion_mask"], example["input_ids"], strict=True), key=lambda pair: pair[0])
-    decoded = [(mask, CHAT_TOKENS.decode([i for _, i in run])) for mask, run in runs]
-    assert [mask for mask, _ in decoded] == [0, 1] * len(steps)
-    turns = [assistant_turn(step.candidates[0]) + "<|im_end|>" for step in steps]
-    assert [text for mask, text in decoded if mask] == turns
-    between = [f"\n<|im_start|>user\n{step.message}<|im_end|>\n<|im_start|>assistant\n" for step in steps[:-1]]
-    assert [text for mask, text in decoded if not mask][1:] == between
-
-
-BAD_TEMPLATES = [
-    (CHATML.replace("{% for", "{{ raise_exception('no system role') }}{% for", 1), "no system role"),
-    (CHATML.replace("<|im_end|>\n{% endfor %}", "\n{% endfor %}"), "end of an assistant's turn"),
-    (CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>bot\n{% endif %}"), "otherwise than it asks"),
+ASKED = [
+    (SelectConfig(max_steps=2), said("t", "5", "a"), None),
+    (SelectConfig(max_steps=2), said("t", "5", "a", "b"), "too_many_steps"),
+    (SelectConfig(grounded=True), said("t", "The Blue Nile", "", "It flows into the blue  Nile."), None),
+    (SelectConfig(grounded=True), said("t", "13,138", "13138"), None),
+    (SelectConfig(grounded=True), said("t", "5", "15 of 25"), "not_grounded"),
+    (SelectConfig(grounded=True), said("t", "Paris", "It is Rome."), "not_grounded"),
+    (SelectConfig(grounded=True), said("t", "Paris"), "not_grounded"),
 ]
 
 
-@pytest.mark.parametrize(("template", "says"), BAD_TEMPLATES)
-def test_a_template_nobody_can_learn_from_is_refused(template: str, says: str) -> None:
-    made = generate([TASK], ScriptedModel("teacher", teacher), progress=False)
-    with pytest.raises(ValueError, match=says):
-        to_examples(made, tokenizer(template))
+@pytest.mark.parametrize(("config", "made", "reason"), ASKED)
+def test_what_else_can_be_asked(config: SelectConfig, made: Trajectory, reason: str | None) -> None:
+    assert select([made], config=config) == (([], {reason: 1}) if reason else ([made], {}))
+
+
+def test_of_what_says_the_same_one_is_kept() -> None:
+    made = [said("b", "5", "a"), said("a", "5", "a"), said("c", "6", "a")]
+    selection = select(made, config=SelectConfig(distinct=True))
+    assert ([t.task_id for t in selection.kept], selection.dropped) == (["a", "c"], {"duplicate": 1})
+
+
+def test_a_teacher_s_samples_are_kept_apart_and_one_is_selected(tmp_path: Path) -> None:
+    tries = iter([code("final_answer(4)"), code("final_answer(5)"), code("final_answer(3 + 2)")])
+    config = GenerateConfig(samples=3, temperature=0.7, concurrency=1)
+    model = ScriptedModel("teacher", lambda messages, prefix, index: next(tries))
+    task = replace(TASK, id="a#b")
+    made = generate([task], model, config=config, output=tmp_path / "t.jsonl", progress=False)
+    assert [(t.task_id, t.score) for t in made] == [("a#b#1", 0), ("a#b#2", 1), ("a#b#3", 1)]
+    assert generate([task], model, config=config, output=tmp_path / "t.jsonl", progress=False) == made
+    selection = select(tmp_path / "t.jsonl")
+    assert ([t.task_id for t in selection.kept], selection.dropped) == (
+        ["a#b#2"],
+        {"wrong_answer": 1, "other_sample": 1},
+    )
+    assert len(select([said("a#1", "5"), said("a#2", "5")]).kept) == 2, "ids of tasks may look like samples"
+
+
+def test_samples_need_a_temperature() -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        GenerateConfig(samples=2)
+
+
+def test_the_student_chooses_the_sample_it_finds_likeliest(tiny_model: Path) -> None:
+    """The oracle is the whole forward pass, by plain torch, over what ``to_examples`` says is learnt."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    student, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_model).eval(),
+        AutoTokenizer.from_pretrained(tiny_model),
+    )
+
+    def nll(made: Trajectory) -> float:
+        [example] = to_examples([made], tokenizer).examples
+        ids = torch.tensor([example["input_ids"]])
+        with torch.no_grad():
+            logprobs = student(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        each = -logprobs.gather(1, ids[0, 1:, None])[:, 0]
+        return each[torch.tensor(example["completion_mask"][1:], dtype=torch.bool)].mean().item()
+
+    samples = [said(f"t#{k}", answer, "seen", sampling={"samples": 4}) for k, answer in enumerate("~xZ5", 1)]
+    means = [nll(sample) for sample in samples]
+    assert mean_nll(samples, str(tiny_model)) == pytest.approx(means, abs=1e-4)
+    likeliest = samples[means.index(min(means))]
+    other = said("u#1", "5", sampling={"samples": 4})
+    selection = select([*samples, other], config=SelectConfig(student=str(tiny_model)))
+    assert selection == ([likeliest, other], {"other_sample": 3})
+    assert likeliest != samples[0], "the first would be kept without a student"

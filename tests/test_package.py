@@ -16,8 +16,8 @@ MODULES = {path.stem: path for path in PACKAGE.glob("*.py")}
 ONLY_IMPORTERS = {
     "vllm": {"vllm_model"},
     "openai": {"openai_model"},
-    "torch": {"training", "transformers_model"},
-    "transformers": {"training", "transformers_model", "vllm_model", "distillation"},
+    "torch": {"training", "transformers_model", "likelihood"},
+    "transformers": {"training", "transformers_model", "vllm_model", "examples"},
     "trl": {"training"},
     "peft": {"training", "transformers_model"},
     "tyro": {"cli"},
@@ -31,12 +31,13 @@ LAYERS = [
     {"extras", "session", "checkpoint"},
     {"task", "model", "tool", "grading", "openai_model", "replicas", "vllm_model", "transformers_model"},
     {"prompt", "self_consistent_action", "first_thought_prefix"},
-    {"agent", "repl", "mcp_server"},
+    {"agent", "repl", "mcp_server", "examples"},
     {"chain_of_thought"},
     {"player"},
     {"cluster"},
-    {"engine"},
+    {"engine", "likelihood"},
     {"distillation", "evaluation", "training"},
+    {"recipe"},
     {"cli"},
 ]
 

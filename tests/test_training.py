@@ -3,17 +3,20 @@ kill."""
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from agentdistill.model import ModelError
-from agentdistill.training import TrainConfig, train
+from agentdistill.training import TrainConfig, _labelled, train
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -133,6 +136,66 @@ def test_the_loss_is_the_oracles(base: Path, tmp_path: Path) -> None:
     assert reported == [pytest.approx(expected, abs=1e-3)]
 
 
+def per_token_losses(model: "torch.nn.Module", batch: dict[str, "torch.Tensor"]) -> list[float]:
+    """The losses of a batch's learnt tokens, by plain torch."""
+    labels = batch.pop("labels")[0, 1:]
+    with torch.no_grad():
+        logprobs = model(**batch, use_cache=False).logits[0, :-1].log_softmax(-1)
+    learnt = labels != -100
+    return (-logprobs[learnt].gather(1, labels[learnt][:, None]))[:, 0].tolist()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_examples_do_not_see_one_another(base: Path, attention: str) -> None:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import pack_dataset
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    student = AutoModelForCausalLM.from_pretrained(base, attn_implementation=attention).eval()
+    labelled = Dataset.from_list([_labelled(e, TINY) for e in EXAMPLES])
+    packed = pack_dataset(labelled, 24)
+    assert len(packed) == 4 and all(len(row["seq_lengths"]) > 1 for row in packed)
+    alone = [per_token_losses(student, DataCollatorForLanguageModeling(0)([row])) for row in labelled]
+    together = [per_token_losses(student, DataCollatorForLanguageModeling(0, padding_free=True)([r])) for r in packed]
+    assert sorted(chain(*together)) == pytest.approx(sorted(chain(*alone)), abs=1e-5)
+
+
+def test_the_loss_of_packed_examples_is_that_of_each_alone(base: Path, tmp_path: Path) -> None:
+    config = replace(TINY, batch_size=4, epochs=1, max_length=24, packing=True)
+    train(EXAMPLES, base, tmp_path / "student", config, progress=False)
+    tokens = [sum(e["completion_mask"]) for e in EXAMPLES]
+    expected = sum(loss * n for loss, n in zip(losses(base, EXAMPLES), tokens, strict=True)) / sum(tokens)
+    result = json.loads((tmp_path / "student" / "train.json").read_text())["result"]
+    assert (result["steps"], result["losses"]) == (1, [pytest.approx(expected, abs=1e-5)])
+
+
+def test_packing_is_refused_where_examples_would_see_one_another(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
+    with pytest.raises(ValueError, match="train without packing"):
+        train(EXAMPLES, base, tmp_path / "student", replace(TINY, packing=True), progress=False)
+
+
+WEIGHTED = replace(TINY, batch_size=16, epochs=1, thought_weight=0.5, action_weight=0.0, answer_weight=3.0)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_of_each_span_has_its_weight(base: Path, tmp_path: Path, packing: bool) -> None:
+    """Of an example's two learnt tokens the first is a thought, the second an action or an answer."""
+    kinds = ["action", "answer"] * (len(EXAMPLES) // 2)
+    examples = [{**e, "spans": [("thought", 4, 5), (kind, 5, 6)]} for e, kind in zip(EXAMPLES, kinds, strict=True)]
+    config = replace(WEIGHTED, packing=packing, max_length=24)
+    train(examples, base, tmp_path / "student", config, progress=False)
+    one = [{**e, "completion_mask": [0] * 4 + [1, 0]} for e in EXAMPLES]
+    other = [{**e, "completion_mask": [0] * 5 + [1]} for e in EXAMPLES]
+    thoughts, acts = losses(base, one), losses(base, other)
+    expected = (0.5 * sum(thoughts) + 3.0 * sum(acts[1::2])) / (2 * len(EXAMPLES))
+    reported = json.loads((tmp_path / "student" / "train.json").read_text())["result"]["losses"]
+    assert reported == [pytest.approx(expected, abs=1e-5)]
+
+
 CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -152,13 +215,78 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(base: Path, 
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert json.loads((output / "train.json").read_text())["result"] is None
+    (torn := output / "checkpoints" / "checkpoint-119").mkdir()  # as if the kill had come while it was written
+    (torn / "trainer_state.json").write_text('{"global_step": 1')
     config = replace(TINY, epochs=30, save_steps=20)
     student = train(EXAMPLES, base, output, config, progress=False)
     result = json.loads((output / "train.json").read_text())["result"]
     assert result["steps"] == 120
-    assert "checkpoint-" in result["resumed_from"]
+    assert re.search(r"checkpoint-\d*0$", result["resumed_from"])
     straight = train(EXAMPLES, base, tmp_path / "straight", config, progress=False)
     assert mean(losses(student, EXAMPLES)) == pytest.approx(mean(losses(straight, EXAMPLES)), abs=0.05)
+
+
+PROCESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_training import EXAMPLES, TINY, train
+train(EXAMPLES, sys.argv[2], sys.argv[3], TINY, progress=False)
+"""
+
+
+def test_two_processes_train_the_student_of_one(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "process.py").write_text(PROCESS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    together = tmp_path / "together"
+    for _ in range(2):  # the second time it is done already
+        ended = subprocess.run(
+            [*launcher, str(tmp_path / "process.py"), str(Path(__file__).parent), str(base), str(together)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ended.returncode == 0, ended.stderr
+    alone = train(EXAMPLES, base, tmp_path / "alone", TINY, progress=False)
+    results = [json.loads((folder / "train.json").read_text())["result"] for folder in (together, alone)]
+    assert results[0]["steps"] == results[1]["steps"] == 12
+    assert results[0]["losses"] == pytest.approx(results[1]["losses"], abs=1e-3)
+    assert losses(together, EXAMPLES) == pytest.approx(losses(alone, EXAMPLES), abs=1e-2)
+
+
+def test_training_stops_when_the_held_out_loss_rises_and_keeps_the_best(base: Path, tmp_path: Path) -> None:
+    config = replace(TINY, epochs=40, learning_rate=5e-2, schedule="constant", held_out=0.25, patience=2)
+    student = train(EXAMPLES, base, tmp_path / "student", config, progress=False)
+    result = json.loads((student / "train.json").read_text())["result"]
+    measured = result["held_out_losses"]
+    assert result["steps"] == 3 * len(measured) < 3 * 40, "12 examples are trained on, 4 at once"
+    assert measured.index(min(measured)) == len(measured) - 1 - config.patience
+    held_out = random.Random(config.seed).sample(range(16), 4)
+    assert mean(losses(student, [EXAMPLES[i] for i in held_out])) == pytest.approx(min(measured), abs=1e-3)
+
+
+def test_a_student_has_a_card_and_a_plot_and_is_pushed_only_when_asked(base: Path, tmp_path: Path) -> None:
+    output = tmp_path / "student"
+    student = train(EXAMPLES, base, output, replace(LORA, epochs=1, held_out=0.25), progress=False)
+    card = (student / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n") and "| rank | 8 |" in card and "held-out loss" in card
+    assert str(tmp_path) not in card and str(base.parent) not in card
+    assert (student / "loss.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OSError, match="offline"):  # it is done, and would now be pushed: tests have no hub
+        train(EXAMPLES, base, output, replace(LORA, epochs=1, held_out=0.25), push_to="someone/student", progress=False)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="3 processes that take 1 examples"):
+        train(EXAMPLES, base, tmp_path / "student", TINY, progress=False)
+
+
+def test_a_sharded_model_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP"):
+        train(EXAMPLES, base, tmp_path / "student", TINY, progress=False)
 
 
 def test_a_finished_run_is_not_run_again(base: Path, tmp_path: Path) -> None:
@@ -176,6 +304,8 @@ USELESS = [
     ),
     pytest.param([{"input_ids": [1], "completion_mask": [1, 1]}], TINY, "same length", id="mask-length"),
     pytest.param([example("a", "b" * 50)], replace(TINY, max_length=20), "longer than max_length 20", id="too-long"),
+    pytest.param([example("a", "b")], WEIGHTED, "no spans", id="no-spans"),
+    pytest.param([example("a", "b")], replace(TINY, held_out=0.5), "is not one", id="too-few-to-hold-out"),
     pytest.param([{"input_ids": [1, 999], "completion_mask": [0, 1]}], TINY, "token id 999", id="foreign-tokens"),
 ]
 
@@ -207,7 +337,15 @@ def test_a_folder_of_another_run_is_refused(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rank": 0}, {"dropout": 1.0}, {"learning_rate": -1.0}, {"save_steps": 0}, {"device_batch_size": 3}]
+    "wrong",
+    [
+        {"rank": 0},
+        {"dropout": 1.0},
+        {"learning_rate": -1.0},
+        {"save_steps": 0},
+        {"device_batch_size": 3},
+        {"thought_weight": -1.0},
+    ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

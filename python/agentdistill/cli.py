@@ -1,15 +1,15 @@
-"""The package's functions as commands: ``agentdistill index | generate | select | train | evaluate | ask | demo``, and
-its sandbox as ``agentdistill sandbox | mcp``.
+"""The package's functions as commands: ``agentdistill index | generate | select | inspect | train | evaluate | run |
+ask | demo``, and its sandbox as ``agentdistill sandbox | mcp``.
 
 Each command is a dataclass: its fields are the flags, with the fields of the function's own configuration beside them;
 what it does is its ``run``. Nothing is decided here: a command loads what its arguments name, calls the function of the
 same name, and prints what that returned.
-
-Not here: recipes that run several steps from one file.
 """
 
 import signal
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -18,12 +18,15 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from agentdistill._core import AgentDistillError, Bm25Index, Limits, Sandbox, Trajectory
-from agentdistill.distillation import GenerateConfig, generate, select
+from agentdistill._core import AgentDistillError, Bm25Index, Limits, Sandbox, Trajectory, read_trajectories
+from agentdistill.distillation import GenerateConfig, SelectConfig, generate, select
 from agentdistill.engine import rollout
 from agentdistill.evaluation import evaluate
+from agentdistill.examples import load_tokenizer, painted, to_examples
 from agentdistill.extras import need
+from agentdistill.model import model_files
 from agentdistill.player import RolloutConfig
+from agentdistill.recipe import Step, formula, load_recipe, rollout_cost, train_cost
 from agentdistill.repl import Repl, run_file, write
 from agentdistill.task import Kind, Task, load_tasks
 from agentdistill.tool import Tool, sandbox_tools, web_search
@@ -175,9 +178,43 @@ class Select:
     """JSONL file of trajectories."""
     output: Output
     """JSONL file to write; one that is there is replaced."""
+    config: SelectConfig = field(default_factory=SelectConfig)
 
     def run(self) -> None:
-        print(select(self.trajectories, self.output))
+        print(select(self.trajectories, self.output, self.config))
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show what a student would learn from kept trajectories, token by token.
+
+    Thoughts are cyan, actions green, answers yellow; what is only given is dim.
+
+    Example: agentdistill inspect kept.jsonl --model Qwen/Qwen2.5-0.5B-Instruct
+    """
+
+    trajectories: Positional[Path]
+    """JSONL file of kept trajectories."""
+    model: str
+    """The student, whose tokenizer and chat template count: a folder or a hub id."""
+    prompt: str | None = None
+    """As in ``train``."""
+    max_length: int = TrainConfig.max_length
+    """As in ``train``."""
+    limit: int = 3
+    """How many examples to show."""
+
+    def run(self) -> None:
+        need("transformers", "train")
+        tokenizer = load_tokenizer(model_files(self.model).model)
+        made = to_examples(
+            read_trajectories(self.trajectories), tokenizer, prompt=self.prompt, max_length=self.max_length
+        )
+        console = Console(highlight=False)
+        for example in made.examples[: self.limit]:
+            console.print(painted(example, tokenizer))
+            console.rule()
+        console.print(str(made))
 
 
 @dataclass(frozen=True)
@@ -193,12 +230,15 @@ class Train:
     """The student before training: a folder or a hub id."""
     output: Output
     """Folder for adapter, merged model, and configuration."""
+    push_to: str | None = None
+    """Repository of the Hugging Face hub to put the student into, private if it is new; otherwise nothing is pushed."""
     config: TrainConfig = field(default_factory=TrainConfig)
 
     def run(self) -> None:
         from agentdistill.training import train  # here, since torch takes seconds to import
 
-        print(f"student: {train(self.trajectories, self.model, self.output, self.config)}")
+        student = train(self.trajectories, self.model, self.output, self.config, push_to=self.push_to)
+        print(f"student: {student}")
 
 
 @dataclass(frozen=True)
@@ -217,6 +257,61 @@ class Evaluate:
 
     def run(self) -> None:
         print(evaluate(self.files.load(), self.model, _tools(self.index), self.config, output=self.output))
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a recipe: the commands of an experiment, in one TOML file.
+
+    Steps whose output is what they would make of their inputs now are not run again; one that was stopped goes on.
+
+    Example: agentdistill run recipes/paper/agent-1.5b.toml --dry-run
+    """
+
+    recipe: Positional[Path]
+    """TOML file: a table for each command, its flags as keys."""
+    dry_run: bool = False
+    """Only say what would be run, and what it would cost."""
+    tflops: float = 100.0
+    """For --dry-run: TFLOP/s that the GPU sustains."""
+
+    def run(self) -> None:
+        steps = load_recipe(self.recipe)
+        commands = [self._parsed(step) for step in steps]  # so that what makes no sense is said before hours of work
+        if self.dry_run:
+            self._say_costs(steps, commands)
+            return
+        for step in steps:
+            if step.is_done():
+                print(f"[{step.name}] is done: {step.output}")
+                continue
+            print(f"[{step.name}] {step}", flush=True)
+            if status := subprocess.run([sys.executable, "-m", "agentdistill", *step.arguments]).returncode:
+                sys.exit(status)
+            step.set_done()
+
+    def _parsed(self, step: Step) -> "Command":
+        try:
+            return _parse(step.arguments)
+        except SystemExit as error:
+            raise ValueError(f"{self.recipe}: [{step.name}] is no command that can be run: {step}") from error
+
+    def _say_costs(self, steps: list[Step], commands: "list[Command]") -> None:
+        generated, anew = 0, set[Path]()
+        for step, command in zip(steps, commands, strict=True):
+            done = step.is_done() and not anew.intersection(step.inputs)
+            cost = None
+            match command:
+                case Generate() | Evaluate():
+                    cost = rollout_cost(command.files.load(), command.model, command.config)
+                    generated = cost.tokens if isinstance(command, Generate) else generated
+                case Train():
+                    cost = train_cost(command.trajectories, command.model, command.config, generated)
+            if not done:
+                anew.add(step.output)
+            said = "done" if done else cost.said(self.tflops) if cost else "next to nothing"
+            print(f"[{step.name}] {said}\n    {step}")
+        print(formula(self.tflops))
 
 
 @dataclass(frozen=True)
@@ -318,8 +413,10 @@ Command = (
     Annotated[Index, subcommand("index")]
     | Annotated[Generate, subcommand("generate")]
     | Annotated[Select, subcommand("select")]
+    | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Run, subcommand("run")]
     | Annotated[Ask, subcommand("ask")]
     | Annotated[RunSandbox, subcommand("sandbox")]
     | Annotated[Mcp, subcommand("mcp")]
@@ -329,15 +426,7 @@ Command = (
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; exit with 1 and one clear line when it fails, 2 for arguments that make no sense."""
-    arguments = [SHORT.get(argument, argument) for argument in (sys.argv[1:] if argv is None else argv)]
-    description = "Distil LLM agents into small models that think, search, run Python and answer."
-    command = tyro.cli(
-        Command,
-        prog="agentdistill",
-        description=description,
-        args=arguments,
-        config=(OmitArgPrefixes, OmitSubcommandPrefixes),
-    )
+    command = _parse(sys.argv[1:] if argv is None else argv)
     try:
         command.run()
     except KeyboardInterrupt:
@@ -347,6 +436,16 @@ def main(argv: list[str] | None = None) -> None:
     except (AgentDistillError, ValueError, OSError) as error:
         write(f"agentdistill: {error}\n", sys.stderr)
         sys.exit(1)
+
+
+def _parse(argv: Sequence[str]) -> Command:
+    return tyro.cli(
+        Command,
+        prog="agentdistill",
+        description="Distil LLM agents into small models that think, search, run Python and answer.",
+        args=[SHORT.get(argument, argument) for argument in argv],
+        config=(OmitArgPrefixes, OmitSubcommandPrefixes),
+    )
 
 
 def _transcript(trajectory: Trajectory) -> str:

@@ -7,6 +7,7 @@ Not here: which prompt is given (``prompt.py``), and what a completion means (th
 """
 
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -214,6 +215,16 @@ def model_files(path_or_id: str) -> ModelFiles:
     raise ModelError(
         f"no model at {path_or_id}: it has neither config.json (a model) nor adapter_config.json (a PEFT adapter)"
     )
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters of the model in a folder, tied embeddings counted once: read from the headers of its files."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return total
 
 
 class ScriptedModel:

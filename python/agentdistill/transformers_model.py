@@ -49,7 +49,10 @@ class TransformersModel(SampledModel):
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
         self.name = path_or_id
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model, tokenizer = _load(path_or_id, device)
+        model, tokenizer = load(path_or_id, device)
+        others = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
+        if others:
+            raise ModelError(f"{path_or_id} has layers of {', '.join(sorted(others))}: run it by vllm:{path_or_id}")
         self._decoder = _Decoder(model, tokenizer, batch_size, path_or_id)
         self._thread: threading.Thread | None = None
 
@@ -65,6 +68,28 @@ class TransformersModel(SampledModel):
         self._decoder.stop()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+
+
+def load(path_or_id: str, device: str) -> tuple[Any, Any]:
+    """Model and tokenizer, ready to run; an adapter is merged into its base. Raises ModelError for a model that is not
+    there."""
+    files = model_files(path_or_id)
+    try:
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        model = AutoModelForCausalLM.from_pretrained(files.model, dtype=dtype)
+        if files.adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, files.adapter).merge_and_unload()
+        own = files.adapter and (Path(files.adapter) / "tokenizer_config.json").exists()
+        tokenizer = AutoTokenizer.from_pretrained(files.adapter if own else files.model)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"cannot load {path_or_id}: {error}") from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
+        )
+    return model.to(device).eval(), tokenizer
 
 
 @dataclass(eq=False)
@@ -451,30 +476,6 @@ def _finish(request: _Request, completions: list[Completion]) -> None:
     if not request.result.done():
         used = sum(len(completion.token_ids or ()) for completion in completions)
         request.result.set_result(Generation(completions, request.prompt, len(request.prompt), used))
-
-
-def _load(path_or_id: str, device: str) -> tuple[Any, Any]:
-    """Model and tokenizer, ready to run."""
-    files = model_files(path_or_id)
-    try:
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        model = AutoModelForCausalLM.from_pretrained(files.model, dtype=dtype)
-        if files.adapter:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, files.adapter).merge_and_unload()
-        own = files.adapter and (Path(files.adapter) / "tokenizer_config.json").exists()
-        tokenizer = AutoTokenizer.from_pretrained(files.adapter if own else files.model)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"cannot load {path_or_id}: {error}") from error
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
-        )
-    others = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
-    if others:
-        raise ModelError(f"{path_or_id} has layers of {', '.join(sorted(others))}: run it by vllm:{path_or_id}")
-    return model.to(device).eval(), tokenizer
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -7,7 +7,6 @@ again. Not here: what the students are trained on and asked (world.py, teacher.p
 """
 
 import json
-import math
 import os
 import random
 import time
@@ -29,7 +28,7 @@ from agentdistill.demo.world import LARGE, SMALL, Entity, Names, Question, Share
 from agentdistill.distillation import GenerateConfig, generate, select
 from agentdistill.engine import run_blocking
 from agentdistill.evaluation import evaluate
-from agentdistill.model import load_model
+from agentdistill.model import count_parameters, load_model
 from agentdistill.player import RolloutConfig
 from agentdistill.task import Kind, Task
 from agentdistill.tool import Tool, web_search
@@ -212,10 +211,8 @@ def _kept(output: Path, kind: str) -> Path:
 
 
 def parameters(size: str) -> int:
-    """Parameters of a base model, tied embeddings counted once: read from the header of its file."""
-    with (BASE / size / "model.safetensors").open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    """Parameters of a base model."""
+    return count_parameters(BASE / size)
 
 
 def _make_students(config: DemoConfig, output: Path, console: Console, progress: bool) -> list[dict[str, Any]]:

@@ -1,0 +1,66 @@
+"""What lies beside a student's weights for people to read: a model card, and a plot of its losses.
+
+Not here: the figures themselves (training.py has them in train.json).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from agentdistill._core import __version__
+
+CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [agentdistill, agent]
+{base_model}---
+# {name}
+
+{base}, trained by agentdistill {version} on {examples} examples of a teacher's trajectories (fingerprint `{data}`).
+It thinks, calls tools from Python code in a sandbox, and answers:
+
+    agentdistill ask "..." --model vllm:PATH_OF_THIS_FOLDER --index INDEX
+
+![Losses](loss.png)
+
+{steps} steps, {learnt}. The terms of the base model hold for this one too. Settings:
+
+| | |
+|---|---|
+{settings}
+"""
+
+
+def write_card(student: Path, name: str, run: dict[str, Any], result: dict[str, Any]) -> None:
+    """Write README.md and loss.png into a student's folder. ``run`` and ``result`` are as in train.json."""
+    _plot(result, student / "loss.png")
+    base = str(run["model"])
+    local = Path(base).exists()  # its path means nothing to others
+    shown = {key: value for key, value in run.items() if key not in ("model", "examples", "data")}
+    losses = [f"last loss {result['losses'][-1]:.3f}"] if result["losses"] else []
+    losses += [f"lowest held-out loss {min(result['held_out_losses']):.3f}"] if result["held_out_losses"] else []
+    card = CARD.format(
+        base_model="" if local else f"base_model: {base}\n",
+        name=name,
+        base=Path(base).name if local else f"[{base}](https://huggingface.co/{base})",
+        version=__version__,
+        examples=run["examples"],
+        data=run["data"],
+        steps=result["steps"],
+        learnt=", ".join(losses),
+        settings="\n".join(f"| {key} | {value} |" for key, value in shown.items()),
+    )
+    (student / "README.md").write_text(card, encoding="utf-8")
+
+
+def _plot(result: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure  # not pyplot, which keeps figures and may look for a screen
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(result["logged_at"], result["losses"], label="training")
+    if result["held_out_losses"]:
+        axes.plot(result["held_out_at"], result["held_out_losses"], marker="o", label="held out")
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,182 @@
+"""A recipe: the commands of an experiment in one TOML file, and what each would cost.
+
+Every table is a command, run in the order of the file; its keys are the command's flags. What follows a dot in a
+table's name only tells two of them apart ([evaluate.greedy], [evaluate.sag]). A step is done when its command line is
+the one that made its output, from what its inputs hold now, and the output is still what it was: that is written beside
+it.
+
+Not here: what a command does (cli.py runs each in a process of its own, which frees its memory).
+"""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentdistill._core import read_trajectories
+from agentdistill.distillation import GenerateConfig
+from agentdistill.model import count_parameters
+from agentdistill.player import RolloutConfig
+from agentdistill.prompt import assistant_turn, load_prompt
+from agentdistill.task import Task
+from agentdistill.training import TrainConfig
+
+_ENGINE = r"^(vllm|transformers|recorded):"
+
+# ---- steps ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a recipe."""
+
+    name: str
+    """As its table is called: "train", "evaluate.sag"."""
+    arguments: tuple[str, ...]
+    """The command line, without the program."""
+    output: Path
+
+    def __str__(self) -> str:
+        return shlex.join(("agentdistill", *self.arguments))
+
+    @property
+    def inputs(self) -> list[Path]:
+        """What of its arguments are files and folders that are there."""
+        # Before a model's path may stand its engine. A text may be too long for the name of a file.
+        named = [Path(re.sub(_ENGINE, "", argument)) for argument in self.arguments]
+        return [path for path in named if path != self.output and os.path.exists(path)]
+
+    def is_done(self) -> bool:
+        """Whether the output is what this command makes of its inputs."""
+        record = _record(self.output)
+        if not record.is_file():
+            return False
+        return bool(json.loads(record.read_text(encoding="utf-8")) == self._state())
+
+    def set_done(self) -> None:
+        """Remember what made the output, and what it is."""
+        _record(self.output).write_text(json.dumps(self._state(), indent=1) + "\n", encoding="utf-8")
+
+    def _state(self) -> dict[str, Any]:
+        inputs = {str(path): _content(path) for path in self.inputs}
+        return {"command": str(self), "inputs": inputs, "output": _content(self.output)}
+
+
+def load_recipe(path: str | Path) -> list[Step]:
+    """The steps of a recipe. Raises OSError for a file that cannot be read, ValueError for one that is no recipe."""
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML: {error}") from error
+    steps = []
+    for command, table in tables.items():
+        several = isinstance(table, dict) and table and all(isinstance(value, dict) for value in table.values())
+        named = {f"{command}.{name}": flags for name, flags in table.items()} if several else {command: table}
+        for name, flags in named.items():
+            if not isinstance(flags, dict) or not isinstance(flags.get("output"), str):
+                raise ValueError(f"{path}: [{name}] is no step: give a table of a command's flags, output among them")
+            steps.append(Step(name, (command, *_arguments(flags)), Path(flags["output"])))
+    if not steps:
+        raise ValueError(f"{path} has no steps")
+    return steps
+
+
+def _arguments(flags: dict[str, Any]) -> list[str]:
+    """A table as the flags of a command line; the trajectories stand in front, without a flag."""
+    said = [str(flags["trajectories"])] if "trajectories" in flags else []
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            said.append(f"--{flag}" if value else f"--no-{flag}")
+        elif name != "trajectories":
+            said += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return said
+
+
+def _record(output: Path) -> Path:
+    return output.with_name(f".{output.name}.step.json")
+
+
+def _content(path: Path) -> str | None:
+    """A file by its content; a folder, which may hold a model or an index, by its files' names, sizes and times."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        seen = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+# ---- costs ---------------------------------------------------------------------------------------
+
+TURN, OBSERVATION, CHAIN = 150, 350, 300
+"""Assumed: tokens of an agent's turn, of what it is told, and of a chain of thought."""
+CHARACTERS = 4
+"""Assumed: characters of a token."""
+
+
+def formula(tflops: float) -> str:
+    """How costs are worked out, for whoever reads them."""
+    return f"""\
+Tokens: all that is read and written, as if every episode took all its steps (a turn of {TURN} tokens, an observation of
+{OBSERVATION}, a chain of thought of {CHAIN}) and nothing were read twice; in training, as if all were kept, until it is
+known what is. FLOPs: 2 for each token and parameter, 6 in training. GPU-hours: FLOPs at a sustained {tflops:g} TFLOP/s
+(--tflops)."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step would take, by :func:`formula`."""
+
+    tokens: int
+    flops: float | None
+    """None where nothing says how large the model is."""
+
+    def said(self, tflops: float) -> str:
+        """In words, on a GPU that does so many TFLOP a second."""
+        hours = "GPU-hours unknown" if self.flops is None else f"{self.flops / (tflops * 3.6e15):.2g} GPU-hours"
+        return f"{self.tokens:,} tokens, {hours}"
+
+
+def rollout_cost(tasks: Sequence[Task], model: str, config: RolloutConfig) -> Cost:
+    """Of generating, or of evaluating."""
+    if config.kind == "agent":
+        each = config.max_steps * TURN * config.candidates + (config.max_steps - 1) * (TURN + OBSERVATION)
+    else:
+        each = CHAIN
+    if isinstance(config, GenerateConfig) and config.first_thought_prefix:
+        each += len(load_prompt(config.chain_prompt)) // CHARACTERS + CHAIN
+    prompts = len(tasks) * len(config.system_prompt) + sum(len(task.question) for task in tasks)
+    samples = config.samples if isinstance(config, GenerateConfig) else 1
+    tokens = samples * (len(tasks) * each + prompts // CHARACTERS)
+    return Cost(tokens, _flops(2, tokens, model))
+
+
+def train_cost(trajectories: Path, model: str, config: TrainConfig, generated: int) -> Cost:
+    """Of training on a file of trajectories, or on so many generated tokens until it is there."""
+    if trajectories.exists():
+        turns = [
+            (step.candidates[step.winner], step.message) for t in read_trajectories(trajectories) for step in t.steps
+        ]
+        seen = sum(len(assistant_turn(chosen)) + len(message) for chosen, message in turns) // CHARACTERS
+    else:
+        seen = generated
+    tokens = int(seen * config.epochs)
+    return Cost(tokens, _flops(6, tokens, model))
+
+
+def _flops(each: int, tokens: int, model: str) -> float | None:
+    """A model's size is that of its files, or what its name says: the last of "30B-A3B", the parameters in use."""
+    path = Path(re.sub(_ENGINE, "", model))
+    said = re.findall(r"(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model)
+    parameters = count_parameters(path) if any(path.glob("*.safetensors")) else float(said[-1]) * 1e9 if said else None
+    return each * tokens * parameters if parameters else None

@@ -1,0 +1,155 @@
+"""Recipes: every step of an experiment from one file, on real parts; done once, and again where something changed."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentdistill import Task, cli, generate, read_trajectories
+from agentdistill.demo.run import BASE
+from agentdistill.distillation import GenerateConfig
+from agentdistill.model import ScriptedModel, count_parameters
+from agentdistill.player import RolloutConfig
+from agentdistill.recipe import Cost, load_recipe, rollout_cost
+
+PAPER = Path(__file__).parents[1] / "recipes" / "paper"
+
+RECIPE = """
+[generate]
+tasks = ["train.json"]
+model = "recorded:teacher.jsonl"
+output = "traj.jsonl"
+
+[select]
+trajectories = "traj.jsonl"
+output = "kept.jsonl"
+
+[train]
+trajectories = "kept.jsonl"
+model = "{base}"
+method = "full"
+epochs = 1
+batch-size = 4
+output = "student"
+
+[evaluate.sag]
+tasks = ["test.json"]
+model = "transformers:student"
+candidates = 2
+max-tokens = 8
+output = "results/sag"
+"""
+STEPS = ["generate", "select", "train", "evaluate.sag"]
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe, tasks as the reference's files have them, and the record of a teacher."""
+    folder = tmp_path_factory.mktemp("experiment")
+    (folder / "recipe.toml").write_text(RECIPE.format(base=BASE / "S"))
+    sums = [{"id": str(a), "question": f"What is {a} + 1?", "answer": a + 1, "dataset_name": "sums"} for a in range(8)]
+    for name, examples in (("train", sums), ("test", sums[:2])):
+        (folder / f"{name}.json").write_text(json.dumps({"metadata": {}, "examples": examples}))
+    tasks = [Task(row["id"], row["question"], str(row["answer"]), "sums", "math") for row in sums]
+    action = "Thought: I add.\nCode:\n```py\nfinal_answer({} + 1)\n```<end_code>"
+    script = ScriptedModel("s", lambda messages, prefix, index: action.format(messages[-1].content.split()[2]))
+    generate(tasks, script, output=folder / "teacher.jsonl", progress=False)
+    return folder
+
+
+def run(folder: Path, *options: str) -> list[tuple[str, str]]:
+    """What is said of each step."""
+    command = [sys.executable, "-m", "agentdistill", "run", "recipe.toml", *options]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return re.findall(r"^\[([\w.]+)\] (.*)$", ended.stdout, re.MULTILINE)
+
+
+def test_a_recipe_does_all_steps_once_and_again_what_has_changed(experiment: Path) -> None:
+    costs = dict(run(experiment, "--dry-run"))
+    assert list(costs) == STEPS
+    assert re.fullmatch(r"[\d,]+ tokens, GPU-hours unknown", costs["generate"])
+    assert re.fullmatch(r"[\d,]+ tokens, [\d.e-]+ GPU-hours", costs["train"])
+    assert not (experiment / "traj.jsonl").exists()
+
+    assert [name for name, _ in run(experiment)] == STEPS
+    assert len(read_trajectories(experiment / "kept.jsonl")) == 8
+    assert (experiment / "student" / "model.safetensors").exists()
+    assert json.loads((experiment / "results/sag/results.json").read_text())["sets"][0]["n"] == 2
+
+    steps = load_recipe(experiment / "recipe.toml")
+    assert run(experiment) == [(step.name, f"is done: {step.output}") for step in steps]
+    (experiment / "kept.jsonl").unlink()
+    assert [said.startswith("is done") for _, said in run(experiment)] == [True, False, True, True]
+
+    recipe = experiment / "recipe.toml"
+    recipe.write_text(
+        recipe.read_text().replace("candidates = 2", "candidates = 3").replace("results/sag", "results/3")
+    )
+    said = dict(run(experiment, "--dry-run"))
+    assert [name for name in STEPS if said[name] != "done"] == ["evaluate.sag"]
+    (experiment / "train.json").write_text((experiment / "train.json").read_text() + "\n")
+    assert set(dict(run(experiment, "--dry-run")).values()).isdisjoint({"done"}), "what is made of it is made again"
+
+
+BAD = {
+    "not TOML": ("[generate", "not TOML"),
+    "no step": ("", "no steps"),
+    "no output": ("[select]\ntrajectories = 't.jsonl'", r"\[select\] is no step"),
+    "no table": ("select = 1", r"\[select\] is no step"),
+    "no such command": ("[distil]\noutput = 'x'", r"\[distil\] is no command"),
+    "no such flag": ("[select]\ntrajectories = 't.jsonl'\nbest = 3\noutput = 'x'", r"\[select\] is no command"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_recipe_that_makes_no_sense_is_refused_before_anything_is_run(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, said = BAD[case]
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["run", str(tmp_path / "r.toml")])
+    assert left.value.code == 1
+    assert re.search(rf"agentdistill: \S+r\.toml.*{said}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("recipe", sorted(PAPER.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_paper_s_recipes_are_commands_and_differ_in_size_alone(recipe: Path) -> None:
+    for step in load_recipe(recipe):
+        cli._parse(step.arguments)
+    kind, size = recipe.stem.split("-")
+    smallest = (PAPER / f"{kind}-0.5b.toml").read_text()
+    assert recipe.read_text() == smallest.replace("0.5b", size).replace("0.5B", size.upper())
+
+
+def test_the_paper_s_training_sets_are_read_and_cost_something(
+    shared_data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(shared_data / "tasks")
+    known = [path.name for path in (shared_data / "tasks").iterdir()]
+    text = (PAPER / "agent-1.5b.toml").read_text()
+    text = re.sub(r'"data/([\w.]+)",?', lambda file: file[0] if file[1] in known else "", text)
+    (tmp_path / "r.toml").write_text(text)
+    cli.main(["run", "r.toml", "--dry-run"])
+    out = capsys.readouterr().out
+    assert len(re.findall(r"tokens, [\d.]+ GPU-hours", out)) == 4
+    assert "100 TFLOP/s" in out
+
+
+def test_costs_are_what_the_formula_says() -> None:
+    tasks = [Task(str(i), "x" * 400, "1") for i in range(10)]
+    config = RolloutConfig(prompt="p " * 200, max_steps=3, candidates=4)
+    # 100 tokens of prompt, 100 of question; 3 steps of 4 turns of 150; two turns and observations read again.
+    tokens = 10 * (100 + 100 + 3 * 4 * 150 + 2 * 500)
+    assert rollout_cost(tasks, "openai:http://h/v1:Q/Qwen3-30B-A3B", config) == Cost(tokens, 2 * tokens * 3e9)
+    assert rollout_cost(tasks, "openai:http://h/v1:gpt", config) == Cost(tokens, None)
+    small = rollout_cost(tasks, f"transformers:{BASE / 'S'}", config)
+    assert small == Cost(tokens, 2 * tokens * count_parameters(BASE / "S"))
+    several = GenerateConfig(prompt=config.prompt, max_steps=3, candidates=4, samples=2, temperature=1.0)
+    assert rollout_cost(tasks, "m", several).tokens == 2 * tokens
+    assert Cost(7200, 3.6e15 * 250).said(100) == "7,200 tokens, 2.5 GPU-hours"
