@@ -18,6 +18,7 @@ from agentdistill._core import (
     ParseFailure,
     Passage,
     RetrievalError,
+    RetrievalServer,
     Sandbox,
     SandboxError,
     State,
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
     from agentdistill.distillation import generate, select
     from agentdistill.engine import rollout
     from agentdistill.evaluation import evaluate
+    from agentdistill.http_retriever import HttpRetriever
     from agentdistill.model import ModelError, load_model
     from agentdistill.task import Task, load_tasks
     from agentdistill.training import train
 
 _LAZY = {
+    "HttpRetriever": "http_retriever",
     "Task": "task",
     "load_tasks": "task",
     "ModelError": "model",
@@ -56,12 +59,14 @@ __all__ = [
     "AgentDistillError",
     "Bm25Index",
     "Candidate",
+    "HttpRetriever",
     "Limits",
     "ModelError",
     "Observation",
     "ParseFailure",
     "Passage",
     "RetrievalError",
+    "RetrievalServer",
     "Sandbox",
     "SandboxError",
     "State",

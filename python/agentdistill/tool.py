@@ -4,7 +4,7 @@ A tool is shown as a Python function with its docstring, since code is how it wi
 call out; what a tool may take and give is whatever JSON can say. ``final_answer`` is the sandbox's own, and is only
 described here.
 
-Not here: running a tool (the core), retrieval over HTTP and MCP servers.
+Not here: running a tool (the core), and MCP servers.
 """
 
 import inspect
@@ -12,8 +12,10 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from agentdistill._core import Bm25Index
+
 if TYPE_CHECKING:
-    from agentdistill._core import Bm25Index
+    from agentdistill.http_retriever import HttpRetriever
 
 
 class Tool(NamedTuple):
@@ -24,13 +26,14 @@ class Tool(NamedTuple):
     """As Python has it, from the parenthesis on: ``(query: str) -> str``."""
     description: str
     """What it does and gives back, for the model to read."""
-    function: "Bm25Index | Callable[..., Any]"
+    function: Bm25Index | Callable[..., Any]
     """What the sandbox calls: an index (natively, without the GIL), or a callable of JSON-able arguments."""
 
 
-def web_search(index: "Bm25Index") -> Tool:
+def web_search(retriever: "Bm25Index | HttpRetriever") -> Tool:
     """The paper's only tool for facts: a search of an encyclopaedia that returns the best passages (paper: top 3)."""
-    return Tool("web_search", "(query: str) -> str", _WEB_SEARCH, index)
+    function = retriever if isinstance(retriever, Bm25Index) else retriever.search_text
+    return Tool("web_search", "(query: str) -> str", _WEB_SEARCH, function)
 
 
 def python_tool(function: Callable[..., Any]) -> Tool:
@@ -57,7 +60,7 @@ def describe_tools(tools: Sequence[Tool]) -> str:
     return "\n\n".join([*definitions, _definition("final_answer", "(answer)", _FINAL_ANSWER)])
 
 
-def sandbox_tools(tools: Sequence[Tool]) -> Mapping[str, "Bm25Index | Callable[..., Any]"]:
+def sandbox_tools(tools: Sequence[Tool]) -> Mapping[str, Bm25Index | Callable[..., Any]]:
     """The same tools as ``Sandbox`` takes them.
 
     Raises ValueError for two of one name, or one that hides ``final_answer``.
