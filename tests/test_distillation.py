@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from agentdistill import Action, Candidate, ParseFailure, Step, Task, Trajectory, generate, read_trajectories, select
 from agentdistill._core import TrajectoryWriter
 from agentdistill.distillation import GenerateConfig, to_examples
-from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.engine import rollout
 from agentdistill.model import Completion, Generation, Message, Sampling, ScriptedModel
+from agentdistill.player import RolloutConfig
 from agentdistill.prompt import assistant_turn, load_prompt, opening
 
 
@@ -60,6 +61,26 @@ def test_a_teacher_generates(config: GenerateConfig, first_turn: str, tmp_path: 
 def test_a_chain_of_thought_has_no_first_thought_of_an_agent() -> None:
     with pytest.raises(ValueError, match="cot"):
         GenerateConfig(kind="cot", first_thought_prefix=True)
+
+
+def test_first_thoughts_are_taken_from_recorded_chains(tmp_path: Path) -> None:
+    chains, asked = tmp_path / "cot.jsonl", []
+
+    def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
+        asked.append("<answer>" in messages[0].content)
+        return teacher(messages, prefix, index)
+
+    script, thinks = ScriptedModel("teacher", teacher), GenerateConfig(kind="cot")
+    generate([TASK], script, config=thinks, output=chains, progress=False)
+    config = GenerateConfig(first_thought_prefix=True, chains=str(chains))
+    other = Task("r", "What is 1 + 4?", "5", "sums", "math")
+    made = generate([TASK, other], ScriptedModel("teacher", policy), config=config, progress=False)
+    assert [t.steps[0].candidates[0].prefix for t in made] == ["Thought: First I add the two."] * 2
+    assert asked.count(True) == 1  # for the other one
+    with pytest.raises(ValueError, match="no chain of thought of another"):
+        generate([TASK], ScriptedModel("another", teacher), config=config, progress=False)
+    with pytest.raises(ValueError, match="there is to be none"):
+        GenerateConfig(chains=str(chains))
 
 
 # ---- selection -----------------------------------------------------------------------------------

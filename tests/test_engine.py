@@ -2,16 +2,17 @@
 
 import asyncio
 import json
-import os
+import multiprocessing
+import random
 import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,27 +29,11 @@ from agentdistill import (
     read_trajectories,
     rollout,
 )
-from agentdistill.engine import FAILED_IN_A_ROW, RolloutConfig, run_blocking
+from agentdistill.engine import FAILED_IN_A_ROW, run_blocking
 from agentdistill.model import Generation, Message, Sampling, ScriptedModel
+from agentdistill.player import RolloutConfig
 from agentdistill.tool import python_tool
-
-
-def code(text: str) -> str:
-    return f"Thought: I act.\nCode:\n```py\n{text}\n```<end_code>"
-
-
-def sums(n: int) -> list[Task]:
-    return [Task(f"t{i}", f"What is {i} + {i}?", str(2 * i), "sums", "math") for i in range(n)]
-
-
-def adds(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Two steps: computes, then answers with what it saw."""
-    question = next(message.content for message in messages if message.role == "user")
-    if messages[-1].content == question:
-        a, b = re.findall(r"\d+", question)
-        return code(f"print({a} + {b})")
-    return code(f"final_answer({messages[-1].content.removeprefix('Observation:').strip()})")
-
+from slow_run import MID_EPISODE, THREES, Logged, add_slowly, adds, code, count_slowly, counts, sums
 
 ADDER = ScriptedModel("adder", adds)
 QUIET = {"progress": False}
@@ -105,6 +90,32 @@ def test_tools_are_called_and_shown() -> None:
 
     [trajectory] = rollout([Task("q", "?", "42")], ScriptedModel("m", policy), [python_tool(double)], **QUIET)
     assert (trajectory.answer, trajectory.score) == ("42", 1.0)
+
+
+def test_episodes_wait_for_slow_tools_side_by_side() -> None:
+    together = threading.Barrier(16)
+
+    def meet() -> str:
+        """Come back when sixteen have called."""
+        together.wait(timeout=30)
+        return "met"
+
+    model = ScriptedModel("m", lambda messages, prefix, index: code("final_answer(meet())"))
+    done = rollout(sums(16), model, [python_tool(meet)], **QUIET)
+    assert {trajectory.answer for trajectory in done} == {"met"}
+
+
+def test_candidates_wait_for_slow_tools_side_by_side() -> None:
+    together = threading.Barrier(8)
+
+    def meet(number: int) -> str:
+        """Come back when eight have called."""
+        together.wait(timeout=30)
+        return "met"
+
+    model = ScriptedModel("m", lambda messages, prefix, index: code(f"final_answer(meet({index}))"))
+    [done] = rollout(sums(1), model, [python_tool(meet)], RolloutConfig(candidates=8), **QUIET)
+    assert done.steps[0].votes == [("final_answer(met)", 8)]
 
 
 def test_it_runs_within_a_running_loop() -> None:
@@ -185,25 +196,14 @@ def test_another_question_under_the_same_id_is_not_taken_for_done(tmp_path: Path
         rollout([Task("t1", "What is 9 + 9?", "18")], ADDER, output=tmp_path / "t.jsonl", **QUIET)
 
 
-SLOW_RUN = """
-    import asyncio, re, sys
-    sys.path.insert(0, {tests!r})
-    from agentdistill.engine import RolloutConfig, rollout
-    from agentdistill.model import ScriptedModel
-    from test_engine import adds, sums
-
-    class Slow(ScriptedModel):
-        async def generate(self, *args, **kwargs):
-            await asyncio.sleep(0.02)
-            return await super().generate(*args, **kwargs)
-
-    rollout(sums({n}), Slow("adder", adds), config=RolloutConfig(concurrency=4), output={output!r})
-"""
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["slow_run"])
 
 
 def start_slow_run(output: Path, n: int) -> "subprocess.Popen[str]":
-    script = textwrap.dedent(SLOW_RUN).format(tests=str(Path(__file__).parent), n=n, output=str(output))
-    return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    script = f"from pathlib import Path; from slow_run import add_slowly; add_slowly(Path({str(output)!r}), {n})"
+    folder = str(Path(__file__).parent)
+    return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, cwd=folder)
 
 
 def wait_for_lines(output: Path, lines: int) -> None:
@@ -213,18 +213,78 @@ def wait_for_lines(output: Path, lines: int) -> None:
         time.sleep(0.005)
 
 
-def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
-    output, n = tmp_path / "t.jsonl", 200
-    for lines in (5, 40, 90):
-        process = start_slow_run(output, n)
-        wait_for_lines(output, lines)
+def test_kill_9_at_any_moment_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
+    output, n, luck = tmp_path / "t.jsonl", 3000, random.Random(0)
+    kept: set[str] = set()
+    for _ in range(100):
+        process = PROCESSES.Process(target=add_slowly, args=(output, n))
+        process.start()
+        if luck.random() < 0.8:
+            wait_for_lines(output, len(kept) + luck.randint(1, 20))
+        time.sleep(luck.uniform(0, 0.1))
         process.kill()
-        process.communicate()
-        kept = {trajectory.task_id for trajectory in read_trajectories(output)}
-        assert lines - 1 <= len(kept) < n
+        process.join()
+        if output.exists():
+            before, kept = kept, {trajectory.task_id for trajectory in read_trajectories(output)}
+            assert before <= kept
+    assert 500 < len(kept) < n
     trajectories = rollout(sums(n), ADDER, output=output, **QUIET)
     assert all(trajectory.score == 1 for trajectory in trajectories)
     assert sorted(t.task_id for t in read_trajectories(output)) == sorted(f"t{i}" for i in range(n))
+
+
+def test_a_killed_run_goes_on_in_the_middle_of_its_episodes(tmp_path: Path) -> None:
+    output, log, luck = tmp_path / "t.jsonl", tmp_path / "log", random.Random(0)
+    log.touch()
+    kills = 0
+    for _ in range(10):
+        process, asked = PROCESSES.Process(target=count_slowly, args=(output, log)), log.read_text().count("\n")
+        process.start()
+        while process.is_alive() and log.read_text().count("\n") < asked + 20:
+            time.sleep(luck.uniform(0, 0.02))
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+    assert kills > 5
+    done = rollout(THREES, Logged(log), config=MID_EPISODE, output=output, **QUIET)
+    assert [(t.answer, len(t.steps), t.score) for t in done] == [("3", 4, 1.0)] * len(THREES)
+    assert len({len(t.messages) for t in done}) == 1
+    asked = Counter(log.read_text().splitlines())
+    assert len(asked) == 4 * len(THREES)  # each step of each task
+    # Only what was under way when a kill came was asked for again: at most one step of each of 8 episodes.
+    assert asked.total() <= 4 * len(THREES) + 8 * kills
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "t.jsonl"]
+
+
+def test_half_done_episodes_that_do_not_fit_are_begun_anew(tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    down = ScriptedModel("m", lambda messages, prefix, index: counts(messages, prefix, index))
+
+    async def goes_down(messages: Sequence[Message], *args: Any, **kwargs: Any) -> Generation:
+        if len(messages) > 4:
+            raise ModelError("gone")
+        return await ScriptedModel.generate(down, messages, *args, **kwargs)
+
+    down.generate = goes_down  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="gone"):
+        rollout(THREES[:4], down, config=MID_EPISODE, output=output, **QUIET)
+    first, second, third, _ = sorted(tmp_path.glob(".t.jsonl.half-done/*.episode"))
+    first.write_bytes(first.read_bytes()[:-100])
+    second.write_text("")
+    third.write_text(third.read_text().replace("\n", "x\n", 1))
+    up, turns = ScriptedModel("m", counts), Counter[int]()
+
+    async def goes_on(messages: Sequence[Message], *args: Any, **kwargs: Any) -> Generation:
+        turns[len(messages) // 2 - 1] += 1
+        return await ScriptedModel.generate(up, messages, *args, **kwargs)
+
+    up.generate = goes_on  # type: ignore[method-assign]
+    done = rollout(THREES[:4], up, config=MID_EPISODE, output=output, **QUIET)
+    assert [t.score for t in done] == [1.0] * 4
+    assert turns == {0: 3, 1: 3, 2: 4, 3: 4}
+    assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
+    with pytest.raises(ValueError, match="checkpoints are kept beside the output"):
+        rollout(THREES[:4], up, config=MID_EPISODE, **QUIET)
 
 
 def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path: Path) -> None:
@@ -383,7 +443,31 @@ def test_without_a_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixtur
 
     rollout(sums(4), ScriptedModel("m", policy), title="exam")
     said = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"exam: 4/4, accuracy 75.0%, [\d.]+/s, 0:00:00 left, parse_failure 1", said[-1])
+    assert re.fullmatch(r"exam: 4/4, accuracy 75.0%, [\d.]+/s, 0:00:00 left, parse_failure 1", said[-2])
+    assert re.fullmatch(r"exam: time of episodes: model \d+%, sandbox \d+%, tools 0%, waiting \d+%", said[-1])
+
+
+def test_metrics_say_what_happened_and_where_time_went(server: Any, tmp_path: Path) -> None:
+    def slow() -> int:
+        """Take some time."""
+        time.sleep(0.05)
+        return 1
+
+    model = load_model(f"openai:http://127.0.0.1:{server.server_port}/v1:adder")
+    output, metrics = tmp_path / "t.jsonl", tmp_path / "metrics.json"
+    rollout(sums(3), model, [python_tool(slow)], output=output, metrics=metrics, **QUIET)
+    rollout(sums(10), model, [python_tool(slow)], output=output, metrics=metrics, **QUIET)
+    run_blocking(model.close())
+    known = json.loads(metrics.read_text())
+    assert known["episodes"] == {"total": 10, "done": 10, "of_an_earlier_run": 3}
+    assert (known["outcomes"], known["accuracy"], known["steps"]) == ({"final_answer": 10}, 1.0, 14)
+    assert (known["tokens"]["prompt"], known["tokens"]["completion"]) == (98, 42)
+    assert known["seconds_of_episodes"]["model"] > 0 < known["seconds_of_episodes"]["sandbox"]
+
+    calls = ScriptedModel("m", lambda messages, prefix, index: code("final_answer(slow())"))
+    rollout(sums(2), calls, [python_tool(slow)], metrics=metrics, **QUIET)
+    assert json.loads(metrics.read_text())["seconds_of_episodes"]["tools"] > 0.1
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_trajectories_say_how_they_were_made() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from agentdistill import Bm25Index, Task, TrajectoryError, evaluate
-from agentdistill.engine import RolloutConfig
 from agentdistill.evaluation import wilson_interval
 from agentdistill.model import Message, ScriptedModel
+from agentdistill.player import RolloutConfig
 from agentdistill.tool import web_search
 
 

@@ -22,6 +22,7 @@ from agentdistill.model import (
     model_files,
     render_prompt,
 )
+from agentdistill.replicas import Replicas
 
 BAD_SETTINGS = [
     ({"temperature": -0.1}, "temperature is -0.1: give 0"),
@@ -71,6 +72,13 @@ SERVERS = [
 def test_a_server_and_its_model(spec: str, url: str, name: str) -> None:
     loaded = load_model(f"openai:{spec}", retries=1)
     assert (loaded.name, vars(loaded)["_base_url"], vars(loaded)["_retries"]) == (name, url, 1)
+
+
+def test_several_servers_of_one_model() -> None:
+    loaded = load_model("openai:http://a:1/v1,https://b/v1,http://[::1]:8000/v1:llama3:8b")
+    assert isinstance(loaded, Replicas) and loaded.name == "llama3:8b"
+    urls = [vars(server)["_base_url"] for server in vars(loaded)["_servers"]]
+    assert urls == ["http://a:1/v1", "https://b/v1", "http://[::1]:8000/v1"]
 
 
 MISSING = ["./nothing", "/nowhere/at/all", "a/b/c", "../x", "transformers:/nowhere", "vllm:/nowhere"]

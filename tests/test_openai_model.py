@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import random
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,12 @@ from typing import Any
 import pytest
 
 import scripted_server
+from agentdistill import Task, read_trajectories, rollout
+from agentdistill.engine import run_blocking
 from agentdistill.model import Completion, Generation, Message, ModelError, Sampling, load_model
 from agentdistill.openai_model import OpenAIModel
+from agentdistill.player import RolloutConfig
+from agentdistill.replicas import Replicas
 from scripted_server import Answer, Handler, Server, raw, serving, status, too_slow
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -81,6 +87,30 @@ async def test_what_passes_is_asked_again(server: Server, trouble: Answer) -> No
     await model.close()
 
 
+def test_a_rollout_survives_a_server_of_which_a_third_fails(server: Server, tmp_path: Path) -> None:
+    luck = random.Random(0)
+
+    def adds(handler: Handler, request: dict[str, Any]) -> None:
+        if luck.random() < 0.3:
+            luck.choice(list(FLEETING.values()))(handler, request)
+            return
+        a, b = re.findall(r"\d+", request["messages"][0]["content"])
+        good = f"Thought: I add.\nCode:\n```py\nfinal_answer({a} + {b})\n```<end_code>"
+        some = [luck.choices((good, "", good[:30]), (8, 1, 1))[0] for _ in range(request.get("n", 1))]
+        completions(*some[: luck.randint(1, len(some))])(handler, request)
+
+    server.script = [adds]
+    tasks = [Task(f"t{i}", f"What is {i} + {i}?", str(2 * i), "sums", "math") for i in range(200)]
+    model, output = model_of(server, retries=30, timeout=1), tmp_path / "t.jsonl"
+    config = RolloutConfig(prompt="", candidates=4, concurrency=64)
+    done = rollout(tasks, model, config=config, output=output, progress=False)
+    run_blocking(model.close())
+    assert [trajectory.score for trajectory in done] == [1.0] * 200
+    assert sorted(t.task_id for t in read_trajectories(output)) == sorted(task.id for task in tasks)
+    assert all(len(step.candidates) == 4 for t in done for step in t.steps)
+    assert model.retried > 50
+
+
 LASTING = {
     "no key": (status(401, "bad key"), "does not let us in: bad key. Set OPENAI_API_KEY"),
     "not allowed": (status(403, "not yours"), "does not let us in: not yours"),
@@ -117,6 +147,38 @@ async def test_a_server_that_never_was_is_given_up_soon(host: str, caplog: pytes
         await model.generate(QUESTION, Sampling())
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     await model.close()
+
+
+async def test_work_goes_to_the_server_that_has_least_to_do(server: Server) -> None:
+    release = threading.Event()
+
+    def wait(handler: Handler, request: dict[str, Any]) -> None:
+        release.wait()
+        completions("slow")(handler, request)
+
+    with serving(wait) as slow:
+        server.script = [completions("quick")]
+        both = Replicas([model_of(slow), model_of(server)])
+        first = asyncio.create_task(both.generate(QUESTION, Sampling()))
+        await asyncio.sleep(0)  # it has begun
+        texts = [(await both.generate(QUESTION, Sampling())).completions[0].text for _ in range(5)]
+        release.set()
+        assert texts == ["quick"] * 5
+        assert (await first).completions[0].text == "slow"
+        await both.close()
+
+
+async def test_what_one_server_cannot_another_can(server: Server) -> None:
+    with serving(status(500)) as broken:
+        server.script = [completions("42")]
+        both = Replicas([model_of(broken, retries=1), model_of(server, retries=0)])
+        for _ in range(3):
+            assert (await both.generate(QUESTION, Sampling())).completions == [Completion("42")]
+        assert (both.retried, len(broken.requests)) == (1, 2)  # then it is left alone for a while
+        server.script = [status(500)]
+        with pytest.raises(ModelError):
+            await both.generate(QUESTION, Sampling())
+        await both.close()
 
 
 async def test_a_server_that_goes_down_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:

@@ -29,11 +29,12 @@ ONLY_IMPORTERS = {
 
 # Lower layers never import higher ones.
 LAYERS = [
-    {"extras", "session", "retry", "corpus", "http_retriever"},
-    {"task", "model", "tool", "grading", "openai_model", "vllm_model", "transformers_model"},
+    {"extras", "session", "checkpoint", "retry", "corpus", "http_retriever"},
+    {"task", "model", "tool", "grading", "openai_model", "replicas", "vllm_model", "transformers_model"},
     {"prompt", "self_consistent_action", "first_thought_prefix"},
     {"agent", "repl", "mcp_server"},
     {"chain_of_thought"},
+    {"player"},
     {"engine"},
     {"distillation", "evaluation", "training"},
     {"cli"},

@@ -25,6 +25,13 @@ RECALL = {
 PASSAGES = [("a", "Corran", "A headland."), ("b", "Strand", "An engineer of lights."), ("c", "", "Corran, Corran")]
 
 
+def test_titles_may_count_oftener(tmp_path: Path) -> None:
+    passages = [("1", "Corran", "a long text of words"), ("2", "Strand", "Corran, Corran, a long text")]
+    once, often = [Bm25Index.build(passages, tmp_path / str(weight), title_weight=weight) for weight in (1, 4)]
+    assert [[passage.id for passage in index.search("corran")] for index in (once, often)] == [["2", "1"], ["1", "2"]]
+    assert often.info()["title_weight"] == 4
+
+
 @pytest.mark.parametrize("name", RECALL)
 def test_recall_is_that_of_the_peer(name: str, shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "retrieval" / name
@@ -57,7 +64,14 @@ def test_an_index_is_built_opened_and_searched(tmp_path: Path) -> None:
     info = index.info()
     assert info.pop("bytes") == sum(file.stat().st_size for file in path.iterdir())
     assert "Snowball stems" in info.pop("analyzer")
-    assert info == {"documents": 3, "version": 3, "path": str(path), "skipped": 0, "language": "english"}
+    assert info == {
+        "documents": 3,
+        "version": 3,
+        "path": str(path),
+        "skipped": 0,
+        "language": "english",
+        "title_weight": 1,
+    }
 
 
 def test_an_index_remembers_its_language(tmp_path: Path) -> None:
@@ -67,6 +81,8 @@ def test_an_index_remembers_its_language(tmp_path: Path) -> None:
     assert [passage.id for passage in index.search("新宿")] == ["1"] and not index.search("宿東")
     with pytest.raises(ValueError, match='"klingon", and must be one of english, arabic'):
         Bm25Index.build(PASSAGES, tmp_path / "other", language="klingon")
+    with pytest.raises(ValueError, match="weight is from 1 to 100"):
+        Bm25Index.build(PASSAGES, tmp_path / "other", title_weight=0)
     with pytest.raises(ValueError, match="at least 64 MB"):
         Bm25Index.build(PASSAGES, tmp_path / "other", memory_mb=63)
 

@@ -6,9 +6,12 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentdistill import AgentDistillError, Limits, Sandbox, State
 from agentdistill._core import StepResult, self_consistent_steps
+from agentdistill.model import Completion, Generation
 from agentdistill.self_consistent_action import SelfConsistentAction
 
 
@@ -59,8 +62,36 @@ def test_many_steps_at_once_are_what_they_are_alone() -> None:
     episodes = [(sandbox.initial, [code(f"print({i} + {j % 2})") for j in range(3)]) for i in range(200)]
     together = take(sandbox, episodes)
     for episode, result in zip(episodes, together, strict=True):
-        [alone] = self_consistent_steps(sandbox, [episode])
+        [alone] = self_consistent_steps(sandbox, [(*episode, None)])
         assert (result.winner, result.vote.counts) == (alone.winner, alone.vote.counts)
+
+
+SANDBOX = Sandbox()
+
+
+@given(st.lists(st.sampled_from(["1", "2", "3", "1/0", "no code"]), min_size=1, max_size=9), st.booleans())
+def test_adaptive_sampling_decides_as_all_candidates_would(values: list[str], reference: bool) -> None:
+    texts = [value if value == "no code" else code(f"print({value})") for value in values]
+    asked: list[int] = []
+
+    async def sample(n: int) -> Generation:
+        begin = sum(asked)
+        asked.append(n)
+        return Generation([Completion(text) for text in texts[begin : begin + n]], [1], 1, n)
+
+    async def act(adaptive: bool) -> tuple[Generation, StepResult]:
+        with SelfConsistentAction(SANDBOX, compat="reference" if reference else None) as action:
+            return await action.act(SANDBOX.initial, sample, len(texts), adaptive=adaptive)
+
+    _, whole = asyncio.run(act(False))
+    assert asked == [len(texts)]
+    asked.clear()
+    generation, adaptive = asyncio.run(act(True))
+    assert adaptive.winner == whole.winner
+    assert sum(asked) == len(generation.completions) == generation.completion_tokens <= len(texts)
+    assert len(asked) == generation.prompt_tokens
+    if len(set(values)) == 1 and values[0].isdecimal():
+        assert asked == [len(texts) // 2 + 1]  # unanimous: no majority can be had for less
 
 
 def test_a_slow_cell_does_not_hold_up_all_others() -> None:

@@ -1,9 +1,11 @@
 """Tools: what the model is shown, and what the sandbox is given."""
 
+import threading
+
 import pytest
 
 from agentdistill import Sandbox
-from agentdistill.tool import Tool, describe_tools, python_tool, sandbox_tools
+from agentdistill.tool import MOST_STUCK, Tool, describe_tools, python_tool, sandbox_tools
 
 
 def distance(start: str, end: str = "here", *, miles: bool = False) -> float:
@@ -40,6 +42,35 @@ def test_a_model_can_call_what_it_is_shown() -> None:
     sandbox = Sandbox(sandbox_tools(tools))
     observation, _ = sandbox.run(sandbox.initial, "web_search('x'), distance('a', miles=True)")
     assert observation.value == "('nothing', 5.0)"
+
+
+def test_a_tool_that_hangs_is_given_up() -> None:
+    come_back = threading.Event()
+
+    def hangs() -> int:
+        """Wait."""
+        come_back.wait()
+        return 1
+
+    sandbox = Sandbox(sandbox_tools([python_tool(hangs)], seconds=0.05))
+    code = "try:\n    hangs()\nexcept Exception as error:\n    print(error)"
+    observation, _ = sandbox.run(sandbox.initial, code)
+    assert observation.stdout == "TimeoutError: hangs did not answer within 0.05 s\n"
+    observations = [sandbox.run(sandbox.initial, code)[0].stdout for _ in range(MOST_STUCK)]
+    assert observations[-1] == f"TimeoutError: hangs hangs: {MOST_STUCK} calls have not come back\n"
+    come_back.set()
+    while sandbox.run(sandbox.initial, "hangs()")[0].value != "1":
+        pass
+
+
+def test_a_tool_s_own_timeout_is_its_own() -> None:
+    def slow() -> None:
+        """Be slow."""
+        raise TimeoutError("mine")
+
+    sandbox = Sandbox(sandbox_tools([python_tool(slow)]))
+    observation, _ = sandbox.run(sandbox.initial, "slow()")
+    assert observation.error is not None and "mine" in observation.error
 
 
 def undocumented() -> None:

@@ -13,16 +13,16 @@ static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
 });
 
 fuzz_target!(|data: &[u8]| {
-    let _ = State::from_bytes(data, SANDBOX.limits());
+    let _ = State::from_bytes(data, None, SANDBOX.limits());
     // No fuzzer guesses a checksum: as the body of a State, compressed, the same data get further.
     let body = zstd::bulk::compress(data, 1).unwrap();
-    let mut bytes = SANDBOX.initial().to_bytes();
-    bytes.truncate(40);
+    let mut bytes = SANDBOX.initial().to_bytes(None);
+    bytes.truncate(72);
     bytes.extend_from_slice(&Sha256::digest(&body));
     bytes.extend(body);
-    if let Ok(state) = State::from_bytes(&bytes, SANDBOX.limits()) {
+    if let Ok(state) = State::from_bytes(&bytes, None, SANDBOX.limits()) {
         SANDBOX.run(&state, "1 + 1").unwrap();
-        let bytes = state.to_bytes();
-        assert_eq!(State::from_bytes(&bytes, SANDBOX.limits()).unwrap().to_bytes(), bytes);
+        let bytes = state.to_bytes(None);
+        assert_eq!(State::from_bytes(&bytes, None, SANDBOX.limits()).unwrap().to_bytes(None), bytes);
     }
 });

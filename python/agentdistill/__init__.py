@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from agentdistill.evaluation import evaluate
     from agentdistill.http_retriever import HttpRetriever
     from agentdistill.model import ModelError, load_model
+    from agentdistill.session import state_before
     from agentdistill.task import Task, load_tasks
     from agentdistill.training import train
 
@@ -48,6 +49,7 @@ _LAZY = {
     "ModelError": "model",
     "load_model": "model",
     "rollout": "engine",
+    "state_before": "session",
     "generate": "distillation",
     "select": "distillation",
     "train": "training",
@@ -84,6 +86,7 @@ __all__ = [
     "read_trajectories",
     "rollout",
     "select",
+    "state_before",
     "train",
     "vote",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, Self, final
+from typing import Any, ClassVar, Literal, Self, final
 
 __all__ = [
     "Action",
@@ -73,6 +73,7 @@ class Bm25Index:
         path: str | PathLike[str],
         *,
         language: str = "english",
+        title_weight: int = 1,
         overwrite: bool = False,
         skip_bad: bool = False,
         memory_mb: int = 1024,
@@ -81,10 +82,10 @@ class Bm25Index:
         """Index passages: an iterable of ``(id, title, text)`` or of dicts with ``id|_id``, ``title``, ``text`` (or
         ``contents``); or files and folders of them, which ``agentdistill.corpus`` reads.
 
-        ``progress`` is called now and then with the number of passages indexed and, for files, the share of them that
-        has been read, 0 to 1. The index appears at ``path`` only when complete. Raises RetrievalError (with file and
-        line for a bad line; for a path that exists), ValueError for a language that is not known or under 64 MB of
-        memory.
+        A title counts ``title_weight`` times. ``progress`` is called now and then with the number of passages indexed
+        and, for files, the share of them that has been read, 0 to 1. The index appears at ``path`` only when complete.
+        Raises RetrievalError (with file and line for a bad line; for a path that exists), ValueError for a language
+        that is not known, a title that does not count, or under 64 MB of memory.
         """
     @staticmethod
     def open(path: str | PathLike[str]) -> Bm25Index:
@@ -95,7 +96,8 @@ class Bm25Index:
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """The same for many queries, in parallel on all cores."""
     def info(self) -> dict[str, Any]:
-        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``, ``analyzer``."""
+        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``, ``analyzer``,
+        ``title_weight``."""
     def __len__(self) -> int: ...
 
 def for_reading(passages: Sequence[Passage]) -> str:
@@ -189,10 +191,14 @@ class ToolCall:
 class State:
     """An immutable value: the whole interpreter after some cells. Using it twice is a fork."""
 
-    def to_bytes(self) -> bytes: ...
+    def to_bytes(self, base: State | None = None) -> bytes:
+        """About 20 kB for a few variables; with a ``base``, what differs from it."""
     @staticmethod
-    def from_bytes(data: bytes, limits: Limits | None = None) -> State:
-        """Raises SandboxError when the bytes are damaged, of another guest, or too large for ``limits``."""
+    def from_bytes(data: bytes, limits: Limits | None = None, *, base: State | None = None) -> State:
+        """The State that ``to_bytes`` gave with the same ``base``.
+
+        Raises SandboxError when the bytes are damaged, of another guest or base, or too large for ``limits``.
+        """
     @property
     def nbytes(self) -> int:
         """Memory held beyond the base image, in bytes."""
@@ -201,6 +207,8 @@ class State:
 class Sandbox:
     """Isolated CPython 3.14 (WASM). Thread-safe; a cell can reach its tools and nothing else."""
 
+    packages: ClassVar[tuple[str, ...]]
+    """What cells can import besides Python's standard library: sympy, mpmath, and numpy if this build has it."""
     def __new__(
         cls,
         tools: Mapping[str, Bm25Index | Callable[..., Any]] | None = None,
@@ -210,6 +218,8 @@ class Sandbox:
         threads: int | None = None,
     ) -> Self:
         """``tools``: name -> Bm25Index (answers natively, without the GIL) or a callable of JSON-able arguments."""
+    @property
+    def limits(self) -> Limits: ...
     @property
     def initial(self) -> State: ...
     def run(self, state: State, code: str) -> tuple[Observation, State]: ...
@@ -269,13 +279,14 @@ class StepResult:
 
 def self_consistent_steps(
     sandbox: Sandbox,
-    episodes: Sequence[tuple[State, Sequence[str]]],
+    episodes: Sequence[tuple[State, Sequence[str], StepResult | None]],
     *,
     compat: Literal["reference"] | None = None,
     seed: int = 0,
 ) -> list[StepResult]:
-    """Parse, run and vote for a batch of episodes, ``(state, completions)`` each, in one call without the GIL.
+    """Parse, run and vote for a batch of episodes, ``(state, completions, earlier)`` each, in one call without the GIL.
 
+    ``earlier`` is what this gave for the first of the completions, if that was asked: what ran then is not run again.
     When every candidate failed, ``winner`` is drawn by ``seed`` among them (the paper's rule; ``compat`` takes the
     first), preferring one that at least ran; ``state`` is the State after it.
     """
@@ -312,7 +323,10 @@ class Step:
     votes: list[tuple[str, int]]
     prompt_token_ids: list[int] | None
     message: str  # what the model was told after this step ("Observation: ..."); "" after the last
+    state: bytes | None  # after the winner, with the State before the step as its base; see session.state_before
     seconds: float
+    model_seconds: float  # of seconds, those until the model had answered
+    cached_tokens: int  # of the prompt, those that the engine had read before
     def __new__(
         cls,
         candidates: Sequence[Candidate],
@@ -321,7 +335,10 @@ class Step:
         votes: Sequence[tuple[str, int]] = (),
         prompt_token_ids: Sequence[int] | None = None,
         message: str = "",
+        state: bytes | None = None,
         seconds: float = 0.0,
+        model_seconds: float = 0.0,
+        cached_tokens: int = 0,
     ) -> Self: ...
 
 _Outcome = Literal[

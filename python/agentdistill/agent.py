@@ -5,12 +5,14 @@ business. Not here: many episodes at once, failures of model or sandbox (they pa
 grading: engine.py.
 """
 
+import asyncio
 import time
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from agentdistill._core import Action, Candidate, ParseFailure, Step, StepResult
+from agentdistill._core import Action, Candidate, ParseFailure, State, Step, StepResult
 from agentdistill.model import Generation, Message, Model, Sampling
 from agentdistill.prompt import assistant_turn, load_prompt, observation_message, opening
 from agentdistill.self_consistent_action import SelfConsistentAction
@@ -39,12 +41,16 @@ class AgentConfig:
     """Most steps of an episode (paper: 5)."""
     candidates: int = 1
     """N of self-consistent actions: how many are sampled at each step (paper: 8; 1 is the plain agent)."""
+    adaptive: bool = False
+    """Sample no more of the candidates once the vote is decided: fewer tokens, the same winner, a little more time."""
     temperature: float | None = None
     """By default 0 (greedy) for one candidate and 0.4 for several (paper: the same)."""
     top_p: float = 0.8
     """Sample from the likeliest tokens with this much probability together (paper: 0.8); nothing to greedy decoding."""
     max_tokens: int = 1024
     """Most new tokens of a completion (paper: 1,024)."""
+    keep_states: bool = False
+    """Record the State after each step too, so that any step can be entered again: session.state_before."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what cannot be."""
@@ -76,55 +82,82 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class Episode:
-    """What came of one episode: a trajectory but for the task's own fields and the grade."""
+    """An episode: a trajectory but for the task's own fields and the grade."""
 
     messages: list[Message]
     """Before the first step."""
     steps: list[Step]
-    outcome: "Outcome"
+    outcome: "Outcome | None"
+    """None while it goes on."""
     answer: str | None
     prompt_tokens: int
     completion_tokens: int
 
 
 async def run_episode(
-    question: str, model: Model, action: SelfConsistentAction, config: AgentConfig, *, tools: str = "", prefix: str = ""
+    question: str,
+    model: Model,
+    action: SelfConsistentAction,
+    config: AgentConfig,
+    *,
+    tools: str = "",
+    prefix: str = "",
+    half_done: tuple[Episode, State] | None = None,
+    after_step: Callable[[Episode, State], Awaitable[None]] | None = None,
 ) -> Episode:
     """Let ``model`` work on ``question`` to the end. ``tools``: signatures for its prompt; ``prefix``: begins its
     first turn.
 
-    Whatever the model writes is data. Raises ModelError and SandboxError.
+    ``half_done``: go on from what an earlier call gave to ``after_step``, after each step but the last. Whatever the
+    model writes is data. Raises ModelError and SandboxError.
     """
     first = opening(question, config.system_prompt, tools=tools, max_steps=config.max_steps)
-    messages, state = list(first), action.initial
-    steps, before = list[Step](), list[Candidate]()
-    prompt_tokens = completion_tokens = 0
+    episode, state = half_done or (Episode(first, [], None, None, 0, 0), action.initial)
+    messages = [*episode.messages, *(message for step in episode.steps for message in _turn(step))]
     while True:
-        start, begun = time.perf_counter(), "" if steps else prefix
-        generation = await model.generate(messages, config.sampling, n=config.candidates, prefix=begun)
-        result = await action.step(state, [begun + completion.text for completion in generation.completions])
+        start, begun = time.perf_counter(), "" if episode.steps else prefix
+        sample = partial(_sample, model, messages, config.sampling, begun)
+        generation, result = await action.act(state, sample, config.candidates, prefix=begun, adaptive=config.adaptive)
         candidates = _candidates(generation, result, begun)
-        chosen = candidates[result.winner]
+        chosen, before = candidates[result.winner], [step.candidates[step.winner] for step in episode.steps]
         repeats = _same_failures(chosen, before)
         outcome = _outcome(chosen, before, repeats, config)
-        steps.append(
-            Step(
-                candidates,
-                winner=result.winner,
-                votes=result.vote.counts,
-                prompt_token_ids=generation.prompt_token_ids,
-                message="" if outcome else observation_message(chosen, repeated=repeats > 0),
-                seconds=time.perf_counter() - start,
-            )
+        step = Step(
+            candidates,
+            winner=result.winner,
+            votes=result.vote.counts,
+            prompt_token_ids=generation.prompt_token_ids,
+            message="" if outcome else observation_message(chosen, repeated=repeats > 0),
+            state=await asyncio.to_thread(result.state.to_bytes, state) if config.keep_states else None,
+            seconds=time.perf_counter() - start,
+            model_seconds=generation.seconds,
+            cached_tokens=generation.cached_tokens,
         )
-        prompt_tokens += generation.prompt_tokens
-        completion_tokens += generation.completion_tokens
+        episode = replace(
+            episode,
+            steps=[*episode.steps, step],
+            outcome=outcome,
+            answer=_answer(chosen) if outcome == "final_answer" else None,
+            prompt_tokens=episode.prompt_tokens + generation.prompt_tokens,
+            completion_tokens=episode.completion_tokens + generation.completion_tokens,
+        )
         if outcome:
-            answer = _answer(chosen) if outcome == "final_answer" else None
-            return Episode(first, steps, outcome, answer, prompt_tokens, completion_tokens)
+            return episode
         state = result.state
-        before.append(chosen)
-        messages += [Message("assistant", assistant_turn(chosen)), Message("user", steps[-1].message)]
+        messages += _turn(step)
+        if after_step:
+            await after_step(episode, state)
+
+
+def _turn(step: Step) -> list[Message]:
+    """What the conversation keeps of a step."""
+    return [Message("assistant", assistant_turn(step.candidates[step.winner])), Message("user", step.message)]
+
+
+async def _sample(model: Model, messages: list[Message], sampling: Sampling, prefix: str, n: int) -> Generation:
+    start = time.perf_counter()
+    generation = await model.generate(messages, sampling, n=n, prefix=prefix)
+    return replace(generation, seconds=time.perf_counter() - start)
 
 
 def _candidates(generation: Generation, result: StepResult, begun: str) -> list[Candidate]:

@@ -32,7 +32,14 @@ async def run_chain_of_thought(question: str, model: Model, config: AgentConfig)
     outcome: Outcome = "final_answer"
     if answer is None:
         outcome = "cut_completion" if completion.finish_reason == "length" else "parse_failure"
-    step = Step([candidate], prompt_token_ids=generation.prompt_token_ids, seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    step = Step(
+        [candidate],
+        prompt_token_ids=generation.prompt_token_ids,
+        seconds=seconds,
+        model_seconds=seconds,
+        cached_tokens=generation.cached_tokens,
+    )
     return Episode(messages, [step], outcome, answer, generation.prompt_tokens, generation.completion_tokens)
 
 

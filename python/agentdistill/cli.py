@@ -20,12 +20,13 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, 
 
 from agentdistill._core import AgentDistillError, Bm25Index, Limits, RetrievalServer, Sandbox, Trajectory
 from agentdistill.distillation import GenerateConfig, generate, select
-from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.engine import rollout
 from agentdistill.evaluation import evaluate
 from agentdistill.extras import need
 from agentdistill.model import load_model
+from agentdistill.player import RolloutConfig
 from agentdistill.progress import IndexProgress
-from agentdistill.repl import Repl, run_file
+from agentdistill.repl import Repl, run_file, write
 from agentdistill.task import Kind, Task, load_tasks
 from agentdistill.tool import Tool, sandbox_tools, web_search
 from agentdistill.training import TrainConfig
@@ -57,6 +58,8 @@ class IndexBuild:
     language: str = "english"
     """What the passages are written in, which decides about stems and stop words: english, german and others; cjk
     for Chinese, Japanese and Korean; none for words as they are."""
+    title_weight: int = 1
+    """How often a title counts. Where titles are names, as in an encyclopaedia, 4 or more finds better."""
     overwrite: bool = False
     """Replace an index that is there, when the new one is complete."""
     skip_bad: bool = False
@@ -72,6 +75,7 @@ class IndexBuild:
                 self.corpus,
                 self.output,
                 language=self.language,
+                title_weight=self.title_weight,
                 overwrite=self.overwrite,
                 skip_bad=self.skip_bad,
                 memory_mb=self.memory,
@@ -92,7 +96,7 @@ class IndexInfo:
 
     def run(self) -> None:
         for name, value in Bm25Index.open(self.index).info().items():
-            print(f"{name:10} {value}")
+            print(f"{name:12} {value}")
 
 
 @dataclass(frozen=True)
@@ -222,10 +226,13 @@ class Generate:
     output: Output
     """JSONL file of trajectories, made or continued."""
     search: Search = field(default_factory=Search)
+    metrics: Path | None = None
+    """JSON file to keep up to date with rates, outcomes, tokens, and where the time went."""
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
-        done = generate(self.files.load(), load_model(self.model), self.search.tools(), self.config, output=self.output)
+        tasks, model, tools = self.files.load(), load_model(self.model), self.search.tools()
+        done = generate(tasks, model, tools, self.config, output=self.output, metrics=self.metrics)
         print(select(done))
 
 
@@ -300,7 +307,7 @@ class Ask:
     def run(self) -> None:
         task = Task("ask", self.question)
         (trajectory,) = rollout([task], load_model(self.model), self.search.tools(), self.config, progress=False)
-        print(_transcript(trajectory))
+        write(f"{_transcript(trajectory)}\n", sys.stdout)
         if trajectory.error:
             raise AgentDistillError(trajectory.error)
 
@@ -412,7 +419,7 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # `agentdistill ... | head`
         sys.exit(0)
     except (AgentDistillError, ValueError, OSError) as error:
-        print(f"agentdistill: {error}", file=sys.stderr)
+        write(f"agentdistill: {error}\n", sys.stderr)
         sys.exit(1)
 
 

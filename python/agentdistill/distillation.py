@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol, TypedDict
 
 from agentdistill._core import ParseFailure, Trajectory, TrajectoryWriter, read_trajectories
 from agentdistill.chain_of_thought import chain_sampling
-from agentdistill.engine import RolloutConfig, rollout
-from agentdistill.first_thought_prefix import first_thought_prefix
+from agentdistill.engine import rollout
+from agentdistill.first_thought_prefix import first_thought_prefix, recorded_prefixes
 from agentdistill.model import Message, Model
+from agentdistill.player import RolloutConfig
 from agentdistill.prompt import assistant_turn, load_prompt, opening
 from agentdistill.task import Task
 from agentdistill.tool import Tool
@@ -36,12 +37,17 @@ class GenerateConfig(RolloutConfig):
     completion for each task; paper: with and without)."""
     chain_prompt: str = "teacher_cot"
     """System prompt of that chain of thought: one of ours by name, a file, or a text."""
+    chains: str | None = None
+    """Take first thoughts from this file of the same teacher's chains of thought (what ``kind`` "cot" made) and ask for
+    those only that it does not have."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         load_prompt(self.chain_prompt)
         if self.first_thought_prefix and self.kind == "cot":
             raise ValueError('a first-thought prefix begins the Thought of an agent: not with kind "cot"')
+        if self.chains and not self.first_thought_prefix:
+            raise ValueError("chains are where a first-thought prefix is taken from, and there is to be none")
 
     @property
     def default_prompt(self) -> str:
@@ -57,17 +63,31 @@ def generate(
     *,
     output: str | Path | None = None,
     progress: bool = True,
+    metrics: str | Path | None = None,
 ) -> list[Trajectory]:
     """Let the teacher solve ``tasks``; return all its trajectories, graded, good and bad. Resumes and raises as
-    ``rollout``."""
+    ``rollout``, and has its ``metrics``."""
     config = config or GenerateConfig()
     chain_prompt = load_prompt(config.chain_prompt)
+    recorded = recorded_prefixes(config.chains, model.name) if config.chains else {}
 
     async def first_thought(task: Task) -> str:
+        if (known := recorded.get(task.question)) is not None:
+            return known
         return await first_thought_prefix(opening(task.question, chain_prompt), model, chain_sampling(config))
 
     ask = first_thought if config.first_thought_prefix else None
-    return rollout(tasks, model, tools, config, output=output, first_thought=ask, progress=progress, title="generate")
+    return rollout(
+        tasks,
+        model,
+        tools,
+        config,
+        output=output,
+        first_thought=ask,
+        progress=progress,
+        metrics=metrics,
+        title="generate",
+    )
 
 
 # ---- select --------------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from agentdistill._core import Trajectory
-from agentdistill.engine import RolloutConfig, rollout
+from agentdistill.engine import rollout
 from agentdistill.grading import f1
 from agentdistill.model import Model
+from agentdistill.player import RolloutConfig
 from agentdistill.task import Task
 from agentdistill.tool import Tool
 
@@ -85,19 +86,21 @@ def evaluate(
     """Let ``model`` work on ``tasks`` and say how many it got right, by task set.
 
     Greedy by default; ``candidates=8`` in ``config`` adds self-consistent actions. ``output`` is a folder: it gets
-    ``trajectories.jsonl``, ``results.json`` and ``results.txt``; an evaluation that was stopped goes on where it was,
-    and a folder of other settings is refused. Raises ValueError for a task without an answer, and what ``rollout``
-    raises.
+    ``trajectories.jsonl``, ``results.json``, ``results.txt`` and ``metrics.json`` (see ``rollout``); an evaluation that
+    was stopped goes on where it was, and a folder of other settings is refused. Raises ValueError for a task without an
+    answer, and what ``rollout`` raises.
     """
     config = config or RolloutConfig()
     if unknown := [task.id for task in tasks if task.answer is None]:
         raise ValueError(f"task {unknown[0]!r} has no answer, so nobody can say whether a model's is right")
-    file = None
+    file = metrics = None
     if output is not None:
         output = Path(output)
         output.mkdir(parents=True, exist_ok=True)
-        file = output / "trajectories.jsonl"
-    trajectories = rollout(tasks, model, tools, config, output=file, progress=progress, title="evaluate")
+        file, metrics = output / "trajectories.jsonl", output / "metrics.json"
+    trajectories = rollout(
+        tasks, model, tools, config, output=file, progress=progress, metrics=metrics, title="evaluate"
+    )
     evaluation = summarize(tasks, trajectories, model.name, config.settings())
     if output is not None:
         (output / "results.json").write_text(evaluation.to_json() + "\n", encoding="utf-8")

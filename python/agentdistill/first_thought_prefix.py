@@ -9,7 +9,9 @@ Not here: how a model is made to go on from a prefix (the model's own module doe
 """
 
 import re
+from pathlib import Path
 
+from agentdistill._core import read_trajectories
 from agentdistill.model import Message, Model, Sampling
 
 # What may not leak into a first thought: the answer itself, or code. Reasoning that opens with it has no first thought.
@@ -26,7 +28,22 @@ async def first_thought_prefix(chain_of_thought: list[Message], model: Model, sa
     ``chain_of_thought`` are the messages that ask for it. "" when the reply has no first thought to give.
     """
     generation = await model.generate(chain_of_thought, sampling)
-    thought = first_thought(generation.completions[0].text)
+    return _prefix(generation.completions[0].text)
+
+
+def recorded_prefixes(path: str | Path, model: str) -> dict[str, str]:
+    """Question -> prefix, by the chains of thought that ``model`` was recorded with (``generate`` of kind "cot").
+
+    Raises TrajectoryError for a file that cannot be read, ValueError when it has no chain of this model.
+    """
+    chains = [chain for chain in read_trajectories(path) if chain.kind == "cot" and chain.model == model]
+    if not chains:
+        raise ValueError(f'{path} has no chain of thought of {model}: generate some with kind "cot"')
+    return {chain.question: _prefix(chain.steps[0].candidates[0].text) for chain in chains}
+
+
+def _prefix(chain: str) -> str:
+    thought = first_thought(chain)
     return f"Thought: {thought}" if thought else ""
 
 

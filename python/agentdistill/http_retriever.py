@@ -25,7 +25,7 @@ LONGEST_ANSWER = 1 << 30
 class HttpRetriever:
     """The retriever at ``url``, such as ``http://127.0.0.1:8000`` (or ``.../retrieve``). Used from many threads."""
 
-    def __init__(self, url: str, *, retries: int = 5, timeout: float = 60.0) -> None:
+    def __init__(self, url: str, *, retries: int = 5, timeout: float = 30.0) -> None:
         """``retries``: how often a request is tried again (5 take 15 seconds). ``timeout``: seconds for one try.
 
         Raises ValueError for what is no URL.

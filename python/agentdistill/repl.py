@@ -117,20 +117,20 @@ def show(observation: Observation) -> bool:
         output = f"{_ended(output)}{observation.value}\n"
     if observation.final_answer is not None:
         output = f"{_ended(output)}Final answer: {observation.final_answer}\n"
-    _write(output, sys.stdout)
+    write(output, sys.stdout)
     if observation.error is not None:
-        _write(_ended(observation.error), sys.stderr)
+        write(_ended(observation.error), sys.stderr)
     return observation.error is None
+
+
+def write(text: str, stream: TextIO) -> None:
+    """Write what a model or a cell said. A terminal would obey its control characters, so it is shown what they are."""
+    if stream.isatty():
+        text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+    stream.write(text)
+    stream.flush()
 
 
 def _ended(text: str) -> str:
     """``text`` as whole lines."""
     return f"{text}\n" if text and not text.endswith("\n") else text
-
-
-def _write(text: str, stream: TextIO) -> None:
-    """A terminal would obey control characters: it is shown what they are."""
-    if stream.isatty():
-        text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
-    stream.write(text)
-    stream.flush()

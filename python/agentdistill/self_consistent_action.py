@@ -5,6 +5,9 @@ from the same State, where it cannot see the others; those that fail are dropped
 the final answer they gave, or the value and output of their code. The winner's State is the next State: nothing is
 run twice. N = 1 is a vote of one, so every rollout goes through here.
 
+Beyond the paper: as soon as no further candidate could change the vote, adaptive sampling asks for none. It first asks
+for the fewest that could decide (5 of 8), and if these disagree, for the fewest that then could.
+
 The parsing, running and voting of a step is one call into the Rust core, for all episodes that wait at that moment.
 Not here: canonical form and ties (rust/vote.rs), what happens when all fail (rust/self_consistency.rs).
 """
@@ -12,34 +15,48 @@ Not here: canonical form and ties (rust/vote.rs), what happens when all fail (ru
 import asyncio
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal, NamedTuple
 
-from agentdistill._core import Sandbox, State, StepResult, self_consistent_steps
+from agentdistill._core import Sandbox, State, StepResult, Vote, self_consistent_steps
+from agentdistill.model import Generation
 
 CELLS_PER_CALL = 64
 """Candidates in one call at most: enough to make its cost vanish, few enough that one slow cell holds up few
 episodes."""
 
+CALLS_THAT_WAIT = 64
+"""Calls under way at once when they may wait for slow tools, and so need no core."""
+
 
 class _Waiting(NamedTuple):
     state: State
     completions: Sequence[str]
+    earlier: StepResult | None
     result: asyncio.Future[StepResult]
 
 
 class SelfConsistentAction:
     """Runs the steps of many episodes. To be used within one event loop, as a context manager."""
 
-    def __init__(self, sandbox: Sandbox, *, compat: Literal["reference"] | None = None, seed: int = 0) -> None:
-        """``compat``: "reference" votes as the paper's code did (on printed output alone)."""
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        *,
+        compat: Literal["reference"] | None = None,
+        seed: int = 0,
+        slow_tools: bool = False,
+    ) -> None:
+        """``compat``: "reference" votes as the paper's code did (on printed output alone). ``slow_tools``: cells may
+        wait for tools; then each step is a call of its own, and many are under way at once."""
         self._sandbox = sandbox
         self._compat: Literal["reference"] | None = compat
         self._seed = seed
         self._waiting: deque[_Waiting] = deque()
-        self._free = os.cpu_count() or 1  # calls that may be under way at once
+        self._free = CALLS_THAT_WAIT if slow_tools else os.cpu_count() or 1  # calls that may be under way at once
+        self._cells_per_call = 1 if slow_tools else CELLS_PER_CALL
         self._threads = ThreadPoolExecutor(self._free, thread_name_prefix="self-consistent-action")
 
     @property
@@ -47,14 +64,38 @@ class SelfConsistentAction:
         """Where every episode begins."""
         return self._sandbox.initial
 
-    async def step(self, state: State, completions: Sequence[str]) -> StepResult:
-        """Parse and run the candidates of one step, each from ``state``, and vote. Raises SandboxError."""
+    async def act(
+        self,
+        state: State,
+        sample: Callable[[int], Awaitable[Generation]],
+        n: int,
+        *,
+        prefix: str = "",
+        adaptive: bool = False,
+    ) -> tuple[Generation, StepResult]:
+        """Sample candidates, run each from ``state``, and do what most of them did: what was sampled, and the step.
+
+        ``sample`` asks the model for so many, each begun with ``prefix``. ``adaptive``: until the vote of ``n`` is
+        decided; its winner does what that of all ``n`` would. Raises SandboxError, and what ``sample`` raises.
+        """
+        generation = await sample(n // 2 + 1 if adaptive else n)
+        result = await self.step(state, _texts(generation, prefix))
+        while more := _undecided(result.vote, n - len(generation.completions)):
+            generation = generation.and_further(await sample(more))
+            result = await self.step(state, _texts(generation, prefix), result)
+        return generation, result
+
+    async def step(self, state: State, completions: Sequence[str], earlier: StepResult | None = None) -> StepResult:
+        """Parse and run the candidates of one step, each from ``state``, and vote. Raises SandboxError.
+
+        ``earlier``: the result for the first of them, whose code is not run again.
+        """
         result: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
         if not self._waiting:
             asyncio.get_running_loop().call_soon(
                 self._start_calls
             )  # not now: others may be ready in this turn of the loop
-        self._waiting.append(_Waiting(state, completions, result))
+        self._waiting.append(_Waiting(state, completions, earlier, result))
         return await result
 
     def _start_calls(self) -> None:
@@ -63,7 +104,7 @@ class SelfConsistentAction:
         while self._waiting and self._free:
             batch = [self._waiting.popleft()]
             cells = len(batch[0].completions)
-            while self._waiting and cells + len(self._waiting[0].completions) <= CELLS_PER_CALL:
+            while self._waiting and cells + len(self._waiting[0].completions) <= self._cells_per_call:
                 batch.append(self._waiting.popleft())
                 cells += len(batch[-1].completions)
             self._free -= 1
@@ -71,7 +112,7 @@ class SelfConsistentAction:
             call.add_done_callback(partial(self._finish, batch))
 
     def _run(self, batch: list[_Waiting]) -> list[StepResult]:
-        episodes = [(waiting.state, waiting.completions) for waiting in batch]
+        episodes = [(waiting.state, waiting.completions, waiting.earlier) for waiting in batch]
         return self_consistent_steps(self._sandbox, episodes, compat=self._compat, seed=self._seed)
 
     def _finish(self, batch: list[_Waiting], call: "asyncio.Future[list[StepResult]]") -> None:
@@ -91,3 +132,17 @@ class SelfConsistentAction:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=True)
+
+
+def _texts(generation: Generation, prefix: str) -> list[str]:
+    return [prefix + completion.text for completion in generation.completions]
+
+
+def _undecided(vote: Vote, left: int) -> int:
+    """The fewest of the candidates ``left`` to sample that could decide the vote; 0 when no number of them could
+    change it.
+
+    It is decided when the first is ahead of the second by more than are left: a tie might go to either.
+    """
+    first, second = [*(votes for _, votes in vote.counts), 0, 0][:2]
+    return min(left, max(0, (left - (first - second)) // 2 + 1))

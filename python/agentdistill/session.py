@@ -1,10 +1,10 @@
 """A session: cells run one after another, as in a notebook, and every State on the way is kept.
 
 A State is a value, so going back is naming an older one: nothing is undone, nothing is run again. The prompt
-(repl.py) and the MCP server (mcp_server.py) are two faces of this.
+(repl.py) and the MCP server (mcp_server.py) are two faces of this, and a recorded episode with its States is a third.
 """
 
-from agentdistill._core import Observation, Sandbox, State
+from agentdistill._core import Observation, Sandbox, State, Trajectory
 
 KEPT_BYTES = 1 << 30
 """Most memory for the States of a session, which are some 20 kB each for a few variables; the oldest are forgotten
@@ -52,3 +52,21 @@ class Session:
         if self.step - 1 not in self._states:
             raise ValueError("there is nothing to undo")
         del self._states[self.step]
+
+
+def state_before(trajectory: Trajectory, step: int, sandbox: Sandbox) -> State:
+    """The State that ``step`` of a recorded episode began from (0 is the first step): run another action from it, and
+    the episode takes another turn. ``len(trajectory.steps)`` gives the State after the last step.
+
+    ``sandbox`` is the episode's own, made again: tools of the same names, the same seed (``player.sandbox_of``). Raises
+    ValueError for a step that there is not, and for an episode recorded without ``keep_states``; SandboxError for
+    States of another build of the guest, or of another sandbox.
+    """
+    if not 0 <= step <= len(trajectory.steps):
+        raise ValueError(f"there is no step {step} in {trajectory.task_id}, which has {len(trajectory.steps)}")
+    state = sandbox.initial
+    for done in trajectory.steps[:step]:
+        if done.state is None:
+            raise ValueError(f"{trajectory.task_id} was recorded without its States: record it with keep_states")
+        state = State.from_bytes(done.state, sandbox.limits, base=state)
+    return state

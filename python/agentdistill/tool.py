@@ -9,13 +9,22 @@ Not here: running a tool (the core), and MCP servers.
 
 import inspect
 import textwrap
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentdistill._core import Bm25Index
 
 if TYPE_CHECKING:
     from agentdistill.http_retriever import HttpRetriever
+
+TOOL_SECONDS = 60.0
+"""Time that one call of a tool in Python may take; then the code that called it gets a ToolError, and goes on."""
+
+MOST_STUCK = 64
+"""A tool with so many calls that have not come back, though their time is over, is not called again."""
 
 
 class Tool(NamedTuple):
@@ -60,15 +69,52 @@ def describe_tools(tools: Sequence[Tool]) -> str:
     return "\n\n".join([*definitions, _definition("final_answer", "(answer)", _FINAL_ANSWER)])
 
 
-def sandbox_tools(tools: Sequence[Tool]) -> Mapping[str, Bm25Index | Callable[..., Any]]:
-    """The same tools as ``Sandbox`` takes them.
+def sandbox_tools(tools: Sequence[Tool], seconds: float = TOOL_SECONDS) -> Mapping[str, Bm25Index | Callable[..., Any]]:
+    """The same tools as ``Sandbox`` takes them; a call of one in Python that takes longer than ``seconds`` is given up.
 
     Raises ValueError for two of one name, or one that hides ``final_answer``.
     """
-    named = {tool.name: tool.function for tool in tools}
+    named = {
+        tool.name: tool.function if isinstance(tool.function, Bm25Index) else _Timed(tool, seconds) for tool in tools
+    }
     if len(named) < len(tools) or "final_answer" in named:
         raise ValueError(f"tools must have different names, none of them final_answer: {[tool.name for tool in tools]}")
     return named
+
+
+def has_slow(tools: Sequence[Tool]) -> bool:
+    """Whether some of them may wait for anything, as an index never does."""
+    return not all(isinstance(tool.function, Bm25Index) for tool in tools)
+
+
+class _Timed:
+    """A tool whose calls end in time. What is stuck cannot be stopped, in Python: it is left to its thread."""
+
+    def __init__(self, tool: Tool, seconds: float) -> None:
+        self._tool = tool
+        self._seconds = seconds
+        self._stuck = set[Future[Any]]()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if len(self._stuck) >= MOST_STUCK:
+            raise TimeoutError(f"{self._tool.name} hangs: {len(self._stuck)} calls have not come back")
+        result: Future[Any] = Future()
+        call = partial(self._call, result, *args, **kwargs)
+        threading.Thread(target=call, name=f"tool-{self._tool.name}", daemon=True).start()
+        try:
+            return result.result(self._seconds)
+        except TimeoutError:
+            if result.done():  # the tool's own
+                raise
+            self._stuck.add(result)
+            result.add_done_callback(self._stuck.discard)
+            raise TimeoutError(f"{self._tool.name} did not answer within {self._seconds:g} s") from None
+
+    def _call(self, result: "Future[Any]", *args: Any, **kwargs: Any) -> None:
+        try:
+            result.set_result(self._tool.function(*args, **kwargs))  # type: ignore[operator]  # not native
+        except BaseException as error:
+            result.set_exception(error)
 
 
 _WEB_SEARCH = """\

@@ -123,7 +123,7 @@ class VllmModel(SampledModel):
             raise ModelError(f"vLLM gave up a request to {self.name}; its messages are on standard error")
         completions = [_completion(output) for output in sorted(result.outputs, key=lambda output: output.index)]
         used = sum(len(completion.token_ids or ()) for completion in completions)
-        return Generation(completions, prompt, len(prompt), used)
+        return Generation(completions, prompt, len(prompt), used, result.num_cached_tokens or 0)
 
     async def close(self) -> None:
         engine, self._engine = self._engine, None  # not kept: it would shut down again when the interpreter ends

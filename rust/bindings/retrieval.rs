@@ -24,12 +24,13 @@ impl PyBm25Index {
     /// Index passages: an iterable of ``(id, title, text)`` or of dicts with ``id|_id``, ``title``, ``text`` (or
     /// ``contents``); or files and folders of them, which ``agentdistill.corpus`` reads.
     ///
-    /// ``progress`` is called now and then with the number of passages indexed and, for files, the share of them that
+    /// A title counts ``title_weight`` times. ``progress`` is called now and then with the number of passages indexed and, for files, the share of them that
     /// has been read, 0 to 1. The index appears at ``path`` only when complete. Raises RetrievalError (with file and
-    /// line for a bad line; for a path that exists), ValueError for a language that is not known or under 64 MB of memory.
+    /// line for a bad line; for a path that exists), ValueError for a language that is not known, a title that does not
+    /// count, or under 64 MB of memory.
     #[staticmethod]
     #[pyo3(signature = (
-        passages, path, *, language = "english", overwrite = false, skip_bad = false, memory_mb = 1024, progress = None
+        passages, path, *, language = "english", title_weight = 1, overwrite = false, skip_bad = false, memory_mb = 1024, progress = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn build(
@@ -37,6 +38,7 @@ impl PyBm25Index {
         passages: &Bound<'_, PyAny>,
         path: PathBuf,
         language: &str,
+        title_weight: u32,
         overwrite: bool,
         skip_bad: bool,
         memory_mb: usize,
@@ -44,6 +46,7 @@ impl PyBm25Index {
     ) -> PyResult<Self> {
         let options = BuildOptions {
             language: language.parse()?,
+            title_weight,
             overwrite,
             skip_bad,
             memory: memory_mb.saturating_mul(1 << 20),
@@ -93,7 +96,7 @@ impl PyBm25Index {
     }
 
     /// What is known of the index: ``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``,
-    /// ``analyzer``.
+    /// ``analyzer``, ``title_weight``.
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let info = PyDict::new(py);
         let metadata = self.0.metadata();
@@ -104,6 +107,7 @@ impl PyBm25Index {
         info.set_item("skipped", metadata.skipped)?;
         info.set_item("language", metadata.language.to_string())?;
         info.set_item("analyzer", metadata.language.description())?;
+        info.set_item("title_weight", metadata.title_weight)?;
         Ok(info)
     }
 

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyMapping};
+use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyTuple};
 
 use super::retrieval::PyBm25Index;
 use crate::Error;
@@ -84,19 +84,26 @@ pub struct PyState(pub State);
 
 #[pymethods]
 impl PyState {
-    /// The State as bytes, for this build's guest. About 20 kB for a few variables.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &py.detach(|| self.0.to_bytes()))
+    /// The State as bytes, for this build's guest: about 20 kB for a few variables, or what differs from ``base``.
+    #[pyo3(signature = (base=None))]
+    fn to_bytes<'py>(&self, py: Python<'py>, base: Option<&Bound<'_, PyState>>) -> Bound<'py, PyBytes> {
+        let base = base.map(|base| &base.get().0);
+        PyBytes::new(py, &py.detach(|| self.0.to_bytes(base)))
     }
 
-    /// The State that ``to_bytes`` gave. Raises SandboxError when the bytes are damaged, of another guest, or need more
-    /// memory than ``limits`` allow.
+    /// The State that ``to_bytes`` gave with the same ``base``. Raises SandboxError when the bytes are damaged, of another
+    /// guest or base, or need more memory than ``limits`` allow.
     #[staticmethod]
-    #[pyo3(signature = (data, limits=None))]
-    fn from_bytes(py: Python<'_>, data: &[u8], limits: Option<&Bound<'_, PyLimits>>) -> PyResult<Self> {
+    #[pyo3(signature = (data, limits=None, *, base=None))]
+    fn from_bytes(
+        py: Python<'_>,
+        data: &[u8],
+        limits: Option<&Bound<'_, PyLimits>>,
+        base: Option<&Bound<'_, PyState>>,
+    ) -> PyResult<Self> {
         // Copied, since `data` is Python's and may only be read while attached.
-        let (data, limits) = (data.to_vec(), limits_or_default(limits));
-        Ok(Self(py.detach(|| State::from_bytes(&data, &limits))?))
+        let (data, limits, base) = (data.to_vec(), limits_or_default(limits), base.map(|base| &base.get().0));
+        Ok(Self(py.detach(|| State::from_bytes(&data, base, &limits))?))
     }
 
     /// Memory held beyond the base image, in bytes.
@@ -135,6 +142,18 @@ impl PySandbox {
         }
         let limits = limits_or_default(limits);
         Ok(Self(py.detach(|| Sandbox::new(named, limits, seed, threads))?))
+    }
+
+    /// Names of the packages that cells can import besides Python's standard library.
+    #[classattr]
+    fn packages(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+        PyTuple::new(py, Sandbox::PACKAGES)
+    }
+
+    /// The limits of each cell.
+    #[getter]
+    fn limits(&self) -> PyLimits {
+        PyLimits(self.0.limits().clone())
     }
 
     /// The State before any cell.

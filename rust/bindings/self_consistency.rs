@@ -8,24 +8,28 @@ use crate::Result;
 use crate::action::Parsed;
 use crate::observation::Observation;
 use crate::sandbox::{Sandbox, State};
-use crate::self_consistency::{self, Runner};
+use crate::self_consistency::{self, Ran, Runner, Waiting};
 use crate::vote::Vote;
 
-/// Parse, run and vote for a batch of episodes, ``(state, completions)`` each, in one call without the GIL.
+/// Parse, run and vote for a batch of episodes, ``(state, completions, earlier)`` each, in one call without the GIL.
 #[pyfunction]
 #[pyo3(signature = (sandbox, episodes, *, compat = None, seed = 0))]
 pub fn self_consistent_steps(
     py: Python<'_>,
     sandbox: &Bound<'_, PySandbox>,
-    episodes: Vec<(Py<PyState>, Vec<AnyText>)>,
+    episodes: Vec<(Py<PyState>, Vec<AnyText>, Option<Py<StepResult>>)>,
     compat: Option<&str>,
     seed: u64,
 ) -> PyResult<Vec<StepResult>> {
     let compat = super::compat(compat)?;
     let sandbox = &sandbox.get().0;
-    let episodes = episodes
+    let episodes: Vec<Waiting<State>> = episodes
         .into_iter()
-        .map(|(state, completions)| (state.get().0.clone(), completions.into_iter().map(|text| text.0).collect()))
+        .map(|(state, completions, earlier)| Waiting {
+            state: state.get().0.clone(),
+            completions: completions.into_iter().map(|text| text.0).collect(),
+            ran: earlier.map(|earlier| earlier.get().ran.clone()).unwrap_or_default(),
+        })
         .collect();
     let steps = until_signal(py, |interrupted| {
         self_consistency::self_consistent_steps(&Interruptible { sandbox, interrupted }, episodes, compat, seed)
@@ -34,19 +38,25 @@ pub fn self_consistent_steps(
 }
 
 /// One step; the State is an object of its own, since Python may keep it when the rest is gone.
-#[pyclass(frozen, get_all, module = "agentdistill._core")]
+#[pyclass(frozen, module = "agentdistill._core")]
 pub struct StepResult {
+    #[pyo3(get)]
     actions: Vec<Parsed>,
+    #[pyo3(get)]
     observations: Vec<Option<Observation>>,
+    #[pyo3(get)]
     vote: Vote,
+    #[pyo3(get)]
     winner: usize,
+    #[pyo3(get)]
     state: Py<PyState>,
+    ran: Ran<State>,
 }
 
 impl StepResult {
     fn new(py: Python<'_>, step: self_consistency::StepResult<State>) -> PyResult<Self> {
-        let self_consistency::StepResult { actions, observations, vote, winner, state } = step;
-        Ok(Self { actions, observations, vote, winner, state: Py::new(py, PyState(state))? })
+        let self_consistency::StepResult { actions, observations, vote, winner, state, ran } = step;
+        Ok(Self { actions, observations, vote, winner, state: Py::new(py, PyState(state))?, ran })
     }
 }
 

@@ -110,21 +110,26 @@ impl Trajectory {
 impl Step {
     #[new]
     #[pyo3(signature = (candidates, *, winner = 0, votes = vec![], prompt_token_ids = None, message = String::new(),
-        seconds = 0.0),
-        text_signature = "(candidates, *, winner=0, votes=(), prompt_token_ids=None, message='', seconds=0.0)")]
+        state = None, seconds = 0.0, model_seconds = 0.0, cached_tokens = 0),
+        text_signature = "(candidates, *, winner=0, votes=(), prompt_token_ids=None, message='', state=None, seconds=0.0, \
+        model_seconds=0.0, cached_tokens=0)")]
+    #[allow(clippy::too_many_arguments)] // keywords in Python
     fn py_new(
         candidates: Vec<Candidate>,
         winner: usize,
         votes: Vec<(String, usize)>,
         prompt_token_ids: Option<Vec<u32>>,
         message: String,
+        state: Option<Vec<u8>>,
         seconds: f64,
+        model_seconds: f64,
+        cached_tokens: u64,
     ) -> PyResult<Self> {
         if winner >= candidates.len() {
             let message = format!("winner is {winner}, but there are {} candidates", candidates.len());
             return Err(PyValueError::new_err(message));
         }
-        Ok(Self { candidates, winner, votes, prompt_token_ids, message, seconds })
+        Ok(Self { candidates, winner, votes, prompt_token_ids, message, state, seconds, model_seconds, cached_tokens })
     }
 
     fn __repr__(&self) -> String {

@@ -29,6 +29,8 @@ use crate::error::{AtPath, Error, Place, Result};
 #[derive(Clone, Copy, Debug)]
 pub struct BuildOptions {
     pub language: Language,
+    /// How often a title counts, at least once.
+    pub title_weight: u32,
     /// Replace an index that is there.
     pub overwrite: bool,
     /// Leave out bad lines and count them, instead of stopping at the first.
@@ -43,7 +45,7 @@ impl BuildOptions {
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { language: Language::default(), overwrite: false, skip_bad: false, memory: 1 << 30 }
+        Self { language: Language::default(), title_weight: 1, overwrite: false, skip_bad: false, memory: 1 << 30 }
     }
 }
 
@@ -70,17 +72,21 @@ impl Bm25Builder {
     const LONGEST_RUN: usize = 32 << 20;
     /// Memory that a run takes at least, a third of it before there are any postings. With less there are fewer at once.
     const LEAST_FOR_A_RUN: usize = 32 << 20;
+    const MOST_TITLES: u32 = 100;
 
     /// Begins an index that will be at `path`.
     ///
     /// # Errors
     ///
     /// [`Error::Retrieval`] when something else is at `path`, or an index and not `overwrite`, or another build of it
-    /// is under way; [`Error::Argument`] for too little memory; [`Error::Io`].
+    /// is under way; [`Error::Argument`] for too little memory or a title that does not count; [`Error::Io`].
     pub fn new(path: &Path, options: BuildOptions) -> Result<Self> {
         if options.memory < BuildOptions::LEAST_MEMORY {
             let least = BuildOptions::LEAST_MEMORY >> 20;
             return Err(Error::Argument(format!("building an index takes at least {least} MB of memory")));
+        }
+        if !(1..=Self::MOST_TITLES).contains(&options.title_weight) {
+            return Err(Error::Argument(format!("the title's weight is from 1 to {}", Self::MOST_TITLES)));
         }
         check_free(path, options.overwrite)?;
         let site = BuildingSite::open(path)?;
@@ -170,8 +176,9 @@ impl Bm25Builder {
             Ok(built)
         });
         let built = built.map_err(|error| failed(&self.path, error))?;
-        let BuildOptions { language, overwrite, .. } = self.options;
-        let metadata = Metadata { version: VERSION, documents: self.documents, skipped: self.skipped, language };
+        let BuildOptions { language, title_weight, overwrite, .. } = self.options;
+        let Self { documents, skipped, .. } = self;
+        let metadata = Metadata { version: VERSION, documents, skipped, language, title_weight };
         let file = built.join(METADATA);
         fs::write(&file, serde_json::to_vec_pretty(&metadata).expect("metadata is JSON")).at(&file)?;
         sync(&built)?;
@@ -193,7 +200,7 @@ impl Bm25Builder {
         self.runs += 1;
         let (path, options, budget) = (self.path.clone(), self.options, 2 * self.run_bytes());
         let work = move || {
-            let mut parts = PartsWriter::new(folder, options.language, budget).map_err(|error| failed(&path, error))?;
+            let mut parts = PartsWriter::new(folder, options, budget).map_err(|error| failed(&path, error))?;
             let mut done = Done::default();
             let mut add = |passage: Result<Passage>| {
                 match passage {
@@ -272,7 +279,7 @@ struct Part {
 /// Makes parts of a run: one, unless its postings outgrow the budget.
 struct PartsWriter {
     folder: PathBuf,
-    language: Language,
+    options: BuildOptions,
     /// Bytes of postings in memory.
     budget: usize,
     body: Field,
@@ -289,9 +296,9 @@ struct PartWriter {
 }
 
 impl PartsWriter {
-    fn new(folder: PathBuf, language: Language, budget: usize) -> tantivy::Result<Self> {
+    fn new(folder: PathBuf, options: BuildOptions, budget: usize) -> tantivy::Result<Self> {
         fs::create_dir(&folder)?;
-        Ok(Self { folder, language, budget, body: schema().1, part: None, parts: vec![] })
+        Ok(Self { folder, options, budget, body: schema().1, part: None, parts: vec![] })
     }
 
     fn add(&mut self, passage: &Passage) -> tantivy::Result<()> {
@@ -300,7 +307,7 @@ impl PartsWriter {
         }
         let PartWriter { writer, most_memory, .. } = self.part.as_mut().expect("it has begun");
         let mut document = TantivyDocument::default();
-        document.add_text(self.body, &passage.title);
+        (0..self.options.title_weight).for_each(|_| document.add_text(self.body, &passage.title));
         document.add_text(self.body, &passage.text);
         writer.add_document(document)?;
         if writer.mem_usage() < *most_memory { Ok(()) } else { self.end() }
@@ -315,7 +322,7 @@ impl PartsWriter {
         let folder = self.folder.join(self.parts.len().to_string());
         fs::create_dir(&folder)?;
         let tokenizers = TokenizerManager::default();
-        tokenizers.register(TOKENIZER, self.language.analyzer());
+        tokenizers.register(TOKENIZER, self.options.language.analyzer());
         let index = Index::builder().schema(schema().0).tokenizers(tokenizers);
         let writer = index.single_segment_index_writer(MmapDirectory::open(&folder)?, self.budget)?;
         let most_memory = writer.mem_usage() + self.budget; // it has some MB from the beginning

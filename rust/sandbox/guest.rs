@@ -18,7 +18,8 @@ use super::engine::{self, STOP_WORD};
 use super::host::{self, Host};
 use super::memory::{self, Delta, Image, Mapping};
 
-// What build.rs found in the image. IMAGE_LEN: its bytes. HASH: SHA-256 of code.zst and image.zst. Addresses in the
+// What build.rs found in the image. IMAGE_LEN: its bytes. HASH: SHA-256 of code.zst and image.zst. PACKAGES: names of what
+// it has besides the standard library. Addresses in the
 // guest's memory: IN_CELL, a byte that is not 0 while a cell runs, and after it one that says whether the host sent
 // TimeoutError; of CPython's thread state ASYNC_EXCEPTION, the exception sent from outside, and EVAL_BREAKER, the bits
 // that make the interpreter look; TIMEOUT_ERROR, the class itself.
@@ -43,6 +44,8 @@ impl Guest {
     pub const HASH: [u8; 32] = HASH;
     /// Bytes of memory that every State starts from.
     pub const IMAGE_LEN: usize = IMAGE_LEN;
+    /// Names of the packages that cells can import besides the standard library.
+    pub const PACKAGES: &[&str] = PACKAGES;
 
     /// Takes some 100 ms.
     pub fn load() -> Result<Self, SandboxError> {

@@ -111,6 +111,12 @@ impl Delta {
 }
 
 impl Page {
+    /// One of the lines that differ.
+    pub fn line(&self, line: usize) -> Option<&Line> {
+        let before = (self.mask & ((1 << line) - 1)).count_ones() as usize;
+        (self.mask >> line & 1 != 0).then(|| &self.lines[before])
+    }
+
     /// What `now` has where it differs from `before`.
     fn difference(index: u32, now: &[Line], before: &[Line]) -> Self {
         let lines = now.iter().zip(before).rev();
@@ -134,6 +140,18 @@ impl Page {
         }
         true
     }
+}
+
+/// The pages of both, ascending, each beside that of the other at the same place.
+pub fn side_by_side<'a>(
+    old: &'a [Page],
+    new: &'a [Page],
+) -> impl Iterator<Item = (u32, Option<&'a Page>, Option<&'a Page>)> {
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    std::iter::from_fn(move || {
+        let index = [old.peek(), new.peek()].into_iter().flatten().map(|page| page.index).min()?;
+        Some((index, old.next_if(|page| page.index == index), new.next_if(|page| page.index == index)))
+    })
 }
 
 /// A guest's memory.
@@ -208,9 +226,7 @@ impl Mapping {
     /// No guest code has run in this memory since `held` was captured or restored, and none runs meanwhile.
     pub unsafe fn restore(&self, held: &Delta, delta: &Delta) {
         assert_eq!(delta.size, self.len(), "a State of another memory size");
-        let (mut old, mut new) = (held.pages.iter().peekable(), delta.pages.iter().peekable());
-        while let Some(index) = [old.peek(), new.peek()].into_iter().flatten().map(|page| page.index).min() {
-            let (old, new) = (old.next_if(|page| page.index == index), new.next_if(|page| page.index == index));
+        for (index, old, new) in side_by_side(&held.pages, &delta.pages) {
             if let (Some(old), Some(new)) = (old, new)
                 && Arc::ptr_eq(&old.lines, &new.lines)
             {
@@ -500,7 +516,7 @@ unsafe impl LinearMemory for Handle {
 }
 
 /// The places of the bits that are set, ascending.
-fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
+pub fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let lowest = (mask != 0).then_some(mask.trailing_zeros() as usize);
         mask &= mask.wrapping_sub(1);

@@ -32,13 +32,14 @@ fn build_with(path: &Path, passages: &[Passage], options: BuildOptions) -> Resul
 
 /// BM25 as defined, with Lucene's idf and Tantivy's one-byte lengths, of every passage; for words that the analyzer
 /// leaves alone.
-fn reference(passages: &[Passage], query: &str) -> Vec<f64> {
+fn reference(passages: &[Passage], title_weight: u32, query: &str) -> Vec<f64> {
     fn words(text: &str) -> impl Iterator<Item = &str> {
         text.split(' ').filter(|word| !word.is_empty())
     }
     let count = passages.len() as f64;
-    let documents: Vec<Vec<&str>> =
-        passages.iter().map(|passage| words(&passage.title).chain(words(&passage.text)).collect()).collect();
+    let body = |Passage { title, text, .. }: &Passage| [&**title].repeat(title_weight as usize).join(" ") + " " + text;
+    let bodies: Vec<String> = passages.iter().map(body).collect();
+    let documents: Vec<Vec<&str>> = bodies.iter().map(|body| words(body).collect()).collect();
     let average = documents.iter().map(Vec::len).sum::<usize>() as f64 / count;
     let mut scores = vec![0.0; documents.len()];
     for word in words(query) {
@@ -73,7 +74,7 @@ fn check(passages: &[Passage], index: &Bm25Index, query: &str, k: usize) -> Test
     (0..passages.len()).for_each(|number| copies.entry(contents(number)).or_default().push(number));
     let mut seen = HashMap::new();
     let near = |a: f32, b: f64| (f64::from(a) - b).abs() <= 1e-5 * b.abs();
-    let scores = reference(passages, query);
+    let scores = reference(passages, index.metadata().title_weight, query);
     let mut best: Vec<usize> = (0..passages.len()).filter(|&number| scores[number] > 0.0).collect();
     best.sort_by(|&a, &b| scores[b].total_cmp(&scores[a])); // stable
     best.truncate(k);
@@ -141,12 +142,14 @@ proptest! {
     fn scores_are_bm25(
         contents in prop::collection::vec((text(4), text(90)), 1..60),
         queries in prop::collection::vec(text(6), 1..6),
+        title_weight in 1..5u32,
         k in 1..70usize,
     ) {
         let passages: Vec<Passage> =
             contents.iter().enumerate().map(|(number, (title, text))| passage(number, title, text)).collect();
         let folder = tempdir().unwrap();
-        let index = build(&folder.path().join("index"), &passages).unwrap();
+        let options = BuildOptions { title_weight, ..BuildOptions::default() };
+        let index = build_with(&folder.path().join("index"), &passages, options).unwrap();
         let batch = index.search_batch(&queries, k).unwrap();
         for (query, found) in queries.iter().zip(batch) {
             prop_assert_eq!(found, index.search(query, k).unwrap(), "a batch gives what single searches give");

@@ -90,8 +90,33 @@ fn a_state_is_the_same_to_the_byte_whatever_its_slot_held_before() {
     // The same cells again, last first, on all threads, in other slots.
     let again = grown.iter().rev().map(|(parent, cell, _)| (parent.clone(), cell.to_string())).collect();
     for ((_, cell, first), (_, second)) in grown.iter().rev().zip(sandbox.run_many(again).unwrap()) {
-        assert!(first.to_bytes() == second.to_bytes(), "after {cell:?}");
+        assert!(first.to_bytes(None) == second.to_bytes(None), "after {cell:?}");
     }
+    // As bytes over the State before, over another one, which may have more memory, and over themselves.
+    for (at, (parent, cell, state)) in grown.iter().enumerate() {
+        for base in [parent, &grown[(at * 7 + 3) % grown.len()].2, state] {
+            let back = State::from_bytes(&state.to_bytes(Some(base)), Some(base), sandbox.limits()).unwrap();
+            assert!(back.to_bytes(None) == state.to_bytes(None), "after {cell:?}");
+        }
+    }
+}
+
+#[test]
+fn bytes_over_a_base_need_that_base() {
+    let sandbox = sandbox();
+    let run = |state: &State, code: &str| sandbox.run(state, code).unwrap().1;
+    let base = run(sandbox.initial(), "x = [1]");
+    let (state, sibling) = (run(&base, "x.append(2)"), run(sandbox.initial(), "x = [2]"));
+    let bytes = state.to_bytes(Some(&base));
+    assert!(bytes.len() < state.to_bytes(None).len());
+    for wrong in [None, Some(sandbox.initial()), Some(&sibling), Some(&state)] {
+        let error = State::from_bytes(&bytes, wrong, sandbox.limits()).unwrap_err().to_string();
+        assert!(error.contains("give the State of the step before"), "{error}");
+    }
+    // The base made again, as another process would.
+    let base = State::from_bytes(&base.to_bytes(None), None, sandbox.limits()).unwrap();
+    let back = State::from_bytes(&bytes, Some(&base), sandbox.limits()).unwrap();
+    assert_eq!(value(&sandbox, &back, "x"), "[1, 2]");
 }
 
 #[test]
@@ -220,10 +245,10 @@ fn the_same_seed_sees_the_same() {
 fn states_go_to_bytes_and_back() {
     let sandbox = sandbox();
     let (_, state) = sandbox.run(sandbox.initial(), "import random\nx = [random.random() for _ in range(3)]").unwrap();
-    let bytes = state.to_bytes();
+    let bytes = state.to_bytes(None);
     assert!(bytes.len() < 32 << 10, "{} bytes", bytes.len());
-    let back = State::from_bytes(&bytes, &Limits::default()).unwrap();
-    assert_eq!(back.to_bytes(), bytes);
+    let back = State::from_bytes(&bytes, None, &Limits::default()).unwrap();
+    assert_eq!(back.to_bytes(None), bytes);
     let code = "import time\n(x, random.random(), time.time())";
     assert_eq!(value(&sandbox, &back, code), value(&sandbox, &state, code));
 }
@@ -237,7 +262,7 @@ fn states_with_pages_all_over_the_memory_go_to_bytes_and_back() {
             "import sys\nmodules = list(sys.modules.values())[::{step}]\nheld = [list(vars(m).values()) for m in modules]"
         );
         let (_, state) = sandbox.run(sandbox.initial(), &code).unwrap();
-        let back = State::from_bytes(&state.to_bytes(), sandbox.limits()).unwrap();
+        let back = State::from_bytes(&state.to_bytes(None), None, sandbox.limits()).unwrap();
         assert_eq!(value(&sandbox, &back, "len(held) == len(modules)"), "True");
     }
 }
@@ -246,34 +271,36 @@ fn states_with_pages_all_over_the_memory_go_to_bytes_and_back() {
 fn a_state_larger_than_the_limits_is_refused() {
     let [large, small] = [128, 16].map(|memory_mb| quick(Limits { memory_mb, ..Limits::default() }));
     let (_, state) = large.run(large.initial(), "held = bytearray(60_000_000)").unwrap();
-    for error in
-        [small.run(&state, "1").unwrap_err(), State::from_bytes(&state.to_bytes(), small.limits()).unwrap_err()]
-    {
+    for error in [
+        small.run(&state, "1").unwrap_err(),
+        State::from_bytes(&state.to_bytes(None), None, small.limits()).unwrap_err(),
+    ] {
         assert!(error.to_string().contains("Limits.memory_mb"), "{error}");
     }
     assert_eq!(value(&large, &state, "len(held)"), "60000000");
 }
 
 /// The bytes of a State with a body of one's own choice; the checksum fits, since anybody can compute it.
-fn forged(body: &[u8]) -> Vec<u8> {
+fn forged(genuine: &[u8], body: &[u8]) -> Vec<u8> {
     let body = zstd::bulk::compress(body, 1).unwrap();
-    let mut bytes = FIRST.0[..40].to_vec();
+    let mut bytes = genuine[..72].to_vec();
     bytes.extend_from_slice(&Sha256::digest(&body));
     bytes.extend(body);
     bytes
 }
 
-/// The bytes of a first State, and what is compressed in them.
-static FIRST: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
-    let bytes = sandbox().initial().to_bytes();
-    let body = zstd::decode_all(&bytes[72..]).unwrap();
-    (bytes, body)
+/// Bytes of a State with their base: a first State, and one over that.
+static GENUINE: LazyLock<[(Vec<u8>, Option<State>); 2]> = LazyLock::new(|| {
+    let sandbox = sandbox();
+    let first = sandbox.initial().clone();
+    let (_, second) = sandbox.run(&first, "x = [str(i) for i in range(99)]").unwrap();
+    [(first.to_bytes(None), None), (second.to_bytes(Some(&first)), Some(first))]
 });
 
 #[test]
 fn bytes_that_unpack_to_more_than_the_limits_are_refused_unpacked() {
     let limits = Limits { memory_mb: 16, ..Limits::default() };
-    let error = State::from_bytes(&forged(&vec![0; 400 << 20]), &limits).unwrap_err();
+    let error = State::from_bytes(&forged(&GENUINE[0].0, &vec![0; 400 << 20]), None, &limits).unwrap_err();
     assert!(error.to_string().contains("Limits.memory_mb"), "{error}");
 }
 
@@ -281,23 +308,25 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn damaged_bytes_are_refused(at in any::<Index>(), flip in 1u8..) {
-        let (bytes, limits) = (&FIRST.0, Limits::default());
+    fn damaged_bytes_are_refused(which in 0..2usize, at in any::<Index>(), flip in 1u8..) {
+        let ((bytes, base), limits) = (&GENUINE[which], Limits::default());
         let at = at.index(bytes.len());
         let mut damaged = bytes.clone();
         damaged[at] ^= flip;
-        prop_assert!(matches!(State::from_bytes(&damaged, &limits), Err(Error::Sandbox(_))));
-        prop_assert!(matches!(State::from_bytes(&bytes[..at], &limits), Err(Error::Sandbox(_))));
+        prop_assert!(matches!(State::from_bytes(&damaged, base.as_ref(), &limits), Err(Error::Sandbox(_))));
+        prop_assert!(matches!(State::from_bytes(&bytes[..at], base.as_ref(), &limits), Err(Error::Sandbox(_))));
     }
 
     #[test]
     fn forged_bytes_are_refused_or_a_state_like_any_other(
+        which in 0..2usize,
         changes in vec((any::<Index>(), any::<u8>()), 1..9),
         number in 0..5usize,
         instead in prop_oneof![Just(None), any::<u64>().prop_map(Some), (0..1u64 << 16).prop_map(Some)],
         cut in prop_oneof![4 => Just(None), 1 => any::<Index>().prop_map(Some)],
     ) {
-        let mut body = FIRST.1.clone();
+        let (bytes, base) = &GENUINE[which];
+        let mut body = zstd::decode_all(&bytes[104..]).unwrap();
         for (at, byte) in changes {
             let at = at.index(body.len());
             body[at] = byte;
@@ -309,12 +338,12 @@ proptest! {
             body.truncate(cut.index(body.len()));
         }
         let sandbox = quick(Limits::default());
-        match State::from_bytes(&forged(&body), sandbox.limits()) {
+        match State::from_bytes(&forged(bytes, &body), base.as_ref(), sandbox.limits()) {
             Err(error) => prop_assert!(matches!(error, Error::Sandbox(_)), "{error}"),
             Ok(state) => {
                 sandbox.run(&state, "1 + 1").unwrap();
-                let bytes = state.to_bytes();
-                prop_assert_eq!(State::from_bytes(&bytes, sandbox.limits()).unwrap().to_bytes(), bytes);
+                let bytes = state.to_bytes(None);
+                prop_assert_eq!(State::from_bytes(&bytes, None, sandbox.limits()).unwrap().to_bytes(None), bytes);
             }
         }
     }

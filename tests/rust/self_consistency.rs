@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use agentdistill::action::Parsed;
 use agentdistill::observation::{Observation, ObservationKind};
-use agentdistill::self_consistency::{Runner, StepResult, self_consistent_steps};
+use agentdistill::self_consistency::{Runner, StepResult, Waiting, self_consistent_steps};
 use agentdistill::vote::Compat;
 use agentdistill::{Error, Result};
 
@@ -37,6 +37,19 @@ fn code(code: &str) -> String {
 fn step(completions: &[String], compat: Option<Compat>, seed: u64) -> StepResult<Vec<String>> {
     let episode = (vec!["before".to_owned()], completions.to_vec());
     self_consistent_steps(&Echo::default(), vec![episode], compat, seed).unwrap().remove(0)
+}
+
+#[test]
+fn a_second_look_runs_only_what_is_new() {
+    let echo = Echo::default();
+    let completions = vec![code("a"), code("b"), code("b"), code("c")];
+    let first = self_consistent_steps(&echo, [(vec![], completions[..2].to_vec())], None, 0).unwrap().remove(0);
+    let again = Waiting { state: vec![], completions: completions.clone(), ran: first.ran };
+    let second = self_consistent_steps(&echo, [again], None, 0).unwrap().remove(0);
+    assert_eq!(echo.ran.borrow().len(), 3, "a, b, c, each once");
+    let at_once = self_consistent_steps(&Echo::default(), [(vec![], completions)], None, 0).unwrap().remove(0);
+    assert_eq!((second.winner, &second.vote, &second.state), (at_once.winner, &at_once.vote, &at_once.state));
+    assert_eq!(second.observations, at_once.observations);
 }
 
 #[test]
@@ -90,5 +103,5 @@ fn when_all_fail_one_is_drawn() {
 fn a_step_needs_a_completion() {
     let error = self_consistent_steps(&Echo::default(), vec![(vec![], vec![])], None, 0).unwrap_err();
     assert!(matches!(error, Error::Argument(_)), "{error}");
-    assert!(self_consistent_steps(&Echo::default(), vec![], None, 0).unwrap().is_empty());
+    assert!(self_consistent_steps(&Echo::default(), Vec::<Waiting<_>>::new(), None, 0).unwrap().is_empty());
 }

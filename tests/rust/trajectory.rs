@@ -69,10 +69,12 @@ prop_compose! {
     fn trajectories()(task_id in any::<String>(), question in any::<String>(), answer in any::<Option<String>>(),
             score in prop::option::of(-1e9..1e9), error in any::<Option<String>>(), seconds in 0.0..1e9,
             usage in any::<(u64, u64)>(), temperature in 0.0..2.0, messages in any::<Vec<(String, String)>>(),
-            steps in prop::collection::vec((prop::collection::vec(candidates(), 1..4), any::<Vec<(String, u16)>>()), 0..4),
+            steps in prop::collection::vec((prop::collection::vec(candidates(), 1..4), any::<Vec<(String, u16)>>(),
+                any::<Option<Vec<u8>>>()), 0..4),
             ) -> Trajectory {
-        let steps = steps.into_iter().map(|(candidates, votes)| Step {
-            winner: candidates.len() - 1, candidates, prompt_token_ids: None, message: question.clone(), seconds,
+        let steps = steps.into_iter().map(|(candidates, votes, state)| Step {
+            winner: candidates.len() - 1, candidates, prompt_token_ids: None, message: question.clone(), state, seconds,
+            model_seconds: seconds / 2.0, cached_tokens: usage.0,
             votes: votes.into_iter().map(|(outcome, votes)| (outcome, votes.into())).collect(),
         }).collect();
         let temperature = serde_json::Value::from(temperature);
@@ -131,7 +133,10 @@ fn numbers_that_json_cannot_say_are_read_back_as_nan() {
         votes: vec![],
         prompt_token_ids: None,
         message: String::new(),
+        state: None,
         seconds: f64::NAN,
+        model_seconds: f64::NAN,
+        cached_tokens: 0,
     };
     let read = Trajectory::from_json(&Trajectory { steps: vec![step], ..trajectory("a") }.to_json()).unwrap();
     let logprobs = read.steps[0].candidates[0].logprobs.clone().unwrap();

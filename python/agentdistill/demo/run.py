@@ -27,9 +27,10 @@ from agentdistill.demo.page import write_page
 from agentdistill.demo.teacher import teacher
 from agentdistill.demo.world import LARGE, SMALL, Entity, Names, Question, Share, cluster, fact_question, problem
 from agentdistill.distillation import GenerateConfig, generate, select
-from agentdistill.engine import RolloutConfig, run_blocking
+from agentdistill.engine import run_blocking
 from agentdistill.evaluation import evaluate
 from agentdistill.model import load_model
+from agentdistill.player import RolloutConfig
 from agentdistill.task import Kind, Task
 from agentdistill.tool import Tool, web_search
 from agentdistill.training import TrainConfig, train
@@ -52,7 +53,7 @@ class DemoConfig:
 
     sizes: tuple[str, ...] = ("S", "M", "L")
     """Students, of about 0.26, 0.6 and 1.5 million parameters (paper: 0.5 to 7 billion)."""
-    train_tasks: int = 1600
+    train_tasks: int = 1500
     """Tasks that the teacher solves (paper: 3,000)."""
     test_tasks: int = 100
     """Tasks of each test set (paper: up to 500)."""
@@ -219,14 +220,14 @@ def parameters(size: str) -> int:
 
 def _make_students(config: DemoConfig, output: Path, console: Console, progress: bool) -> list[dict[str, Any]]:
     """Train and examine all students, several at once, in processes: one so small keeps no more than a core busy."""
-    students = [(size, kind) for size in config.sizes for kind in KINDS]
+    students = [(size, kind) for kind in KINDS for size in config.sizes]
     cores = os.cpu_count() or 1
     workers = min(_MOST_AT_ONCE, cores, len(students))
     _say(console, "Students", f"{len(students)}, {workers} at once: {', '.join(f'{s}-{k}' for s, k in students)}")
     threads = (max(1, cores // workers),)
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_share_cores, initargs=threads) as pool:
-        # The largest first: they take longest.
+        # Those that take longest first: agents, whose trajectories are long, and the largest of them.
         made = {pool.submit(_make_student, *one, config, output, progress): one for one in reversed(students)}
         try:
             for future in as_completed(made):
@@ -240,7 +241,7 @@ def _make_students(config: DemoConfig, output: Path, console: Console, progress:
                 )
         finally:
             pool.shutdown(cancel_futures=True)
-    return [row for student in students for row in rows[student]]
+    return [row for size in config.sizes for kind in KINDS for row in rows[size, kind]]
 
 
 _MOST_AT_ONCE = 3

@@ -264,7 +264,7 @@ def failed(error: BaseException) -> tuple[Kind, Failure]:
     elif isinstance(error, MemoryError):
         kind = Kind.OUT_OF_MEMORY
     elif isinstance(error, ModuleNotFoundError):
-        packages = ", ".join(preload.OTHERS)
+        packages = ", ".join(sorted(preload.OTHERS))
         error.add_note(f"Cells can import Python's standard library and {packages}; nothing can be installed.")
     frames = error.__traceback__
     while frames is not None and not is_cell(frames.tb_frame.f_code.co_filename):

@@ -1,0 +1,254 @@
+"""Rollouts beside smolagents' CodeAgent, and beside the model's own speed, all in one run of this script.
+
+    python benches/compare/rollouts.py               # needs smolagents: see BENCHMARKS.md
+    python benches/compare/rollouts.py runs/demo     # and a demo's folder (make demo): also with its students in vLLM
+
+1. What an engine costs: a scripted model that answers at once, episodes of three steps (a cell, another, the answer).
+   smolagents runs as its users run it, in a pool of threads, each agent with its LocalPythonExecutor.
+2. What is left of a model's speed: a student of the demo in vLLM, in this process, works on the demo's test tasks with
+   search and code. Then vLLM alone gets the same prompts, as many at once, and is made to write as many tokens. The
+   ratio is of tokens a second; vLLM's cache of prefixes is emptied before each.
+3. Trajectories a second on one server (`vllm serve`), ours and smolagents', which asks with its own, longer prompts and
+   has threads as many as ours has episodes under way. The student does not know those prompts, so only the pace of
+   steps may be compared, not what they say.
+
+Sides take turns; a figure is the median over the rounds.
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import smolagents
+from smolagents.models import ChatMessage, MessageRole
+from smolagents.monitoring import LogLevel
+
+from agentdistill import Bm25Index, Task, Trajectory
+from agentdistill.demo.run import DemoConfig, make_world
+from agentdistill.engine import rollout, run_blocking
+from agentdistill.model import Generation, Message, Sampling, ScriptedModel, load_model
+from agentdistill.player import RolloutConfig
+from agentdistill.tool import web_search
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from vllm_server import vllm_serve
+
+ROUNDS = 3
+CELLS = ("x = 20", "print(x + 22)", "final_answer(x + 22)")
+IN_FLIGHT = 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("demo", nargs="?", type=Path, help="folder of a demo")
+    parser.add_argument("--size", default="L", help="which of its students")
+    arguments = parser.parse_args()
+    engine()
+    if arguments.demo:
+        student = arguments.demo / "students" / f"{arguments.size}-agent"
+        index = Bm25Index.open(arguments.demo / "index")
+        vllm(student, index)
+        server(student, index)
+
+
+# ---- 1. an engine's own cost ---------------------------------------------------------------------
+
+
+def engine() -> None:
+    print("a model that answers at once: steps/s, and ms of a step from its request to its observation (p50, p99)")
+    ours: dict[int, list[float]] = {}
+    theirs: dict[int, list[float]] = {}
+    latencies: dict[int, list[float]] = {}
+    for _ in range(ROUNDS):
+        for in_flight, episodes in ((1, 200), (64, 2000), (1024, 4000)):
+            tasks = [Task(f"t{i}", f"What is 20 + 22? ({i})", "42", "sums", "math") for i in range(episodes)]
+            start = time.perf_counter()
+            done = rollout(tasks, INSTANT, config=RolloutConfig(concurrency=in_flight), progress=False)
+            ours.setdefault(in_flight, []).append(_steps(done) / (time.perf_counter() - start))
+            assert all(trajectory.score == 1 and len(trajectory.steps) == len(CELLS) for trajectory in done)
+            latencies.setdefault(in_flight, []).extend(step.seconds for t in done for step in t.steps)
+        for threads, episodes in ((1, 50), (16, 100), (64, 100)):
+            start = time.perf_counter()
+            with ThreadPoolExecutor(threads) as pool:
+                steps = sum(pool.map(_smolagents_episode, range(episodes)))
+            theirs.setdefault(threads, []).append(steps / (time.perf_counter() - start))
+    best = max(map(statistics.median, theirs.values()))
+    for in_flight, rates in ours.items():
+        p50, p99 = (statistics.quantiles(latencies[in_flight], n=100)[i] * 1e3 for i in (49, 98))
+        rate = statistics.median(rates)
+        print(
+            f"    ours, {in_flight:4} in flight {rate:9.0f} steps/s  p50 {p50:7.2f} ms  p99 {p99:7.2f} ms"
+            f"   {rate / best:6.1f} x smolagents' best"
+        )
+    for threads, rates in theirs.items():
+        print(f"    smolagents, {threads:3} threads {statistics.median(rates):8.0f} steps/s")
+
+
+def _answer_at_once(messages: Sequence[Message], prefix: str, index: int) -> str:
+    code = CELLS[sum(message.role == "assistant" for message in messages)]
+    return f"Thought: I go on.\nCode:\n```py\n{code}\n```<end_code>"
+
+
+INSTANT = ScriptedModel("instant", _answer_at_once)
+
+
+class InstantSmolagents(smolagents.Model):
+    """The same model as smolagents knows models."""
+
+    def generate(self, messages: list[ChatMessage], *_: Any, **__: Any) -> ChatMessage:
+        code = CELLS[sum(message.role == MessageRole.ASSISTANT for message in messages)]
+        return ChatMessage(role=MessageRole.ASSISTANT, content=f"Thought: I go on.\n<code>\n{code}\n</code>")
+
+
+def _smolagents_episode(number: int) -> int:
+    agent = smolagents.CodeAgent([], InstantSmolagents(), verbosity_level=LogLevel.OFF, max_steps=5)
+    result = agent.run(f"What is 20 + 22? ({number})", return_full_result=True)
+    assert result.output == 42
+    return len(CELLS)
+
+
+def _steps(trajectories: Sequence[Trajectory]) -> int:
+    return sum(len(trajectory.steps) for trajectory in trajectories)
+
+
+# ---- 2. beside the model's own speed -------------------------------------------------------------
+
+
+class Recording:
+    """A model, and what it was asked and gave: prompt ids, the lengths of the completions, how they were drawn."""
+
+    def __init__(self, model: Any) -> None:
+        self.name = model.name
+        self.requests: list[tuple[list[int], list[int], Sampling]] = []
+        self._model = model
+
+    async def generate(
+        self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
+    ) -> Generation:
+        generation: Generation = await self._model.generate(messages, sampling, n=n, prefix=prefix)
+        lengths = [len(completion.token_ids or ()) for completion in generation.completions]
+        self.requests.append((generation.prompt_token_ids or [], lengths, sampling))
+        return generation
+
+    async def close(self) -> None:
+        await self._model.close()
+
+
+def vllm(student: Path, index: Bm25Index) -> None:
+    print(f"{student} in vLLM, {IN_FLIGHT} episodes in flight: tokens/s in rollouts, and of vLLM alone")
+    tasks = make_world(DemoConfig()).test
+    model: Any = load_model(f"vllm:{student}")
+    for candidates in (1, 8):
+        config = RolloutConfig(prompt="", max_tokens=120, candidates=candidates, concurrency=IN_FLIGHT)
+        rates: dict[str, list[float]] = {"rollouts": [], "vLLM alone": []}
+        for turn in range(ROUNDS + 1):  # the first warms up
+            recording = Recording(model)
+            run_blocking(_forget_prefixes(model))
+            start = time.perf_counter()
+            rollout(tasks, recording, [web_search(index)], config, progress=False)
+            rollouts = sum(sum(lengths) for _, lengths, _ in recording.requests) / (time.perf_counter() - start)
+            run_blocking(_forget_prefixes(model))
+            start = time.perf_counter()
+            written = run_blocking(_replay(model, recording.requests))
+            alone = written / (time.perf_counter() - start)
+            if turn:
+                rates["rollouts"].append(rollouts)
+                rates["vLLM alone"].append(alone)
+        ratio = statistics.median(a / b for a, b in zip(*rates.values(), strict=True))
+        shown = ", ".join(f"{name} {statistics.median(each):,.0f}" for name, each in rates.items())
+        print(
+            f"    N = {candidates}: {len(tasks)} episodes, {len(recording.requests)} steps: {shown}; ratio {ratio:.2f}"
+        )
+    run_blocking(model.close())
+
+
+async def _forget_prefixes(model: Any) -> None:
+    await model._engine.reset_prefix_cache()
+
+
+async def _replay(model: Any, requests: Sequence[tuple[list[int], list[int], Sampling]]) -> int:
+    """Let vLLM alone write as many tokens to the same prompts; give how many it wrote."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    waiting = iter(enumerate(requests))
+    written = 0
+
+    async def work() -> None:
+        nonlocal written
+        for number, (prompt, lengths, sampling) in waiting:
+            length = max(1, round(sum(lengths) / len(lengths)))
+            parameters = SamplingParams(
+                n=len(lengths),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=length,
+                min_tokens=length,
+                ignore_eos=True,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            async for part in model._engine.generate({"prompt_token_ids": prompt}, parameters, f"replay-{number}"):
+                written += sum(len(output.token_ids) for output in part.outputs)
+
+    await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+    return written
+
+
+# ---- 3. on one server ----------------------------------------------------------------------------
+
+
+def server(student: Path, index: Bm25Index) -> None:
+    in_flight = 64
+    print(f"{student} behind `vllm serve`, {in_flight} in flight: trajectories/s and steps/s")
+    tasks = make_world(DemoConfig()).test[:128]
+    with tempfile.TemporaryDirectory() as folder, vllm_serve(student, Path(folder), "student") as url:
+
+        def ours() -> tuple[int, int]:
+            model = load_model(f"openai:{url}:student")
+            config = RolloutConfig(prompt="", max_tokens=120, concurrency=in_flight)
+            done = rollout(tasks, model, [web_search(index)], config, progress=False)
+            run_blocking(model.close())
+            return len(done), _steps(done)
+
+        def theirs() -> tuple[int, int]:
+            asked = smolagents.OpenAIModel("student", api_base=url, api_key="none", max_tokens=120, temperature=0)
+
+            @smolagents.tool
+            def search(query: str) -> str:
+                """Searches the encyclopaedia.
+
+                Args:
+                    query: what to look for
+                """
+                return "\n".join(f"{hit.title}\n{hit.text}" for hit in index.search(query, 3))
+
+            def episode(task: Task) -> int:
+                agent = smolagents.CodeAgent([search], asked, verbosity_level=LogLevel.OFF, max_steps=5)
+                return len(agent.run(task.question, return_full_result=True).steps) - 1  # the first is the task
+
+            with ThreadPoolExecutor(in_flight) as pool:
+                return len(tasks), sum(pool.map(episode, tasks))
+
+        sides: dict[str, Callable[[], tuple[int, int]]] = {"ours": ours, "smolagents": theirs}
+        rates: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+        for _ in range(ROUNDS):
+            for side, run in sides.items():
+                start = time.perf_counter()
+                episodes, steps = run()
+                seconds = time.perf_counter() - start
+                rates[side].append((episodes / seconds, steps / seconds))
+    first = [statistics.median(each) for each in zip(*rates["ours"], strict=True)]
+    for side, measured in rates.items():
+        mine = [statistics.median(each) for each in zip(*measured, strict=True)]
+        ratios = ", ".join(f"{a / b:.1f}" for a, b in zip(first, mine, strict=True))
+        print(f"    {side:12} {mine[0]:8.2f} trajectories/s {mine[1]:8.2f} steps/s   ours to it: {ratios}")
+
+
+if __name__ == "__main__":
+    main()

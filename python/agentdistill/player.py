@@ -1,0 +1,190 @@
+"""One task from its question to its graded trajectory: the episode, what can go wrong around it, the grade.
+
+Not here: many at once, and what is kept of them (engine.py).
+"""
+
+import asyncio
+import os
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from agentdistill._core import Limits, Sandbox, SandboxError, State, Trajectory
+from agentdistill.agent import AgentConfig, Episode, run_episode
+from agentdistill.chain_of_thought import run_chain_of_thought
+from agentdistill.checkpoint import Checkpoints, HalfDone
+from agentdistill.grading import grade
+from agentdistill.model import Message, Model, ModelError
+from agentdistill.self_consistent_action import SelfConsistentAction
+from agentdistill.task import Task
+from agentdistill.tool import TOOL_SECONDS, Tool, describe_tools, has_slow, sandbox_tools
+
+if TYPE_CHECKING:
+    from agentdistill._core import _Outcome as Outcome
+
+FAILED = ("model_error", "sandbox_error", "error")
+"""Outcomes that say nothing about the model's work: such an episode is not recorded, and the next run tries it
+again."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig(AgentConfig):
+    """How a rollout goes: its episodes, and how many at once."""
+
+    kind: Literal["agent", "cot"] = "agent"
+    """"agent" thinks, acts and observes; "cot" is the baseline, one chain of thought without tools."""
+    compat: Literal["reference"] | None = None
+    """"reference" votes as the paper's code did: on printed output alone, the first candidate when all fail."""
+    cell_seconds: float = 5.0
+    """Time that one run of code may take, in seconds."""
+    memory_mb: int = 256
+    """Memory that the code of one episode may take, in MB."""
+    tool_seconds: float = TOOL_SECONDS
+    """Time that one call of a tool in Python may take, in seconds. The time of its tools is none of a cell's."""
+    output_chars: int = 10_000
+    """Most characters shown of what one run of code prints, and of its value or error; the middle is left out."""
+    seed: int = 0
+    """Of the sandbox's random numbers, and of the draw when every candidate failed."""
+    checkpoints: bool = False
+    """Write half-done episodes beside the output too, so that a run that was killed goes on in the middle of them."""
+    concurrency: int = 256
+    """Episodes under way at once; those that wait for the model make its batch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency is {self.concurrency}: give at least 1")
+
+    @property
+    def limits(self) -> Limits:
+        """What one run of code may use."""
+        return Limits(seconds=self.cell_seconds, memory_mb=self.memory_mb, stdout_chars=self.output_chars)
+
+    @property
+    def default_prompt(self) -> str:
+        """That of a student."""
+        return f"student_{self.kind}"
+
+    def settings(self) -> dict[str, Any]:
+        """What makes one run another run: all fields but those that only change its speed."""
+        return {name: value for name, value in asdict(self).items() if name not in ("checkpoints", "concurrency")}
+
+
+def sandbox_of(config: RolloutConfig, tools: Sequence[Tool] = ()) -> Sandbox:
+    """The sandbox that a rollout with this configuration runs its code in."""
+    threads = max(config.candidates, os.cpu_count() or 1) if has_slow(tools) else None
+    return Sandbox(sandbox_tools(tools, config.tool_seconds), config.limits, seed=config.seed, threads=threads)
+
+
+class Player:
+    """Plays tasks, many at once, on this machine, with a model, a sandbox and tools. A context manager, to be used
+    within one event loop."""
+
+    def __init__(
+        self,
+        model: Model,
+        tools: Sequence[Tool],
+        config: RolloutConfig,
+        *,
+        first_thought: Callable[[Task], Awaitable[str]] | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._first_thought = first_thought
+        self._checkpoints = checkpoints
+        self._settings = {**config.settings(), "tools": describe_tools(tools)}
+        self._actions: SelfConsistentAction | None = None
+        if config.kind == "agent":
+            self._actions = SelfConsistentAction(
+                sandbox_of(config, tools), compat=config.compat, seed=config.seed, slow_tools=has_slow(tools)
+            )
+
+    async def play(self, task: Task) -> Trajectory:
+        """One episode and its grade. The one place where what goes wrong around an episode becomes its outcome."""
+        start = time.perf_counter()
+        try:
+            episode = await self._run(task)
+            seconds = time.perf_counter() - start
+            graded = None if task.answer is None else await asyncio.to_thread(grade, task, episode.answer)
+        except Exception as error:
+            outcome, said = _failure(error)
+            seconds = time.perf_counter() - start
+            return Trajectory(task.id, task.question, **self._known(task), outcome=outcome, error=said, seconds=seconds)
+        return Trajectory(
+            task.id,
+            task.question,
+            **self._known(task),
+            messages=episode.messages,
+            steps=episode.steps,
+            outcome=episode.outcome or "final_answer",
+            answer=episode.answer,
+            score=graded.score if graded else None,
+            grader=graded.grader if graded else None,
+            usage=(episode.prompt_tokens, episode.completion_tokens),
+            seconds=seconds,
+        )
+
+    async def _run(self, task: Task) -> Episode:
+        if self._actions is None:
+            return await run_chain_of_thought(task.question, self._model, self._config)
+        if not (half_done := await self._half_done(task)) and self._first_thought:
+            prefix = await self._first_thought(task)
+        else:
+            prefix = ""
+        return await run_episode(
+            task.question,
+            self._model,
+            self._actions,
+            self._config,
+            tools=self._settings["tools"],
+            prefix=prefix,
+            half_done=half_done,
+            after_step=partial(self._keep, task) if self._checkpoints else None,
+        )
+
+    async def _half_done(self, task: Task) -> tuple[Episode, State] | None:
+        kept = await asyncio.to_thread(self._checkpoints.load, task.id, task.question) if self._checkpoints else None
+        if kept is None:
+            return None
+        messages = [Message(role, content) for role, content in kept.trajectory.messages]
+        return Episode(messages, kept.trajectory.steps, None, None, *kept.trajectory.usage), kept.state
+
+    async def _keep(self, task: Task, episode: Episode, state: State) -> None:
+        assert self._checkpoints
+        usage = (episode.prompt_tokens, episode.completion_tokens)
+        so_far = Trajectory(task.id, task.question, messages=episode.messages, steps=episode.steps, usage=usage)
+        await asyncio.to_thread(self._checkpoints.keep, HalfDone(so_far, state))
+
+    def _known(self, task: Task) -> dict[str, Any]:
+        """What a trajectory says however its episode ended."""
+        return {
+            "reference": task.answer,
+            "task_set": task.task_set,
+            "kind": self._config.kind,
+            "model": self._model.name,
+            "sampling": self._settings,
+        }
+
+    def __enter__(self) -> "Player":
+        if self._actions:
+            self._actions.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._actions:
+            self._actions.__exit__()
+
+
+def _failure(error: Exception) -> "tuple[Outcome, str]":
+    """The outcome of an episode that an exception ended, and what to say of it."""
+    match error:
+        case ModelError():
+            return "model_error", str(error)
+        case SandboxError():
+            return "sandbox_error", str(error)
+        case _:  # a fault of ours, or of a grader: say where
+            return "error", "".join(traceback.format_exception(error))
