@@ -44,7 +44,8 @@
 //!
 //! What differs from CPython: no files, sockets, threads and processes; `time.sleep` moves the clock and does not wait;
 //! warnings are silent and stderr is stdout; integers and pointers are those of a 32-bit platform in `sys.maxsize` and
-//! `struct`. Of other packages there are sympy and mpmath, and numpy where the build had it; how that differs from numpy
+//! `struct`. In a State whose memory is full CPython's parser may go on without end, and a long cell be killed for it; short
+//! ones run on memory that is kept for them, so that they can free some. Of other packages there are sympy and mpmath, and numpy where the build had it; how that differs from numpy
 //! elsewhere, recipes/numpy/README.md tells.
 
 use std::collections::BTreeMap;
@@ -372,7 +373,10 @@ impl Batch {
         let mut asked = Instant::now();
         let mut watched = false;
         let over = |results: &Results| results.missing == 0 || results.error.is_some();
-        process::soon(|| self.results.try_lock().ok().filter(|results| over(results)).map(drop));
+        // Where cells must wait for others it takes longer, and the workers need the cores.
+        if self.cells.len() <= self.turns.len() {
+            process::soon(|| self.results.try_lock().ok().filter(|results| over(results)).map(drop));
+        }
         let mut results = self.lock();
         loop {
             if let Some(error) = results.error.take() {
@@ -461,7 +465,7 @@ impl Batch {
             Ok(report) => {
                 let next = State::new(host.world, slot.capture());
                 process.give_back(slot, &next);
-                (reported(report), next)
+                (reported(report, host.out_of_memory), next)
             }
             Err(death) => (self.killed(death), state.clone()),
         };
@@ -495,13 +499,16 @@ impl Batch {
     }
 }
 
-fn reported(report: Report) -> Observation {
+fn reported(report: Report, out_of_memory: bool) -> Observation {
     let (final_answer, final_answer_json) =
         report.answer.map_or((None, None), |answer| (Some(answer.text), answer.json));
     let (error_type, error) =
         report.failure.map_or((None, None), |failure| (Some(failure.name), Some(failure.traceback)));
+    // Here and there CPython forgets to say MemoryError.
+    let out_of_memory = out_of_memory && error_type.as_deref() == Some("SystemError");
     Observation {
         kind: match report.kind {
+            Kind::Exception if out_of_memory => ObservationKind::OutOfMemory,
             Kind::Value => ObservationKind::Value,
             Kind::FinalAnswer => ObservationKind::FinalAnswer,
             Kind::Exception => ObservationKind::Exception,

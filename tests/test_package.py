@@ -22,6 +22,7 @@ ONLY_IMPORTERS = {
     "peft": {"training", "transformers_model"},
     "tyro": {"cli"},
     "mcp": {"mcp_server"},
+    "ray": {"cluster"},
     "math_verify": {"grading"},
 }
 
@@ -33,6 +34,7 @@ LAYERS = [
     {"agent", "repl", "mcp_server", "examples"},
     {"chain_of_thought"},
     {"player"},
+    {"cluster"},
     {"engine", "likelihood"},
     {"distillation", "evaluation", "training"},
     {"recipe"},

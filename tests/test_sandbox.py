@@ -95,6 +95,37 @@ def test_each_end_has_its_kind_and_spares_the_state(code: str, kind: str, part: 
     assert value(sandbox, after, "x") == "7"
 
 
+FULL = [
+    "held = []\nwhile True: held.append(bytearray({n}))",
+    "held = []\ntry:\n    while True: held.append('x' * {n})\nexcept MemoryError: held.pop()",
+    "held = {{}}\nwhile True: held[len(held)] = [len(held)] * {n}",
+]
+IN_FULL = [
+    "x = [0] * 1000",
+    "print('a' * 100_000)",
+    "def f(n):\n    return f(n + 1)\nf(0)",
+    "import re, json\njson.dumps([m.group() for m in re.finditer('a', 'a' * 99)])",
+    "import sympy\nsympy.expand('(a + b)**5')",
+    "y = 1\n" * 2_000,
+    "final_answer('a' * 1000)",
+    "1 / 0",
+]
+
+
+@pytest.mark.parametrize("fill", FULL)
+@pytest.mark.parametrize("n", [100, 10_000, 700_000])
+def test_a_state_full_of_memory_can_be_freed(fill: str, n: int) -> None:
+    sandbox = Sandbox(limits=Limits(memory_mb=16))
+    _, state = sandbox.run(sandbox.initial, fill.format(n=n))
+    for code, (observation, after) in zip(IN_FULL, sandbox.run_many([(state, code) for code in IN_FULL]), strict=True):
+        assert observation.kind in ("value", "out_of_memory", "exception", "final_answer"), (code, observation)
+        assert observation.error_type not in ("SystemError",) or observation.kind == "out_of_memory", (
+            code,
+            observation,
+        )
+        assert value(sandbox, after, "del held\n[len(str(n)) for n in range(3)]") == "[1, 1, 1]"
+
+
 SMALL: list[Sandbox] = []
 
 

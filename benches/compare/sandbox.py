@@ -9,11 +9,15 @@ Peers, each used as its users do:
     process       a new `python -c` for every cell; isolates nothing unless more is added
     worker        one `python` process that runs cells by exec, in a new namespace each; isolates nothing
 
+Not among them: eryx, CPython in WASM too, whose wheels need Python 3.12 and whose sources did not build with the 3.11 that
+this was measured with.
+
 Each case is run in turn by all sides, again and again; a figure is the median over the rounds. Ratios say how many
 times longer a side takes than ours.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -27,6 +31,7 @@ from smolagents.local_python_executor import LocalPythonExecutor
 from agentdistill import Sandbox
 
 ROUNDS = 7
+STATES = 5_000
 SECONDS = 0.3
 """How long a side works on a case in one round, at least."""
 
@@ -34,6 +39,25 @@ TRIVIAL = "print(2 + 2)"
 LOOP = "total = 0\nfor i in range(100_000):\n    total += i\nprint(total)"
 SQUARES = "print(sum(i * i for i in range(100_000)))"
 JSON = "import json\nrows = [{'id': i, 'name': str(i)} for i in range(2_000)]\nprint(len(json.loads(json.dumps(rows))))"
+START = {
+    "ours": """
+from agentdistill import Sandbox
+sandbox = Sandbox()
+print(sandbox.run(sandbox.initial, "print(2 + 2)")[0].stdout)""",
+    "smolagents": """
+from smolagents.local_python_executor import LocalPythonExecutor
+executor = LocalPythonExecutor([])
+executor.send_tools({})
+print(executor("print(2 + 2)").logs)""",
+    "monty": """
+import pydantic_monty
+printed = pydantic_monty.CollectString()
+with pydantic_monty.Monty() as pool, pool.checkout() as session:
+    session.feed_run("print(2 + 2)", print_callback=printed)
+print(printed.output)""",
+    "process": "print(2 + 2)",
+}
+"""Programs that begin with nothing, run one cell, and end."""
 STEP = ("total = 0\ndef f(n):\n    return n * n", [f"total += f({i})\nprint(total)" for i in range(8)])
 """A State, and eight candidates that each start from it."""
 
@@ -71,6 +95,7 @@ def main() -> None:
                 "monty": lambda: [monty(pool, code, dumped) for code in STEP[1]],
             },
         )
+    compare("a program from its start over its first cell to its end", {side: partial(start, side) for side in START})
     cells = [(one.initial, TRIVIAL)] * 64
     compare(
         "64 trivial cells, two threads and one",
@@ -79,6 +104,26 @@ def main() -> None:
             "one thread": lambda: [o.stdout for o, _ in one.run_many(cells)],
         },
     )
+    weigh(one)
+
+
+def weigh(sandbox: Sandbox) -> None:
+    """Print what States take: those of a step's candidates, which share what they began with."""
+    parent = sandbox.run(sandbox.initial, STEP[0])[1]
+    before, states = resident(), [sandbox.run(parent, f"total = {i}")[1] for i in range(STATES)]
+    each = (resident() - before) / STATES
+    whole, over = len(states[-1].to_bytes()), len(states[-1].to_bytes(parent))
+    print(f"{STATES} States of some variables, from one: {each / 1e3:.1f} kB of memory each, {1e9 / each:,.0f} in a GB")
+    print(f"    one as bytes: {whole / 1e3:.1f} kB, over the State before {over / 1e3:.1f} kB")
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def start(side: str) -> str:
+    return subprocess.check_output([sys.executable, "-c", START[side]], text=True).strip()
 
 
 def compare(case: str, sides: dict[str, Callable[[], object]]) -> None:

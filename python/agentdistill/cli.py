@@ -24,7 +24,7 @@ from agentdistill.engine import rollout
 from agentdistill.evaluation import evaluate
 from agentdistill.examples import load_tokenizer, painted, to_examples
 from agentdistill.extras import need
-from agentdistill.model import load_model, model_files
+from agentdistill.model import model_files
 from agentdistill.player import RolloutConfig
 from agentdistill.recipe import Step, formula, load_recipe, rollout_cost, train_cost
 from agentdistill.repl import Repl, run_file, write
@@ -162,8 +162,8 @@ class Generate:
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
-        tasks, model, tools = self.files.load(), load_model(self.model), _tools(self.index)
-        done = generate(tasks, model, tools, self.config, output=self.output, metrics=self.metrics)
+        tasks, tools = self.files.load(), _tools(self.index)
+        done = generate(tasks, self.model, tools, self.config, output=self.output, metrics=self.metrics)
         print(select(done))
 
 
@@ -256,7 +256,7 @@ class Evaluate:
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
-        print(evaluate(self.files.load(), load_model(self.model), _tools(self.index), self.config, output=self.output))
+        print(evaluate(self.files.load(), self.model, _tools(self.index), self.config, output=self.output))
 
 
 @dataclass(frozen=True)
@@ -329,7 +329,7 @@ class Ask:
 
     def run(self) -> None:
         task = Task("ask", self.question)
-        (trajectory,) = rollout([task], load_model(self.model), _tools(self.index), self.config, progress=False)
+        (trajectory,) = rollout([task], self.model, _tools(self.index), self.config, progress=False)
         write(f"{_transcript(trajectory)}\n", sys.stdout)
         if trajectory.error:
             raise AgentDistillError(trajectory.error)

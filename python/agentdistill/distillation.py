@@ -65,7 +65,7 @@ class GenerateConfig(RolloutConfig):
 
 def generate(
     tasks: Sequence[Task],
-    model: Model,
+    model: Model | str,
     tools: Sequence[Tool] = (),
     config: GenerateConfig | None = None,
     *,
@@ -79,10 +79,10 @@ def generate(
     if config.samples > 1:
         tasks = [replace(task, id=f"{task.id}#{k}") for task in tasks for k in range(1, config.samples + 1)]
     chain_prompt = load_prompt(config.chain_prompt)
-    recorded = recorded_prefixes(config.chains, model.name) if config.chains else {}
+    recorded = recorded_prefixes(config.chains) if config.chains else {}
 
-    async def first_thought(task: Task) -> str:
-        if (known := recorded.get(task.question)) is not None:
+    async def first_thought(model: Model, task: Task) -> str:
+        if (known := recorded.get((model.name, task.question))) is not None:
             return known
         return await first_thought_prefix(opening(task.question, chain_prompt), model, chain_sampling(config))
 

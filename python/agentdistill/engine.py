@@ -14,17 +14,18 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from agentdistill._core import AgentDistillError, Bm25Index, Trajectory, TrajectoryWriter, read_trajectories
 from agentdistill.checkpoint import Checkpoints
-from agentdistill.model import Model, ModelError
-from agentdistill.player import FAILED, Player, RolloutConfig
+from agentdistill.extras import need
+from agentdistill.model import Model, ModelError, load_model
+from agentdistill.player import FAILED, FirstThought, Player, RolloutConfig
 from agentdistill.progress import EpisodeProgress, Metrics
 from agentdistill.task import Task
 from agentdistill.tool import Tool
@@ -37,62 +38,90 @@ GO_ON = "Run the same again to go on."
 
 def rollout(
     tasks: Sequence[Task],
-    model: Model,
+    model: Model | str,
     tools: Sequence[Tool] = (),
     config: RolloutConfig | None = None,
     *,
     output: str | Path | None = None,
-    first_thought: Callable[[Task], Awaitable[str]] | None = None,
+    first_thought: FirstThought | None = None,
     progress: bool = True,
     metrics: str | Path | None = None,
     title: str = "rollout",
 ) -> list[Trajectory]:
     """Let ``model`` work on every task, many at once; return the graded trajectories in the order of the tasks.
 
-    With ``output``, each trajectory is on disk before it counts; tasks already there are not run again, and a file of
-    other settings is refused. ``metrics``: a JSON file to keep up to date with rates, outcomes, tokens, and where the
-    time went. ``first_thought`` gives the beginning of an episode's first turn (IDEA 2). May be called from a
-    notebook. Raises ModelError or AgentDistillError when the model or the sandbox is down for good, TrajectoryError
-    for another run's file, ValueError for tasks that share an id, OSError for a full disk. What had ended by then is
-    kept in ``output``.
+    ``model`` may be named as for ``load_model``, and is then loaded here, and closed; on a Ray cluster it must be, and
+    each player loads its own. With ``output``, each trajectory is on disk before it counts; tasks already there are not
+    run again, and a file of other settings is refused. ``metrics``: a JSON file to keep up to date with rates,
+    outcomes, tokens, and where the time went. ``first_thought`` gives the beginning of an episode's first turn (IDEA
+    2). May be called from a notebook. Raises ModelError or AgentDistillError when the model or the sandbox is down for
+    good, TrajectoryError for another run's file, ValueError for tasks that share an id, OSError for a full disk. What
+    had ended by then is kept in ``output``.
     """
     config = config or RolloutConfig()
-    run = run_of(model.name, tools, config)
+    if config.checkpoints and output is None:
+        raise ValueError("checkpoints are kept beside the output: give one")
     checkpoints = None
-    if config.checkpoints:
-        if output is None:
-            raise ValueError("checkpoints are kept beside the output: give one")
-        checkpoints = Checkpoints(Path(output), run, config.limits)
-    with Player(model, tools, config, first_thought=first_thought, checkpoints=checkpoints) as player:
-        return record(
+    with ExitStack() as stack:
+        players: Players
+        if config.ray:
+            if not isinstance(model, str):
+                raise ValueError("on a Ray cluster each player loads its own model: name it, as for load_model")
+            need("ray", "ray")
+            from agentdistill.cluster import ClusterPlayers
+
+            players = stack.enter_context(ClusterPlayers(config.ray, model, tools, config, first_thought))
+        else:
+            if isinstance(model, str):
+                model = load_model(model)
+                stack.callback(run_blocking, model.close())
+            if config.checkpoints and output is not None:
+                checkpoints = Checkpoints(Path(output), run_of(model.name, tools, config), config.limits)
+            players = stack.enter_context(Player(model, tools, config, first_thought, checkpoints))
+        return _record(
             tasks,
-            player.play,
-            run,
-            config.concurrency,
+            players,
+            run_of(players.model_name, tools, config),
             output=output,
             checkpoints=checkpoints,
-            retried=lambda: getattr(model, "retried", 0),
             progress=progress,
             metrics=metrics,
             title=title,
         )
 
 
-def record(
+class Players(Protocol):
+    """What plays tasks: a Player, or those of a cluster."""
+
+    model_name: str
+
+    @property
+    def at_once(self) -> int:
+        """Episodes under way at once."""
+        ...
+
+    @property
+    def retried(self) -> int:
+        """How many of the model's requests had to be sent again so far."""
+        ...
+
+    async def play(self, task: Task) -> Trajectory:
+        """One episode and its grade."""
+        ...
+
+
+def _record(
     tasks: Sequence[Task],
-    play: Callable[[Task], Awaitable[Trajectory]],
+    players: Players,
     run: str,
-    concurrency: int,
     *,
     output: str | Path | None,
-    checkpoints: Checkpoints | None = None,
-    retried: Callable[[], int] = lambda: 0,
+    checkpoints: Checkpoints | None,
     progress: bool,
     metrics: str | Path | None,
     title: str,
 ) -> list[Trajectory]:
-    """Have every task played, ``concurrency`` at once, and record it. ``run`` says which run (``run_of``); the rest is
-    as in :func:`rollout`."""
+    """Have every task played and recorded. ``run`` says which run; the rest is as in :func:`rollout`."""
     ids = Counter(task.id for task in tasks)
     if twins := [name for name, count in ids.items() if count > 1]:
         raise ValueError(f"{len(twins)} ids are those of several tasks, {twins[0]!r} for one: give each task its own")
@@ -111,11 +140,11 @@ def record(
         old = [recorded[task.id] for task in tasks if task.id in recorded]
         todo = [task for task in tasks if task.id not in recorded]
         file = Path(metrics) if metrics is not None else None
-        shown = EpisodeProgress(title, Metrics(len(tasks), old, retried), file, visible=progress)
+        shown = EpisodeProgress(title, Metrics(len(tasks), old, lambda: players.retried), file, visible=progress)
         stack.enter_context(shown)
         recorder = _Recorder(len(todo), writer, checkpoints, shown)
         try:
-            new = run_blocking(_play_all(todo, play, concurrency, recorder)) if todo else []
+            new = run_blocking(_play_all(todo, players, recorder)) if todo else []
         except KeyboardInterrupt:
             kept = f"{len(writer.done)} of {len(tasks)} episodes are kept in {output}. {GO_ON}" if writer else ""
             print(f"Interrupted. {kept}", file=sys.stderr)
@@ -174,19 +203,17 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _play_all(
-    tasks: Sequence[Task], play: Callable[[Task], Awaitable[Trajectory]], concurrency: int, recorder: "_Recorder"
-) -> list[Trajectory]:
-    """Keep ``concurrency`` episodes under way until all have ended, each recorded as it ends."""
+async def _play_all(tasks: Sequence[Task], players: Players, recorder: "_Recorder") -> list[Trajectory]:
+    """Keep as many episodes under way as the players can, until all have ended, each recorded as it ends."""
     waiting, ended = iter(tasks), asyncio.Queue[Trajectory | None]()
 
     async def work() -> None:
         for task in waiting:  # one iterator for all workers: whoever is free takes the next
-            ended.put_nowait(await play(task))
+            ended.put_nowait(await players.play(task))
             # The recorder's turn, which may end the run, also when no episode waits for anything.
             await asyncio.sleep(0)
 
-    workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(tasks)))]
+    workers = [asyncio.create_task(work()) for _ in range(min(players.at_once, len(tasks)))]
     everyone = asyncio.gather(*workers, return_exceptions=True)
     recording = asyncio.create_task(recorder.record(ended))
     either: list[asyncio.Future[Any]] = [everyone, recording]

@@ -76,7 +76,7 @@ class Evaluation:
 
 def evaluate(
     tasks: Sequence[Task],
-    model: Model,
+    model: Model | str,
     tools: Sequence[Tool] = (),
     config: RolloutConfig | None = None,
     *,
@@ -101,7 +101,8 @@ def evaluate(
     trajectories = rollout(
         tasks, model, tools, config, output=file, progress=progress, metrics=metrics, title="evaluate"
     )
-    evaluation = summarize(tasks, trajectories, model.name, config.settings())
+    name = trajectories[0].model if trajectories else str(model)
+    evaluation = summarize(tasks, trajectories, name, config.settings())
     if output is not None:
         (output / "results.json").write_text(evaluation.to_json() + "\n", encoding="utf-8")
         (output / "results.txt").write_text(f"{evaluation}\n", encoding="utf-8")

@@ -31,15 +31,15 @@ async def first_thought_prefix(chain_of_thought: list[Message], model: Model, sa
     return _prefix(generation.completions[0].text)
 
 
-def recorded_prefixes(path: str | Path, model: str) -> dict[str, str]:
-    """Question -> prefix, by the chains of thought that ``model`` was recorded with (``generate`` of kind "cot").
+def recorded_prefixes(path: str | Path) -> dict[tuple[str, str], str]:
+    """(model, question) -> prefix, by recorded chains of thought (``generate`` of kind "cot").
 
-    Raises TrajectoryError for a file that cannot be read, ValueError when it has no chain of this model.
+    Raises TrajectoryError for a file that cannot be read, ValueError when no chain is in it.
     """
-    chains = [chain for chain in read_trajectories(path) if chain.kind == "cot" and chain.model == model]
+    chains = [chain for chain in read_trajectories(path) if chain.kind == "cot" and chain.steps]
     if not chains:
-        raise ValueError(f'{path} has no chain of thought of {model}: generate some with kind "cot"')
-    return {chain.question: _prefix(chain.steps[0].candidates[0].text) for chain in chains}
+        raise ValueError(f'{path} has no chain of thought: generate some with kind "cot"')
+    return {(chain.model, chain.question): _prefix(chain.steps[0].candidates[0].text) for chain in chains}
 
 
 def _prefix(chain: str) -> str:

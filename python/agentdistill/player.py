@@ -25,6 +25,9 @@ from agentdistill.tool import TOOL_SECONDS, Tool, describe_tools, has_slow, sand
 if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
 
+FirstThought = Callable[[Model, Task], Awaitable[str]]
+"""Gives the beginning of an episode's first turn (IDEA 2)."""
+
 FAILED = ("model_error", "sandbox_error", "error")
 """Outcomes that say nothing about the model's work: such an episode is not recorded, and the next run tries it
 again."""
@@ -50,13 +53,17 @@ class RolloutConfig(AgentConfig):
     """Of the sandbox's random numbers, and of the draw when every candidate failed."""
     checkpoints: bool = False
     """Write half-done episodes beside the output too, so that a run that was killed goes on in the middle of them."""
+    ray: str | None = None
+    """Address of a Ray cluster to play on, as for ``ray.init`` ("auto" on one of its nodes); by default, here."""
     concurrency: int = 256
-    """Episodes under way at once; those that wait for the model make its batch."""
+    """Episodes under way at once, for each model; those that wait for the model make its batch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.concurrency < 1:
             raise ValueError(f"concurrency is {self.concurrency}: give at least 1")
+        if self.ray and self.checkpoints:
+            raise ValueError("half-done episodes are kept on one machine: give no checkpoints with ray")
 
     @property
     def limits(self) -> Limits:
@@ -69,8 +76,10 @@ class RolloutConfig(AgentConfig):
         return f"student_{self.kind}"
 
     def settings(self) -> dict[str, Any]:
-        """What makes one run another run: all fields but those that only change its speed."""
-        return {name: value for name, value in asdict(self).items() if name not in ("checkpoints", "concurrency")}
+        """What makes one run another run: all fields but those that only change its speed and safety."""
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("checkpoints", "concurrency", "ray")
+        }
 
 
 def sandbox_of(config: RolloutConfig, tools: Sequence[Tool] = ()) -> Sandbox:
@@ -88,10 +97,10 @@ class Player:
         model: Model,
         tools: Sequence[Tool],
         config: RolloutConfig,
-        *,
-        first_thought: Callable[[Task], Awaitable[str]] | None = None,
+        first_thought: FirstThought | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> None:
+        self.model_name = model.name
         self._model = model
         self._config = config
         self._first_thought = first_thought
@@ -102,6 +111,16 @@ class Player:
             self._actions = SelfConsistentAction(
                 sandbox_of(config, tools), compat=config.compat, seed=config.seed, slow_tools=has_slow(tools)
             )
+
+    @property
+    def at_once(self) -> int:
+        """Episodes under way at once."""
+        return self._config.concurrency
+
+    @property
+    def retried(self) -> int:
+        """How many of the model's requests had to be sent again so far."""
+        return getattr(self._model, "retried", 0)
 
     async def play(self, task: Task) -> Trajectory:
         """One episode and its grade. The one place where what goes wrong around an episode becomes its outcome."""
@@ -132,7 +151,7 @@ class Player:
         if self._actions is None:
             return await run_chain_of_thought(task.question, self._model, self._config)
         if not (half_done := await self._half_done(task)) and self._first_thought:
-            prefix = await self._first_thought(task)
+            prefix = await self._first_thought(self._model, task)
         else:
             prefix = ""
         return await run_episode(
@@ -165,7 +184,7 @@ class Player:
             "reference": task.answer,
             "task_set": task.task_set,
             "kind": self._config.kind,
-            "model": self._model.name,
+            "model": self.model_name,
             "sampling": self._settings,
         }
 

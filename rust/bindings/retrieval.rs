@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyType};
 
 use super::{AnyText, RetrievalError, short};
 use crate::Error;
@@ -80,6 +80,11 @@ impl PyBm25Index {
     fn search_batch(&self, py: Python<'_>, queries: Vec<AnyText>, k: i64) -> PyResult<Vec<Vec<Passage>>> {
         let k = natural(k)?;
         Ok(py.detach(|| self.0.search_batch(&queries, k))?)
+    }
+
+    /// By its path: another process opens the same folder.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PathBuf,))> {
+        Ok((PyType::new::<Self>(py).getattr("open")?, (std::path::absolute(self.0.path())?,)))
     }
 
     /// What is known of the index: ``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``analyzer``.

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::engine::WASM_PAGE;
 use super::guest::Guest;
 use super::host::World;
-use super::memory::{Delta, LINE, Line, PAGE, Page, bits, side_by_side};
+use super::memory::{LINE, Line, NewDelta, PAGE, Page, bits, side_by_side};
 use super::{Limits, Moment, SandboxError, State};
 use crate::Error;
 
@@ -107,33 +107,32 @@ fn parse(body: &[u8], base: Option<&State>) -> Option<State> {
     let (mut lines, []) = lines.as_chunks::<LINE>() else { return None };
 
     let mut old = pages(base).iter().peekable();
-    let mut new = Vec::with_capacity(old.len() + count);
+    let mut new = NewDelta::with_capacity(old.len() + count);
     for ((&index, mask), fresh) in indexes.iter().zip(masks).zip(fresh) {
         while let Some(page) = old.next_if(|page| page.index < index) {
-            new.push(page.clone());
+            new.keep(page);
         }
         let old = old.next_if(|page| page.index == index);
         let (own, rest) = lines.split_at_checked(fresh.count_ones() as usize)?;
         lines = rest;
-        let mut own = own.iter();
-        let line = |line| if fresh >> line & 1 != 0 { own.next() } else { old.and_then(|old| old.line(line)) };
-        let page =
-            Page { index, mask, lines: bits(mask).map(line).map(Option::<&Line>::copied).collect::<Option<_>>()? };
-        if fresh & !mask != 0 {
+        if fresh & !mask != 0 || mask & !fresh & !old.map_or(0, |old| old.mask) != 0 {
             return None;
         }
+        let mut own = own.iter();
+        let line = |line| if fresh >> line & 1 != 0 { own.next() } else { old.and_then(|old| old.line(line)) };
         if mask != 0 {
-            new.push(page);
+            new.add(index, mask, bits(mask).filter_map(line).copied());
         }
     }
-    new.extend(old.cloned());
+    old.for_each(|page| new.keep(page));
+    let new = new.finish(size);
     let ascending = indexes.is_sorted_by(|a, b| a < b);
-    let inside = new.last().is_none_or(|page| (page.index as usize + 1) * PAGE <= size);
+    let inside = new.pages.last().is_none_or(|page| (page.index as usize + 1) * PAGE <= size);
     let sized = size.is_multiple_of(WASM_PAGE) && size >= Guest::IMAGE_LEN;
     if !lines.is_empty() || !ascending || !inside || !sized {
         return None;
     }
-    Some(State::new(World { seed, drawn, nanoseconds }, Arc::new(Delta { size, pages: new })))
+    Some(State::new(World { seed, drawn, nanoseconds }, Arc::new(new)))
 }
 
 /// A page that is not as in the base.
@@ -148,13 +147,13 @@ struct Change<'a> {
 impl<'a> Change<'a> {
     fn between(index: u32, old: Option<&Page>, new: Option<&'a Page>) -> Option<Self> {
         let Some(new) = new else { return Some(Self { index, mask: 0, fresh: 0, lines: &[] }) };
-        if old.is_some_and(|old| Arc::ptr_eq(&old.lines, &new.lines)) {
+        if old.is_some_and(|old| old.shares(new)) {
             return None;
         }
         let is_fresh = |(line, content): &(usize, &Line)| old.and_then(|old| old.line(*line)) != Some(content);
-        let fresh = bits(new.mask).zip(&new.lines[..]).filter(is_fresh).fold(0, |fresh, (line, _)| fresh | 1 << line);
+        let fresh = bits(new.mask).zip(new.lines()).filter(is_fresh).fold(0, |fresh, (line, _)| fresh | 1 << line);
         let same = fresh == 0 && old.is_some_and(|old| old.mask == new.mask);
-        (!same).then_some(Self { index, mask: new.mask, fresh, lines: &new.lines })
+        (!same).then_some(Self { index, mask: new.mask, fresh, lines: new.lines() })
     }
 
     fn fresh_lines(&self) -> impl Iterator<Item = Line> {

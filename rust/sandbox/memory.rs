@@ -20,6 +20,7 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
+use rustc_hash::FxHashMap;
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 /// Deltas count in these pages on every host. One has 64 lines, as many as a u64 has bits.
@@ -97,8 +98,11 @@ pub struct Page {
     pub index: u32,
     /// A bit for each line that differs.
     pub mask: u64,
-    /// Those lines, in order.
-    pub lines: Arc<[Line]>,
+    /// Where those lines are in `block`, one after the other.
+    start: u32,
+    /// The lines that were new in one Delta: of all its pages, since to allocate and free each page's costs as much as to
+    /// find them.
+    block: Arc<[Line]>,
 }
 
 pub type Line = [u8; LINE];
@@ -106,22 +110,25 @@ pub type Line = [u8; LINE];
 impl Delta {
     /// Bytes held, those included that are shared with others.
     pub fn nbytes(&self) -> usize {
-        self.pages.iter().map(|page| size_of::<Page>() + size_of_val(&page.lines[..])).sum()
+        self.pages.iter().map(|page| size_of::<Page>() + size_of_val(page.lines())).sum()
     }
 }
 
 impl Page {
-    /// One of the lines that differ.
-    pub fn line(&self, line: usize) -> Option<&Line> {
-        let before = (self.mask & ((1 << line) - 1)).count_ones() as usize;
-        (self.mask >> line & 1 != 0).then(|| &self.lines[before])
+    /// The lines that differ, in order.
+    pub fn lines(&self) -> &[Line] {
+        &self.block[self.start as usize..][..self.mask.count_ones() as usize]
     }
 
-    /// What `now` has where it differs from `before`.
-    fn difference(index: u32, now: &[Line], before: &[Line]) -> Self {
-        let lines = now.iter().zip(before).rev();
-        let mask = lines.fold(0u64, |mask, (now, before)| mask << 1 | u64::from(now != before));
-        Self { index, mask, lines: bits(mask).map(|line| now[line]).collect() }
+    /// One of them, by its place in the page.
+    pub fn line(&self, line: usize) -> Option<&Line> {
+        let before = (self.mask & ((1 << line) - 1)).count_ones() as usize;
+        (self.mask >> line & 1 != 0).then(|| &self.lines()[before])
+    }
+
+    /// Whether two pages of the same index share their lines, and so are the same.
+    pub fn shares(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.block, &other.block) && self.start == other.start
     }
 
     /// Whether `now` is this page, where `before` is the image's. Compares run by run, since there are few.
@@ -131,7 +138,7 @@ impl Page {
             let changed = self.mask >> at & 1 != 0;
             let run = if changed { self.mask >> at } else { !self.mask >> at }.trailing_ones() as usize;
             let end = (at + run).min(now.len());
-            let wanted = if changed { &self.lines[own..own + run] } else { &before[at..end] };
+            let wanted = if changed { &self.lines()[own..own + run] } else { &before[at..end] };
             if now[at..end].as_flattened() != wanted.as_flattened() {
                 return false;
             }
@@ -139,6 +146,61 @@ impl Page {
             at = end;
         }
         true
+    }
+}
+
+/// A [`Delta`] in the making, out of pages that another has and of new ones.
+pub struct NewDelta<'a> {
+    pages: Vec<NewPage<'a>>,
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Copy)]
+enum NewPage<'a> {
+    Known(&'a Page),
+    New { index: u32, mask: u64, start: usize },
+}
+
+impl<'a> NewDelta<'a> {
+    /// A Delta that keeps less than one part in so many of a block has its own copy of that, and lets go of the rest.
+    const LEAST_SHARED: usize = 4;
+
+    pub fn with_capacity(pages: usize) -> Self {
+        Self { pages: Vec::with_capacity(pages), lines: Vec::new() }
+    }
+
+    /// Goes on with a page that stays as it is.
+    pub fn keep(&mut self, page: &'a Page) {
+        self.pages.push(NewPage::Known(page));
+    }
+
+    /// Goes on with a new page; `lines` are those of `mask`.
+    pub fn add(&mut self, index: u32, mask: u64, lines: impl Iterator<Item = Line>) {
+        self.pages.push(NewPage::New { index, mask, start: self.lines.len() });
+        self.lines.extend(lines);
+    }
+
+    pub fn finish(mut self, size: usize) -> Delta {
+        let mut kept = FxHashMap::<*const Line, usize>::default();
+        for page in &self.pages {
+            if let NewPage::Known(known) = page {
+                *kept.entry(known.block.as_ptr()).or_default() += known.lines().len();
+            }
+        }
+        for page in &mut self.pages {
+            if let NewPage::Known(known) = *page
+                && kept[&known.block.as_ptr()] * Self::LEAST_SHARED < known.block.len()
+            {
+                *page = NewPage::New { index: known.index, mask: known.mask, start: self.lines.len() };
+                self.lines.extend(known.lines());
+            }
+        }
+        let block: Arc<[Line]> = self.lines.into();
+        let pages = self.pages.into_iter().map(|page| match page {
+            NewPage::Known(page) => page.clone(),
+            NewPage::New { index, mask, start } => Page { index, mask, start: start as u32, block: block.clone() },
+        });
+        Delta { size, pages: pages.collect() }
     }
 }
 
@@ -203,7 +265,7 @@ impl Mapping {
     /// # Safety
     /// No guest code has run in this memory since `written` was found, and none runs meanwhile.
     pub unsafe fn capture(&self, written: &[u32], held: &Delta) -> Delta {
-        let mut pages = Vec::with_capacity(held.pages.len() + 16);
+        let mut new = NewDelta::with_capacity(written.len());
         let mut known = held.pages.iter().peekable();
         for &index in written {
             // SAFETY: inside the accessible part, and the caller keeps the guest from writing.
@@ -211,13 +273,17 @@ impl Mapping {
             let before = self.image.page(index).as_chunks::<LINE>().0;
             let known = known.next_if(|page| page.index == index);
             match known {
-                Some(page) if page.is(now, before) => pages.push(page.clone()),
+                Some(page) if page.is(now, before) => new.keep(page),
                 _ if now.as_flattened() == before.as_flattened() => {}
-                _ => pages.push(Page::difference(index, now, before)),
+                _ => {
+                    let lines = now.iter().zip(before).rev();
+                    let mask = lines.fold(0u64, |mask, (now, before)| mask << 1 | u64::from(now != before));
+                    new.add(index, mask, bits(mask).map(|line| now[line]));
+                }
             }
         }
         debug_assert!(known.next().is_none(), "a held page that is not among the written");
-        Delta { size: self.len(), pages }
+        new.finish(self.len())
     }
 
     /// Makes the memory hold `delta`, which has its size. Now it holds `held`; pages that both share stay untouched.
@@ -228,7 +294,7 @@ impl Mapping {
         assert_eq!(delta.size, self.len(), "a State of another memory size");
         for (index, old, new) in side_by_side(&held.pages, &delta.pages) {
             if let (Some(old), Some(new)) = (old, new)
-                && Arc::ptr_eq(&old.lines, &new.lines)
+                && old.shares(new)
             {
                 continue;
             }
@@ -239,7 +305,7 @@ impl Mapping {
             for line in bits(old.map_or(0, |old| old.mask) & !mask) {
                 now[line] = before[line];
             }
-            for (line, content) in bits(mask).zip(new.iter().flat_map(|new| &new.lines[..])) {
+            for (line, content) in bits(mask).zip(new.iter().flat_map(|new| new.lines())) {
                 now[line] = *content;
             }
         }

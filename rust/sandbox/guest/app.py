@@ -27,7 +27,7 @@ from wit_world import Answer, Failure, Kind, Report
 
 OURS = __file__
 TRACEBACK_CHARS = 10_000
-RESERVE_BYTES = 1 << 20
+RESERVE_PIECES, PIECE_BYTES = 16, 1 << 16
 
 
 class FinalAnswer(BaseException):
@@ -189,15 +189,29 @@ def execute(code: str):
     cell_number += 1
     file = f"<cell {cell_number}>"
     linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
-    tree = ast.parse(code, file)
-    last = ast.Expression(tree.body.pop().value) if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, file, "exec"), namespace)
+    try:
+        body, last = compile_cell(code, file)
+    except (MemoryError, SystemError):  # the latter is CPython's, which forgets to say MemoryError here
+        reserve.clear()
+        try:
+            body, last = compile_cell(code, file)
+        except SystemError:
+            raise MemoryError from None
+        keep_reserve()
+    exec(body, namespace)
     if last is None:
         return None
-    value = eval(compile(last, file, "eval"), namespace)
+    value = eval(last, namespace)
     if value is not None:
         namespace["_"] = value
     return value
+
+
+def compile_cell(code: str, file: str) -> tuple[types.CodeType, types.CodeType | None]:
+    """Its statements but for the last, if that is an expression; and that."""
+    tree = ast.parse(code, file)
+    last = ast.Expression(tree.body.pop().value) if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    return compile(tree, file, "exec"), last and compile(last, file, "eval")
 
 
 def run_cell(code: str, limit: int) -> Report:
@@ -205,8 +219,7 @@ def run_cell(code: str, limit: int) -> Report:
     sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = output
     sys.stdin = sys.__stdin__ = io.StringIO()
     answers.clear()
-    if not reserve:
-        keep_reserve()
+    keep_reserve()
     beacon[TIMED_OUT] = 0
     kind, value, failure = Kind.VALUE, None, None
     try:
@@ -222,7 +235,7 @@ def run_cell(code: str, limit: int) -> Report:
     except FinalAnswer:
         pass
     except BaseException as error:
-        if isinstance(error, MemoryError):
+        if isinstance(error, (MemoryError, SystemError)):
             reserve.clear()
         kind, failure = failed(error)
     answer = None
@@ -237,9 +250,13 @@ def run_cell(code: str, limit: int) -> Report:
 
 
 def keep_reserve() -> None:
-    """Sets memory aside for the report of a cell that used up all the rest."""
+    """Sets memory aside: for the report of a cell that used up all the rest, and to compile the next, which may free some.
+
+    In pieces, since something else may be left in the middle of what was freed.
+    """
     with contextlib.suppress(MemoryError):
-        reserve.append(bytearray(RESERVE_BYTES))
+        while len(reserve) < RESERVE_PIECES:
+            reserve.append(bytearray(PIECE_BYTES))
 
 
 def drain() -> None:
