@@ -1,7 +1,7 @@
 //! Search and building on generated passages whose words are as uneven as a language's (Zipf). BENCHMARKS.md has
 //! figures on real text.
 
-use agentdistill::retrieval::{Bm25Builder, Bm25Index, Passage};
+use agentdistill::retrieval::{Bm25Builder, Bm25Index, BuildOptions, Passage};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const PASSAGES: usize = 100_000;
@@ -24,9 +24,9 @@ impl Words {
 }
 
 fn build(path: &std::path::Path, passages: &[Passage]) -> Bm25Index {
-    let mut builder = Bm25Builder::new(path, true).unwrap();
-    passages.iter().for_each(|passage| builder.add(passage).unwrap());
-    builder.finish(0).unwrap()
+    let mut builder = Bm25Builder::new(path, BuildOptions { overwrite: true, ..BuildOptions::default() }).unwrap();
+    passages.iter().for_each(|passage| builder.add(passage.clone()).unwrap());
+    builder.finish().unwrap()
 }
 
 fn retrieval(c: &mut Criterion) {

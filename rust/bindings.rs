@@ -5,6 +5,7 @@
 mod action;
 mod observation;
 mod retrieval;
+mod retrieval_server;
 mod sandbox;
 mod self_consistency;
 mod trajectory;
@@ -61,6 +62,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("TrajectoryError", py.get_type::<TrajectoryError>())?;
     module.add_class::<Passage>()?;
     module.add_class::<retrieval::PyBm25Index>()?;
+    module.add_function(wrap_pyfunction!(retrieval::for_reading, module)?)?;
+    module.add_class::<retrieval_server::PyRetrievalServer>()?;
     sandbox::register(module)?;
     module.add_class::<Observation>()?;
     module.add_class::<ToolCall>()?;

@@ -1,8 +1,8 @@
 //! The Rust core of agentdistill: what has to be fast, safe or durable.
 //!
 //! A step of an agent is [`action`] (a completion is read), [`sandbox`] (its code runs), [`vote`] (the candidates'
-//! majority), fused in [`self_consistency`]; [`retrieval`] answers its searches through [`search_tool`], and
-//! [`trajectory`] keeps it. [`observation`] is what they all speak of. Python sees all of it through `bindings`,
+//! majority), fused in [`self_consistency`]; [`retrieval`] answers its searches through [`search_tool`] (and those of
+//! others through [`retrieval_server`]), and [`trajectory`] keeps it. [`observation`] is what they all speak of. Python sees all of it through `bindings`,
 //! which nothing here imports.
 
 pub mod action;
@@ -11,6 +11,7 @@ mod bindings;
 pub mod error;
 pub mod observation;
 pub mod retrieval;
+pub mod retrieval_server;
 pub mod sandbox;
 pub mod search_tool;
 pub mod self_consistency;

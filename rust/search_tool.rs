@@ -1,6 +1,7 @@
 //! Search as a tool of the sandbox: a cell's `web_search(query)` is answered by a [`Bm25Index`], without Python.
 //!
-//! The answer is text for a model to read, passages by rank: `[1] Title`, the text, `[2] Title`, ...
+//! The answer is text for a model to read, passages by rank: `[1] Title`, the text, `[2] Title`, ... Cells that run side
+//! by side search side by side.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -59,15 +60,33 @@ impl Arguments {
     }
 }
 
-/// Passages as a model reads them, the best first.
+/// Characters of a passage that are shown: some six times what is usual for Wikipedia (100 words).
+const LONGEST: usize = 4_000;
+
+/// Passages as a model reads them, the best first; long ones up to the end of a sentence.
 pub fn for_reading(passages: &[Passage]) -> String {
     if passages.is_empty() {
         return "No passage has any of these words.".to_owned();
     }
-    let mut text = String::new();
-    for (index, Passage { title, text: body, .. }) in passages.iter().enumerate() {
+    let mut reading = String::new();
+    for (index, Passage { title, text, .. }) in passages.iter().enumerate() {
         let newline = if index > 0 { "\n" } else { "" };
-        let _ = write!(text, "{newline}[{}] {title}\n{}", index + 1, body.trim_end()); // to a String: cannot fail
+        let (shown, more) = shorten(text.trim_end());
+        let _ = write!(reading, "{newline}[{}] {title}\n{shown}{more}", index + 1); // to a String: cannot fail
     }
-    text
+    reading
+}
+
+/// The sentences of `text` that fit, and what stands for the rest of it. Where there is no end of a sentence in the
+/// second half of what fits, it ends with a word, or else with a character.
+fn shorten(text: &str) -> (&str, &'static str) {
+    let Some((most, _)) = text.char_indices().nth(LONGEST) else { return (text, "") };
+    let fits = &text[..most];
+    let second_half = |end: &usize| *end > most / 2;
+    let mut ends: Vec<usize> = Vec::new();
+    ends.extend([". ", "! ", "? ", ".\n", "!\n", "?\n"].iter().filter_map(|end| Some(fits.rfind(end)? + 1)));
+    ends.extend(['。', '！', '？'].iter().filter_map(|&end| Some(fits.rfind(end)? + end.len_utf8())));
+    let sentence = ends.into_iter().max().filter(second_half);
+    let end = sentence.or_else(|| fits.rfind(char::is_whitespace).filter(second_half)).unwrap_or(most);
+    (&fits[..end], " [...]")
 }

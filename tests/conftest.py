@@ -1,4 +1,4 @@
-"""What many tests need: public data, and real tiny models, one of them behind a real server."""
+"""What many tests need: public data, a server that fails, and real tiny models, one of them behind a real server."""
 
 import os
 import signal
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from agentdistill.retry import Retries
+from scripted_server import Server, serving
 from vllm_server import vllm_serve
 
 settings.register_profile("agentdistill", deadline=None)  # a busy machine is not a failing test
@@ -33,6 +35,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there is no public data at {folder}")
     return folder
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server whose answers the test writes."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Retries, "first_pause", 0.01)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agentdistill import Bm25Index, Task, cli, extras, rollout
+from agentdistill import Bm25Index, RetrievalServer, Task, cli, extras, rollout
 from agentdistill.model import ScriptedModel
 
 COMMANDS = [
@@ -18,6 +18,7 @@ COMMANDS = [
     ("index", "build"),
     ("index", "info"),
     ("index", "search"),
+    ("serve-retrieval",),
     ("generate",),
     ("select",),
     ("inspect",),
@@ -59,6 +60,27 @@ def test_index_build_info_search(tmp_path: Path) -> None:
     found = agentdistill("index", "search", "wiki", 'capital AND "(of', "-k", 1, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "[1] Paris" in found.stdout
+    found = agentdistill("index", "search", "wiki", "capital", "--json", cwd=tmp_path)
+    assert [json.loads(line).pop("title") for line in found.stdout.splitlines()] == ["Paris"]
+
+
+def test_index_build_of_several_files(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", PASSAGE, "no passage")
+    write_lines(tmp_path / "b.jsonl", {"id": "2", "contents": '"Rom"\nDie Stra\u00dfen von Rom.'})
+    options = ["-o", "wiki", "--skip-bad", "--language", "german", "--memory", 100]
+    built = agentdistill("index", "build", "[a-z].jsonl", *options, cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    assert all(re.search(said, built.stdout) for said in (r"documents +2\b", r"skipped +1\b", r"language +german\b"))
+    assert re.search(r"index: 2 passages, [\d,]+/s, merging\n", built.stderr)
+    assert "[2] Rom" in agentdistill("index", "search", "wiki", "Strasse strasse Straße", cwd=tmp_path).stdout
+
+
+def test_search_over_http(tmp_path: Path) -> None:
+    index = Bm25Index.build([("1", "Paris", "Paris is the capital of France.")], tmp_path / "wiki")
+    write_lines(tmp_path / "cell.py", "print(web_search('capital'))")
+    with RetrievalServer(index, port=0) as server:
+        ran = agentdistill("sandbox", "cell.py", "--retriever", server.url, cwd=tmp_path)
+    assert ran.stdout == "[1] Paris\nParis is the capital of France.\n", ran.stderr
 
 
 # What is wrong -> the files there are, the command, and what its error must say.
@@ -103,6 +125,18 @@ BAD_INPUT: dict[str, tuple[dict[str, list[object]], list[str], list[str]]] = {
     "not a file of trajectories": ({"t.jsonl": [TASK]}, ["select", "t.jsonl", "-o", "kept.jsonl"], ["t.jsonl"]),
     "no script": ({}, ["sandbox", "none.py"], ["none.py"]),
     "a limit that cannot be": ({}, ["sandbox", "none.py", "--memory-mb", "1"], ["memory_mb"]),
+    "no retriever": (
+        {},
+        ["mcp", "--retriever", "http://127.0.0.1:9"],
+        ["the retriever at http://127.0.0.1:9/retrieve"],
+    ),
+    "an index and a retriever": ({}, ["mcp", "--index", "wiki", "--retriever", "http://x"], ["not both"]),
+    "a language that is not known": (
+        {"corpus.jsonl": [PASSAGE]},
+        ["index", "build", "corpus.jsonl", "-o", "wiki", "--language", "klingon"],
+        ["klingon", "english", "cjk", "none"],
+    ),
+    "no index to serve": ({}, ["serve-retrieval", "wiki"], ["wiki"]),
     "an MCP server without its index": ({}, ["mcp", "--index", "wiki"], ["wiki"]),
     "nothing to train on": ({}, ["train", "none.jsonl", "--model", "x", "-o", "student"], ["none.jsonl"]),
 }

@@ -6,23 +6,23 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import scripted_server
 from agentdistill import Task, read_trajectories, rollout
 from agentdistill.engine import run_blocking
 from agentdistill.model import Completion, Generation, Message, ModelError, Sampling, load_model
 from agentdistill.openai_model import OpenAIModel
 from agentdistill.player import RolloutConfig
 from agentdistill.replicas import Replicas
+from scripted_server import Answer, Handler, Server, raw, serving, status, too_slow
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 QUESTION = [Message("system", "Be brief."), Message("user", "What is 6 times 7?")]
-Answer = Callable[["Handler", dict[str, Any]], None]
 
 
 def completions(*texts: str, prompt_tokens: int = 10, **extra: Any) -> Answer:
@@ -33,91 +33,6 @@ def completions(*texts: str, prompt_tokens: int = 10, **extra: Any) -> Answer:
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 5 * len(texts)}
     body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": usage}
     return lambda handler, request: handler.send(200, json.dumps(body))
-
-
-def status(code: int, message: str = "no", headers: dict[str, str] | None = None, kind: str | None = None) -> Answer:
-    body = json.dumps({"error": {"message": message, "code": kind}})
-    return lambda handler, request: handler.send(code, body, headers=headers)
-
-
-def raw(body: str, content_type: str = "application/json") -> Answer:
-    return lambda handler, request: handler.send(200, body, content_type)
-
-
-def cut(handler: "Handler", request: dict[str, Any]) -> None:
-    """Promise more than is sent, and hang up."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b'{"choices": [')
-    handler.close_connection = True
-
-
-def hang_up(handler: "Handler", request: dict[str, Any]) -> None:
-    handler.close_connection = True
-
-
-def too_slow(handler: "Handler", request: dict[str, Any]) -> None:
-    time.sleep(1.5)
-
-
-class Server(ThreadingHTTPServer):
-    """Answers by the script, one entry a request, and for ever by the last of them; keeps what it was asked."""
-
-    script: list[Answer]
-    requests: list[dict[str, Any]]
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        request["key"] = self.headers["Authorization"]
-        self.server.requests.append(request)
-        script = self.server.script
-        (script.pop(0) if len(script) > 1 else script[0])(self, request)
-
-    def do_GET(self) -> None:
-        self.send(200, json.dumps({"object": "list", "data": [{"id": "small"}, {"id": "large"}]}))
-
-    def send(
-        self, code: int, body: str, content_type: str = "application/json", headers: dict[str, str] | None = None
-    ) -> None:
-        self.send_response(code)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body.encode())))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def serving(*script: Answer, port: int = 0) -> Iterator[Server]:
-    server = Server(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
-    server.script, server.requests = list(script), []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OpenAIModel, "_first_pause", 0.01)
 
 
 def model_of(server: Server, **options: Any) -> OpenAIModel:
@@ -157,20 +72,7 @@ async def test_a_plain_request(server: Server, monkeypatch: pytest.MonkeyPatch) 
 
 
 FLEETING = {
-    **{str(code): status(code) for code in (408, 409, 429, 500, 502, 503, 504, 529)},
-    "retry-after in seconds": status(429, headers={"Retry-After": "0"}),
-    "retry-after as a date": status(503, headers={"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}),
-    "retry-after as nonsense": status(503, headers={"Retry-After": "soon"}),
-    "error page": lambda handler, request: handler.send(502, "<html>Bad gateway</html>", "text/html"),
-    "connection cut": cut,
-    "no answer": hang_up,
-    "too slow": too_slow,
-    "garbage": raw("{]"),
-    "web page": raw("<html>Welcome</html>", "text/html"),
-    "empty": raw(""),
-    "null": raw("null"),
-    "a list": raw("[1, 2]"),
-    "an object": raw('{"hello": 1}'),
+    **scripted_server.FLEETING,
     "no choices": completions(),
     "content of a wrong type": raw('{"choices": [{"index": 0, "message": {"content": 5}}]}'),
 }
@@ -269,12 +171,11 @@ async def test_work_goes_to_the_server_that_has_least_to_do(server: Server) -> N
 async def test_what_one_server_cannot_another_can(server: Server) -> None:
     with serving(status(500)) as broken:
         server.script = [completions("42")]
-        both = Replicas([model_of(broken, retries=1), model_of(server)])
+        both = Replicas([model_of(broken, retries=1), model_of(server, retries=0)])
         for _ in range(3):
             assert (await both.generate(QUESTION, Sampling())).completions == [Completion("42")]
         assert (both.retried, len(broken.requests)) == (1, 2)  # then it is left alone for a while
         server.script = [status(500)]
-        both._servers[1]._retries = 0
         with pytest.raises(ModelError):
             await both.generate(QUESTION, Sampling())
         await both.close()

@@ -16,6 +16,8 @@ MODULES = {path.stem: path for path in PACKAGE.glob("*.py")}
 ONLY_IMPORTERS = {
     "vllm": {"vllm_model"},
     "openai": {"openai_model"},
+    "httpx2": {"http_retriever"},
+    "pyarrow": {"corpus"},
     "torch": {"training", "transformers_model", "likelihood"},
     "transformers": {"training", "transformers_model", "vllm_model", "examples"},
     "trl": {"training"},
@@ -28,7 +30,7 @@ ONLY_IMPORTERS = {
 
 # Lower layers never import higher ones.
 LAYERS = [
-    {"extras", "session", "checkpoint"},
+    {"extras", "session", "checkpoint", "retry", "corpus", "http_retriever"},
     {"task", "model", "tool", "grading", "openai_model", "replicas", "vllm_model", "transformers_model"},
     {"prompt", "self_consistent_action", "first_thought_prefix"},
     {"agent", "repl", "mcp_server", "examples"},
@@ -60,7 +62,7 @@ start = time.perf_counter()
 import agentdistill
 seconds = time.perf_counter() - start
 loaded = {name.split(".")[0] for name in sys.modules}
-heavy = sorted(loaded & {"torch", "transformers", "vllm", "openai", "mcp", "pydantic", "numpy", "rich"})
+heavy = sorted(loaded & {"torch", "transformers", "vllm", "openai", "mcp", "pydantic", "numpy", "rich", "httpx2"})
 print(f"{seconds:.3f} {heavy}")
 """
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]

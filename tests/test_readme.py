@@ -16,9 +16,23 @@ def test_the_python_runs(tmp_path: Path) -> None:
 
 
 def test_the_commands_exist() -> None:
-    used = set(re.findall(r"^    agentdistill (\w+)", README, re.MULTILINE))
+    used = set(re.findall(r"^    agentdistill ([\w-]+)", README, re.MULTILINE))
     program = (ROOT / "python/agentdistill/cli.py").read_text(encoding="utf-8")
-    assert used == {"index", "generate", "select", "inspect", "train", "evaluate", "run", "ask", "sandbox", "mcp"}
+    assert used == {
+        *(
+            "index",
+            "generate",
+            "select",
+            "inspect",
+            "train",
+            "evaluate",
+            "run",
+            "ask",
+            "sandbox",
+            "mcp",
+            "serve-retrieval",
+        )
+    }
     assert all(f'subcommand("{name}")' in program for name in used)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"`?make ([a-z-]+)", README)) <= targets

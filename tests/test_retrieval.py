@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentdistill._core import Bm25Index, Passage, RetrievalError, Sandbox
+from agentdistill._core import Bm25Index, Passage, RetrievalError, Sandbox, for_reading
 
 RECALL = {
     "2wiki_hipporag": (56.2, 65.3, 68.6),
@@ -23,6 +23,13 @@ RECALL = {
 """Recall at 2, 5 and 10 in percent, of bm25s with Porter2 stems and stop words (shared/data/README.md)."""
 
 PASSAGES = [("a", "Corran", "A headland."), ("b", "Strand", "An engineer of lights."), ("c", "", "Corran, Corran")]
+
+
+def test_titles_may_count_oftener(tmp_path: Path) -> None:
+    passages = [("1", "Corran", "a long text of words"), ("2", "Strand", "Corran, Corran, a long text")]
+    once, often = [Bm25Index.build(passages, tmp_path / str(weight), title_weight=weight) for weight in (1, 4)]
+    assert [[passage.id for passage in index.search("corran")] for index in (once, often)] == [["2", "1"], ["1", "2"]]
+    assert often.info()["title_weight"] == 4
 
 
 @pytest.mark.parametrize("name", RECALL)
@@ -45,20 +52,39 @@ def test_recall_is_that_of_the_peer(name: str, shared_data: Path, tmp_path: Path
 
 def test_an_index_is_built_opened_and_searched(tmp_path: Path) -> None:
     path = tmp_path / "index"
-    seen: list[int] = []
-    built = Bm25Index.build(
-        (Passage(*each) if i % 2 else each for i, each in enumerate(PASSAGES)), path, progress=seen.append
-    )
+    seen: list[tuple[int, float | None]] = []
+    forms = [Passage(*PASSAGES[0]), PASSAGES[1], dict(zip(("_id", "title", "text"), PASSAGES[2], strict=True))]
+    built = Bm25Index.build(iter(forms), path, progress=lambda *progress: seen.append(progress))
     index = Bm25Index.open(str(path))
-    assert (len(built), len(index), seen) == (3, 3, [3])
+    assert (len(built), len(index), seen[-1]) == (3, 3, (3, None))
     [first, second] = index.search("corran", k=5)
     assert (first.id, first.title, first.text) == ("c", "", "Corran, Corran")
     assert second.id == "a" and first.score > second.score > 0
     assert index.search_batch(["corran", "\ud800 AND (", "engineers"], k=1) == [[first], [], index.search("engineer")]
     info = index.info()
     assert info.pop("bytes") == sum(file.stat().st_size for file in path.iterdir())
-    assert "Porter2" in info.pop("analyzer")
-    assert info == {"documents": 3, "version": 2, "path": str(path), "skipped": 0}
+    assert "Snowball stems" in info.pop("analyzer")
+    assert info == {
+        "documents": 3,
+        "version": 3,
+        "path": str(path),
+        "skipped": 0,
+        "language": "english",
+        "title_weight": 1,
+    }
+
+
+def test_an_index_remembers_its_language(tmp_path: Path) -> None:
+    Bm25Index.build([("1", "東京", "東京都庁は新宿にある。")], tmp_path / "index", language="cjk")
+    index = Bm25Index.open(tmp_path / "index")
+    assert index.info()["language"] == "cjk"
+    assert [passage.id for passage in index.search("新宿")] == ["1"] and not index.search("宿東")
+    with pytest.raises(ValueError, match='"klingon", and must be one of english, arabic'):
+        Bm25Index.build(PASSAGES, tmp_path / "other", language="klingon")
+    with pytest.raises(ValueError, match="weight is from 1 to 100"):
+        Bm25Index.build(PASSAGES, tmp_path / "other", title_weight=0)
+    with pytest.raises(ValueError, match="at least 64 MB"):
+        Bm25Index.build(PASSAGES, tmp_path / "other", memory_mb=63)
 
 
 def test_bad_input_says_what_and_where(tmp_path: Path) -> None:
@@ -67,7 +93,7 @@ def test_bad_input_says_what_and_where(tmp_path: Path) -> None:
     corpus.write_text('{"id": "a", "text": "x"}\n{"id": "b"}\n{"id": "c", "text": "y"}\n')
     with pytest.raises(RetrievalError, match=r"corpus\.jsonl:2: no field `text` or `contents`"):
         Bm25Index.build(corpus, path)
-    with pytest.raises(RetrievalError, match="passage 2 is no"):
+    with pytest.raises(RetrievalError, match=r"passage 2: .* is neither"):
         Bm25Index.build([PASSAGES[0], ("b", 3, "text")], path)  # type: ignore[list-item]
     assert os.listdir(tmp_path) == ["corpus.jsonl"], "a build that failed leaves nothing"
     assert Bm25Index.build(corpus, path, skip_bad=True).info()["skipped"] == 1
@@ -85,7 +111,7 @@ def test_bad_input_says_what_and_where(tmp_path: Path) -> None:
 
 
 def test_what_the_caller_raises_ends_the_build(tmp_path: Path) -> None:
-    def stop(passages: int) -> None:
+    def stop(passages: int, share: float | None) -> None:
         raise KeyboardInterrupt
 
     def broken() -> Iterator[tuple[str, str, str]]:
@@ -103,7 +129,7 @@ BUILD = """
 import sys, itertools
 from agentdistill._core import Bm25Index
 passages = ((str(i), f"title {i}", "some text") for i in itertools.count())
-Bm25Index.build(passages, sys.argv[1], progress=lambda n: print(n, flush=True))
+Bm25Index.build(passages, sys.argv[1], progress=lambda *n: print(n, flush=True))
 """
 
 
@@ -118,6 +144,31 @@ def test_a_killed_build_leaves_no_index(tmp_path: Path) -> None:
     assert not path.exists()
     assert len(Bm25Index.build(PASSAGES, path)) == 3
     assert os.listdir(tmp_path) == ["index"], "what the killed build left is cleared away"
+
+
+REPLACE = """
+import itertools, os, sys
+from agentdistill._core import Bm25Index
+for i in itertools.count():
+    Bm25Index.build([(f"{os.getpid()}-{i}", "", "some text")], sys.argv[1], overwrite=True)
+"""
+
+
+def test_whenever_a_build_is_killed_there_is_an_index(tmp_path: Path) -> None:
+    Bm25Index.build([("first", "", "some text")], tmp_path / "index")
+
+    def found() -> str:
+        [passage] = Bm25Index.open(tmp_path / "index").search("some")
+        return passage.id
+
+    for i in range(10):
+        builder = subprocess.Popen([sys.executable, "-c", REPLACE, tmp_path / "index"])
+        while not found().startswith(f"{builder.pid}-"):
+            pass
+        time.sleep(0.005 * i)
+        builder.kill()
+        builder.wait()
+        assert found().startswith(f"{builder.pid}-")
 
 
 def test_ctrl_c_ends_a_build(tmp_path: Path) -> None:
@@ -141,6 +192,10 @@ def test_the_sandbox_searches_natively(tmp_path: Path) -> None:
     assert observation.stdout == "[1] \nCorran, Corran\n[2] Corran\nA headland.\n"
     assert observation.value == repr("No passage has any of these words.")
     assert [call.name for call in observation.tool_calls] == ["web_search", "web_search"]
+    calls = [f"print(web_search('corran', {k}))" for k in (1, 2, 3) for _ in range(8)]
+    results = sandbox.run_many([(sandbox.initial, call) for call in calls])
+    for call, (observation, _) in zip(calls, results, strict=True):
+        assert observation.stdout.startswith("[1] \nCorran, Corran\n"), call
     for call in (
         "web_search()",
         "web_search(3)",
@@ -150,3 +205,19 @@ def test_the_sandbox_searches_natively(tmp_path: Path) -> None:
     ):
         observation, _ = sandbox.run(sandbox.initial, call)
         assert observation.kind == "tool_error", call
+
+
+SENTENCE = "This is a sentence of nine words, with a comma. "
+LONG = [
+    (SENTENCE * 300, f"{(SENTENCE * 83).strip()} [...]"),
+    ("word " * 1000, f"{('word ' * 800).strip()} [...]"),
+    ("x" * 5000, f"{'x' * 4000} [...]"),
+    ("これは文です。" * 1000, f"{'これは文です。' * 571} [...]"),
+    (SENTENCE * 83, (SENTENCE * 83).strip()),
+    ("short!\n", "short!"),
+]
+
+
+@pytest.mark.parametrize("text, shown", LONG)
+def test_long_passages_end_with_a_sentence(text: str, shown: str) -> None:
+    assert for_reading([Passage("1", "One", text), Passage("2", "Two", "y")]) == f"[1] One\n{shown}\n[2] Two\ny"

@@ -414,3 +414,19 @@ def test_impossible_limits_are_refused(arguments: dict[str, float], message: str
 def test_impossible_tools_are_refused(tools: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         Sandbox(tools)  # type: ignore[arg-type]
+
+
+def test_traps_are_caught_whoever_else_wants_their_signals() -> None:
+    """Ray and faulthandler take them over when they start, and Ray resets them when it stops."""
+    script = """
+import ctypes, signal
+from agentdistill import Sandbox
+sandbox = Sandbox()
+libc = ctypes.CDLL(None)
+for number in (signal.SIGILL, signal.SIGSEGV, signal.SIGFPE):
+    libc.signal(int(number), None)
+too_deep = "import sys; sys.setrecursionlimit(10**7); f = lambda: f(); f()"
+print(sandbox.run(sandbox.initial, too_deep)[0].kind)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("killed\n", 0)

@@ -18,6 +18,7 @@ from agentdistill._core import (
     ParseFailure,
     Passage,
     RetrievalError,
+    RetrievalServer,
     Sandbox,
     SandboxError,
     State,
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
     from agentdistill.distillation import generate, select
     from agentdistill.engine import rollout
     from agentdistill.evaluation import evaluate
+    from agentdistill.http_retriever import HttpRetriever
     from agentdistill.model import ModelError, load_model
     from agentdistill.session import state_before
     from agentdistill.task import Task, load_tasks
     from agentdistill.training import train
 
 _LAZY = {
+    "HttpRetriever": "http_retriever",
     "Task": "task",
     "load_tasks": "task",
     "ModelError": "model",
@@ -58,12 +61,14 @@ __all__ = [
     "AgentDistillError",
     "Bm25Index",
     "Candidate",
+    "HttpRetriever",
     "Limits",
     "ModelError",
     "Observation",
     "ParseFailure",
     "Passage",
     "RetrievalError",
+    "RetrievalServer",
     "Sandbox",
     "SandboxError",
     "State",

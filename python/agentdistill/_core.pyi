@@ -14,6 +14,7 @@ __all__ = [
     "ParseFailure",
     "Passage",
     "RetrievalError",
+    "RetrievalServer",
     "Sandbox",
     "SandboxError",
     "State",
@@ -25,6 +26,7 @@ __all__ = [
     "TrajectoryWriter",
     "Vote",
     "__version__",
+    "for_reading",
     "parse_action",
     "read_header",
     "read_trajectories",
@@ -64,17 +66,26 @@ class Bm25Index:
 
     @staticmethod
     def build(
-        passages: Iterable[tuple[str, str, str] | Passage] | str | PathLike[str],
+        passages: Iterable[tuple[str, str, str] | Passage | dict[str, Any]]
+        | str
+        | PathLike[str]
+        | Sequence[str | PathLike[str]],
         path: str | PathLike[str],
         *,
+        language: str = "english",
+        title_weight: int = 1,
         overwrite: bool = False,
         skip_bad: bool = False,
-        progress: Callable[[int], object] | None = None,
+        memory_mb: int = 1024,
+        progress: Callable[[int, float | None], object] | None = None,
     ) -> Bm25Index:
-        """Index ``(id, title, text)`` triples, or a JSONL file with ``id|_id``, ``title``, ``text`` or ``contents``.
+        """Index passages: an iterable of ``(id, title, text)`` or of dicts with ``id|_id``, ``title``, ``text`` (or
+        ``contents``); or files and folders of them, which ``agentdistill.corpus`` reads.
 
-        ``progress`` is called now and then with the number of passages read. The index appears at ``path`` only
-        when complete. Raises RetrievalError (with file and line for a bad line; for a path that exists).
+        A title counts ``title_weight`` times. ``progress`` is called now and then with the number of passages indexed
+        and, for files, the share of them that has been read, 0 to 1. The index appears at ``path`` only when complete.
+        Raises RetrievalError (with file and line for a bad line; for a path that exists), ValueError for a language
+        that is not known, a title that does not count, or under 64 MB of memory.
         """
     @staticmethod
     def open(path: str | PathLike[str]) -> Bm25Index:
@@ -85,8 +96,27 @@ class Bm25Index:
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """The same for many queries, in parallel on all cores."""
     def info(self) -> dict[str, Any]:
-        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``analyzer``."""
+        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``, ``analyzer``,
+        ``title_weight``."""
     def __len__(self) -> int: ...
+
+def for_reading(passages: Sequence[Passage]) -> str:
+    """Passages as text for a model to read, the best first: what a cell's ``web_search`` returns."""
+
+@final
+class RetrievalServer:
+    """An index over HTTP in the form of Search-R1's server: ``POST /retrieve``, ``GET /health``. It works on threads of
+    its own until ``stop``, or the end of a ``with`` block."""
+
+    def __new__(cls, index: Bm25Index, host: str = "127.0.0.1", port: int = 8000) -> Self:
+        """Listen at ``host`` and ``port``; port 0 takes a free one. Raises OSError when that cannot be."""
+    @property
+    def url(self) -> str:
+        """``http://HOST:PORT``, as seen from this machine."""
+    def stop(self) -> None:
+        """Take no more requests, and wait for those under way, at most 10 s."""
+    def __enter__(self) -> RetrievalServer: ...
+    def __exit__(self, *args: object) -> None: ...
 
 # ---- sandbox -----------------------------------------------------------------------------------
 

@@ -1,24 +1,33 @@
 """The package's functions as commands: ``agentdistill index | generate | select | inspect | train | evaluate | run |
-ask | demo``, and its sandbox as ``agentdistill sandbox | mcp``.
+ask | demo``; its search as ``agentdistill serve-retrieval``, and its sandbox as ``agentdistill sandbox | mcp``.
 
 Each command is a dataclass: its fields are the flags, with the fields of the function's own configuration beside them;
 what it does is its ``run``. Nothing is decided here: a command loads what its arguments name, calls the function of the
 same name, and prints what that returned.
 """
 
+import json
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from agentdistill._core import AgentDistillError, Bm25Index, Limits, Sandbox, Trajectory, read_trajectories
+from agentdistill._core import (
+    AgentDistillError,
+    Bm25Index,
+    Limits,
+    RetrievalServer,
+    Sandbox,
+    Trajectory,
+    read_trajectories,
+)
 from agentdistill.distillation import GenerateConfig, SelectConfig, generate, select
 from agentdistill.engine import rollout
 from agentdistill.evaluation import evaluate
@@ -26,15 +35,18 @@ from agentdistill.examples import load_tokenizer, painted, to_examples
 from agentdistill.extras import need
 from agentdistill.model import model_files
 from agentdistill.player import RolloutConfig
+from agentdistill.progress import IndexProgress
 from agentdistill.recipe import Step, formula, load_recipe, rollout_cost, train_cost
 from agentdistill.repl import Repl, run_file, write
 from agentdistill.task import Kind, Task, load_tasks
 from agentdistill.tool import Tool, sandbox_tools, web_search
 from agentdistill.training import TrainConfig
 
+if TYPE_CHECKING:
+    from agentdistill.http_retriever import HttpRetriever
+
 Output = Annotated[Path, arg(aliases=["-o"])]
 ModelSpec = Annotated[str, arg(help="openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH.")]
-IndexFolder = Annotated[Path | None, arg(help="Index that web_search searches; without one there is no web_search.")]
 
 SHORT = {"--ftp": "--first-thought-prefix", "--sag": "--candidates"}
 """The paper's abbreviations, for the flags they stand for."""
@@ -42,30 +54,43 @@ SHORT = {"--ftp": "--first-thought-prefix", "--sag": "--candidates"}
 
 @dataclass(frozen=True)
 class IndexBuild:
-    """Index a corpus for BM25 search.
+    """Index a corpus for BM25 search, on all cores.
 
-    Each line of the corpus is a JSON object with id, title and text (or Search-R1's id and contents).
+    A corpus is files of JSON lines with id, title and text (or Search-R1's id and contents), plain, .gz or .zst;
+    Parquet files with such columns; a dataset saved by Hugging Face's library; a folder of BEIR, or of such files.
 
     Example: agentdistill index build corpus.jsonl -o wiki
     """
 
-    corpus: Positional[Path]
-    """JSONL file of passages."""
+    corpus: Positional[tuple[Path, ...]]
+    """Files, folders, or patterns such as 'wiki/*.parquet', indexed in this order."""
     output: Output
     """Folder to make."""
+    language: str = "english"
+    """What the passages are written in, which decides about stems and stop words: english, german and others; cjk
+    for Chinese, Japanese and Korean; none for words as they are."""
+    title_weight: int = 1
+    """How often a title counts. Where titles are names, as in an encyclopaedia, 4 or more finds better."""
     overwrite: bool = False
-    """Replace an index that is there."""
+    """Replace an index that is there, when the new one is complete."""
     skip_bad: bool = False
-    """Leave out lines that are not passages, and count them, instead of stopping at the first."""
+    """Leave out what is no passage, and count it, instead of stopping at the first."""
+    memory: int = 1024
+    """Memory to use, in MB."""
 
     def run(self) -> None:
-        with Console(stderr=True).status("index") as status:
+        if not self.corpus:
+            raise ValueError("there is no corpus: give files or folders of passages")
+        with IndexProgress() as progress:
             Bm25Index.build(
                 self.corpus,
                 self.output,
+                language=self.language,
+                title_weight=self.title_weight,
                 overwrite=self.overwrite,
                 skip_bad=self.skip_bad,
-                progress=lambda passages: status.update(f"index: {passages:,} passages"),
+                memory_mb=self.memory,
+                progress=progress,
             )
         IndexInfo(self.output).run()
 
@@ -82,7 +107,7 @@ class IndexInfo:
 
     def run(self) -> None:
         for name, value in Bm25Index.open(self.index).info().items():
-            print(f"{name:10} {value}")
+            print(f"{name:12} {value}")
 
 
 @dataclass(frozen=True)
@@ -98,10 +123,16 @@ class IndexSearch:
     """A bag of words; no character in it is special."""
     k: Annotated[int, arg(aliases=["-k"])] = 3
     """How many passages to show."""
+    json: bool = False
+    """Show them as lines of JSON: id, title, text, score."""
 
     def run(self) -> None:
-        for passage in Bm25Index.open(self.index).search(self.query, self.k):
-            print(f"{passage.score:7.3f}  [{passage.id}] {passage.title}\n{passage.text}\n")
+        for found in Bm25Index.open(self.index).search(self.query, self.k):
+            if self.json:
+                passage = {"id": found.id, "title": found.title, "text": found.text, "score": found.score}
+                print(json.dumps(passage, ensure_ascii=False))
+            else:
+                print(f"{found.score:7.3f}  [{found.id}] {found.title}\n{found.text}\n")
 
 
 @dataclass(frozen=True)
@@ -119,6 +150,55 @@ class Index:
 
     def run(self) -> None:
         self.command.run()
+
+
+@dataclass(frozen=True)
+class ServeRetrieval:
+    """Serve an index over HTTP, as Search-R1's retrieval server does: POST /retrieve, and GET /health.
+
+    Ctrl-C, or SIGTERM, ends it when the requests under way are answered.
+
+    Example: agentdistill serve-retrieval wiki --port 8000
+    """
+
+    index: Positional[Path]
+    """Folder of the index."""
+    host: str = "127.0.0.1"
+    """Address to listen at. Whoever can reach it can search: there is no password."""
+    port: int = 8000
+    """Port to listen at; 0 takes a free one."""
+
+    def run(self) -> None:
+        ends = {signal.SIGINT, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before there are threads, which take it over
+        with RetrievalServer(Bm25Index.open(self.index), self.host, self.port) as server:
+            print(f"serving {self.index} at {server.url}/retrieve", file=sys.stderr, flush=True)
+            signal.sigwait(ends)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What web_search searches. Without one of these there is no web_search."""
+
+    index: Path | None = None
+    """Folder of an index."""
+    retriever: str | None = None
+    """URL of a server like that of serve-retrieval, or Search-R1's."""
+
+    def load(self) -> "Bm25Index | HttpRetriever | None":
+        if self.retriever is None:
+            return None if self.index is None else Bm25Index.open(self.index)
+        if self.index is not None:
+            raise ValueError("give --index or --retriever, not both")
+        from agentdistill.http_retriever import HttpRetriever  # here, since it imports httpx2
+
+        retriever = HttpRetriever(self.retriever)
+        retriever.search("retriever", 1)  # a wrong address is an error now, not in every cell
+        return retriever
+
+    def tools(self) -> tuple[Tool, ...]:
+        retriever = self.load()
+        return () if retriever is None else (web_search(retriever),)
 
 
 @dataclass(frozen=True)
@@ -156,13 +236,13 @@ class Generate:
     model: ModelSpec
     output: Output
     """JSONL file of trajectories, made or continued."""
-    index: IndexFolder = None
+    search: Search = field(default_factory=Search)
     metrics: Path | None = None
     """JSON file to keep up to date with rates, outcomes, tokens, and where the time went."""
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
-        tasks, tools = self.files.load(), _tools(self.index)
+        tasks, tools = self.files.load(), self.search.tools()
         done = generate(tasks, self.model, tools, self.config, output=self.output, metrics=self.metrics)
         print(select(done))
 
@@ -252,11 +332,11 @@ class Evaluate:
     model: ModelSpec
     output: Output
     """Folder for trajectories and results.json, made or continued."""
-    index: IndexFolder = None
+    search: Search = field(default_factory=Search)
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
-        print(evaluate(self.files.load(), self.model, _tools(self.index), self.config, output=self.output))
+        print(evaluate(self.files.load(), self.model, self.search.tools(), self.config, output=self.output))
 
 
 @dataclass(frozen=True)
@@ -324,12 +404,12 @@ class Ask:
     question: Positional[str]
     """What to ask."""
     model: ModelSpec
-    index: IndexFolder = None
+    search: Search = field(default_factory=Search)
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
         task = Task("ask", self.question)
-        (trajectory,) = rollout([task], self.model, _tools(self.index), self.config, progress=False)
+        (trajectory,) = rollout([task], self.model, self.search.tools(), self.config, progress=False)
         write(f"{_transcript(trajectory)}\n", sys.stdout)
         if trajectory.error:
             raise AgentDistillError(trajectory.error)
@@ -361,11 +441,11 @@ class RunSandbox:
 
     script: Positional[Path | None] = None
     """File to run; "-" is standard input. The exit status is 1 when it raises or goes over a limit."""
-    index: IndexFolder = None
+    search: Search = field(default_factory=Search)
     limits: CellLimits = field(default_factory=lambda: CellLimits(output_chars=1_000_000))
 
     def run(self) -> None:
-        sandbox = Sandbox(sandbox_tools(_tools(self.index)), self.limits.load())
+        sandbox = Sandbox(sandbox_tools(self.search.tools()), self.limits.load())
         if self.script is None:
             Repl(sandbox).run()
         elif not run_file(sandbox, self.script):
@@ -374,19 +454,20 @@ class RunSandbox:
 
 @dataclass(frozen=True)
 class Mcp:
-    """Serve run_python, and web_search where there is an index, to an MCP client over standard input and output.
+    """Serve run_python, and web_search where there is something to search, to an MCP client over standard input and
+    output.
 
     Example: agentdistill mcp --index wiki
     """
 
-    index: IndexFolder = None
+    search: Search = field(default_factory=Search)
     limits: CellLimits = field(default_factory=CellLimits)
 
     def run(self) -> None:
         need("mcp", "mcp")
         from agentdistill.mcp_server import make_server  # here, since it imports mcp
 
-        server = make_server(self.limits.load(), None if self.index is None else Bm25Index.open(self.index))
+        server = make_server(self.limits.load(), self.search.load())
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread waits for input, and no exception would end it
         server.run()
 
@@ -411,6 +492,7 @@ class Demo:
 
 Command = (
     Annotated[Index, subcommand("index")]
+    | Annotated[ServeRetrieval, subcommand("serve-retrieval")]
     | Annotated[Generate, subcommand("generate")]
     | Annotated[Select, subcommand("select")]
     | Annotated[Inspect, subcommand("inspect")]
@@ -454,7 +536,3 @@ def _transcript(trajectory: Trajectory) -> str:
     return "\n\n".join(
         [*turns, f"Answer: {trajectory.answer}" if trajectory.answer else f"No answer: {trajectory.outcome}"]
     )
-
-
-def _tools(index: Path | None) -> tuple[Tool, ...]:
-    return () if index is None else (web_search(Bm25Index.open(index)),)

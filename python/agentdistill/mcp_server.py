@@ -7,7 +7,7 @@ Not here: serving several clients over HTTP.
 """
 
 import threading
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -18,6 +18,9 @@ from agentdistill._core import AgentDistillError, Bm25Index, Limits, Observation
 from agentdistill.prompt import IMPORTS, what_it_did
 from agentdistill.session import Session
 from agentdistill.tool import sandbox_tools, web_search
+
+if TYPE_CHECKING:
+    from agentdistill.http_retriever import HttpRetriever
 
 _RUN_PYTHON = """\
 Run Python in a sandbox; see what it prints, and the value of its last expression.
@@ -42,13 +45,13 @@ class CellResult(TypedDict):
     error: Annotated[str | None, Field(description="The traceback.")]
 
 
-def make_server(limits: Limits, index: Bm25Index | None = None) -> MCPServer[Any]:
-    """A server with the tool ``run_python``, and ``web_search`` where there is an index.
+def make_server(limits: Limits, retriever: "Bm25Index | HttpRetriever | None" = None) -> MCPServer[Any]:
+    """A server with the tool ``run_python``, and ``web_search`` where there is a retriever.
 
     Its ``run()`` serves standard input and output until the client leaves.
     """
     server = MCPServer[Any]("agentdistill", version=__version__, log_level="WARNING")
-    tools = [] if index is None else [web_search(index)]
+    tools = [] if retriever is None else [web_search(retriever)]
     session, turn = Session(Sandbox(sandbox_tools(tools), limits)), threading.Lock()
 
     def run_python(
@@ -69,10 +72,10 @@ def make_server(limits: Limits, index: Bm25Index | None = None) -> MCPServer[Any
         description=description + (_SEARCH_TOO if tools else ""),
         annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False),
     )
-    if index is not None:
+    if retriever is not None:
 
         def search(query: str, k: Annotated[int, Field(ge=1, le=100, description="How many passages.")] = 3) -> str:
-            return index.search_text(query, k)
+            return retriever.search_text(query, k)
 
         (tool,) = tools
         server.add_tool(

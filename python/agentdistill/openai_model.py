@@ -2,9 +2,7 @@
 
 Servers differ in what they know and often fail for a moment. What a server lacks is found out by asking, once: several
 completions in one request, token ids, continuing a turn that was begun. What passes (time-outs, cut connections,
-overload, garbage) is asked again after a growing pause, as often as ``retries`` says; what does not pass is a
-ModelError at once. A server that cannot be reached may be starting again, if it has answered before; one that never
-has is given up after seconds, as its address is wrong or nobody has started it.
+overload, garbage) is asked again (retry.py); what does not pass is a ModelError at once.
 
 Not here: starting a server.
 """
@@ -12,17 +10,15 @@ Not here: starting a server.
 import asyncio
 import logging
 import os
-import random
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import openai
 
 from agentdistill.model import Completion, Generation, Message, ModelError, SampledModel, Sampling, cut_at_stop
+from agentdistill.retry import Retries, passes, retry_after
 
 _log = logging.getLogger(__name__)
 
@@ -38,14 +34,10 @@ class OpenAIModel(SampledModel):
         if retries < 0 or timeout <= 0:
             raise ValueError(f"retries is {retries} and timeout {timeout}: give at least 0 and more than 0 seconds")
         self.name = name
-        self.retried = 0
-        """How many requests had to be sent again so far."""
         self._base_url = base_url
-        self._retries = retries
+        self._retries = Retries(self._where(), retries, ModelError)
         key = os.environ.get("OPENAI_API_KEY") or "none"
         self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
-        self._answered = False  # ever
-        self._lost = False  # not reached since it last answered
         self._knows = _Abilities()
         self._continues: bool | None = None  # whether it can go on with a turn that was begun; not known yet
         self._probing = asyncio.Lock()
@@ -73,6 +65,11 @@ class OpenAIModel(SampledModel):
 
     async def close(self) -> None:
         await self._client.close()
+
+    @property
+    def retried(self) -> int:
+        """How many requests had to be sent again so far."""
+        return self._retries.retried
 
     async def _ask(
         self, conversation: list[dict[str, str]], sampling: Sampling, n: int, first: int, extra: dict[str, object]
@@ -122,49 +119,24 @@ class OpenAIModel(SampledModel):
             arguments["logprobs"] = True
         if sampling.seed is not None:
             arguments["seed"] = sampling.seed + first
-        for attempt in range(self._retries + 1):
-            tries = self._retries + 1
+        attempt = 0
+        while True:
+            wait, unreachable = None, False
             try:
                 response = await self._client.chat.completions.create(**arguments)
-                self._answered, self._lost = True, False
+                self._retries.answered()
                 return _generation(response, sampling)
             except openai.APIStatusError as error:
-                self._answered, self._lost = True, False
+                self._retries.answered()
                 if not _passes(error):
                     raise await self._permanent(error) from error
-                problem, wait = _message(error), _retry_after(error)
+                problem, wait = _message(error), retry_after(error.response.headers)
             except (openai.APIConnectionError, openai.APITimeoutError) as error:
-                problem, wait = f"{error} {error.__cause__ or ''}".strip(), None
-                if _is_unreachable(error):
-                    tries = self._tries_to_reach(problem)
+                problem, unreachable = f"{error} {error.__cause__ or ''}".strip(), _is_unreachable(error)
             except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # an answer, but no completion
-                problem, wait = f"it answers with something else than a chat completion ({error})", None
-            if attempt + 1 >= tries or (wait or 0) > _LONGEST_WAIT:
-                break
-            pause = max(self._pause(attempt) * random.uniform(0.5, 1.5), wait or 0)
-            self.retried += 1
-            _log.info("%s: %s; asking again in %.1f s", self._where(), problem, pause)
-            await asyncio.sleep(pause)
-        later = f", and wants to be asked again in {wait:.0f} s" if wait else ""
-        raise ModelError(f"{self._where()} does not answer after {attempt + 1} tries: {problem}{later}")
-
-    _first_pause = 0.5
-    """Seconds before the first retry; doubled before each further one."""
-
-    def _pause(self, attempt: int) -> float:
-        """Seconds after this try, the first being 0, on average."""
-        return min(_LONGEST_PAUSE, self._first_pause * 2.0**attempt)
-
-    def _tries_to_reach(self, problem: str) -> int:
-        """How often to try a server that cannot be reached. Says once, not for each request, that it is waited for."""
-        tries = self._retries + 1
-        if not self._answered:
-            return min(tries, _TRIES_AT_FIRST)
-        if not self._lost:
-            self._lost = True
-            patience = sum(map(self._pause, range(self._retries)))
-            _log.warning("%s: %s; waiting up to %.0f s for it to come back", self._where(), problem, patience)
-        return tries
+                problem = f"it answers with something else than a chat completion ({error})"
+            await asyncio.sleep(self._retries.pause(attempt, problem, wait=wait, unreachable=unreachable))
+            attempt += 1
 
     async def _permanent(self, error: openai.APIStatusError) -> Exception:
         """What to raise for an error that asking again would not mend."""
@@ -209,11 +181,6 @@ class OpenAIModel(SampledModel):
 
 
 _CONTINUE: dict[str, object] = {"continue_final_message": True, "add_generation_prompt": False}
-_TRIES_AT_FIRST = 3
-"""Tries to reach a server that has never answered."""
-_LONGEST_PAUSE = 30.0
-_LONGEST_WAIT = 300.0
-"""A server that asks for a longer wait than this (seconds) counts as down."""
 
 
 class _Refused(Exception):
@@ -283,27 +250,12 @@ def _without_prefix(completion: Completion, prefix: str) -> Completion:
 
 def _passes(error: openai.APIStatusError) -> bool:
     """Whether asking again may help."""
-    if error.status_code == 429:
-        return error.code != "insufficient_quota"
-    return error.status_code in (408, 409) or error.status_code >= 500
+    return passes(error.status_code) and error.code != "insufficient_quota"
 
 
 def _is_unreachable(error: openai.APIConnectionError) -> bool:
     """Whether nobody listens there, or there is no such host."""
     return type(error.__cause__).__name__ == "ConnectError"  # of httpx, or whatever openai's client then uses
-
-
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds that the server asks us to wait (RFC 9110, 10.2.3: a number, or a date)."""
-    header = error.response.headers.get("retry-after", "")
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def _is_too_long(error: openai.APIStatusError) -> bool:

@@ -1,5 +1,5 @@
-"""How a rollout is doing: a bar where there is a terminal, a line now and then where there is none, both on standard
-error; a summary when it ends; and, for programs, a JSON file.
+"""How far a rollout, or an index, is: a bar where there is a terminal, a line now and then where there is none, both on
+standard error; of a rollout, a summary when it ends, and, for programs, a JSON file.
 """
 
 import json
@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
 from agentdistill._core import Trajectory
 
@@ -123,60 +123,119 @@ class Metrics:
             self._score += trajectory.score
 
 
-class EpisodeProgress:
-    """Shows episodes as they end; a context manager, since the bar must be taken down again."""
+class Shown:
+    """What is shown of something under way; a context manager, which shows a last line at the end."""
 
-    def __init__(self, title: str, metrics: Metrics, file: Path | None = None, *, visible: bool = True) -> None:
-        """``file`` gets the metrics as JSON, now and then and at the end."""
+    def __init__(self, title: str, total: float, *columns: ProgressColumn, visible: bool = True) -> None:
+        """``columns``: what stands between a terminal's bar and the state."""
         self._title = title
-        self._metrics = metrics
-        self._file = file
         self._visible = visible
-        self._last_line = self._last_file = time.monotonic()
+        self._last_line = time.monotonic()
         console = Console(stderr=True)
         self._bar: Progress | None = None
         if visible and console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[state]}"),
-            )
-            self._bar = Progress(*columns, console=console)
-            self._task = self._bar.add_task(title, total=metrics.total, completed=metrics.done, state=metrics.state())
+            title_and_bar = TextColumn("{task.description}"), BarColumn(bar_width=16)
+            self._bar = Progress(*title_and_bar, *columns, TextColumn("{task.fields[state]}"), console=console)
+            self._task = self._bar.add_task(title, total=total, state="")
 
-    def advance(self, trajectory: Trajectory) -> None:
-        """One more has ended."""
-        self._metrics.add(trajectory)
-        now = time.monotonic()
-        if self._bar:
-            self._bar.update(self._task, completed=self._metrics.done, state=self._metrics.state())
-        elif self._visible and now - self._last_line >= LINE_SECONDS:
-            self._last_line = now
-            self._print(f"{self._metrics.done}/{self._metrics.total}, {self._metrics.state()}")
-        if now - self._last_file >= METRICS_SECONDS:
-            self._last_file = now
-            self._write()
+    def _done(self) -> float:
+        """How much of the total."""
+        raise NotImplementedError
 
-    def __enter__(self) -> "EpisodeProgress":
+    def _state(self) -> str:
+        """All else there is to say."""
+        raise NotImplementedError
+
+    def _line(self) -> str:
+        """The state where there is no bar."""
+        return self._state()
+
+    def show(self) -> None:
         if self._bar:
+            self._bar.update(self._task, completed=self._done(), state=self._state())
+        elif self._visible and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self._print(self._line())
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self.show()
             self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
-        elif self._visible:
-            self._print(f"{self._metrics.done}/{self._metrics.total}, {self._metrics.state()}")
+        elif self._visible and self._done():
+            self._print(self._line())
+
+    def _print(self, line: str) -> None:
+        print(f"{self._title}: {line}".rstrip(", "), file=sys.stderr, flush=True)
+
+
+class EpisodeProgress(Shown):
+    """Episodes as they end."""
+
+    def __init__(self, title: str, metrics: Metrics, file: Path | None = None, *, visible: bool = True) -> None:
+        """``file`` gets the metrics as JSON, now and then and at the end."""
+        super().__init__(title, metrics.total, MofNCompleteColumn(), visible=visible)
+        self._metrics = metrics
+        self._file = file
+        self._last_file = time.monotonic()
+
+    def advance(self, trajectory: Trajectory) -> None:
+        """One more has ended."""
+        self._metrics.add(trajectory)
+        self.show()
+        if time.monotonic() - self._last_file >= METRICS_SECONDS:
+            self._last_file = time.monotonic()
+            self._write()
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
         if self._visible and (summary := self._metrics.summary()):
             self._print(summary)
         self._write()
 
-    def _print(self, line: str) -> None:
-        print(f"{self._title}: {line}".rstrip(", "), file=sys.stderr, flush=True)
+    def _done(self) -> float:
+        return self._metrics.done
+
+    def _state(self) -> str:
+        return self._metrics.state()
+
+    def _line(self) -> str:
+        return f"{self._metrics.done}/{self._metrics.total}, {self._metrics.state()}"
 
     def _write(self) -> None:
         if self._file is not None:
             new = self._file.with_name(f".{self._file.name}.new")
             new.write_text(json.dumps(self._metrics.to_dict(), indent=1) + "\n", encoding="utf-8")
             os.replace(new, self._file)  # whoever reads it finds it whole
+
+
+class IndexProgress(Shown):
+    """Passages as they are indexed. To be called as ``Bm25Index.build`` calls its ``progress``."""
+
+    def __init__(self) -> None:
+        super().__init__("index", 1.0)
+        self._start = time.monotonic()
+        self._passages = 0
+        self._share: float | None = None
+
+    def __call__(self, passages: int, share: float | None) -> None:
+        """``share``: of the files, how much has been read; None where it is not known."""
+        self._passages, self._share = passages, share
+        self.show()
+
+    def _done(self) -> float:
+        return self._share or 0.0
+
+    def _state(self) -> str:
+        """Passages so far, rate, and time left until all are read; then the parts of the index are merged."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        parts = [f"{self._passages:,} passages", f"{self._passages / seconds:,.0f}/s"]
+        if self._share == 1:
+            parts.append("merging")
+        elif self._share:
+            parts.append(f"{timedelta(seconds=round(seconds / self._share - seconds))} left")
+        return ", ".join(parts)

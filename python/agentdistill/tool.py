@@ -4,7 +4,7 @@ A tool is shown as a Python function with its docstring, since code is how it wi
 call out; what a tool may take and give is whatever JSON can say. ``final_answer`` is the sandbox's own, and is only
 described here.
 
-Not here: running a tool (the core), retrieval over HTTP and MCP servers.
+Not here: running a tool (the core), and MCP servers.
 """
 
 import inspect
@@ -13,9 +13,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentdistill._core import Bm25Index
+
+if TYPE_CHECKING:
+    from agentdistill.http_retriever import HttpRetriever
 
 TOOL_SECONDS = 60.0
 """Time that one call of a tool in Python may take; then the code that called it gets a ToolError, and goes on."""
@@ -36,9 +39,10 @@ class Tool(NamedTuple):
     """What the sandbox calls: an index (natively, without the GIL), or a callable of JSON-able arguments."""
 
 
-def web_search(index: Bm25Index) -> Tool:
+def web_search(retriever: "Bm25Index | HttpRetriever") -> Tool:
     """The paper's only tool for facts: a search of an encyclopaedia that returns the best passages (paper: top 3)."""
-    return Tool("web_search", "(query: str) -> str", _WEB_SEARCH, index)
+    function = retriever if isinstance(retriever, Bm25Index) else retriever.search_text
+    return Tool("web_search", "(query: str) -> str", _WEB_SEARCH, function)
 
 
 def python_tool(function: Callable[..., Any]) -> Tool:

@@ -20,6 +20,26 @@ const FILE: &str = "passages";
 /// For each passage eight bytes.
 const ENDS: &str = "passage_ends";
 
+/// Some passages as they will be in [`FILE`].
+#[derive(Default)]
+pub(super) struct Encoded {
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Encoded {
+    pub(super) fn push(&mut self, Passage { id, title, text, .. }: &Passage) {
+        [text, title, id].iter().for_each(|part| self.bytes.extend(part.as_bytes()));
+        [text, title].iter().for_each(|part| self.bytes.extend((part.len() as u64).to_le_bytes()));
+        self.ends.push(self.bytes.len());
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+}
+
 pub(super) struct PassageWriter {
     file: BufWriter<File>,
     ends: BufWriter<File>,
@@ -34,15 +54,11 @@ impl PassageWriter {
         Ok(Self { file: create(FILE)?, ends: create(ENDS)?, end: 0 })
     }
 
-    pub(super) fn add(&mut self, Passage { id, title, text, .. }: &Passage) -> io::Result<()> {
-        for part in [text, title, id] {
-            self.file.write_all(part.as_bytes())?;
-        }
-        for part in [text, title] {
-            self.file.write_all(&(part.len() as u64).to_le_bytes())?;
-        }
-        self.end += (text.len() + title.len() + id.len() + LENGTHS) as u64;
-        self.ends.write_all(&self.end.to_le_bytes())
+    pub(super) fn add(&mut self, passages: &Encoded) -> io::Result<()> {
+        self.file.write_all(&passages.bytes)?;
+        passages.ends.iter().try_for_each(|&end| self.ends.write_all(&(self.end + end as u64).to_le_bytes()))?;
+        self.end += passages.bytes.len() as u64;
+        Ok(())
     }
 
     /// Completes the files and moves them to the folder `to`.
@@ -80,16 +96,8 @@ impl Passages {
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("passage {number} is damaged"));
         let mut bytes = vec![0; end(number).checked_sub(start).ok_or_else(damaged)? as usize];
         self.file.read_exact_at(&mut bytes, start)?;
-        let (rest, &lengths) = bytes.split_last_chunk::<LENGTHS>().ok_or_else(damaged)?;
-        let [text, title] = [&lengths[..8], &lengths[8..]]
-            .map(|length| u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize);
-        bytes.truncate(rest.len());
-        let mut whole = String::from_utf8(bytes).map_err(|_| damaged())?;
-        let (_, rest) = whole.split_at_checked(text).ok_or_else(damaged)?;
-        let (title, id) = rest.split_at_checked(title).ok_or_else(damaged)?;
-        let (title, id) = (title.to_owned(), id.to_owned());
-        whole.truncate(text);
-        Ok(Passage { id, title, text: whole, score })
+        let passage = decode(bytes).ok_or_else(damaged)?;
+        Ok(Passage { score, ..passage })
     }
 
     fn ends(&self) -> &[[u8; 8]] {
@@ -99,3 +107,16 @@ impl Passages {
 
 /// Bytes of the two lengths.
 const LENGTHS: usize = 16;
+
+/// The passage that [`Encoded::push`] made these bytes of.
+fn decode(mut bytes: Vec<u8>) -> Option<Passage> {
+    let (rest, &lengths) = bytes.split_last_chunk::<LENGTHS>()?;
+    let [text, title] = [&lengths[..8], &lengths[8..]]
+        .map(|length| u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize);
+    bytes.truncate(rest.len());
+    let mut whole = String::from_utf8(bytes).ok()?;
+    let (title, id) = whole.split_at_checked(text)?.1.split_at_checked(title)?;
+    let (title, id) = (title.to_owned(), id.to_owned());
+    whole.truncate(text);
+    Some(Passage { id, title, text: whole, score: 0.0 })
+}

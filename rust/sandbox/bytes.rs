@@ -31,7 +31,7 @@ const PAGE_HEADER: usize = 4 + 8 + 8;
 impl State {
     /// The bytes that [`State::from_bytes`] takes with the same base: the more the base shares, the fewer.
     pub fn to_bytes(&self, base: Option<&Self>) -> Vec<u8> {
-        let body = zstd::bulk::compress(&self.body(base), 6).expect("zstd compresses anything");
+        let body = zstd::bulk::compress(&self.body(base), 12).expect("zstd compresses anything");
         let mut bytes = Vec::with_capacity(HEADER + body.len());
         bytes.extend(MAGIC);
         bytes.extend(Guest::HASH);

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::atomic::Ordering::{AcqRel, Release, SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -63,6 +63,7 @@ impl Guest {
         let image = zstd::bulk::decompress(IMAGE, IMAGE_LEN).map_err(SandboxError::Memory)?;
         let image = Arc::new(Image::new(&image).map_err(SandboxError::Memory)?);
         let instance = host::link(&engine, &component)?.instantiate_pre(&component)?;
+        TrapHandlers::remember();
         Ok(Self { engine, instance, image })
     }
 
@@ -170,6 +171,7 @@ impl Slot {
     ) -> (Host, Result<T, Death>) {
         let turn = host.turn.clone();
         *self.store.data_mut() = host;
+        TrapHandlers::keep();
         let faults = memory::page_faults();
         let outcome =
             if turn.begin(&self.mapping) { call(self).map_err(|e| Death::of(&e)) } else { Err(Death::Stopped) };
@@ -184,6 +186,42 @@ impl Slot {
             _ => death,
         });
         (host, outcome)
+    }
+}
+
+/// The signal handlers by which wasmtime learns of traps. Other libraries of the process may take these signals over
+/// after it (Ray does, faulthandler too), and the next trap would end the process.
+struct TrapHandlers(Vec<(libc::c_int, libc::sigaction)>);
+
+static TRAP_HANDLERS: OnceLock<TrapHandlers> = OnceLock::new();
+
+impl TrapHandlers {
+    /// Takes those that there are now, which wasmtime has just set.
+    fn remember() {
+        TRAP_HANDLERS.get_or_init(|| {
+            let signals = [libc::SIGILL, libc::SIGSEGV, libc::SIGFPE, libc::SIGBUS];
+            let set = |(_, action): &(_, libc::sigaction)| action.sa_sigaction > libc::SIG_IGN;
+            Self(signals.into_iter().map(|signal| (signal, Self::action(signal))).filter(set).collect())
+        });
+    }
+
+    /// Puts back those that somebody has replaced.
+    fn keep() {
+        for (signal, ours) in TRAP_HANDLERS.get().iter().flat_map(|handlers| &handlers.0) {
+            if Self::action(*signal).sa_sigaction != ours.sa_sigaction {
+                // SAFETY: the action is one that was in force for this signal, and its code is never unloaded.
+                unsafe { libc::sigaction(*signal, ours, std::ptr::null_mut()) };
+            }
+        }
+    }
+
+    fn action(signal: libc::c_int) -> libc::sigaction {
+        let mut action = std::mem::MaybeUninit::zeroed();
+        // SAFETY: all zeros are a valid sigaction, and the kernel fills in the rest or nothing.
+        unsafe {
+            libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+            action.assume_init()
+        }
     }
 }
 

@@ -1,10 +1,11 @@
-//! Scores against a slow reference, the order of ties, bounded memory, publication, bad input.
+//! Scores against a slow reference, the order of ties, builds on any number of threads, languages, publication, input.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
-use agentdistill::retrieval::{Bm25Builder, Bm25Index, JsonlPassages, Passage};
+use agentdistill::retrieval::{Bm25Builder, Bm25Index, BuildOptions, JsonlFile, Language, Passage};
 use agentdistill::{Error, Result};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -20,20 +21,25 @@ fn passage(number: usize, title: &str, text: &str) -> Passage {
 }
 
 fn build(path: &Path, passages: &[Passage]) -> Result<Bm25Index> {
-    let mut builder = Bm25Builder::new(path, false)?;
-    passages.iter().try_for_each(|passage| builder.add(passage))?;
-    builder.finish(0)
+    build_with(path, passages, BuildOptions::default())
+}
+
+fn build_with(path: &Path, passages: &[Passage], options: BuildOptions) -> Result<Bm25Index> {
+    let mut builder = Bm25Builder::new(path, options)?;
+    passages.iter().try_for_each(|passage| builder.add(passage.clone()))?;
+    builder.finish()
 }
 
 /// BM25 as defined, with Lucene's idf and Tantivy's one-byte lengths, of every passage; for words that the analyzer
 /// leaves alone.
-fn reference(passages: &[Passage], query: &str) -> Vec<f64> {
+fn reference(passages: &[Passage], title_weight: u32, query: &str) -> Vec<f64> {
     fn words(text: &str) -> impl Iterator<Item = &str> {
         text.split(' ').filter(|word| !word.is_empty())
     }
     let count = passages.len() as f64;
-    let documents: Vec<Vec<&str>> =
-        passages.iter().map(|passage| words(&passage.title).chain(words(&passage.text)).collect()).collect();
+    let body = |Passage { title, text, .. }: &Passage| [&**title].repeat(title_weight as usize).join(" ") + " " + text;
+    let bodies: Vec<String> = passages.iter().map(body).collect();
+    let documents: Vec<Vec<&str>> = bodies.iter().map(|body| words(body).collect()).collect();
     let average = documents.iter().map(Vec::len).sum::<usize>() as f64 / count;
     let mut scores = vec![0.0; documents.len()];
     for word in words(query) {
@@ -68,7 +74,7 @@ fn check(passages: &[Passage], index: &Bm25Index, query: &str, k: usize) -> Test
     (0..passages.len()).for_each(|number| copies.entry(contents(number)).or_default().push(number));
     let mut seen = HashMap::new();
     let near = |a: f32, b: f64| (f64::from(a) - b).abs() <= 1e-5 * b.abs();
-    let scores = reference(passages, query);
+    let scores = reference(passages, index.metadata().title_weight, query);
     let mut best: Vec<usize> = (0..passages.len()).filter(|&number| scores[number] > 0.0).collect();
     best.sort_by(|&a, &b| scores[b].total_cmp(&scores[a])); // stable
     best.truncate(k);
@@ -136,12 +142,14 @@ proptest! {
     fn scores_are_bm25(
         contents in prop::collection::vec((text(4), text(90)), 1..60),
         queries in prop::collection::vec(text(6), 1..6),
+        title_weight in 1..5u32,
         k in 1..70usize,
     ) {
         let passages: Vec<Passage> =
             contents.iter().enumerate().map(|(number, (title, text))| passage(number, title, text)).collect();
         let folder = tempdir().unwrap();
-        let index = build(&folder.path().join("index"), &passages).unwrap();
+        let options = BuildOptions { title_weight, ..BuildOptions::default() };
+        let index = build_with(&folder.path().join("index"), &passages, options).unwrap();
         let batch = index.search_batch(&queries, k).unwrap();
         for (query, found) in queries.iter().zip(batch) {
             prop_assert_eq!(found, index.search(query, k).unwrap(), "a batch gives what single searches give");
@@ -199,27 +207,43 @@ fn pruning_loses_nothing_of_many() {
     }
 }
 
-/// Enough passages for several parts: what they give is what one part gives, and equal passages keep their order.
+/// However many threads and however little memory there is, the index is the same to the byte, and equal passages keep
+/// their order. The words of the first passages are so many that a run of them has several parts.
 #[test]
-fn parts_make_the_same_index() {
-    let text =
-        |number: usize| (0..200).map(|word| format!("w{} ", number * word % 10_007)).collect::<String>() + "same";
+fn threads_and_memory_make_no_difference() {
+    let text = |from: usize| (from..from + 120).map(|word| format!("w{word} ")).collect::<String>() + "same";
+    let from = |number: usize| if number < 3_000 { number * 120 } else { number % 791 };
     let passages: Vec<Passage> =
-        (0..20_000).map(|number| passage(number, &format!("t{}", number % 97), &text(number % 7919))).collect();
+        (0..20_000).map(|number| passage(number, &format!("t{}", number % 97), &text(from(number)))).collect();
     let folder = tempdir().unwrap();
-    let one = build(&folder.path().join("one"), &passages).unwrap();
-    let mut builder = Bm25Builder::with_budget(&folder.path().join("many"), false, 16 << 20).unwrap();
-    let parts = || fs::read_dir(folder.path().join(".many.building")).unwrap().count() - 2; // less the lock and the passages
-    for passage in &passages {
-        builder.add(passage).unwrap();
+    let built = |threads: usize, memory: usize| {
+        let path = folder.path().join(format!("{threads}-{memory}"));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let options = BuildOptions { memory: memory << 20, ..BuildOptions::default() };
+        let index = pool.install(|| build_with(&path, &passages, options)).unwrap();
+        let first: Vec<String> = index.search("same", 20).unwrap().into_iter().map(|passage| passage.id).collect();
+        assert_eq!(first, (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
+        contents(&path)
+    };
+    let one = built(1, 4_096);
+    for (threads, memory) in [(1, 64), (16, 64), (3, 300)] {
+        let other = built(threads, memory);
+        assert!(one.keys().eq(other.keys()), "{:?}", other.keys());
+        let differ: Vec<_> = one.keys().filter(|name| one[*name] != other[*name]).collect();
+        assert!(differ.is_empty(), "{differ:?} differ with {threads} threads and {memory} MB");
     }
-    assert!((2..20).contains(&parts()), "{} parts", parts());
-    let many = builder.finish(0).unwrap();
-    for query in ["same", "t5 same", "w12", "w1000 w900 t3", "same same w5"] {
-        assert_eq!(one.search(query, 50).unwrap(), many.search(query, 50).unwrap(), "{query}");
-    }
-    let first: Vec<String> = one.search("same", 20).unwrap().into_iter().map(|passage| passage.id).collect();
-    assert_eq!(first, (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
+}
+
+/// The files of an index: Tantivy names its own by a random number and their kind, of which only the kind counts. Its
+/// store of documents is left out: they are empty, and in blocks as they happened to be written.
+fn contents(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let kind = |path: &Path| {
+        let name = path.extension().or(path.file_name()).unwrap();
+        name.to_str().unwrap().to_owned()
+    };
+    let counts = |path: &PathBuf| !["json", "store"].contains(&kind(path).as_str());
+    files.filter(counts).map(|path| (kind(&path), fs::read(&path).unwrap())).collect()
 }
 
 #[test]
@@ -249,6 +273,41 @@ fn the_analyzer_is_english() {
     assert_eq!(twice, 2.0 * once, "a word said twice counts twice");
 }
 
+/// Each language's words: what a query finds that is another form of a word, or a part of one.
+#[test]
+fn languages() {
+    let cases = [
+        ("german", "Die Häuser der Straße", "Haus", true),
+        ("german", "Die Häuser der Straße", "die der", false),
+        ("english", "running", "runs", true),
+        ("none", "running", "runs", false),
+        ("none", "The Corran", "the", true),
+        ("arabic", "الكتاب", "كتاب", true),
+        ("turkish", "evler", "ev", true),
+        ("cjk", "東京都庁は新宿にある。", "東京", true),
+        ("cjk", "東京都庁は新宿にある。", "京都", true), // what pairs cost
+        ("cjk", "東京都庁は新宿にある。", "宿東", false),
+        ("cjk", "東京都庁は新宿にある。", "新", false),
+        ("cjk", "猫、犬", "犬", true),
+        ("cjk", "猫、犬", "猫犬", false),
+        ("cjk", "서울특별시", "특별", true),
+        ("cjk", "ＢＭ２５ means Rank", "bm25", true),
+        ("cjk", "BM25の順位rank", "ＲＡＮＫ", true),
+    ];
+    for (name, text, query, expected) in cases {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("index");
+        let options = BuildOptions { language: name.parse().unwrap(), ..BuildOptions::default() };
+        build_with(&path, &[passage(0, "", text)], options).unwrap();
+        let index = Bm25Index::open(&path).unwrap();
+        assert_eq!(index.metadata().language.to_string(), name);
+        assert_eq!(!index.search(query, 1).unwrap().is_empty(), expected, "{query:?} in {text:?}, {name}");
+    }
+    assert_eq!(Language::all().count(), 19);
+    let error = "klingon".parse::<Language>().unwrap_err().to_string();
+    assert!(error.starts_with("the language is \"klingon\", and must be one of english, arabic, "), "{error}");
+}
+
 #[test]
 fn lines_of_jsonl() {
     let good: BTreeMap<&str, (&str, &str, &str)> = BTreeMap::from([
@@ -271,10 +330,14 @@ fn lines_of_jsonl() {
     ];
     let folder = tempdir().unwrap();
     let file = folder.path().join("corpus.jsonl");
+    let read = || -> Result<Vec<Result<Passage>>> {
+        let lines = JsonlFile::open(&file)?.next_lines(1 << 20)?.unwrap();
+        Ok(lines.passages().collect())
+    };
     for (line, (id, title, text)) in good {
         fs::write(&file, line).unwrap();
-        let read: Vec<Passage> = JsonlPassages::open(&file, false).unwrap().collect::<Result<_>>().unwrap();
-        assert_eq!(read, [Passage { id: id.into(), title: title.into(), text: text.into(), score: 0.0 }], "{line}");
+        let [Ok(passage)] = &read().unwrap()[..] else { panic!("{line}") };
+        assert_eq!(passage, &Passage { id: id.into(), title: title.into(), text: text.into(), score: 0.0 }, "{line}");
     }
     for (line, message) in bad {
         fs::write(
@@ -282,12 +345,53 @@ fn lines_of_jsonl() {
             [b"{\"id\": \"a\", \"text\": \"x\"}\n\n", *line, b"\n{\"id\": \"b\", \"text\": \"y\"}"].concat(),
         )
         .unwrap();
-        let error = JsonlPassages::open(&file, false).unwrap().collect::<Result<Vec<_>>>().unwrap_err().to_string();
-        let expected = format!("{}:3: {message}", file.display());
+        let [Ok(_), Err(error), Ok(_)] = &read().unwrap()[..] else { panic!("{message}") };
+        let (error, expected) = (error.to_string(), format!("{}:3: {message}", file.display()));
         assert!(error.starts_with(&expected), "{error}\nis not\n{expected}");
-        let mut passages = JsonlPassages::open(&file, true).unwrap();
-        let ids: Vec<String> = passages.by_ref().map(|passage| passage.unwrap().id).collect();
-        assert_eq!((ids, passages.skipped()), (vec!["a".to_owned(), "b".to_owned()], 1));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// In whatever pieces a file is read, and however it is compressed: whole lines, by their numbers.
+    #[test]
+    fn files_are_read_in_pieces(
+        lines in prop::collection::vec(prop::option::of("[a-zé]{0,30}"), 1..40),
+        size in 1..300usize,
+        ends in any::<bool>(),
+    ) {
+        let line = |text: &Option<String>| match text {
+            Some(text) => serde_json::json!({"id": 1, "text": text}).to_string(),
+            None => "bad".to_owned(),
+        };
+        let text = lines.iter().map(line).collect::<Vec<_>>().join("\n") + if ends { "\n" } else { "" };
+        let (half, rest) = text.as_bytes().split_at(text.len() / 2);
+        let gzip = |bytes: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zstd = |bytes| zstd::encode_all(bytes, 1).unwrap();
+        let folder = tempdir().unwrap();
+        let file = folder.path().join("corpus");
+        for bytes in [text.clone().into_bytes(), [gzip(half), gzip(rest)].concat(), [zstd(half), zstd(rest)].concat()] {
+            fs::write(&file, &bytes).unwrap();
+            let mut reader = JsonlFile::open(&file).unwrap();
+            let mut read = Vec::new();
+            while let Some(lines) = reader.next_lines(size).unwrap() {
+                read.extend(lines.passages().map(|passage| match passage {
+                    Ok(passage) => Ok(passage.text),
+                    Err(error) => Err(error.to_string()),
+                }));
+            }
+            prop_assert_eq!(reader.bytes_read(), bytes.len() as u64);
+            let expected: Vec<_> = (1..).zip(&lines).map(|(number, text)| {
+                let wrong = format!("{}:{number}: not JSON: expected value (column 1)", file.display());
+                text.clone().ok_or(wrong)
+            }).collect();
+            prop_assert_eq!(read, expected);
+        }
     }
 }
 
@@ -301,13 +405,14 @@ fn an_index_appears_only_when_complete() {
         other => panic!("{other:?}"),
     };
 
-    let mut builder = Bm25Builder::new(&path, false).unwrap();
-    builder.add(&passage(0, "", "one")).unwrap();
+    let new = || Bm25Builder::new(&path, BuildOptions::default());
+    let mut builder = new().unwrap();
+    builder.add(passage(0, "", "one")).unwrap();
     assert!(!path.exists());
-    retrieval_error(Bm25Builder::new(&path, false).map(|_| ()), "another process is building");
+    retrieval_error(new().map(|_| ()), "another process is building");
     drop(builder);
     assert_eq!(entries(), 0, "a build given up leaves nothing");
-    retrieval_error(Bm25Builder::new(&path, false).unwrap().finish(0).map(|_| ()), "no passages");
+    retrieval_error(new().unwrap().finish().map(|_| ()), "no passages");
     assert_eq!(entries(), 0);
 
     // What a killed build leaves does not disturb the next.
@@ -317,13 +422,11 @@ fn an_index_appears_only_when_complete() {
     assert_eq!(entries(), 1);
 
     retrieval_error(build(&path, &[]).map(|_| ()), "already");
-    let mut builder = Bm25Builder::new(&path, true).unwrap();
-    builder.add(&passage(1, "", "two")).unwrap();
-    let new = builder.finish(3).unwrap();
+    let overwrite = BuildOptions { overwrite: true, ..BuildOptions::default() };
+    let new = build_with(&path, &[passage(1, "", "two")], overwrite).unwrap();
     assert_eq!(entries(), 1);
     assert_eq!(old.search("one", 1).unwrap()[0].id, "0", "an index that is open survives its replacement");
     assert_eq!(new.search("two", 1).unwrap()[0].id, "1");
-    assert_eq!((new.metadata().documents, new.metadata().skipped), (1, 3));
 }
 
 #[test]
@@ -334,15 +437,16 @@ fn what_is_no_index_of_ours_is_refused() {
     fs::create_dir(folder.path().join("other")).unwrap();
     fs::write(folder.path().join("other/file"), "mine").unwrap();
     assert!(open("other").contains("this is not an index"));
-    let overwrite = Bm25Builder::new(&folder.path().join("other"), true).map(|_| ()).unwrap_err();
+    let options = BuildOptions { overwrite: true, ..BuildOptions::default() };
+    let overwrite = Bm25Builder::new(&folder.path().join("other"), options).map(|_| ()).unwrap_err();
     assert!(overwrite.to_string().contains("something here that is not an index"));
 
     let path = folder.path().join("index");
     build(&path, &[passage(0, "", "one")]).unwrap();
     let metadata = path.join("agentdistill.json");
     let written = fs::read_to_string(&metadata).unwrap();
-    fs::write(&metadata, written.replace("\"version\": 2", "\"version\": 1")).unwrap();
-    assert!(open("index").contains("of version 1, and this agentdistill reads version 2; build it"));
+    fs::write(&metadata, written.replace("\"version\": 3", "\"version\": 1")).unwrap();
+    assert!(open("index").contains("of version 1, and this agentdistill reads version 3; build it"));
     fs::write(&metadata, written.replace("\"documents\": 1", "\"documents\": 5")).unwrap();
     assert!(open("index").contains("it holds 1 of 5 passages"));
     fs::write(&metadata, "junk").unwrap();

@@ -1,0 +1,449 @@
+//! How an index is built, on all cores: passages are taken in runs, in their order. A thread for each run makes it a
+//! part of the index; the parts are then merged into one, in that order, so that the index does not depend on how many
+//! threads there were.
+//!
+//! Everything is made in a hidden folder beside the index's place, and takes that place when it is complete and synced:
+//! whatever ends a build before that leaves what was there.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use tantivy::directory::MmapDirectory;
+use tantivy::indexer::{SingleSegmentIndexWriter, merge_indices};
+use tantivy::schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
+use tantivy::tokenizer::TokenizerManager;
+use tantivy::{Index, TantivyDocument, TantivyError};
+
+use super::block_bounds::BlockBounds;
+use super::passages::{Encoded, PassageWriter};
+use super::{BODY, Bm25Index, Language, Lines, METADATA, Metadata, Passage, VERSION, segment};
+use crate::error::{AtPath, Error, Place, Result};
+
+/// How to build.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildOptions {
+    pub language: Language,
+    /// How often a title counts, at least once.
+    pub title_weight: u32,
+    /// Replace an index that is there.
+    pub overwrite: bool,
+    /// Leave out bad lines and count them, instead of stopping at the first.
+    pub skip_bad: bool,
+    /// Bytes of memory to use, at least [`Self::LEAST_MEMORY`]: more of them make fewer parts to merge.
+    pub memory: usize,
+}
+
+impl BuildOptions {
+    pub const LEAST_MEMORY: usize = 64 << 20;
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        Self { language: Language::default(), title_weight: 1, overwrite: false, skip_bad: false, memory: 1 << 30 }
+    }
+}
+
+/// Builds an index: [`add`](Self::add) passages or [`add_lines`](Self::add_lines), then [`finish`](Self::finish).
+/// Dropped before that, it leaves nothing behind.
+pub struct Bm25Builder {
+    path: PathBuf,
+    options: BuildOptions,
+    most_under_way: usize,
+    /// The oldest first; ended before `site` is cleared away.
+    under_way: UnderWay,
+    site: BuildingSite,
+    passages: PassageWriter,
+    parts: Vec<Part>,
+    /// Passages of the next run, and their bytes.
+    waiting: (Vec<Passage>, usize),
+    runs: usize,
+    documents: u64,
+    skipped: u64,
+}
+
+impl Bm25Builder {
+    /// More text than this in a run gains nothing.
+    const LONGEST_RUN: usize = 32 << 20;
+    /// Memory that a run takes at least, a third of it before there are any postings. With less there are fewer at once.
+    const LEAST_FOR_A_RUN: usize = 32 << 20;
+    const MOST_TITLES: u32 = 100;
+
+    /// Begins an index that will be at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Retrieval`] when something else is at `path`, or an index and not `overwrite`, or another build of it
+    /// is under way; [`Error::Argument`] for too little memory or a title that does not count; [`Error::Io`].
+    pub fn new(path: &Path, options: BuildOptions) -> Result<Self> {
+        if options.memory < BuildOptions::LEAST_MEMORY {
+            let least = BuildOptions::LEAST_MEMORY >> 20;
+            return Err(Error::Argument(format!("building an index takes at least {least} MB of memory")));
+        }
+        if !(1..=Self::MOST_TITLES).contains(&options.title_weight) {
+            return Err(Error::Argument(format!("the title's weight is from 1 to {}", Self::MOST_TITLES)));
+        }
+        check_free(path, options.overwrite)?;
+        let site = BuildingSite::open(path)?;
+        let passages = PassageWriter::new(&site.passages()).at(path)?;
+        // One more than there are cores, so that none waits while the oldest run is put away.
+        let most_under_way = (rayon::current_num_threads() + 1).min(options.memory / Self::LEAST_FOR_A_RUN);
+        Ok(Self {
+            path: path.to_owned(),
+            options,
+            most_under_way,
+            under_way: UnderWay::default(),
+            site,
+            passages,
+            parts: vec![],
+            waiting: (vec![], 0),
+            runs: 0,
+            documents: 0,
+            skipped: 0,
+        })
+    }
+
+    /// Adds one passage.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Retrieval`], a full disk for one; it may be about an earlier passage.
+    pub fn add(&mut self, passage: Passage) -> Result<()> {
+        let (passages, bytes) = &mut self.waiting;
+        *bytes += passage.id.len() + passage.title.len() + passage.text.len() + size_of::<Passage>();
+        passages.push(passage);
+        if *bytes < self.run_bytes() { Ok(()) } else { self.start_waiting() }
+    }
+
+    /// Adds the passages of some lines; [`run_bytes`](Self::run_bytes) of them at once are best.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add), and for the first bad line, of an earlier call perhaps, unless those are left out.
+    pub fn add_lines(&mut self, lines: Lines) -> Result<()> {
+        self.start_waiting()?;
+        self.start(Run::Lines(lines))
+    }
+
+    /// Counts a passage that could not be read and was left out.
+    pub fn skip(&mut self) {
+        self.skipped += 1;
+    }
+
+    /// Bytes of text in a run. A run that is worked on takes at most four times as much: its text, its passages, and
+    /// twice that for its postings.
+    pub fn run_bytes(&self) -> usize {
+        (self.options.memory / (4 * self.most_under_way + 1)).min(Self::LONGEST_RUN)
+    }
+
+    /// Passages indexed so far.
+    pub fn documents(&self) -> u64 {
+        self.documents
+    }
+
+    /// Waits until all that was added is indexed.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add) and [`add_lines`](Self::add_lines).
+    pub fn wait(&mut self) -> Result<()> {
+        self.start_waiting()?;
+        while !self.under_way.0.is_empty() {
+            self.end_oldest()?;
+        }
+        Ok(())
+    }
+
+    /// Completes the index, moves it to its place, and opens it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Retrieval`] when there were no passages, or as for the other calls; [`Error::Io`].
+    pub fn finish(mut self) -> Result<Bm25Index> {
+        self.wait()?;
+        if self.documents == 0 {
+            return Err(Error::retrieval(self.path.as_path(), "there were no passages to index"));
+        }
+        let built = self.merge().and_then(|built| {
+            let (segment, body) = segment(&built)?;
+            BlockBounds::write(&segment, body, &built)?;
+            self.passages.finish(&self.site.passages(), &built)?;
+            Ok(built)
+        });
+        let built = built.map_err(|error| failed(&self.path, error))?;
+        let BuildOptions { language, title_weight, overwrite, .. } = self.options;
+        let Self { documents, skipped, .. } = self;
+        let metadata = Metadata { version: VERSION, documents, skipped, language, title_weight };
+        let file = built.join(METADATA);
+        fs::write(&file, serde_json::to_vec_pretty(&metadata).expect("metadata is JSON")).at(&file)?;
+        sync(&built)?;
+        check_free(&self.path, overwrite)?;
+        publish(&built, &self.path)?;
+        Bm25Index::open(&self.path)
+    }
+
+    fn start_waiting(&mut self) -> Result<()> {
+        let (passages, _) = std::mem::take(&mut self.waiting);
+        if passages.is_empty() { Ok(()) } else { self.start(Run::Passages(passages)) }
+    }
+
+    fn start(&mut self, run: Run) -> Result<()> {
+        if self.under_way.0.len() == self.most_under_way {
+            self.end_oldest()?;
+        }
+        let folder = self.site.folder.join(format!("run-{}", self.runs));
+        self.runs += 1;
+        let (path, options, budget) = (self.path.clone(), self.options, 2 * self.run_bytes());
+        let work = move || {
+            let mut parts = PartsWriter::new(folder, options, budget).map_err(|error| failed(&path, error))?;
+            let mut done = Done::default();
+            let mut add = |passage: Result<Passage>| {
+                match passage {
+                    Ok(passage) => {
+                        parts.add(&passage).map_err(|error| failed(&path, error))?;
+                        done.passages.push(&passage);
+                    }
+                    Err(_) if options.skip_bad => done.skipped += 1,
+                    Err(error) => return Err(error),
+                }
+                Ok(())
+            };
+            match run {
+                Run::Passages(passages) => passages.into_iter().map(Ok).try_for_each(&mut add)?,
+                Run::Lines(lines) => lines.passages().try_for_each(&mut add)?,
+            }
+            done.parts = parts.finish().map_err(|error| failed(&path, error))?;
+            Ok(done)
+        };
+        self.under_way.0.push_back(thread::Builder::new().name("index".to_owned()).spawn(work).at(&self.path)?);
+        Ok(())
+    }
+
+    fn end_oldest(&mut self) -> Result<()> {
+        let Some(run) = self.under_way.0.pop_front() else { return Ok(()) };
+        let Done { passages, parts, skipped } = run.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        self.passages.add(&passages).at(&self.path)?;
+        self.documents += passages.len() as u64;
+        self.skipped += skipped;
+        self.parts.extend(parts);
+        Ok(())
+    }
+
+    /// Makes one part of all, and returns its folder.
+    fn merge(&self) -> tantivy::Result<PathBuf> {
+        if let [Part { folder, .. }] = &*self.parts {
+            return Ok(folder.clone());
+        }
+        let whole = self.site.folder.join("whole");
+        fs::create_dir(&whole)?;
+        let parts: Vec<Index> = self.parts.iter().map(|part| part.index.clone()).collect();
+        merge_indices(&parts, MmapDirectory::open(&whole)?)?;
+        Ok(whole)
+    }
+}
+
+/// Passages that are indexed together.
+enum Run {
+    Passages(Vec<Passage>),
+    Lines(Lines),
+}
+
+/// What came of a run.
+#[derive(Default)]
+struct Done {
+    passages: Encoded,
+    parts: Vec<Part>,
+    skipped: u64,
+}
+
+#[derive(Default)]
+struct UnderWay(VecDeque<JoinHandle<Result<Done>>>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(|run| drop(run.join()));
+    }
+}
+
+/// An index of some passages.
+struct Part {
+    folder: PathBuf,
+    index: Index,
+}
+
+/// Makes parts of a run: one, unless its postings outgrow the budget.
+struct PartsWriter {
+    folder: PathBuf,
+    options: BuildOptions,
+    /// Bytes of postings in memory.
+    budget: usize,
+    body: Field,
+    part: Option<PartWriter>,
+    parts: Vec<Part>,
+}
+
+/// A part that is being made, single-threaded, so that passages keep their order.
+struct PartWriter {
+    folder: PathBuf,
+    writer: SingleSegmentIndexWriter,
+    /// Memory of the writer at which the part ends.
+    most_memory: usize,
+}
+
+impl PartsWriter {
+    fn new(folder: PathBuf, options: BuildOptions, budget: usize) -> tantivy::Result<Self> {
+        fs::create_dir(&folder)?;
+        Ok(Self { folder, options, budget, body: schema().1, part: None, parts: vec![] })
+    }
+
+    fn add(&mut self, passage: &Passage) -> tantivy::Result<()> {
+        if self.part.is_none() {
+            self.part = Some(self.begin()?);
+        }
+        let PartWriter { writer, most_memory, .. } = self.part.as_mut().expect("it has begun");
+        let mut document = TantivyDocument::default();
+        (0..self.options.title_weight).for_each(|_| document.add_text(self.body, &passage.title));
+        document.add_text(self.body, &passage.text);
+        writer.add_document(document)?;
+        if writer.mem_usage() < *most_memory { Ok(()) } else { self.end() }
+    }
+
+    fn finish(mut self) -> tantivy::Result<Vec<Part>> {
+        self.end()?;
+        Ok(self.parts)
+    }
+
+    fn begin(&self) -> tantivy::Result<PartWriter> {
+        let folder = self.folder.join(self.parts.len().to_string());
+        fs::create_dir(&folder)?;
+        let tokenizers = TokenizerManager::default();
+        tokenizers.register(TOKENIZER, self.options.language.analyzer());
+        let index = Index::builder().schema(schema().0).tokenizers(tokenizers);
+        let writer = index.single_segment_index_writer(MmapDirectory::open(&folder)?, self.budget)?;
+        let most_memory = writer.mem_usage() + self.budget; // it has some MB from the beginning
+        Ok(PartWriter { folder, writer, most_memory })
+    }
+
+    fn end(&mut self) -> tantivy::Result<()> {
+        if let Some(PartWriter { folder, writer, .. }) = self.part.take() {
+            self.parts.push(Part { folder, index: writer.finalize()? });
+        }
+        Ok(())
+    }
+}
+
+const TOKENIZER: &str = "words";
+
+fn schema() -> (Schema, Field) {
+    let mut schema = Schema::builder();
+    let indexing = TextFieldIndexing::default()
+        .set_tokenizer(TOKENIZER)
+        .set_index_option(IndexRecordOption::WithFreqs)
+        .set_fieldnorms(true);
+    let body = schema.add_text_field(BODY, TextOptions::default().set_indexing_options(indexing));
+    (schema.build(), body)
+}
+
+// ---- the folder --------------------------------------------------------------------------------
+
+/// Whether an index may be put at `path`: nothing is there, an empty folder, or an index that may be overwritten.
+fn check_free(path: &Path, overwrite: bool) -> Result<()> {
+    let is_index = path.join(METADATA).exists();
+    let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    if is_index && !overwrite {
+        Err(Error::retrieval(
+            path,
+            "there is an index here already; pass overwrite=True to replace it, or choose another path",
+        ))
+    } else if !is_index && path.symlink_metadata().is_ok() && !is_empty() {
+        Err(Error::retrieval(path, "there is something here that is not an index; choose another path"))
+    } else {
+        Ok(())
+    }
+}
+
+/// The hidden folder beside an index-to-be. A build that was killed leaves it, and the next one clears it.
+struct BuildingSite {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl BuildingSite {
+    fn open(path: &Path) -> Result<Self> {
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::Argument(format!("{} does not name a folder to build in", path.display())))?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(".building");
+        let folder = path.with_file_name(hidden);
+        fs::create_dir_all(&folder).at(&folder)?;
+        let lock_path = folder.join("lock");
+        let lock = File::create(&lock_path).at(&lock_path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::retrieval(path, "another process is building this index; wait for it or end it"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error).at(&lock_path),
+        }
+        let site = Self { folder, _lock: lock };
+        for entry in fs::read_dir(&site.folder).at(&site.folder)? {
+            let entry = entry.at(&site.folder)?.path();
+            if entry.is_dir() {
+                fs::remove_dir_all(&entry).at(&entry)?;
+            }
+        }
+        Ok(site)
+    }
+
+    /// The folder of the passages until they have an index to go to.
+    fn passages(&self) -> PathBuf {
+        self.folder.join("passages")
+    }
+}
+
+impl Drop for BuildingSite {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Moves what was built to its place. What is there changes places with it, in one step, and goes with the building site.
+fn publish(built: &Path, path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_err() {
+        fs::rename(built, path).at(path)?;
+    } else {
+        match renameat_with(CWD, built, CWD, path, RenameFlags::EXCHANGE) {
+            // Not every file system can.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => swap(built, path).at(path)?,
+            other => other.map_err(io::Error::from).at(path)?,
+        }
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|parent| parent.sync_all()).at(parent)
+}
+
+/// The same in two steps: for a moment nothing is at `path`.
+fn swap(built: &Path, path: &Path) -> io::Result<()> {
+    let old = built.with_extension("old");
+    fs::rename(path, &old)?;
+    fs::rename(built, path).inspect_err(|_| drop(fs::rename(&old, path)))
+}
+
+fn sync(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).at(folder)? {
+        let entry = entry.at(folder)?.path();
+        File::open(&entry).and_then(|file| file.sync_all()).at(&entry)?;
+    }
+    File::open(folder).and_then(|folder| folder.sync_all()).at(folder)
+}
+
+fn failed(path: &Path, error: TantivyError) -> Error {
+    Error::Retrieval { place: Place::from(path), message: format!("the index cannot be built: {error}") }
+}

@@ -1,0 +1,167 @@
+"""``agentdistill serve-retrieval`` as its clients have it: a process, asked over HTTP."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentdistill import Bm25Index, HttpRetriever, Passage, RetrievalServer
+
+PASSAGES = [
+    ("1", "Paris", "Paris is the capital of France."),
+    ("2", 'The "Eternal" City', "Rome is the capital of Italy.\nIt has \u2028 hills."),
+    ("3", "", "The Tiber flows through Rome."),
+]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Bm25Index:
+    return Bm25Index.build(PASSAGES, tmp_path_factory.mktemp("server") / "index")
+
+
+@contextmanager
+def process(index: Bm25Index) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "agentdistill", "serve-retrieval", index.info()["path"], "--port", "0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr is not None
+        said = server.stderr.readline()
+        found = re.search(r"at (http://127\.0\.0\.1:\d+)/retrieve\n", said)
+        assert found, said
+        yield server, found[1]
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@pytest.fixture(scope="module")
+def url(index: Bm25Index) -> Iterator[str]:
+    with process(index) as (_, url):
+        yield url
+
+
+def retrieve(url: str, **request: Any) -> httpx2.Response:
+    return httpx2.post(f"{url}/retrieve", json=request)
+
+
+def test_answers_are_those_of_search_r1(url: str, index: Bm25Index) -> None:
+    queries = ["capital of Italy", "Rome", "nothing known", "AND ( \u2028"]
+    found = index.search_batch(queries, 2)
+    documents = [[{"id": each.id, "contents": f'"{each.title}"\n{each.text}'} for each in one] for one in found]
+    answer = retrieve(url, queries=queries, topk=2, return_scores=True)
+    assert answer.headers["content-type"] == "application/json"
+    scored = answer.json()["result"]
+    assert [[each["document"] for each in one] for one in scored] == documents
+    assert [[each["score"] for each in one] for one in scored] == [
+        pytest.approx([each.score for each in one]) for one in found
+    ]
+    assert retrieve(url, queries=queries, topk=2).json() == {"result": documents}
+    for k in ({}, {"topk": None}, {"topk": 0}):  # as there: three
+        assert (
+            retrieve(url, queries=["the Rome Paris capital"], **k).json()
+            == retrieve(url, queries=["the Rome Paris capital"], topk=3).json()
+        )
+    assert retrieve(url, queries=[]).json() == {"result": []}
+
+
+REFUSED = [
+    ("POST", "/retrieve", b"junk", 422, "expected value"),
+    ("POST", "/retrieve", b"", 422, "EOF"),
+    ("POST", "/retrieve", b"[]", 422, "invalid length 0"),
+    ("POST", "/retrieve", b'{"topk": 3}', 422, "missing field `queries`"),
+    ("POST", "/retrieve", b'{"queries": "one"}', 422, "invalid type"),
+    ("POST", "/retrieve", b'{"queries": ["one", 2]}', 422, "invalid type"),
+    ("POST", "/retrieve", b'{"queries": ["one"], "topk": -1}', 422, "invalid value"),
+    ("POST", "/retrieve", b'{"queries": ["\xff"]}', 422, "invalid unicode"),
+    ("POST", "/retrieve", b'{"queries": ["one"], "topk": 100001}', 413, "at most 100000 passages"),
+    ("POST", "/retrieve", json.dumps({"queries": ["x"] * 50_000, "topk": 3}).encode(), 413, "at most 100000 passages"),
+    ("POST", "/retrieve", b'{"queries": ["' + b"x" * (16 << 20) + b'"]}', 413, "at most 16777216 bytes"),
+    ("GET", "/retrieve", b"", 405, "is for POST"),
+    ("POST", "/health", b"", 405, "is for GET"),
+    ("GET", "/", b"", 404, "there is POST /retrieve and GET /health"),
+]
+
+
+@pytest.mark.parametrize("method, path, body, status, detail", REFUSED)
+def test_what_makes_no_sense_is_refused(
+    url: str, method: str, path: str, body: bytes, status: int, detail: str
+) -> None:
+    answer = httpx2.request(method, url + path, content=body)
+    assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), answer.text
+    assert httpx2.get(f"{url}/health").json() == {"status": "ok", "documents": 3, "language": "english"}
+
+
+@given(junk=st.binary(max_size=200))
+def test_junk_is_not_its_end(url: str, junk: bytes) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(junk)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4096):
+            pass
+    assert httpx2.get(f"{url}/health").status_code == 200
+
+
+def test_many_at_once(url: str, index: Bm25Index) -> None:
+    expected = index.search("capital", 2)
+    wrong: list[object] = []
+
+    def ask() -> None:
+        retriever = HttpRetriever(url)
+        for size in (1, 1, 7, 200):
+            found = retriever.search_batch(["capital"] * size, 2)
+            wrong.extend(each for each in found if [p.id for p in each] != [p.id for p in expected])
+        retriever.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not wrong
+
+
+@pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_when_the_requests_under_way_are_answered(ends: signal.Signals, index: Bm25Index) -> None:
+    body = json.dumps({"queries": ["Rome"], "topk": 1}).encode()
+    head = f"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    with process(index) as (server, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(head.encode())
+            assert b"100 Continue" in connection.recv(1 << 16)  # it is under way
+            server.send_signal(ends)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                try:
+                    socket.create_connection((host, int(port)), timeout=1).close()
+                except ConnectionRefusedError:
+                    break
+            else:
+                pytest.fail("it still takes connections")
+            assert server.poll() is None
+            connection.sendall(body)
+            assert b"200 OK" in connection.recv(1 << 16)
+        assert server.wait(20) == 0
+
+
+def test_it_is_a_value_in_python_too(index: Bm25Index) -> None:
+    with RetrievalServer(index, port=0) as server:
+        [passage] = HttpRetriever(server.url).search("France", 1)
+        assert passage == Passage("1", "Paris", "Paris is the capital of France.", index.search("France")[0].score)
+        with pytest.raises(OSError, match="in use"):
+            RetrievalServer(index, port=int(server.url.rpartition(":")[2]))
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(server.url)
+    with pytest.raises(ValueError, match=r"no-such-host\.invalid is no address to listen at"):
+        RetrievalServer(index, "no-such-host.invalid", 0)
