@@ -150,7 +150,7 @@ def test_ids_drawn_under_another_prompt_or_by_another_tokenizer_are_not_kept() -
 
 
 def test_the_prefix_of_a_first_thought_is_learnt_with_what_was_drawn_after_it() -> None:
-    async def first_thought(_: object) -> str:
+    async def first_thought(*_: object) -> str:
         return "Thought: I add,"
 
     tokens = tokenizer(CHATML)

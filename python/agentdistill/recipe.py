@@ -54,10 +54,11 @@ class Step:
 
     def is_done(self) -> bool:
         """Whether the output is what this command makes of its inputs."""
-        record = _record(self.output)
-        if not record.is_file():
+        try:
+            known = json.loads(_record(self.output).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none, or one that a kill cut off
             return False
-        return bool(json.loads(record.read_text(encoding="utf-8")) == self._state())
+        return bool(known == self._state())
 
     def set_done(self) -> None:
         """Remember what made the output, and what it is."""
