@@ -9,8 +9,8 @@ Peers, each used as its users do:
     process       a new `python -c` for every cell; isolates nothing unless more is added
     worker        one `python` process that runs cells by exec, in a new namespace each; isolates nothing
 
-Not among them: eryx, CPython in WASM too, whose wheels need Python 3.12 and whose sources did not build with the 3.11 that
-this was measured with.
+Not among them: eryx, CPython in WASM too, whose wheels need Python 3.12 and whose sources did not build with the 3.11
+that this was measured with.
 
 Each case is run in turn by all sides, again and again; a figure is the median over the rounds. Ratios say how many
 times longer a side takes than ours.
