@@ -250,7 +250,7 @@ def run_cell(code: str, limit: int) -> Report:
 
 
 def keep_reserve() -> None:
-    """Sets memory aside: for the report of a cell that used up all the rest, and to compile the next, which may free some.
+    """Sets memory aside: for the report of a cell that used up all the rest, and to compile one that may free some.
 
     In pieces, since something else may be left in the middle of what was freed.
     """
