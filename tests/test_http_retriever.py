@@ -1,6 +1,7 @@
 """The client of retrieval servers, against one that fails in every way a script says, and as the tool of cells."""
 
 import json
+import pickle
 import re
 import time
 from typing import Any
@@ -26,6 +27,12 @@ GOOD = found([{"document": CONTENTS, "score": 2.5}])
 
 def retriever_of(server: Server, path: str = "", **options: Any) -> HttpRetriever:
     return HttpRetriever(f"http://127.0.0.1:{server.server_port}{path}", **options)
+
+
+def test_a_copy_in_another_process_asks_the_same_server(server: Server) -> None:
+    server.script = [GOOD]
+    copy = pickle.loads(pickle.dumps(retriever_of(server, retries=1, timeout=3).search_text))
+    assert copy("x") == "[1] Paris\nParis is a city.\nIt is large."
 
 
 @pytest.mark.parametrize("path", ["", "/", "/retrieve"])

@@ -10,6 +10,7 @@ Not here: serving.
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,6 +38,7 @@ class HttpRetriever:
             raise ValueError(f"retries is {retries} and timeout {timeout}: give at least 0 and more than 0 seconds")
         self.url = url if parts.path.strip("/") else parts._replace(path="/retrieve").geturl()
         self._where = f"the retriever at {self.url}"
+        self._copy = partial(HttpRetriever, url, retries=retries, timeout=timeout)
         self._timeout = timeout
         self._client = httpx2.Client(timeout=timeout)
         self._retries = Retries(self._where, retries, RetrievalError)
@@ -70,6 +72,10 @@ class HttpRetriever:
 
     def close(self) -> None:
         self._client.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process asks by connections of its own."""
+        return self._copy, ()
 
     def _ask(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """One try. Raises RetrievalError for what would fail again; _Failed and others for what might not."""

@@ -11,13 +11,16 @@ use crate::sandbox::{Sandbox, State};
 use crate::self_consistency::{self, Ran, Runner, Waiting};
 use crate::vote::Vote;
 
+/// ``(state, completions, earlier)``
+type Episode = (Py<PyState>, Vec<AnyText>, Option<Py<StepResult>>);
+
 /// Parse, run and vote for a batch of episodes, ``(state, completions, earlier)`` each, in one call without the GIL.
 #[pyfunction]
 #[pyo3(signature = (sandbox, episodes, *, compat = None, seed = 0))]
 pub fn self_consistent_steps(
     py: Python<'_>,
     sandbox: &Bound<'_, PySandbox>,
-    episodes: Vec<(Py<PyState>, Vec<AnyText>, Option<Py<StepResult>>)>,
+    episodes: Vec<Episode>,
     compat: Option<&str>,
     seed: u64,
 ) -> PyResult<Vec<StepResult>> {
