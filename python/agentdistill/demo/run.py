@@ -48,7 +48,7 @@ BASE = Path(__file__).parent / "base"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What the demo does. The defaults took 17 minutes on two cores that had other work as well."""
+    """What the demo does. The defaults took 11 minutes on two cores."""
 
     sizes: tuple[str, ...] = ("S", "M", "L")
     """Students, of about 0.26, 0.6 and 1.5 million parameters (paper: 0.5 to 7 billion)."""
