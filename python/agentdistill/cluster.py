@@ -121,6 +121,8 @@ class ClusterPlayers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for waiting in list(self._lost.values()):  # asked again, a Ray that was shut down would start anew
+            waiting.get_loop().call_soon_threadsafe(waiting.cancel)
         for player in self._players:
             ray.kill(player)
 
