@@ -70,8 +70,8 @@ SERVERS = [
 
 @pytest.mark.parametrize("spec, url, name", SERVERS)
 def test_a_server_and_its_model(spec: str, url: str, name: str) -> None:
-    loaded = load_model(f"openai:{spec}", retries=1)
-    assert (loaded.name, vars(loaded)["_base_url"], vars(loaded)["_retries"]) == (name, url, 1)
+    loaded = load_model(f"openai:{spec}")
+    assert (loaded.name, vars(loaded)["_base_url"]) == (name, url)
 
 
 def test_several_servers_of_one_model() -> None:
