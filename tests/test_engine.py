@@ -22,13 +22,17 @@ import pytest
 
 from agentdistill import (
     AgentDistillError,
+    Limits,
     ModelError,
+    Sandbox,
     Task,
+    Trajectory,
     TrajectoryError,
     load_model,
     read_trajectories,
     rollout,
 )
+from agentdistill.checkpoint import Checkpoints, HalfDone
 from agentdistill.engine import FAILED_IN_A_ROW, run_blocking
 from agentdistill.model import Generation, Message, Sampling, ScriptedModel
 from agentdistill.player import RolloutConfig
@@ -285,6 +289,17 @@ def test_half_done_episodes_that_do_not_fit_are_begun_anew(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
     with pytest.raises(ValueError, match="checkpoints are kept beside the output"):
         rollout(THREES[:4], up, config=MID_EPISODE, **QUIET)
+
+
+def test_a_half_done_episode_may_hold_any_text(tmp_path: Path) -> None:
+    sandbox = Sandbox()
+    _, state = sandbox.run(sandbox.initial, "x = 1")
+    checkpoints = Checkpoints(tmp_path / "t.jsonl", "{}", Limits())
+    question = "one\u2028two\x85three\x1c\r\nfour"
+    checkpoints.keep(HalfDone(Trajectory("t", question), state))
+    kept = checkpoints.load("t", question)
+    assert kept is not None and kept.trajectory.question == question
+    assert sandbox.run(kept.state, "x")[0].value == "1"
 
 
 def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path: Path) -> None:

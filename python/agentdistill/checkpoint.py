@@ -46,7 +46,8 @@ class Checkpoints:
     def load(self, task_id: str, question: str) -> HalfDone | None:
         """The episode as far as it was kept; None when there is nothing of this run, or it is damaged."""
         try:
-            run, state, line = self._file(task_id).read_text(encoding="utf-8").splitlines()
+            # Not splitlines: a text may hold U+2028 and the like, which JSON does not escape.
+            run, state, line = self._file(task_id).read_text(encoding="utf-8").split("\n", 2)
             trajectory = Trajectory.from_json(line)
             if (run, trajectory.task_id, trajectory.question) != (self._run, task_id, question):
                 return None

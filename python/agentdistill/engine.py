@@ -71,17 +71,19 @@ def rollout(
             from agentdistill.cluster import ClusterPlayers
 
             players = stack.enter_context(ClusterPlayers(config.ray, model, tools, config, first_thought))
+            run = run_of(players.model_name, tools, config)
         else:
             if isinstance(model, str):
                 model = load_model(model)
                 stack.callback(run_blocking, model.close())
+            run = run_of(model.name, tools, config)
             if config.checkpoints and output is not None:
-                checkpoints = Checkpoints(Path(output), run_of(model.name, tools, config), config.limits)
+                checkpoints = Checkpoints(Path(output), run, config.limits)
             players = stack.enter_context(Player(model, tools, config, first_thought, checkpoints))
         return _record(
             tasks,
             players,
-            run_of(players.model_name, tools, config),
+            run,
             output=output,
             checkpoints=checkpoints,
             progress=progress,

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -123,7 +124,7 @@ class Metrics:
             self._score += trajectory.score
 
 
-class Shown:
+class Shown(ABC):
     """What is shown of something under way; a context manager, which shows a last line at the end."""
 
     def __init__(self, title: str, total: float, *columns: ProgressColumn, visible: bool = True) -> None:
@@ -138,13 +139,13 @@ class Shown:
             self._bar = Progress(*title_and_bar, *columns, TextColumn("{task.fields[state]}"), console=console)
             self._task = self._bar.add_task(title, total=total, state="")
 
+    @abstractmethod
     def _done(self) -> float:
         """How much of the total."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _state(self) -> str:
         """All else there is to say."""
-        raise NotImplementedError
 
     def _line(self) -> str:
         """The state where there is no bar."""
