@@ -74,11 +74,40 @@ pub enum ParseFailureKind {
 
 /// What [`parse_action`] makes of a completion. In JSON, the one or the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "Fields")]
 #[cfg_attr(feature = "python", derive(pyo3::FromPyObject, pyo3::IntoPyObject))]
 pub enum Parsed {
     Action(Action),
     Failure(ParseFailure),
+}
+
+/// The fields of both: which of the two it is shows when all are read, so that nothing need be read twice.
+#[derive(Deserialize)]
+struct Fields {
+    thought: Option<String>,
+    #[serde(default)]
+    code: Option<String>,
+    #[serde(default)]
+    final_answer: Option<String>,
+    #[serde(default)]
+    spans: Vec<(SpanKind, usize, usize)>,
+    #[serde(default)]
+    format: ActionFormat,
+    kind: Option<ParseFailureKind>,
+    message: Option<String>,
+}
+
+impl TryFrom<Fields> for Parsed {
+    type Error = &'static str;
+
+    fn try_from(fields: Fields) -> Result<Self, Self::Error> {
+        let Fields { thought, code, final_answer, spans, format, kind, message } = fields;
+        match (thought, kind, message) {
+            (Some(thought), ..) => Ok(Self::Action(Action { thought, code, final_answer, spans, format })),
+            (None, Some(kind), Some(message)) => Ok(Self::Failure(ParseFailure { kind, message })),
+            _ => Err("an action has a thought, and a failure to parse one a kind and a message"),
+        }
+    }
 }
 
 /// The form in which a model writes its actions.

@@ -93,6 +93,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct Step {
+    #[serde(deserialize_with = "without_room")]
     pub candidates: Vec<Candidate>,
     pub winner: usize,
     pub votes: Vec<(String, usize)>,
@@ -453,6 +454,15 @@ fn to_base64<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> std::resu
 fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Vec<u8>>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| BASE64_STANDARD.decode(text)).transpose().map_err(de::Error::custom)
+}
+
+/// Lists grow with room for four, and most steps have one candidate: of a file, this is a fifth of what it takes.
+fn without_room<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<T>, D::Error> {
+    let mut list = Vec::deserialize(deserializer)?;
+    list.shrink_to_fit();
+    Ok(list)
 }
 
 fn null_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {

@@ -6,9 +6,10 @@
 1. What an engine costs: a scripted model that answers at once, episodes of three steps (a cell, another, the answer).
    smolagents runs as its users run it, in a pool of threads, each agent with its LocalPythonExecutor.
 2. What is left of a model's speed: a student of the demo in vLLM, in this process, works on tasks like the demo's with
-   search and code. Then vLLM alone gets the same prompts, as many at once, and is made to write as many tokens. The
-   ratio is of tokens a second; vLLM's cache of prefixes is emptied before each. There are several tasks for each place
-   in flight, so that the end, where few are left, weighs little.
+   search and code. Then vLLM alone gets the same requests, as many at once: prompts, sampling, stop strings. (For
+   N = 1 it writes the same tokens, for N = 8 others of the same kind.) The ratio is of tokens a second; vLLM's cache of
+   prefixes is emptied before each. There are several tasks for each place in flight, so that the end, where few are
+   left, weighs little.
 3. Trajectories a second on one server (`vllm serve`), ours and smolagents', which asks with its own, longer prompts and
    has threads as many as ours has episodes under way. The student does not know those prompts, so only the pace of
    steps may be compared, not what they say.
@@ -126,20 +127,25 @@ def _steps(trajectories: Sequence[Trajectory]) -> int:
 # ---- 2. beside the model's own speed -------------------------------------------------------------
 
 
+Request = tuple[list[int], Sampling, int]
+"""What a model was asked: the prompt's ids, how to sample, how many completions."""
+
+
 class Recording:
-    """A model, and what it was asked and gave: prompt ids, the lengths of the completions, how they were drawn."""
+    """A model that keeps what it was asked, and counts the tokens it gave."""
 
     def __init__(self, model: Any) -> None:
         self.name = model.name
-        self.requests: list[tuple[list[int], list[int], Sampling]] = []
+        self.requests: list[Request] = []
+        self.tokens = 0
         self._model = model
 
     async def generate(
         self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
     ) -> Generation:
         generation: Generation = await self._model.generate(messages, sampling, n=n, prefix=prefix)
-        lengths = [len(completion.token_ids or ()) for completion in generation.completions]
-        self.requests.append((generation.prompt_token_ids or [], lengths, sampling))
+        self.tokens += sum(len(completion.token_ids or ()) for completion in generation.completions)
+        self.requests.append((generation.prompt_token_ids or [], sampling, n))
         return generation
 
     async def close(self) -> None:
@@ -149,27 +155,26 @@ class Recording:
 def vllm(student: Path, index: Bm25Index, every: list[Task]) -> None:
     print(f"{student} in vLLM, {IN_FLIGHT} episodes in flight: tokens/s in rollouts, and of vLLM alone")
     model: Any = load_model(f"vllm:{student}")
-    for candidates, tasks in ((1, every), (8, every[:IN_FLIGHT])):
+    ratios = []
+    for candidates, tasks in ((1, every), (8, every[: 2 * IN_FLIGHT])):
         config = RolloutConfig(prompt="", max_tokens=120, candidates=candidates, concurrency=IN_FLIGHT)
+        rollout(tasks[:IN_FLIGHT], model, [web_search(index)], config, progress=False)  # warms up
         rates: dict[str, list[float]] = {"rollouts": [], "vLLM alone": []}
-        for turn in range(ROUNDS + 1):  # the first warms up
+        for _ in range(ROUNDS):
             recording = Recording(model)
             run_blocking(_forget_prefixes(model))
             start = time.perf_counter()
             rollout(tasks, recording, [web_search(index)], config, progress=False)
-            rollouts = sum(sum(lengths) for _, lengths, _ in recording.requests) / (time.perf_counter() - start)
+            rates["rollouts"].append(recording.tokens / (time.perf_counter() - start))
             run_blocking(_forget_prefixes(model))
             start = time.perf_counter()
-            written = run_blocking(_replay(model, recording.requests))
-            alone = written / (time.perf_counter() - start)
-            if turn:
-                rates["rollouts"].append(rollouts)
-                rates["vLLM alone"].append(alone)
-        ratio = statistics.median(a / b for a, b in zip(*rates.values(), strict=True))
+            tokens = run_blocking(_alone(model, recording.requests))
+            rates["vLLM alone"].append(tokens / (time.perf_counter() - start))
+        ratios.append(statistics.median(a / b for a, b in zip(*rates.values(), strict=True)))
         shown = ", ".join(f"{name} {statistics.median(each):,.0f}" for name, each in rates.items())
-        print(
-            f"    N = {candidates}: {len(tasks)} episodes, {len(recording.requests)} steps: {shown}; ratio {ratio:.2f}"
-        )
+        work = f"{len(tasks)} episodes, {len(recording.requests)} steps, {recording.tokens:,} tokens ({tokens:,} alone)"
+        print(f"    N = {candidates}: {work}: {shown}; ratio {ratios[-1]:.2f}")
+    print(f"    ratio on average {statistics.mean(ratios):.2f}")
     run_blocking(model.close())
 
 
@@ -177,8 +182,8 @@ async def _forget_prefixes(model: Any) -> None:
     await model._engine.reset_prefix_cache()
 
 
-async def _replay(model: Any, requests: Sequence[tuple[list[int], list[int], Sampling]]) -> int:
-    """Let vLLM alone write as many tokens to the same prompts; give how many it wrote."""
+async def _alone(model: Any, requests: Sequence[Request]) -> int:
+    """Ask vLLM alone for the same; give how many tokens it wrote."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     waiting = iter(enumerate(requests))
@@ -186,18 +191,16 @@ async def _replay(model: Any, requests: Sequence[tuple[list[int], list[int], Sam
 
     async def work() -> None:
         nonlocal written
-        for number, (prompt, lengths, sampling) in waiting:
-            length = max(1, round(sum(lengths) / len(lengths)))
+        for number, (prompt, sampling, n) in waiting:
             parameters = SamplingParams(
-                n=len(lengths),
+                n=n,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
-                max_tokens=length,
-                min_tokens=length,
-                ignore_eos=True,
+                max_tokens=sampling.max_tokens,
+                stop=list(sampling.stop),
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            async for part in model._engine.generate({"prompt_token_ids": prompt}, parameters, f"replay-{number}"):
+            async for part in model._engine.generate({"prompt_token_ids": prompt}, parameters, f"alone-{number}"):
                 written += sum(len(output.token_ids) for output in part.outputs)
 
     await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))

@@ -5,6 +5,7 @@ request, and vLLM keeps the common beginnings of prompts. Not here: ``vllm serve
 and merging adapters.
 """
 
+import gc
 import json
 import os
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; half of the memory 
 
 from transformers import AutoTokenizer
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -90,6 +92,7 @@ class VllmModel(SampledModel):
             self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
         except Exception as error:  # whatever vLLM raises: there is no list
             raise ModelError(f"vLLM cannot run {path_or_id}: {error}") from error
+        gc.freeze()  # torch and vLLM are a million objects: each collection would go through them in vain
         self._ids = count()  # of requests
         self._context: int = self._engine.model_config.max_model_len
         if not tokenizer.chat_template:
@@ -117,7 +120,7 @@ class VllmModel(SampledModel):
             logprobs=0 if sampling.logprobs else None,
             output_kind=RequestOutputKind.CUMULATIVE if show else RequestOutputKind.FINAL_ONLY,
         )
-        request: Any = {"prompt_token_ids": prompt}
+        request = tokens_input(prompt)  # rendered: what is not, vLLM hands to a thread and back
         request_id = str(next(self._ids))
         result: Any = None
         shown = 0

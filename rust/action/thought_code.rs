@@ -314,9 +314,9 @@ fn is_whole(code: &str) -> bool {
     let (mut at, mut last) = (0, b':');
     while at < code.len() {
         let step = lexer.step(&code[at..]);
-        let byte = code.as_bytes()[at + step - 1];
-        if !lexer.comment && !byte.is_ascii_whitespace() {
-            last = byte;
+        let taken = &code.as_bytes()[at..at + step];
+        if !lexer.comment {
+            last = taken.iter().copied().rfind(|byte| !byte.is_ascii_whitespace()).unwrap_or(last);
         }
         at += step;
     }
@@ -337,9 +337,23 @@ impl Lexer {
         self.quotes.is_some()
     }
 
-    /// Takes one token or character; returns its length in bytes, at least 1.
+    /// Bytes that mean something to it or to [`closer`].
+    const SIGNS: [bool; 256] = {
+        let mut signs = [false; 256];
+        let mut bytes: &[u8] = b"\"'\\\n#()[]{}<`O";
+        while let [byte, others @ ..] = bytes {
+            signs[*byte as usize] = true;
+            bytes = others;
+        }
+        signs
+    };
+
+    /// Takes one token, or the characters up to the next sign; returns their length in bytes, at least 1.
     fn step(&mut self, rest: &str) -> usize {
-        let length = rest.chars().next().map_or(1, char::len_utf8);
+        let meaningless = rest.bytes().take_while(|&byte| !Self::SIGNS[usize::from(byte)]).count();
+        if meaningless > 0 {
+            return meaningless;
+        }
         let byte = rest.as_bytes()[0];
         if let Some(quotes) = self.quotes {
             if byte == b'\\' {
@@ -352,7 +366,7 @@ impl Lexer {
             if byte == b'\n' && quotes.len() == 1 {
                 self.quotes = None; // a one-line string left open is an error of the code, not of the text
             }
-            return length;
+            return 1;
         }
         match byte {
             b'\n' => self.comment = false,
@@ -366,6 +380,6 @@ impl Lexer {
             b')' | b']' | b'}' => self.depth -= 1,
             _ => {}
         }
-        length
+        1
     }
 }

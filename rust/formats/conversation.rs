@@ -483,9 +483,10 @@ impl<'de> Deserialize<'de> for Text {
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Text, A::Error> {
                 let mut parts = Vec::new();
-                while let Some(part) = seq.next_element::<Value>()? {
-                    match (part.get("type").and_then(Value::as_str), part.get("text")) {
-                        (Some("text") | None, Some(Value::String(text))) => parts.push(text.clone()),
+                while let Some(mut part) = seq.next_element::<Value>()? {
+                    let kind = part.get("type").and_then(Value::as_str).map(str::to_owned);
+                    match (kind.as_deref(), part.get_mut("text")) {
+                        (Some("text") | None, Some(Value::String(text))) => parts.push(std::mem::take(text)),
                         (Some(kind), _) => return Err(de::Error::custom(format!("a part that is {kind}, not text"))),
                         _ => parts.push(literal(&part)),
                     }

@@ -6,13 +6,14 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
+use memchr::memchr_iter;
 use serde::de::IgnoredAny;
 
 use crate::error::{AtPath, Result};
 use crate::text_file::TextFile;
 
 /// Read at once. Larger blocks are no faster.
-const BLOCK: u64 = 4 << 20;
+const BLOCK: usize = 4 << 20;
 
 /// Where records are in a file.
 #[derive(Clone, Copy, PartialEq)]
@@ -120,20 +121,19 @@ impl<'a> Records<'a> {
 
     /// Whether there was more to read.
     fn read(&mut self) -> Result<bool> {
-        let read = self.file.by_ref().take(BLOCK).read_to_end(&mut self.rest).at(self.path)?;
+        self.rest.reserve(BLOCK);
+        let read = self.file.by_ref().take(BLOCK as u64).read_to_end(&mut self.rest).at(self.path)?;
         Ok(read > 0)
     }
 
     fn lines(&mut self, found: &mut Vec<(Range<usize>, u64)>, ended: bool) -> usize {
         let mut start = 0;
-        for line in self.rest.split_inclusive(|&byte| byte == b'\n') {
-            if !line.ends_with(b"\n") && !ended {
-                break;
+        let ends = memchr_iter(b'\n', &self.rest).map(|newline| newline + 1);
+        for end in ends.chain(ended.then_some(self.rest.len())) {
+            if !self.rest[start..end].trim_ascii().is_empty() {
+                found.push((start..end, self.line));
             }
-            if !line.trim_ascii().is_empty() {
-                found.push((start..start + line.len(), self.line));
-            }
-            start += line.len();
+            start = end;
             self.line += 1;
         }
         start

@@ -194,6 +194,10 @@ fn files_that_are_not_ours() {
         }
     }
 
+    let step = r#""steps":[{"candidates":[{"text":"t","action":{"code":"x"}}]}]"#;
+    let error = Trajectory::from_json(&line.replace(r#""steps":[]"#, step)).unwrap_err();
+    assert!(error.to_string().contains("an action has a thought, and a failure to parse one a kind"), "{error}");
+
     // Without a header, or joined from several files: fine to read; to write, it must be known which run it is.
     fs::write(&path, format!("{line}\n{header}\n\n{line}")).unwrap();
     assert_eq!(ids(&path), ["a", "a"]);
