@@ -55,11 +55,19 @@ def test_only_what_is_new_is_tokenized(tiny_model: Path) -> None:
     real, texts = transformers.AutoTokenizer.from_pretrained(tiny_model), []
 
     class Watched:
-        is_fast, added_tokens_decoder, apply_chat_template = True, real.added_tokens_decoder, real.apply_chat_template
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
 
         def __call__(self, text: str, **options: Any) -> Any:
-            texts.append(text)
             return real(text, **options)
+
+        @property
+        def backend_tokenizer(self) -> "Watched":
+            return self
+
+        def encode_batch_fast(self, batch: list[str], **options: Any) -> Any:
+            texts.extend(batch)
+            return real.backend_tokenizer.encode_batch_fast(batch, **options)
 
     render = Renderer(Watched())
     render([Message("user", "x")], "")

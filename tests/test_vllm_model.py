@@ -1,6 +1,8 @@
 """vLLM in process: real engines with the tiny model, compared with transformers."""
 
 import asyncio
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -80,6 +82,37 @@ async def test_a_request_that_is_given_up(model: Model) -> None:
     with pytest.raises(asyncio.CancelledError):
         await long
     assert (await model.generate(QUESTION, Sampling(max_tokens=3))).completion_tokens == 3
+
+
+async def test_a_killed_process_takes_its_engine_along(tiny_model: Path, tmp_path: Path) -> None:
+    script = tmp_path / "load.py"
+    script.write_text(
+        "import multiprocessing, sys\n"
+        "from agentdistill.model import load_model\n"
+        "if __name__ == '__main__':\n"
+        "    model = load_model(f'vllm:{sys.argv[1]}')\n"
+        "    print(*(process.pid for process in multiprocessing.active_children()), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, script, tiny_model, stdin=PIPE, stdout=PIPE)
+    assert process.stdout
+    engine = (await process.stdout.readline()).decode().split()
+    assert engine and not any(map(has_ended, engine))
+    process.kill()
+    for _ in range(300):
+        await asyncio.sleep(0.1)
+        if all(map(has_ended, engine)):
+            break
+    else:
+        pytest.fail("the engine lives on")
+    await process.communicate()
+
+
+def has_ended(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"  # nobody may wait for it
+    except FileNotFoundError:
+        return True
 
 
 async def test_n_must_be_positive(model: Model) -> None:

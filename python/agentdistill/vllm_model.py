@@ -1,15 +1,17 @@
 """A model run by vLLM, its engine in a process beside this one: the fast way, on GPUs and on CPUs with AVX-512 or AVX2.
 
 Prompts are rendered and tokenized here, once, so that a trajectory has the exact ids; all n completions are one
-request, and vLLM keeps the common beginnings of prompts. Not here: ``vllm serve`` (``openai_model.py`` talks to it),
-and merging adapters.
+request, and vLLM keeps the common beginnings of prompts. When this process ends, be it killed, so does the engine's.
+Not here: ``vllm serve`` (``openai_model.py`` talks to it), and merging adapters.
 """
 
 import gc
 import json
 import os
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterable, Sequence
 from itertools import count
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,7 @@ class VllmModel(SampledModel):
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(files.adapter)}
             if (Path(files.adapter) / "tokenizer_config.json").exists():
                 tokenizer_files = files.adapter
+        before = set(active_children())
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
             self._render = Renderer(tokenizer)
@@ -92,11 +95,12 @@ class VllmModel(SampledModel):
             self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
         except Exception as error:  # whatever vLLM raises: there is no list
             raise ModelError(f"vLLM cannot run {path_or_id}: {error}") from error
+        self._guard = _guard(process.pid for process in set(active_children()) - before)
         gc.freeze()  # torch and vLLM are a million objects: each collection would go through them in vain
         self._ids = count()  # of requests
         self._context: int = self._engine.model_config.max_model_len
         if not tokenizer.chat_template:
-            self._engine.shutdown()
+            self._shut_down(self._engine)
             raise ModelError(
                 f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
             )
@@ -141,7 +145,22 @@ class VllmModel(SampledModel):
     async def close(self) -> None:
         engine, self._engine = self._engine, None  # not kept: it would shut down again when the interpreter ends
         if engine is not None:
-            engine.shutdown()
+            self._shut_down(engine)
+
+    def _shut_down(self, engine: AsyncLLM) -> None:
+        engine.shutdown()
+        self._guard.kill()
+        self._guard.communicate()
+
+
+def _guard(engine: Iterable[int | None]) -> "subprocess.Popen[bytes]":
+    """Kills the engine's processes once this one is gone: they outlive a parent that is killed, and keep the GPU's
+    memory from the run that is to go on (vllm#55510).
+
+    A shell that reads from a pipe whose other end is here alone, in a session of its own, where Ctrl-C does not end it.
+    """
+    command = ["/bin/sh", "-c", 'read -r _; kill -9 "$@" 2>/dev/null', "sh", *map(str, engine)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _completion(output: Any) -> Completion:
