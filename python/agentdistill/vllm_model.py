@@ -96,6 +96,7 @@ class VllmModel(SampledModel):
         except Exception as error:  # whatever vLLM raises: there is no list
             raise ModelError(f"vLLM cannot run {path_or_id}: {error}") from error
         self._guard = _guard(process.pid for process in set(active_children()) - before)
+        gc.collect()
         gc.freeze()  # torch and vLLM are a million objects: each collection would go through them in vain
         self._ids = count()  # of requests
         self._context: int = self._engine.model_config.max_model_len
@@ -151,6 +152,7 @@ class VllmModel(SampledModel):
         engine.shutdown()
         self._guard.kill()
         self._guard.communicate()
+        gc.unfreeze()
 
 
 def _guard(engine: Iterable[int | None]) -> "subprocess.Popen[bytes]":
