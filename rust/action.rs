@@ -85,9 +85,7 @@ pub enum Parsed {
 #[derive(Deserialize)]
 struct Fields {
     thought: Option<String>,
-    #[serde(default)]
     code: Option<String>,
-    #[serde(default)]
     final_answer: Option<String>,
     #[serde(default)]
     spans: Vec<(SpanKind, usize, usize)>,

@@ -74,9 +74,7 @@ impl About {
             sampling: trajectory.sampling.clone(),
         }
     }
-}
 
-impl About {
     /// The form of the actions: what the settings say, else what the turns are written in, which becomes a setting.
     fn action_format(&mut self, turns: &[Turn]) -> ActionFormat {
         const SETTING: &str = "action_format";
@@ -90,8 +88,9 @@ impl About {
             return ActionFormat::deserialize(said).unwrap_or_default();
         }
         let marked = |turn: &Turn| MARKS.into_iter().find(|(mark, _)| turn.text.contains(mark));
-        let unread = |turn: &&Turn| matches!(parse_action(&turn.text, ActionFormat::Code), Parsed::Failure(_));
-        let Some((_, format)) = turns.iter().filter(unread).find_map(marked) else { return ActionFormat::Code };
+        let unread = |turn: &Turn| matches!(parse_action(&turn.text, ActionFormat::Code), Parsed::Failure(_));
+        let found = turns.iter().find_map(|turn| marked(turn).filter(|_| unread(turn)));
+        let Some((_, format)) = found else { return ActionFormat::Code };
         let name = serde_json::to_value(format).expect("a name is JSON");
         self.sampling.0.insert(SETTING.to_owned(), name);
         format
