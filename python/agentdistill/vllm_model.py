@@ -124,6 +124,7 @@ class VllmModel(SampledModel):
             seed=sampling.seed,
             logprobs=0 if sampling.logprobs else None,
             output_kind=RequestOutputKind.CUMULATIVE if show else RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # these are made for this request alone, and a deep copy takes as long as three of them
         )
         request = tokens_input(prompt)  # rendered: what is not, vLLM hands to a thread and back
         request_id = str(next(self._ids))
