@@ -87,7 +87,7 @@ class SandboxExecutor(PythonExecutor):  # type: ignore[misc]  # smolagents has n
         return self._tools["final_answer"](answer) if "final_answer" in self._tools else answer
 
 
-class AgentModel(SmolModel):  # type: ignore[misc]
+class AgentModel(SmolModel):  # type: ignore[misc]  # smolagents has no types
     """One of our models, such as a distilled student, as a model of smolagents."""
 
     def __init__(self, model: Model | str, sampling: Sampling | None = None) -> None:

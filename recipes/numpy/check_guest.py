@@ -15,7 +15,7 @@ class FromHost(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Imports what the host's tool `module` knows: the file of a module and its text."""
 
     def find_spec(self, name, path, target=None):
-        found = module(name)  # noqa: F821
+        found = module(name)  # noqa: F821 - a tool of the host's
         if not found:
             return None
         file = found[0]
@@ -25,12 +25,12 @@ class FromHost(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return spec
 
     def get_source(self, name):
-        return module(name)[1]  # noqa: F821
+        return module(name)[1]  # noqa: F821 - as above
 
 
 def open_at_host(file, *ignored, **also_ignored):
     """Instead of open(): the text files that lie beside the tests."""
-    text = data(str(file))  # noqa: F821
+    text = data(str(file))  # noqa: F821 - a tool of the host's
     if text is None:
         raise FileNotFoundError(file)
     return io.StringIO(text)

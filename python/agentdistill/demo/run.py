@@ -275,11 +275,11 @@ def _examine(
         rollout = replace(rollout, candidates=config.candidates)
     folder = output / "results" / f"{size}-{arm}"
     record = folder / "rows.json"
-    rows: list[dict[str, Any]] = []
     if record.exists():
-        rows = json.loads(record.read_text(encoding="utf-8"))
-        return rows
+        recorded: list[dict[str, Any]] = json.loads(record.read_text(encoding="utf-8"))
+        return recorded
     model = load_model(f"transformers:{student}", device="cpu")
+    rows: list[dict[str, Any]] = []
     for name in SETS:
         start = time.perf_counter()
         tasks = [task for task in test if task.task_set == name]
