@@ -80,7 +80,7 @@ def test_several_servers_of_one_model() -> None:
     assert urls == ["http://a:1/v1", "https://b/v1", "http://[::1]:8000/v1"]
 
 
-MISSING = ["./nothing", "/nowhere/at/all", "a/b/c", "../x", "transformers:/nowhere", "vllm:/nowhere"]
+MISSING = ["./nothing", "/nowhere/at/all", "a/b/c", "../not/there", "transformers:/nowhere", "vllm:/nowhere"]
 
 
 @pytest.mark.parametrize("spec", MISSING)

@@ -8,8 +8,8 @@
 2. What is left of a model's speed: a student of the demo in vLLM, in this process, works on tasks like the demo's with
    search and code. Then vLLM alone gets the same requests, as many at once: prompts, sampling, stop strings. (For
    N = 1 it writes the same tokens, for N = 8 others of the same kind.) The ratio is of tokens a second; vLLM's cache of
-   prefixes is emptied before each. There are several tasks for each place in flight, so that the end, where few are
-   left, weighs little.
+   prefixes is emptied before each. There are many tasks for each place in flight, so that the end, where few are left
+   and vLLM computes less at once, weighs little; N = 8 has an eighth of them, and so about as many tokens.
 3. Trajectories a second on one server (`vllm serve`), ours and smolagents', which asks with its own, longer prompts and
    has threads as many as ours has episodes under way. The student does not know those prompts, so only the pace of
    steps may be compared, not what they say.
@@ -56,7 +56,7 @@ def main() -> None:
     engine()
     if arguments.demo:
         student = arguments.demo / "students" / f"{arguments.size}-agent"
-        world = make_world(DemoConfig(test_tasks=IN_FLIGHT))  # of each of four sets
+        world = make_world(DemoConfig(test_tasks=4 * IN_FLIGHT))  # of each of four sets
         with tempfile.TemporaryDirectory() as folder:
             Bm25Index.build([entity.passage for entity in world.entities], Path(folder) / "index")
             index = Bm25Index.open(Path(folder) / "index")
@@ -157,7 +157,8 @@ def vllm(student: Path, index: Bm25Index, every: list[Task]) -> None:
     print(f"{student} in vLLM, {IN_FLIGHT} episodes in flight: tokens/s in rollouts, and of vLLM alone")
     model: Any = load_model(f"vllm:{student}")
     ratios = []
-    for candidates, tasks in ((1, every), (8, every[: 2 * IN_FLIGHT])):
+    for candidates in (1, 8):
+        tasks = every[: len(every) // candidates]
         config = RolloutConfig(prompt="", max_tokens=120, candidates=candidates, concurrency=IN_FLIGHT)
         rollout(tasks[:IN_FLIGHT], model, [web_search(index)], config, progress=False)  # warms up
         rates: dict[str, list[float]] = {"rollouts": [], "vLLM alone": []}

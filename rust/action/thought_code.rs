@@ -20,6 +20,7 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use memchr::{memchr, memchr2, memmem};
 use regex::Regex;
 
 use super::plain_answer::plain_answer;
@@ -84,7 +85,7 @@ impl Thinking {
         const CLOSE: &str = "</think>";
         let blank = text.len() - text.trim_start().len();
         let start = if text[blank..].starts_with(OPEN) { Some(blank + OPEN.len()) } else { None };
-        match (start, text.find(CLOSE)) {
+        match (start, memmem::find(text.as_bytes(), CLOSE.as_bytes())) {
             (None, None) => Self { inside: None, body: Some(0) },
             // Models forget to end their thinking, but `Code:` and a block is no thought.
             (Some(start), None) if Blocks::find(text, start).blocks.iter().any(|block| block.announced) => {
@@ -141,13 +142,13 @@ impl<'a> Blocks<'a> {
         let mut at = from;
         let mut label = None; // a `Code:` seen on the lines just above, and nothing but blank lines since
         while at < text.len() {
-            let line_end = text[at..].find('\n').map_or(text.len(), |length| at + length + 1);
+            let line_end = memchr(b'\n', &text.as_bytes()[at..]).map_or(text.len(), |length| at + length + 1);
             let line = &text[at..line_end];
             let Some(opener) = Opener::read(line) else {
                 if !found.blocks.is_empty() && OVER.is_match(line) {
                     break;
                 }
-                if !line.trim().is_empty() {
+                if !line.trim_start().is_empty() {
                     label = is_code_label(line).then_some(at);
                 }
                 at = line_end;
@@ -201,6 +202,7 @@ impl<'a> Opener<'a> {
         });
         static PYTHON: LazyLock<Regex> =
             LazyLock::new(|| Regex::new(r"^(?i:\{?\.?(?:py|python)\s*[23]?\}?)$").unwrap());
+        memchr2(b'`', b'<', line.as_bytes())?; // most lines have neither, and captures cost more
         let found = OPENER.captures(line)?;
         let whole = found.get(0)?;
         let tag = found.name("tag").is_some();
@@ -219,9 +221,15 @@ impl<'a> Opener<'a> {
     }
 }
 
+/// Whether the line is `Code:`, but for blanks and Markdown's stars and `#`.
 fn is_code_label(line: &str) -> bool {
-    static LABEL: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^(?i:[\s*#]*code\s*\**\s*:\s*\**\s*)$").unwrap());
-    LABEL.is_match(line)
+    const WORD: &str = "code";
+    fn past_stars(text: &str) -> &str {
+        text.trim_start().trim_start_matches('*').trim_start()
+    }
+    let line = line.trim_start_matches(|c: char| c.is_whitespace() || c == '*' || c == '#');
+    let Some((word, rest)) = line.split_at_checked(WORD.len()) else { return false };
+    word.eq_ignore_ascii_case(WORD) && past_stars(rest).strip_prefix(':').is_some_and(|end| past_stars(end).is_empty())
 }
 
 /// Where a block that is not for us ends: after its closing fence or, should it have none, before the next Python

@@ -16,7 +16,9 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::conversation::{About, Conversation, PYTHON, Said, Text, call_code, given_steps, observed, python_tool};
+use super::conversation::{
+    About, Conversation, PYTHON, Said, Text, call_code, given_steps, join, observed, python_tool,
+};
 use crate::trajectory::Trajectory;
 
 #[derive(Deserialize)]
@@ -97,9 +99,8 @@ impl Messages {
 pub fn say_all(conversation: &mut Conversation, messages: Vec<Message>) -> Result<(), String> {
     messages.into_iter().try_for_each(|message| {
         let Message { role, content, reasoning_content, tool_calls } = message;
-        let thought = [reasoning_content.or_empty(), content.or_empty()];
-        let thought =
-            thought.iter().map(|text| &text[..]).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n");
+        let mut thought = reasoning_content.or_empty();
+        join(&mut thought, content.or_empty());
         match tool_calls {
             Some(calls) if !calls.is_empty() => {
                 conversation.act(&thought, &code_of(calls.iter().map(|call| &call.function)));

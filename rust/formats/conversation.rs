@@ -6,6 +6,7 @@
 
 use std::marker::PhantomData;
 
+use memchr::memchr_iter;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -87,7 +88,8 @@ impl About {
         if let Some(said) = self.sampling.0.get(SETTING) {
             return ActionFormat::deserialize(said).unwrap_or_default();
         }
-        let marked = |turn: &Turn| MARKS.into_iter().find(|(mark, _)| turn.text.contains(mark));
+        let mark_at = |text: &str| MARKS.into_iter().find(|(mark, _)| text.starts_with(mark));
+        let marked = |turn: &Turn| memchr_iter(b'<', turn.text.as_bytes()).find_map(|at| mark_at(&turn.text[at..]));
         let unread = |turn: &Turn| matches!(parse_action(&turn.text, ActionFormat::Code), Parsed::Failure(_));
         let found = turns.iter().find_map(|turn| marked(turn).filter(|_| unread(turn)));
         let Some((_, format)) = found else { return ActionFormat::Code };
@@ -147,7 +149,7 @@ impl Conversation {
     /// The model's next words; those that follow its own are one turn with them.
     pub fn turn(&mut self, text: String) -> &mut Turn {
         match self.turns.last_mut() {
-            Some(turn) if turn.told.is_empty() => join(&mut turn.text, &text),
+            Some(turn) if turn.told.is_empty() => join(&mut turn.text, text),
             _ => self.turns.push(Turn { text, ..Turn::default() }),
         }
         self.turns.last_mut().expect("there is one now")
@@ -171,7 +173,7 @@ impl Conversation {
 
     fn tell(&mut self, role: &str, text: String) {
         match self.turns.last_mut() {
-            Some(turn) => join(&mut turn.told, &text),
+            Some(turn) => join(&mut turn.told, text),
             None => self.opening.push((role.to_owned(), text.strip_prefix(TASK).map(str::to_owned).unwrap_or(text))),
         }
     }
@@ -335,7 +337,7 @@ fn step(turn: Turn, parsed: Parsed, kind: TrajectoryKind, last: bool, answer: Op
 /// What a cell did, as far as the message after it says.
 fn observation(told: &str, answer: Option<&str>, seconds: f64) -> Observation {
     let seen = told.trim_start().strip_prefix(OBSERVATION).unwrap_or(told).trim_start();
-    let failed = ["Error:", "Error in "].iter().any(|start| seen.lines().any(|line| line.starts_with(start)));
+    let failed = seen.lines().any(|line| line.starts_with("Error:") || line.starts_with("Error in "));
     let (kind, error) = match answer {
         Some(_) => (ObservationKind::FinalAnswer, None),
         None if failed => (ObservationKind::Exception, Some(seen.to_owned())),
@@ -543,11 +545,14 @@ fn is_empty(sampling: &Sampling) -> bool {
     sampling.0.is_empty()
 }
 
-fn join(text: &mut String, more: &str) {
-    if !text.is_empty() && !more.is_empty() {
+/// Goes on with `more` on a line of its own.
+pub fn join(text: &mut String, more: String) {
+    if text.is_empty() {
+        *text = more;
+    } else if !more.is_empty() {
         text.push('\n');
+        text.push_str(&more);
     }
-    text.push_str(more);
 }
 
 /// smolagents' message of a tool without its first line, which names the call.
