@@ -80,6 +80,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Trajectory>()?;
     module.add_class::<trajectory::PyTrajectoryWriter>()?;
     module.add_function(wrap_pyfunction!(trajectory::read_trajectories, module)?)?;
+    module.add_function(wrap_pyfunction!(trajectory::iter_trajectories, module)?)?;
     module.add_function(wrap_pyfunction!(trajectory::read_header, module)?)?;
     module.add_function(wrap_pyfunction!(trajectory::convert, module)?)?;
     Ok(())

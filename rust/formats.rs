@@ -147,17 +147,77 @@ fn not_json(error: &serde_json::Error) -> String {
     format!("{message} (column {})", error.column())
 }
 
+/// Reads files of trajectories, one after the other: a block at a time, on all cores, so that memory is bounded.
+pub struct Reader {
+    /// Those to come, the last first.
+    files: Vec<PathBuf>,
+    /// The file that is being read, and its format.
+    open: Option<(Records, Format)>,
+    from: Option<Format>,
+    bytes_before: u64,
+}
+
+impl Reader {
+    /// `from`: the files' format; by default each says itself.
+    pub fn new(files: &[PathBuf], from: Option<Format>) -> Self {
+        Self { files: files.iter().rev().cloned().collect(), open: None, from, bytes_before: 0 }
+    }
+
+    /// What `take` makes of each trajectory of the next block, in their order; none at the end.
+    ///
+    /// It is called where the trajectory was read, so that its memory goes back to the thread that it is from.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; [`Error::Trajectory`] with file and line for what cannot be read.
+    pub fn next_block<T: Send>(&mut self, take: impl Fn(Trajectory) -> T + Sync) -> Result<Option<Vec<T>>> {
+        loop {
+            let Some((records, format)) = &mut self.open else {
+                let Some(path) = self.files.pop() else { return Ok(None) };
+                self.open = self.open(&path)?;
+                continue;
+            };
+            let Some(block) = records.next_block()? else {
+                self.bytes_before += records.bytes_read();
+                self.open = None;
+                continue;
+            };
+            let (path, format) = (records.path(), *format);
+            let all = (0..block.len()).into_par_iter();
+            let all = all.filter_map(|index| read(block.get(index), format, path).transpose());
+            return all.map(|read| read.map(&take)).collect::<Result<Vec<T>>>().map(Some);
+        }
+    }
+
+    /// None for a file without records, which is of any format.
+    fn open(&self, path: &Path) -> Result<Option<(Records, Format)>> {
+        let is_step = |element: &[u8]| {
+            serde_json::from_slice::<HashMap<String, IgnoredAny>>(element).is_ok_and(|fields| {
+                ["step_number", "task", "system_prompt"].iter().any(|name| fields.contains_key(*name))
+                    && !fields.contains_key("messages")
+            })
+        };
+        let first = Records::open(path, is_step)?.next_block()?.filter(|block| block.len() > 0);
+        let Some(first) = first else { return Ok(None) };
+        let Record { json, line, .. } = first.get(0);
+        let found = self.from.map_or_else(|| Format::of(json), Ok);
+        let format = found.map_err(|why| Error::trajectory((path, line), why))?;
+        Ok(Some((Records::open(path, is_step)?, format)))
+    }
+
+    /// Bytes of the files that have been read.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_before + self.open.as_ref().map_or(0, |(records, _)| records.bytes_read())
+    }
+}
+
 /// Files on their way from one format to another.
 pub struct Conversion<'a> {
-    inputs: Vec<&'a Path>,
-    /// The file that is being read, and its format.
-    open: Option<(Records<'a>, Format)>,
-    from: Option<Format>,
+    input: Reader,
     output: Output<'a>,
     to: Format,
     /// Task id -> trajectories that have it; ours have one for each.
     seen: HashMap<String, usize>,
-    bytes_before: u64,
     read: usize,
 }
 
@@ -175,7 +235,7 @@ impl<'a> Conversion<'a> {
     ///
     /// [`Error::Io`]; [`Error::Argument`] for an output that is one of the inputs.
     pub fn new(
-        inputs: &'a [PathBuf],
+        inputs: &[PathBuf],
         output: &'a Path,
         from: Option<Format>,
         to: Format,
@@ -196,8 +256,7 @@ impl<'a> Conversion<'a> {
             }
             output.file.write_all(header_line(run).as_bytes()).at(&output.new)?;
         }
-        let inputs = inputs.iter().rev().map(PathBuf::as_path).collect();
-        Ok(Self { inputs, open: None, from, output, to, seen: HashMap::new(), bytes_before: 0, read: 0 })
+        Ok(Self { input: Reader::new(inputs, from), output, to, seen: HashMap::new(), read: 0 })
     }
 
     /// Converts some more. False when there is no more, and the output is in its place.
@@ -206,38 +265,12 @@ impl<'a> Conversion<'a> {
     ///
     /// [`Error::Io`]; [`Error::Trajectory`] with file and line for what cannot be read.
     pub fn step(&mut self) -> Result<bool> {
-        let Some((records, format)) = &mut self.open else {
-            let Some(path) = self.inputs.pop() else {
-                self.output.finish()?;
-                return Ok(false);
-            };
-            let is_step = |element: &[u8]| {
-                serde_json::from_slice::<HashMap<String, IgnoredAny>>(element).is_ok_and(|fields| {
-                    ["step_number", "task", "system_prompt"].iter().any(|name| fields.contains_key(*name))
-                        && !fields.contains_key("messages")
-                })
-            };
-            // A file without records is of any format.
-            let first = Records::open(path, is_step)?.next_block()?.filter(|block| block.len() > 0);
-            let Some(first) = first else { return Ok(true) };
-            let Record { json, line, .. } = first.get(0);
-            let found = self.from.map_or_else(|| Format::of(json), Ok);
-            let format = found.map_err(|why| Error::trajectory((path, line), why))?;
-            self.open = Some((Records::open(path, is_step)?, format));
-            return Ok(true);
+        let to = self.to;
+        let converted = self.input.next_block(|trajectory| (to.write(&trajectory), trajectory.task_id))?;
+        let Some(converted) = converted else {
+            self.output.finish()?;
+            return Ok(false);
         };
-        let Some(block) = records.next_block()? else {
-            self.bytes_before += records.bytes_read();
-            self.open = None;
-            return Ok(true);
-        };
-        let (path, format, to) = (records.path(), *format, self.to);
-        // A trajectory is written where it was read, so that its memory goes back to the thread that it is from.
-        let converted = (0..block.len())
-            .into_par_iter()
-            .filter_map(|index| read(block.get(index), format, path).transpose())
-            .map(|read| read.map(|trajectory| (to.write(&trajectory), trajectory.task_id)))
-            .collect::<Result<Vec<(Vec<String>, String)>>>()?;
         for (mut records, task_id) in converted {
             self.read += 1;
             if to == Format::Agentdistill {
@@ -269,7 +302,7 @@ impl<'a> Conversion<'a> {
 
     /// Bytes of the inputs that have been read.
     pub fn bytes_read(&self) -> u64 {
-        self.bytes_before + self.open.as_ref().map_or(0, |(records, _)| records.bytes_read())
+        self.input.bytes_read()
     }
 }
 

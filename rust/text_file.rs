@@ -13,7 +13,7 @@ use crate::error::{AtPath, Result};
 
 /// A file of text.
 pub struct TextFile {
-    text: Box<dyn BufRead + Send>,
+    text: Box<dyn BufRead + Send + Sync>,
     bytes_read: Arc<AtomicU64>,
 }
 
@@ -25,7 +25,7 @@ impl TextFile {
         let bytes_read = Arc::new(AtomicU64::new(0));
         let file = Counted { file: File::open(path).at(path)?, bytes_read: bytes_read.clone() };
         let mut file = BufReader::with_capacity(1 << 20, file);
-        let text: Box<dyn BufRead + Send> = match file.fill_buf().at(path)? {
+        let text: Box<dyn BufRead + Send + Sync> = match file.fill_buf().at(path)? {
             [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file))),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => {
                 Box::new(BufReader::with_capacity(1 << 18, zstd::Decoder::with_buffer(file).at(path)?))

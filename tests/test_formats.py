@@ -4,13 +4,24 @@ tests/rust/formats.rs has round trips of any trajectory, and what is wrong in fi
 """
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentdistill import Task, Trajectory, TrajectoryError, convert, read_trajectories, rollout, select
+from agentdistill import (
+    Task,
+    Trajectory,
+    TrajectoryError,
+    convert,
+    iter_trajectories,
+    read_trajectories,
+    rollout,
+    select,
+)
 from agentdistill.cli import main
 from agentdistill.formats import COLUMNS, Format
 from agentdistill.model import Message, ScriptedModel
@@ -68,6 +79,47 @@ def test_trajectories_come_back_from_every_format(target: Format, suffix: str, r
     again = tmp_path / "again.jsonl"
     convert(there, again, source=target, progress=False)
     assert read_trajectories(again) == read_trajectories(back)
+    if suffix == ".jsonl":
+        for source in (None, target):
+            assert list(iter_trajectories(there, source=source)) == read_trajectories(back)
+
+
+def test_a_long_file_is_read_in_bounded_memory(recorded: Path, tmp_path: Path) -> None:
+    line = read_trajectories(recorded)[0].to_json()
+    file = tmp_path / "long.jsonl"
+    with file.open("w") as long:
+        for number in range(60_000):
+            long.write(line.replace('"task_id":"t', f'"task_id":"{number}-t', 1) + "\n")
+    code = """if True:
+        import re, sys
+        from pathlib import Path
+        from agentdistill import iter_trajectories
+        peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+        before = peak()
+        ids = [int(trajectory.task_id.split("-")[0]) for trajectory in iter_trajectories(sys.argv[1])]
+        print(ids == list(range(60_000)), peak() - before)
+    """
+    done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)
+    in_order, taken = done.stdout.split()
+    assert in_order == "True"
+    assert int(taken) < file.stat().st_size / 2, "bytes"
+
+
+def test_what_cannot_be_read_one_after_the_other_is_said(recorded: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    whole = recorded.read_text()
+    file.write_text(f"{whole}{{}}\n")
+    with pytest.raises(TrajectoryError, match=r"bad\.jsonl:5: not a record of agentdistill: missing field"):
+        list(iter_trajectories(file))
+    file.write_text(f'{whole}{{"task_id": "to')  # as a writer leaves it that was killed
+    assert list(iter_trajectories(file)) == read_trajectories(recorded)
+    file.write_text("")
+    assert list(iter_trajectories(file)) == []
+    file.write_text('{"a": 1}\n')
+    with pytest.raises(TrajectoryError, match=r"bad\.jsonl:1: no known format has the fields a"):
+        next(iter_trajectories(file))
+    with pytest.raises(OSError, match="absent"):
+        next(iter_trajectories(tmp_path / "absent"))
 
 
 # ---- what others make of it ------------------------------------------------------------------------

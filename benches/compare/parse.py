@@ -7,10 +7,10 @@ one that computes, the answer) and written over and over with other words, in th
 from the disk's cache in a process of its own, and for each trajectory gets the question, and for each step the thought,
 the code and what was observed, and the answer:
 
-1. ours: `read_trajectories`, whole objects in a list; Python: `json.loads` a line, and the same fields in a list of
-   dicts. What the core parsed when it recorded is in the file, and neither side parses it again.
-2. the logs of the paper's code, converted to ours, line by line; Python parses Thought, Code and answer by `re` and
-   writes a line of the same fields.
+1. our own file, read into a list and one after the other. Ours gives whole objects, Python the same fields by
+   `json.loads`. What the core parsed when it recorded is in the file, and neither side parses it again.
+2. the logs of the paper's code, read one after the other (`iter_trajectories`), where Python parses Thought, Code and
+   answer by `re`; and converted to ours, line by line, where Python writes a line of the same fields.
 3. the same from OpenAI's messages as text.
 
 Python has one core; ours has one (RAYON_NUM_THREADS=1) and then all. Sides take turns; a figure is the median over the
@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agentdistill import Task, convert, read_trajectories, rollout
+from agentdistill import Task, convert, iter_trajectories, read_trajectories, rollout
 from agentdistill.model import Message, ScriptedModel
 
 ROUNDS = 3
@@ -49,12 +49,15 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(arguments.trajectories, Path(folder))
-        for name, sides in {
-            "agentdistill": ("python-ours", "core-ours"),
-            "reference": ("python-logs", "core-convert"),
-            "messages": ("python-messages", "core-convert"),
-        }.items():
-            compare(name, files[name], *sides)
+        for name, what, *sides in (
+            ("agentdistill", "into a list", "python-list", "core-list"),
+            ("agentdistill", "one after the other", "python-ours", "core-iter"),
+            ("reference", "one after the other", "python-logs", "core-iter"),
+            ("reference", "converted", "python-convert-logs", "core-convert"),
+            ("messages", "one after the other", "python-messages", "core-iter"),
+            ("messages", "converted", "python-convert-messages", "core-convert"),
+        ):
+            compare(f"{name}, {what}", files[name], *sides)
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -103,8 +106,11 @@ CODE = re.compile(r"```(?:py|python)\n(.*?)```", re.DOTALL)
 ANSWER = re.compile(r"final_answer\((.*)\)", re.DOTALL)
 
 
-def python_ours(file: Path) -> Any:
-    read = []
+Fields = dict[str, Any]
+"""What is wanted of a trajectory."""
+
+
+def ours_in(file: Path) -> Iterator[Fields]:
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
@@ -113,24 +119,22 @@ def python_ours(file: Path) -> Any:
                 chosen = step["candidates"][step["winner"]]
                 action = chosen["action"]
                 steps.append((action["thought"], action.get("code"), chosen["observation"], step["message"]))
-            read.append({"question": record["question"], "steps": steps, "answer": record["answer"]})
-    return read
+            yield {"question": record["question"], "steps": steps, "answer": record["answer"]}
 
 
-def python_logs(file: Path) -> None:
-    python_parse(file, lambda record: record["log_data"]["messages"])
+def logs_in(file: Path) -> Iterator[Fields]:
+    return parsed_in(file, lambda record: record["log_data"]["messages"])
 
 
-def python_messages(file: Path) -> None:
-    python_parse(file, lambda record: record["messages"])
+def messages_in(file: Path) -> Iterator[Fields]:
+    return parsed_in(file, lambda record: record["messages"])
 
 
-def python_parse(file: Path, messages_of: Callable[[dict[str, Any]], list[dict[str, Any]]]) -> None:
-    output = file.with_suffix(".python")
-    with file.open(encoding="utf-8") as lines, output.open("w", encoding="utf-8") as out:
+def parsed_in(file: Path, messages_of: Callable[[dict[str, Any]], list[dict[str, Any]]]) -> Iterator[Fields]:
+    with file.open(encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
-            read: dict[str, Any] = {"question": None, "steps": [], "answer": None}
+            read: Fields = {"question": None, "steps": [], "answer": None}
             for role, said in said_in(messages_of(record)):
                 if role == "assistant":
                     thought, code = THOUGHT.search(said), CODE.search(said)
@@ -142,8 +146,7 @@ def python_parse(file: Path, messages_of: Callable[[dict[str, Any]], list[dict[s
                     read["steps"][-1]["told"] = said
                 elif role == "user":
                     read["question"] = said
-            out.write(json.dumps(read, ensure_ascii=False) + "\n")
-    output.unlink()
+            yield read
 
 
 def said_in(messages: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -154,21 +157,34 @@ def said_in(messages: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         yield message["role"], content
 
 
-def core_ours(file: Path) -> Any:
-    return read_trajectories(file)
-
-
 def core_convert(file: Path) -> None:
     output = file.with_suffix(".core.jsonl")
     convert(file, output, progress=False)
     output.unlink()
 
 
+def python_convert(file: Path, read: Iterator[Fields]) -> None:
+    output = file.with_suffix(".python")
+    with output.open("w", encoding="utf-8") as out:
+        for fields in read:
+            out.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    output.unlink()
+
+
+def each(read: Iterator[Any]) -> None:
+    for _ in read:
+        pass
+
+
 SIDES: dict[str, Callable[[Path], Any]] = {
-    "python-ours": python_ours,
-    "python-logs": python_logs,
-    "python-messages": python_messages,
-    "core-ours": core_ours,
+    "python-list": lambda file: list(ours_in(file)),
+    "python-ours": lambda file: each(ours_in(file)),
+    "python-logs": lambda file: each(logs_in(file)),
+    "python-messages": lambda file: each(messages_in(file)),
+    "python-convert-logs": lambda file: python_convert(file, logs_in(file)),
+    "python-convert-messages": lambda file: python_convert(file, messages_in(file)),
+    "core-list": read_trajectories,
+    "core-iter": lambda file: each(iter_trajectories(file)),
     "core-convert": core_convert,
 }
 

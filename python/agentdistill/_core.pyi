@@ -1,6 +1,6 @@
 """The Rust core: sandbox, retrieval, actions, votes, trajectories. Everything here releases the GIL while it works."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, ClassVar, Literal, Self, final
 
@@ -29,6 +29,7 @@ __all__ = [
     "__version__",
     "convert",
     "for_reading",
+    "iter_trajectories",
     "parse_action",
     "read_header",
     "read_trajectories",
@@ -427,6 +428,13 @@ class Trajectory:
 
 def read_trajectories(path: str | PathLike[str]) -> list[Trajectory]:
     """Read a JSONL file in parallel. A torn last line (a killed writer) is left out. Raises TrajectoryError."""
+
+def iter_trajectories(path: str | PathLike[str], *, source: _Format | None = None) -> Iterator[Trajectory]:
+    """Read a file of trajectories one after the other: some at a time, in parallel, so that memory is bounded.
+
+    ``source``: their format, any that ``convert`` reads; by default the first record says it. A torn last line (a
+    killed writer) is left out. Raises TrajectoryError, with file and line, on the way to what cannot be read.
+    """
 
 def read_header(path: str | PathLike[str]) -> str | None:
     """The ``run`` of the file's header line, as JSON; None when it has no header. Raises TrajectoryError."""

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from agentdistill._core import read_trajectories
+from agentdistill._core import iter_trajectories
 from agentdistill.model import Message, Model, Sampling
 
 # What may not leak into a first thought: the answer itself, or code. Reasoning that opens with it has no first thought.
@@ -46,7 +46,8 @@ def recorded_prefixes(path: str | Path) -> dict[tuple[str, str], Prefix]:
 
     Raises TrajectoryError for a file that cannot be read, ValueError when no chain is in it.
     """
-    chains = [chain for chain in read_trajectories(path) if chain.kind == "cot" and chain.steps]
+    recorded = iter_trajectories(path, source="agentdistill")
+    chains = [chain for chain in recorded if chain.kind == "cot" and chain.steps]
     if not chains:
         raise ValueError(f'{path} has no chain of thought: generate some with kind "cot"')
     return {(chain.model, chain.question): Prefix(_prefix(chain.steps[0].candidates[0].text)) for chain in chains}

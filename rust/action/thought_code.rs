@@ -193,43 +193,47 @@ struct Opener<'a> {
 
 impl<'a> Opener<'a> {
     fn read(line: &'a str) -> Option<Self> {
-        static OPENER: LazyLock<Regex> = LazyLock::new(|| {
-            Regex::new(
-                r"(?x)^\s* (?P<label>(?i:\**code\**\s*:\**)\s*)?
-                  (?: (?P<ticks>`{3,})[\ \t]*(?P<language>[^`\s]*)[^`\n]*\n? | (?P<tag><code>)[\ \t]*\n? )",
-            )
-            .unwrap()
-        });
-        static PYTHON: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new(r"^(?i:\{?\.?(?:py|python)\s*[23]?\}?)$").unwrap());
-        memchr2(b'`', b'<', line.as_bytes())?; // most lines have neither, and captures cost more
-        let found = OPENER.captures(line)?;
-        let whole = found.get(0)?;
-        let tag = found.name("tag").is_some();
+        memchr2(b'`', b'<', line.as_bytes())?; // most lines have neither
+        let after_label = after_code_label(line);
+        let (rest, labelled) = (after_label.unwrap_or(line.trim_start()), after_label.is_some());
+        if let Some(rest) = rest.strip_prefix("<code>") {
+            let rest = rest.trim_start_matches([' ', '\t']);
+            let length = line.len() - rest.strip_prefix('\n').unwrap_or(rest).len();
+            return Some(Self { ticks: 0, is_python: true, language: None, labelled, length });
+        }
+        let marked = rest.trim_start_matches('`');
+        let ticks = rest.len() - marked.len();
         // A fence must end its line; what follows `<code>` on its line is code.
-        if !tag && whole.end() < line.len() {
+        if ticks < 3 || marked.contains('`') {
             return None;
         }
-        let language = found.name("language").map(|language| language.as_str());
-        Some(Self {
-            ticks: found.name("ticks").map_or(0, |ticks| ticks.len()),
-            is_python: tag || language.is_some_and(|language| PYTHON.is_match(language)),
-            language,
-            labelled: found.name("label").is_some(),
-            length: whole.end(),
-        })
+        let language = marked.trim_start_matches([' ', '\t']).split(char::is_whitespace).next().unwrap_or_default();
+        Some(Self { ticks, is_python: is_python(language), language: Some(language), labelled, length: line.len() })
     }
 }
 
-/// Whether the line is `Code:`, but for blanks and Markdown's stars and `#`.
-fn is_code_label(line: &str) -> bool {
+/// Whether a fence's mark means Python: `py`, `python3`, `{.python}`.
+fn is_python(language: &str) -> bool {
+    let name = language.strip_prefix('{').unwrap_or(language);
+    let name = name.strip_prefix('.').unwrap_or(name);
+    let name = name.strip_suffix('}').unwrap_or(name);
+    let name = name.strip_suffix(['2', '3']).unwrap_or(name);
+    name.eq_ignore_ascii_case("py") || name.eq_ignore_ascii_case("python")
+}
+
+/// What follows the label `Code:`, with blanks and Markdown's stars and `#` around it, that the line begins with.
+fn after_code_label(line: &str) -> Option<&str> {
     const WORD: &str = "code";
     fn past_stars(text: &str) -> &str {
         text.trim_start().trim_start_matches('*').trim_start()
     }
     let line = line.trim_start_matches(|c: char| c.is_whitespace() || c == '*' || c == '#');
-    let Some((word, rest)) = line.split_at_checked(WORD.len()) else { return false };
-    word.eq_ignore_ascii_case(WORD) && past_stars(rest).strip_prefix(':').is_some_and(|end| past_stars(end).is_empty())
+    let (_, rest) = line.split_at_checked(WORD.len()).filter(|(word, _)| word.eq_ignore_ascii_case(WORD))?;
+    past_stars(rest).strip_prefix(':').map(past_stars)
+}
+
+fn is_code_label(line: &str) -> bool {
+    after_code_label(line).is_some_and(str::is_empty)
 }
 
 /// Where a block that is not for us ends: after its closing fence or, should it have none, before the next Python

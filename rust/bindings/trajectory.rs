@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::vec;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -11,7 +12,7 @@ use pyo3::types::{PyDict, PyType};
 use super::{field, short, spelling};
 use crate::Result;
 use crate::action::Parsed;
-use crate::formats::{Conversion, Counts, Format};
+use crate::formats::{Conversion, Counts, Format, Reader};
 use crate::observation::Observation;
 use crate::trajectory::{
     self, Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, TrajectoryWriter, VERSION,
@@ -21,6 +22,41 @@ use crate::trajectory::{
 #[pyfunction]
 pub fn read_trajectories(py: Python<'_>, path: PathBuf) -> Result<Vec<Trajectory>> {
     py.detach(|| trajectory::read_trajectories(&path))
+}
+
+/// Read a file of trajectories one after the other: some at a time, in parallel, so that memory is bounded.
+///
+/// ``source``: their format, any that ``convert`` reads; by default the first record says it. A torn last line (a killed
+/// writer) is left out. Raises TrajectoryError, with file and line, on the way to what cannot be read.
+#[pyfunction]
+#[pyo3(signature = (path, *, source = None))]
+pub fn iter_trajectories(path: PathBuf, source: Option<Format>) -> PyTrajectoryIterator {
+    PyTrajectoryIterator { reader: Reader::new(&[path], source), read: Vec::new().into_iter() }
+}
+
+/// What is left of a file of trajectories.
+#[pyclass(name = "_TrajectoryIterator", module = "agentdistill._core")]
+pub struct PyTrajectoryIterator {
+    reader: Reader,
+    read: vec::IntoIter<Trajectory>,
+}
+
+#[pymethods]
+impl PyTrajectoryIterator {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<Trajectory>> {
+        loop {
+            if let Some(trajectory) = self.read.next() {
+                return Ok(Some(trajectory));
+            }
+            py.check_signals()?;
+            let Some(more) = py.detach(|| self.reader.next_block(|trajectory| trajectory))? else { return Ok(None) };
+            self.read = more.into_iter();
+        }
+    }
 }
 
 /// The ``run`` (JSON) that a trajectory file was opened with; None for a file without a header.

@@ -4,7 +4,7 @@
 
 use std::io::Read;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memchr::memchr_iter;
 use serde::de::IgnoredAny;
@@ -26,8 +26,8 @@ enum Cut {
 }
 
 /// A file of records.
-pub struct Records<'a> {
-    path: &'a Path,
+pub struct Records {
+    path: PathBuf,
     file: TextFile,
     /// What is read and not yet given out: the beginning of a record at most.
     rest: Vec<u8>,
@@ -63,15 +63,15 @@ impl Block {
     }
 }
 
-impl<'a> Records<'a> {
+impl Records {
     /// Opens a file. `is_one` says of a list's first element whether the list is one record, not one of records.
     ///
     /// # Errors
     ///
     /// [`crate::Error::Io`].
-    pub fn open(path: &'a Path, is_one: impl Fn(&[u8]) -> bool) -> Result<Self> {
+    pub fn open(path: &Path, is_one: impl Fn(&[u8]) -> bool) -> Result<Self> {
         let mut records = Self {
-            path,
+            path: path.to_owned(),
             file: TextFile::open(path)?,
             rest: Vec::new(),
             line: 1,
@@ -86,8 +86,8 @@ impl<'a> Records<'a> {
         Ok(records)
     }
 
-    pub fn path(&self) -> &'a Path {
-        self.path
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     pub fn bytes_read(&self) -> u64 {
@@ -122,7 +122,7 @@ impl<'a> Records<'a> {
     /// Whether there was more to read.
     fn read(&mut self) -> Result<bool> {
         self.rest.reserve(BLOCK);
-        let read = self.file.by_ref().take(BLOCK as u64).read_to_end(&mut self.rest).at(self.path)?;
+        let read = self.file.by_ref().take(BLOCK as u64).read_to_end(&mut self.rest).at(&self.path)?;
         Ok(read > 0)
     }
 
