@@ -12,8 +12,9 @@ use serde::de::IgnoredAny;
 use crate::error::{AtPath, Result};
 use crate::text_file::TextFile;
 
-/// Read at once. Larger blocks are no faster.
-const BLOCK: usize = 4 << 20;
+/// Read at once for each thread: what comes of it fits into a core's cache, so that it is still there when it is used and
+/// freed.
+const BLOCK: usize = 256 << 10;
 
 /// Where records are in a file.
 #[derive(Clone, Copy, PartialEq)]
@@ -121,8 +122,9 @@ impl Records {
 
     /// Whether there was more to read.
     fn read(&mut self) -> Result<bool> {
-        self.rest.reserve(BLOCK);
-        let read = self.file.by_ref().take(BLOCK as u64).read_to_end(&mut self.rest).at(&self.path)?;
+        let block = BLOCK * rayon::current_num_threads();
+        self.rest.reserve(block);
+        let read = self.file.by_ref().take(block as u64).read_to_end(&mut self.rest).at(&self.path)?;
         Ok(read > 0)
     }
 
