@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentdistill._core import read_trajectories
+from agentdistill._core import iter_trajectories, read_trajectories
 from agentdistill.benchmark import located
 from agentdistill.correction import CorrectConfig, to_correct
 from agentdistill.distillation import GenerateConfig
@@ -179,9 +179,8 @@ def train_cost(trajectories: Path, model: str, config: TrainConfig, generated: i
     """Of training on a file of trajectories, or on so many generated tokens until it is there. A teacher that judges
     them reads them once, as does the student before."""
     if trajectories.exists():
-        turns = [
-            (step.candidates[step.winner], step.message) for t in read_trajectories(trajectories) for step in t.steps
-        ]
+        recorded = iter_trajectories(trajectories, source="agentdistill")
+        turns = ((step.candidates[step.winner], step.message) for t in recorded for step in t.steps)
         seen = sum(len(assistant_turn(chosen)) + len(message) for chosen, message in turns) // CHARACTERS
     else:
         seen = generated

@@ -368,7 +368,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self, query: dict[str, str]) -> dict[str, Any]:
         """The trajectories chosen, ``count`` of them from ``start`` on."""
         start, count = int(query.pop("start", 0)), min(int(query.pop("count", 100)), 1000)
-        numbers = self.server.choose(Chosen(**{**query, "everywhere": "everywhere" in query}))  # type: ignore[arg-type]
+        chosen = Chosen(**{**query, "everywhere": "everywhere" in query})  # type: ignore[arg-type]  # others are a TypeError
+        numbers = self.server.choose(chosen)
         return {"total": len(numbers), "rows": [self.server.index.row(i) for i in numbers[start : start + count]]}
 
     def _json(self, value: Any) -> None:

@@ -53,7 +53,10 @@ impl PyTrajectoryIterator {
                 return Ok(Some(trajectory));
             }
             py.check_signals()?;
-            let Some(more) = py.detach(|| self.reader.next_block(|trajectory| trajectory))? else { return Ok(None) };
+            let more = py.detach(|| self.reader.next_block(|trajectory| trajectory)).inspect_err(|_| {
+                self.reader = Reader::new(&[], None); // as a generator ends with what it raises
+            })?;
+            let Some(more) = more else { return Ok(None) };
             self.read = more.into_iter();
         }
     }
