@@ -185,7 +185,8 @@ impl Reader {
             let (path, format) = (records.path(), *format);
             let all = (0..block.len()).into_par_iter();
             let all = all.filter_map(|index| read(block.get(index), format, path).transpose());
-            return all.map(|read| read.map(&take)).collect::<Result<Vec<T>>>().map(Some);
+            let all: Vec<Result<T>> = all.map(|read| read.map(&take)).collect();
+            return all.into_iter().collect::<Result<_>>().map(Some); // of several errors the first
         }
     }
 

@@ -386,11 +386,12 @@ impl<'a> Lines<'a> {
             }
             let mut start = 0;
             let lines: Vec<&[u8]> = ends.into_iter().map(|end| &block[replace(&mut start, end)..end]).collect();
-            let records = lines
+            let records: Vec<Result<Option<T>>> = lines
                 .par_iter()
                 .enumerate()
                 .map(|(index, line)| self.record(line, lines_before + index as u64 + 1))
-                .collect::<Result<Vec<Option<T>>>>()?;
+                .collect();
+            let records: Vec<Option<T>> = records.into_iter().collect::<Result<_>>()?; // of several errors the first
             if all.whole == 0 && lines[0].ends_with(b"\n") {
                 all.header = Header::read(lines[0], self.path, 1)?;
             }

@@ -108,11 +108,13 @@ def test_a_long_file_is_read_in_bounded_memory(recorded: Path, tmp_path: Path) -
 def test_what_cannot_be_read_one_after_the_other_is_said(recorded: Path, tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     whole = recorded.read_text()
-    file.write_text(f"{whole}{{}}\n{100 * whole}")
+    file.write_text(whole + 100 * "{}\n" + 100 * whole)
     read = iter_trajectories(file)
     with pytest.raises(TrajectoryError, match=r"bad\.jsonl:5: not a record of agentdistill: missing field"):
         list(read)
     assert list(read) == [], "it ends with what it raises"
+    with pytest.raises(TrajectoryError, match=r"bad\.jsonl:5: not a trajectory: missing field"):
+        read_trajectories(file)
     file.write_text(f'{whole}{{"task_id": "to')  # as a writer leaves it that was killed
     assert list(iter_trajectories(file)) == read_trajectories(recorded)
     file.write_text("")
