@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use text::{in_characters, loops};
+use text::{in_characters, joined, loops};
 
 pub mod call;
 mod code_tags;
@@ -199,7 +199,7 @@ impl Action {
             .chain(answer.iter().map(|range| (SpanKind::FinalAnswer, range)));
         Self {
             spans: in_characters(text, spans),
-            thought: thought.iter().map(|range| &text[range.clone()]).collect::<Vec<_>>().join("\n"),
+            thought: joined(thought.iter().map(|range| text[range.clone()].into()), "\n"),
             code,
             final_answer: answer.map(|range| text[range].to_owned()),
             format: ActionFormat::default(),

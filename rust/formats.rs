@@ -177,14 +177,14 @@ impl Reader {
                 self.open = self.open(&path)?;
                 continue;
             };
-            let Some(block) = records.next_block()? else {
+            if !records.next_block()? {
                 self.bytes_before += records.bytes_read();
                 self.open = None;
                 continue;
-            };
-            let (path, format) = (records.path(), *format);
-            let all = (0..block.len()).into_par_iter();
-            let all = all.filter_map(|index| read(block.get(index), format, path).transpose());
+            }
+            let (records, format) = (&*records, *format);
+            let all = (0..records.len()).into_par_iter();
+            let all = all.filter_map(|index| read(records.get(index), format, records.path()).transpose());
             let all: Vec<Result<T>> = all.map(|read| read.map(&take)).collect();
             return all.into_iter().collect::<Result<_>>().map(Some); // of several errors the first
         }
@@ -198,8 +198,10 @@ impl Reader {
                     && !fields.contains_key("messages")
             })
         };
-        let first = Records::open(path, is_step)?.next_block()?.filter(|block| block.len() > 0);
-        let Some(first) = first else { return Ok(None) };
+        let mut first = Records::open(path, is_step)?;
+        if !first.next_block()? {
+            return Ok(None);
+        }
         let Record { json, line, .. } = first.get(0);
         let found = self.from.map_or_else(|| Format::of(json), Ok);
         let format = found.map_err(|why| Error::trajectory((path, line), why))?;

@@ -24,7 +24,7 @@ impl TextFile {
     pub fn open(path: &Path) -> Result<Self> {
         let bytes_read = Arc::new(AtomicU64::new(0));
         let file = Counted { file: File::open(path).at(path)?, bytes_read: bytes_read.clone() };
-        let mut file = BufReader::with_capacity(1 << 20, file);
+        let mut file = BufReader::with_capacity(1 << 16, file);
         let text: Box<dyn BufRead + Send + Sync> = match file.fill_buf().at(path)? {
             [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file))),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => {

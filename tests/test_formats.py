@@ -269,6 +269,38 @@ def test_real_completions_are_read_as_the_rollout_reads_them(shared_data: Path, 
         assert [t.steps[0].candidates[0].text for t in read_trajectories(tmp_path / "back.jsonl")] == outputs
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (["Q", "R"], "Q\nR"),
+        ([{"type": "text", "text": "Q"}, {"text": "R"}], "Q\nR"),
+        (42, "42"),
+        ([1, 2.5, True], "1\n2.5\nTrue"),
+        ([[1, "a"]], '[1, "a"]'),
+        ({"a": None}, '{"a": None}'),
+        ([{"a": None}], '{"a": None}'),
+    ],
+)
+def test_what_a_content_may_be(content: object, text: str, tmp_path: Path) -> None:
+    messages = [{"role": "MessageRole.USER", "content": content}, {"role": "Assistant", "content": "A"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}))
+    [read] = iter_trajectories(tmp_path / "a.jsonl")
+    assert read.question == text
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ({"role": "user", "content": [{"type": "image_url"}]}, "a part that is image_url, not text"),
+        ({"role": "wizard", "content": "Q"}, 'a message of the role "wizard", which is not known'),
+    ],
+)
+def test_what_a_message_cannot_be(message: dict[str, object], why: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [message, {"role": "assistant", "content": "A"}]}))
+    with pytest.raises(TrajectoryError, match=rf"a\.jsonl:1: not a record of openai: {why}"):
+        list(iter_trajectories(tmp_path / "a.jsonl"))
+
+
 # ---- the command -----------------------------------------------------------------------------------
 
 

@@ -3,15 +3,17 @@
     python benches/compare/parse.py                  # --trajectories N for fewer
 
 Trajectories of real shape are recorded (a scripted model, the real sandbox: a search-like text, a cell that raises,
-one that computes, the answer) and written over and over with other words, in three formats. Each side reads a file
-from the disk's cache in a process of its own, and for each trajectory gets the question, and for each step the thought,
-the code and what was observed, and the answer:
+one that computes, the answer) and written over and over with other words, in three formats; those of others without
+what ours adds for itself. Each side has a process of its own, and files are in the disk's cache:
 
-1. our own file, read into a list and one after the other. Ours gives whole objects, Python the same fields by
-   `json.loads`. What the core parsed when it recorded is in the file, and neither side parses it again.
-2. the logs of the paper's code, read one after the other (`iter_trajectories`), where Python parses Thought, Code and
-   answer by `re`; and converted to ours, line by line, where Python writes a line of the same fields.
-3. the same from OpenAI's messages as text.
+1. the completions alone, which are in memory: `parse_action` beside `re`, and each side takes thought, code and answer.
+2. the logs of the paper's code, one after the other (`iter_trajectories`), where Python has json, and `re` for Thought,
+   Code and answer: the question, for each step the thought, the code and what was observed, and the answer. Ours gives
+   whole objects; once more, with these fields taken from them, which makes strings of Python's. Then converted to our
+   own format, line by line, where Python writes a line of the same fields.
+3. the same from messages as text.
+4. our own file, into a list and one after the other, where Python takes the same fields. What the core parsed when it
+   recorded is in the file, and neither side parses it again.
 
 Python has one core; ours has one (RAYON_NUM_THREADS=1) and then all. Sides take turns; a figure is the median over the
 rounds: seconds on the clock, seconds of the processor (which others on the machine change less), and the process's peak
@@ -31,7 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agentdistill import Task, convert, iter_trajectories, read_trajectories, rollout
+from agentdistill import Action, Task, convert, iter_trajectories, parse_action, read_trajectories, rollout
 from agentdistill.model import Message, ScriptedModel
 
 ROUNDS = 3
@@ -50,12 +52,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(arguments.trajectories, Path(folder))
         for name, what, *sides in (
-            ("agentdistill", "into a list", "python-list", "core-list"),
-            ("agentdistill", "one after the other", "python-ours", "core-iter"),
-            ("reference", "one after the other", "python-logs", "core-iter"),
+            ("messages", "their completions", "python-completions", "core-completions"),
+            ("reference", "one after the other", "python-logs", "core-objects", "core-fields"),
             ("reference", "converted", "python-convert-logs", "core-convert"),
-            ("messages", "one after the other", "python-messages", "core-iter"),
+            ("messages", "one after the other", "python-messages", "core-objects", "core-fields"),
             ("messages", "converted", "python-convert-messages", "core-convert"),
+            ("agentdistill", "into a list", "python-list", "core-list"),
+            ("agentdistill", "one after the other", "python-ours", "core-objects", "core-fields"),
         ):
             compare(f"{name}, {what}", files[name], *sides)
 
@@ -66,17 +69,19 @@ def main() -> None:
 def make_files(count: int, folder: Path) -> dict[str, Path]:
     """A file of each format."""
     recorded = folder / "recorded.jsonl"
-    tasks = [Task(f"t{i}", text(i, 12) + "?", text(i, 2), "facts", "fact") for i in range(50)]
+    tasks = [Task(f"t{i}", f"river {text(i, 12)}?", text(i, 2), "facts", "fact") for i in range(50)]
     rollout(tasks, ScriptedModel("scripted", policy), output=recorded, progress=False)
     files = {}
     for name in ("agentdistill", "reference", "messages"):
         some = folder / f"some.{name}.jsonl"
         convert(recorded, some, target=name, progress=False)
-        lines = [line for line in some.read_text().splitlines() if '"agentdistill":"trajectories"' not in line]
+        records = [json.loads(line) for line in some.read_text().splitlines()]
+        records = [record for record in records if record.pop("agentdistill", None) != "trajectories"]
+        lines = [json.dumps(record, ensure_ascii=False, separators=(",", ":")) for record in records]
         files[name] = folder / f"{name}.jsonl"
         with files[name].open("w") as file:
             for i in range(count):
-                # Another id and other words: no two lines are the same.
+                # Another id and other words: no two lines, and no two questions, are the same.
                 line = re.sub(r'("task_id":")t\d+', rf"\g<1>t{i}", lines[i % len(lines)])
                 file.write(line.replace("river", f"{WORDS[i % len(WORDS)]}{i}") + "\n")
     return files
@@ -137,16 +142,21 @@ def parsed_in(file: Path, messages_of: Callable[[dict[str, Any]], list[dict[str,
             read: Fields = {"question": None, "steps": [], "answer": None}
             for role, said in said_in(messages_of(record)):
                 if role == "assistant":
-                    thought, code = THOUGHT.search(said), CODE.search(said)
-                    step = {"text": said, "thought": thought and thought[1], "code": code and code[1], "told": ""}
-                    read["steps"].append(step)
-                    if code and (answer := ANSWER.search(code[1])):
-                        read["answer"] = answer[1].strip("'\"")
+                    thought, code, answer = parsed(said)
+                    read["steps"].append({"text": said, "thought": thought, "code": code, "told": ""})
+                    read["answer"] = answer
                 elif read["steps"]:
                     read["steps"][-1]["told"] = said
                 elif role == "user":
                     read["question"] = said
             yield read
+
+
+def parsed(completion: str) -> tuple[str | None, str | None, str | None]:
+    """Thought, code and answer."""
+    thought, code = THOUGHT.search(completion), CODE.search(completion)
+    answer = code and ANSWER.search(code[1])
+    return thought and thought[1], code and code[1], answer and answer[1].strip("'\"")
 
 
 def said_in(messages: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -155,6 +165,27 @@ def said_in(messages: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         if isinstance(content, list):
             content = "\n".join(part["text"] for part in content)
         yield message["role"], content
+
+
+def completions_in(file: Path) -> list[str]:
+    with file.open(encoding="utf-8") as lines:
+        messages = [message for line in lines for message in json.loads(line)["messages"]]
+    return [message["content"] for message in messages if message["role"] == "assistant"]
+
+
+def core_parsed(completion: str) -> tuple[str | None, str | None, str | None] | None:
+    action = parse_action(completion)
+    return (action.thought, action.code, action.final_answer) if isinstance(action, Action) else None
+
+
+def core_fields_in(file: Path) -> Iterator[Fields]:
+    for trajectory in iter_trajectories(file):
+        steps = []
+        for step in trajectory.steps:
+            chosen = step.candidates[step.winner]
+            if isinstance(action := chosen.action, Action):
+                steps.append((chosen.text, action.thought, action.code, step.message))
+        yield {"question": trajectory.question, "steps": steps, "answer": trajectory.answer}
 
 
 def core_convert(file: Path) -> None:
@@ -176,26 +207,43 @@ def each(read: Iterator[Any]) -> None:
         pass
 
 
-SIDES: dict[str, Callable[[Path], Any]] = {
-    "python-list": lambda file: list(ours_in(file)),
-    "python-ours": lambda file: each(ours_in(file)),
-    "python-logs": lambda file: each(logs_in(file)),
-    "python-messages": lambda file: each(messages_in(file)),
-    "python-convert-logs": lambda file: python_convert(file, logs_in(file)),
-    "python-convert-messages": lambda file: python_convert(file, messages_in(file)),
-    "core-list": read_trajectories,
-    "core-iter": lambda file: each(iter_trajectories(file)),
-    "core-convert": core_convert,
+Side = Callable[[Path], Callable[[], Any]]
+"""Given the file, what is measured."""
+
+
+def on(function: Callable[[Any], Any], items: Callable[[Path], Any] = lambda file: file) -> Side:
+    """The side that applies the function to what it has, which is not measured."""
+
+    def prepared(file: Path) -> Callable[[], Any]:
+        given = items(file)
+        return lambda: function(given)
+
+    return prepared
+
+
+SIDES: dict[str, Side] = {
+    "python-completions": on(lambda texts: each(map(parsed, texts)), completions_in),
+    "python-logs": on(lambda file: each(logs_in(file))),
+    "python-messages": on(lambda file: each(messages_in(file))),
+    "python-convert-logs": on(lambda file: python_convert(file, logs_in(file))),
+    "python-convert-messages": on(lambda file: python_convert(file, messages_in(file))),
+    "python-list": on(lambda file: list(ours_in(file))),
+    "python-ours": on(lambda file: each(ours_in(file))),
+    "core-completions": on(lambda texts: each(map(core_parsed, texts)), completions_in),
+    "core-objects": on(lambda file: each(iter_trajectories(file))),
+    "core-fields": on(lambda file: each(core_fields_in(file))),
+    "core-convert": on(core_convert),
+    "core-list": on(read_trajectories),
 }
 
 
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def measure(side: Callable[[Path], Any], file: Path) -> None:
-    before = peak()
+def measure(side: Side, file: Path) -> None:
+    measured, before = side(file), peak()
     start, begun = time.perf_counter(), time.process_time()
-    read = side(file)
+    read = measured()
     seconds, cpu = time.perf_counter() - start, time.process_time() - begun
     print(json.dumps({"seconds": seconds, "cpu": cpu, "mb": peak() - before}))
     del read
@@ -213,9 +261,11 @@ def run(side: str, file: Path, threads: int) -> dict[str, float]:
     return dict(json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout))
 
 
-def compare(name: str, file: Path, python: str, core: str) -> None:
+def compare(name: str, file: Path, python: str, *core: str) -> None:
     cores = len(os.sched_getaffinity(0))
-    sides = {"python": (python, 1), "core, 1 thread": (core, 1), f"core, {cores} threads": (core, cores)}
+    sides = {python: (python, 1)}
+    for side in core:
+        sides |= {f"{side}, 1 thread": (side, 1), f"{side}, {cores} threads": (side, cores)}
     taken: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(ROUNDS):
         for side, (function, threads) in sides.items():
@@ -226,9 +276,9 @@ def compare(name: str, file: Path, python: str, core: str) -> None:
         side: {what: statistics.median(one[what] for one in runs) for what in runs[0]} for side, runs in taken.items()
     }
     for side, median in medians.items():
-        faster, thriftier = (medians["python"][what] / median[what] for what in ("seconds", "cpu"))
+        faster, thriftier = (medians[python][what] / median[what] for what in ("seconds", "cpu"))
         print(
-            f"  {side:16} {median['seconds']:7.2f} s ({faster:5.2f} times as fast) {median['cpu']:7.2f} s of processor "
+            f"  {side:27} {median['seconds']:7.2f} s ({faster:5.2f} times as fast) {median['cpu']:7.2f} s of processor "
             f"({thriftier:5.2f} times as thrifty) {median['mb']:7.0f} MB"
         )
 

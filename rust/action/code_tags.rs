@@ -32,7 +32,7 @@ pub fn read(completion: &str) -> Read {
         if code.is_empty() {
             return Err(Unread(ParseFailureKind::EmptyCode, "Your code block is empty.".into()));
         }
-        let cell = dedent(&completion[code.clone()]);
+        let cell = dedent(&completion[code.clone()]).into_owned();
         return Ok(Action::new(completion, thought(completion, 0..block.start), Act::Cell(cell, vec![code])));
     }
     let solution = Tagged::find(completion, body, "<solution>", "</solution>")

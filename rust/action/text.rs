@@ -1,5 +1,6 @@
 //! What all forms of actions need of a text.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -44,19 +45,32 @@ pub fn trimmed_all(text: &str, range: Range<usize>) -> Range<usize> {
 }
 
 /// Takes off the blanks that all its lines begin with: a fence in a list or a quotation is indented as a whole.
-pub fn dedent(code: &str) -> String {
+pub fn dedent(code: &str) -> Cow<'_, str> {
+    if !code.starts_with(char::is_whitespace) {
+        return code.into();
+    }
     let indent = |line: &str| line.len() - line.trim_start_matches([' ', '\t']).len();
     let lines = || code.lines().filter(|line| !line.trim().is_empty());
-    let Some(first) = lines().next() else { return String::new() };
+    let Some(first) = lines().next() else { return "".into() };
     let mut common = &first[..indent(first)];
     for line in lines() {
         let shared = common.bytes().zip(line.bytes()).take_while(|(a, b)| a == b).count();
         common = &common[..shared];
     }
-    if common.is_empty() {
-        return code.to_owned();
+    let lines = code.split('\n').map(|line| line.strip_prefix(common).unwrap_or(line.trim_start()));
+    lines.collect::<Vec<_>>().join("\n").into()
+}
+
+/// Pieces that are not empty as one text.
+pub fn joined<'a>(pieces: impl Iterator<Item = Cow<'a, str>>, between: &str) -> String {
+    let mut whole = String::new();
+    for piece in pieces {
+        if !whole.is_empty() {
+            whole.push_str(between);
+        }
+        whole.push_str(&piece);
     }
-    code.split('\n').map(|line| line.strip_prefix(common).unwrap_or(line.trim_start())).collect::<Vec<_>>().join("\n")
+    whole
 }
 
 pub fn in_characters<'a>(
@@ -65,7 +79,8 @@ pub fn in_characters<'a>(
 ) -> Vec<(SpanKind, usize, usize)> {
     let (mut bytes, mut characters) = (0, 0);
     let mut to_character = |byte: usize| {
-        characters += text[bytes..byte].chars().count();
+        let passed = &text[bytes..byte];
+        characters += if passed.is_ascii() { passed.len() } else { passed.chars().count() };
         bytes = byte;
         characters
     };

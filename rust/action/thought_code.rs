@@ -20,15 +20,17 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use memchr::{memchr, memchr2, memmem};
-use regex::Regex;
+use memchr::{memchr, memchr2, memchr3, memmem};
 
 use super::plain_answer::plain_answer;
-use super::text::{dedent, loops, trimmed, trimmed_all};
+use super::text::{dedent, joined, loops, trimmed, trimmed_all};
 use super::{Act, Action, ParseFailureKind, Read, Unread};
 
 pub const HOW: &str = "Write `Thought:` and what you think, then `Code:` and Python between ```py and ```<end_code>; \
                        give the answer with final_answer(...) in the code.";
+
+/// What the model ends its code with.
+const END_CODE: &str = "<end_code>";
 
 pub fn read(completion: &str) -> Read {
     let thinking = Thinking::find(completion);
@@ -49,7 +51,7 @@ pub fn read(completion: &str) -> Read {
         .filter(|code| !code.is_empty())
         .collect();
     if let Some(first) = found.blocks.first().filter(|_| !code.is_empty()) {
-        let cell = code.iter().map(|range| dedent(&completion[range.clone()])).collect::<Vec<_>>().join("\n\n");
+        let cell = joined(code.iter().map(|range| dedent(&completion[range.clone()])), "\n\n");
         return Ok(Action::new(completion, thinking.thought(completion, first.start), Act::Cell(cell, code)));
     }
     if let Some((start, answer)) = thinking.body.and_then(|body| plain_answer(completion, body)) {
@@ -83,9 +85,10 @@ impl Thinking {
     fn find(text: &str) -> Self {
         const OPEN: &str = "<think>";
         const CLOSE: &str = "</think>";
+        static FIND_CLOSE: LazyLock<memmem::Finder> = LazyLock::new(|| memmem::Finder::new(CLOSE));
         let blank = text.len() - text.trim_start().len();
         let start = if text[blank..].starts_with(OPEN) { Some(blank + OPEN.len()) } else { None };
-        match (start, memmem::find(text.as_bytes(), CLOSE.as_bytes())) {
+        match (start, FIND_CLOSE.find(text.as_bytes())) {
             (None, None) => Self { inside: None, body: Some(0) },
             // Models forget to end their thinking, but `Code:` and a block is no thought.
             (Some(start), None) if Blocks::find(text, start).blocks.iter().any(|block| block.announced) => {
@@ -105,12 +108,10 @@ impl Thinking {
 
     /// The ranges of the Thought, given where the action begins.
     fn thought(&self, text: &str, action: usize) -> Vec<Range<usize>> {
-        static LABEL: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new(r"^(?i:[*#\s]*thoughts?\s*\**\s*:\s*\**\s*)").unwrap());
         let start = self.body.unwrap_or(0).min(action);
         let mut spoken = trimmed_all(text, start..action);
-        if let Some(label) = LABEL.find(&text[spoken.clone()]) {
-            spoken.start += label.end();
+        if let Some(rest) = after_label(&text[spoken.clone()], &["thought", "thoughts"]) {
+            spoken.start = spoken.end - rest.len();
         }
         self.inside.clone().into_iter().chain([spoken]).filter(|range| !range.is_empty()).collect()
     }
@@ -135,9 +136,6 @@ struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     fn find(text: &'a str, from: usize) -> Self {
-        static OVER: LazyLock<Regex> = LazyLock::new(|| {
-            Regex::new(r"^(?i:[ \t*#]*(?:observations?|thoughts?)[ \t]*\**[ \t]*:|\s*<end_code>)").unwrap()
-        });
         let mut found = Self::default();
         let mut at = from;
         let mut label = None; // a `Code:` seen on the lines just above, and nothing but blank lines since
@@ -145,7 +143,7 @@ impl<'a> Blocks<'a> {
             let line_end = memchr(b'\n', &text.as_bytes()[at..]).map_or(text.len(), |length| at + length + 1);
             let line = &text[at..line_end];
             let Some(opener) = Opener::read(line) else {
-                if !found.blocks.is_empty() && OVER.is_match(line) {
+                if !found.blocks.is_empty() && is_over(line) {
                     break;
                 }
                 if !line.trim_start().is_empty() {
@@ -166,7 +164,7 @@ impl<'a> Blocks<'a> {
                 let Some(next) = next else { break };
                 at = next;
                 // The rest of the closing line: `<end_code>`, or nothing that matters.
-                if text[at..].trim_start().starts_with("<end_code>") || text[code..at].ends_with("<end_code>") {
+                if text[at..].trim_start().starts_with(END_CODE) || text[code..at].ends_with(END_CODE) {
                     break;
                 }
             } else {
@@ -194,7 +192,7 @@ struct Opener<'a> {
 impl<'a> Opener<'a> {
     fn read(line: &'a str) -> Option<Self> {
         memchr2(b'`', b'<', line.as_bytes())?; // most lines have neither
-        let after_label = after_code_label(line);
+        let after_label = after_label(line, CODE_LABEL);
         let (rest, labelled) = (after_label.unwrap_or(line.trim_start()), after_label.is_some());
         if let Some(rest) = rest.strip_prefix("<code>") {
             let rest = rest.trim_start_matches([' ', '\t']);
@@ -221,19 +219,29 @@ fn is_python(language: &str) -> bool {
     name.eq_ignore_ascii_case("py") || name.eq_ignore_ascii_case("python")
 }
 
-/// What follows the label `Code:`, with blanks and Markdown's stars and `#` around it, that the line begins with.
-fn after_code_label(line: &str) -> Option<&str> {
-    const WORD: &str = "code";
+const CODE_LABEL: &[&str] = &["code"];
+
+/// What follows the label, `Code:` for one, with blanks and Markdown's stars and `#` around it, that the text begins with.
+fn after_label<'a>(text: &'a str, words: &[&str]) -> Option<&'a str> {
     fn past_stars(text: &str) -> &str {
         text.trim_start().trim_start_matches('*').trim_start()
     }
-    let line = line.trim_start_matches(|c: char| c.is_whitespace() || c == '*' || c == '#');
-    let (_, rest) = line.split_at_checked(WORD.len()).filter(|(word, _)| word.eq_ignore_ascii_case(WORD))?;
+    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '*' || c == '#');
+    let length = text.bytes().take_while(u8::is_ascii_alphabetic).count();
+    let (word, rest) = text.split_at(length);
+    words.iter().find(|known| known.eq_ignore_ascii_case(word))?;
     past_stars(rest).strip_prefix(':').map(past_stars)
 }
 
 fn is_code_label(line: &str) -> bool {
-    after_code_label(line).is_some_and(str::is_empty)
+    after_label(line, CODE_LABEL).is_some_and(str::is_empty)
+}
+
+/// Whether the line says that the action before it is over.
+fn is_over(line: &str) -> bool {
+    let tag = line.trim_start().as_bytes().get(..END_CODE.len());
+    tag.is_some_and(|tag| tag.eq_ignore_ascii_case(END_CODE.as_bytes()))
+        || after_label(line, &["observation", "observations", "thought", "thoughts"]).is_some()
 }
 
 /// Where a block that is not for us ends: after its closing fence or, should it have none, before the next Python
@@ -267,19 +275,31 @@ fn closing(text: &str, from: usize, ticks: usize) -> (usize, Option<usize>) {
     const LOOK_AHEAD: usize = 1 << 14; // bytes searched for an end outside strings: keeps the whole linear
     let mut in_string: Option<(usize, Option<usize>)> = None;
     let mut lexer = Lexer::default();
+    let mark_from = |at: usize| memchr2(b'<', b'`', &text.as_bytes()[at..]).map_or(text.len(), |length| at + length);
+    let mut mark = mark_from(from); // where the next fence or tag may be
     let mut at = from;
     let mut line_start = true;
     while at < text.len() && in_string.is_none_or(|(end, _)| at - end < LOOK_AHEAD) {
         let rest = &text[at..];
-        if let Some(next) = closer(rest, line_start, ticks) {
+        if mark < at {
+            mark = mark_from(at);
+        }
+        if (at == mark || line_start)
+            && let Some(next) = closer(rest, line_start, ticks)
+        {
             let end = (at, Some(at + next));
             if !lexer.in_string() {
                 return end;
             }
             in_string.get_or_insert(end);
         }
-        let step = lexer.step(rest);
-        line_start = rest.as_bytes()[step - 1] == b'\n' || line_start && rest[..step].trim().is_empty();
+        if at == mark {
+            mark = mark_from(at + 1);
+        }
+        let blanks = |text: &str| text.len() - text.trim_start_matches([' ', '\t']).len();
+        let indent = if line_start { blanks(rest) } else { 0 };
+        let step = if indent > 0 { indent } else { lexer.step(rest, mark - at) };
+        line_start = indent > 0 || rest.as_bytes()[step - 1] == b'\n';
         at += step;
     }
     in_string.unwrap_or((without_cut_closer(text, from, ticks), None))
@@ -287,15 +307,14 @@ fn closing(text: &str, from: usize, ticks: usize) -> (usize, Option<usize>) {
 
 /// The length of what closes the code here, if anything does.
 fn closer(rest: &str, line_start: bool, ticks: usize) -> Option<usize> {
-    const END: &str = "<end_code>";
     match rest.as_bytes()[0] {
-        b'<' if rest.starts_with(END) => Some(END.len()),
+        b'<' if rest.starts_with(END_CODE) => Some(END_CODE.len()),
         b'<' if ticks == 0 && rest.starts_with("</code>") => Some("</code>".len()),
         b'`' if ticks > 0 => {
             let count = rest.bytes().take_while(|&byte| byte == b'`').count();
             let after = rest[count..].trim_start_matches([' ', '\t', '\r']);
             let ends_line = after.is_empty() || after.starts_with('\n');
-            if count < ticks || !(line_start || ends_line || after.starts_with(END)) {
+            if count < ticks || !(line_start || ends_line || after.starts_with(END_CODE)) {
                 None
             } else if !ends_line && !after.starts_with('<') {
                 Some(0)
@@ -311,7 +330,7 @@ fn closer(rest: &str, line_start: bool, ticks: usize) -> Option<usize> {
 /// The end of code that nothing closed, less the piece of a closing tag that a stop sequence left.
 fn without_cut_closer(text: &str, from: usize, ticks: usize) -> usize {
     let code = text[from..].trim_end();
-    let closers: &[&str] = if ticks == 0 { &["</code>", "<end_code>"] } else { &["```", "<end_code>"] };
+    let closers: &[&str] = if ticks == 0 { &["</code>", END_CODE] } else { &["```", END_CODE] };
     let last_line = code.rfind('\n').map_or(0, |newline| newline + 1);
     let tail = code[last_line..].trim_start();
     if !tail.is_empty() && closers.iter().any(|closer| closer.starts_with(tail)) {
@@ -325,7 +344,7 @@ fn is_whole(code: &str) -> bool {
     let mut lexer = Lexer::default();
     let (mut at, mut last) = (0, b':');
     while at < code.len() {
-        let step = lexer.step(&code[at..]);
+        let step = lexer.step(&code[at..], code.len());
         let taken = &code.as_bytes()[at..at + step];
         if !lexer.comment {
             last = taken.iter().copied().rfind(|byte| !byte.is_ascii_whitespace()).unwrap_or(last);
@@ -349,10 +368,10 @@ impl Lexer {
         self.quotes.is_some()
     }
 
-    /// Bytes that mean something to it or to [`closer`].
+    /// Bytes that mean something to it outside strings and comments.
     const SIGNS: [bool; 256] = {
         let mut signs = [false; 256];
-        let mut bytes: &[u8] = b"\"'\\\n#()[]{}<`O";
+        let mut bytes: &[u8] = b"\"'\n#()[]{}";
         while let [byte, others @ ..] = bytes {
             signs[*byte as usize] = true;
             bytes = others;
@@ -360,9 +379,15 @@ impl Lexer {
         signs
     };
 
-    /// Takes one token, or the characters up to the next sign; returns their length in bytes, at least 1.
-    fn step(&mut self, rest: &str) -> usize {
-        let meaningless = rest.bytes().take_while(|&byte| !Self::SIGNS[usize::from(byte)]).count();
+    /// Takes one token, or at most so many bytes up to the next sign; returns their length in bytes, at least 1.
+    fn step(&mut self, rest: &str, most: usize) -> usize {
+        let run = &rest.as_bytes()[..most.min(rest.len())];
+        let sign = match self.quotes {
+            Some(quotes) => memchr3(quotes.as_bytes()[0], b'\\', b'\n', run),
+            None if self.comment => memchr(b'\n', run),
+            None => run.iter().position(|&byte| Self::SIGNS[usize::from(byte)]),
+        };
+        let meaningless = sign.unwrap_or(run.len());
         if meaningless > 0 {
             return meaningless;
         }
@@ -382,7 +407,6 @@ impl Lexer {
         }
         match byte {
             b'\n' => self.comment = false,
-            _ if self.comment => {}
             b'#' => self.comment = true,
             b'"' | b'\'' => {
                 self.quotes = ["\"\"\"", "'''", "\"", "'"].into_iter().find(|quotes| rest.starts_with(quotes));

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::chat::{Function, code_of};
-use super::conversation::{About, Conversation, PYTHON, Said, Text, given_steps, observed, python_tool};
+use super::conversation::{About, Conversation, PYTHON, Role, Said, Text, given_steps, observed, python_tool};
 use crate::trajectory::Trajectory;
 
 const VERSION: &str = "ATIF-v1.7";
@@ -127,7 +127,7 @@ impl Step {
     fn read(self, conversation: &mut Conversation) -> Result<(), String> {
         let message = self.message.or_empty();
         if self.source != "agent" {
-            conversation.say(&self.source, message)?;
+            conversation.say(Role::of(&self.source)?, message);
         } else {
             let thought = [self.reasoning_content.or_empty(), message];
             let thought: Vec<&str> = thought.iter().map(|text| &text[..]).filter(|text| !text.is_empty()).collect();
@@ -145,7 +145,7 @@ impl Step {
             }
         }
         for result in self.observation.into_iter().flat_map(|seen| seen.results) {
-            conversation.observe(&result.content.or_empty());
+            conversation.observe(result.content.or_empty());
         }
         Ok(())
     }

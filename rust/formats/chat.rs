@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::conversation::{
-    About, Conversation, PYTHON, Said, Text, call_code, given_steps, join, observed, python_tool,
+    About, Conversation, PYTHON, Role, Said, Text, call_code, given_steps, join, observed, python_tool,
 };
 use crate::trajectory::Trajectory;
 
@@ -44,7 +44,7 @@ enum Messages {
 
 #[derive(Deserialize)]
 pub struct Message {
-    pub role: String,
+    role: Role,
     #[serde(default)]
     content: Text,
     #[serde(default)]
@@ -69,11 +69,11 @@ impl Record {
     pub fn read(self) -> Result<Conversation, String> {
         let mut conversation = Conversation::new(self.about);
         match (self.messages, self.prompt, self.completion) {
-            (Some(messages), ..) => say_all(&mut conversation, messages)?,
+            (Some(messages), ..) => say_all(&mut conversation, messages),
             (None, Some(prompt), Some(completion)) => {
-                say_all(&mut conversation, prompt.by("user"))?;
+                say_all(&mut conversation, prompt.by(Role::User));
                 conversation.set_given(conversation.turns());
-                say_all(&mut conversation, completion.by("assistant"))?;
+                say_all(&mut conversation, completion.by(Role::Assistant));
             }
             _ => return Err("it has neither messages nor prompt and completion".to_owned()),
         }
@@ -83,32 +83,27 @@ impl Record {
 }
 
 impl Messages {
-    fn by(self, role: &str) -> Vec<Message> {
+    fn by(self, role: Role) -> Vec<Message> {
         match self {
             Self::List(messages) => messages,
-            Self::Text(text) => vec![Message {
-                role: role.to_owned(),
-                content: Text(Some(text)),
-                reasoning_content: Text(None),
-                tool_calls: None,
-            }],
+            Self::Text(text) => {
+                vec![Message { role, content: Text(Some(text)), reasoning_content: Text(None), tool_calls: None }]
+            }
         }
     }
 }
 
-pub fn say_all(conversation: &mut Conversation, messages: Vec<Message>) -> Result<(), String> {
-    messages.into_iter().try_for_each(|message| {
-        let Message { role, content, reasoning_content, tool_calls } = message;
+pub fn say_all(conversation: &mut Conversation, messages: Vec<Message>) {
+    for Message { role, content, reasoning_content, tool_calls } in messages {
         let mut thought = reasoning_content.or_empty();
         join(&mut thought, content.or_empty());
         match tool_calls {
             Some(calls) if !calls.is_empty() => {
                 conversation.act(&thought, &code_of(calls.iter().map(|call| &call.function)));
-                Ok(())
             }
-            _ => conversation.say(&role, thought),
+            _ => conversation.say(role, thought),
         }
-    })
+    }
 }
 
 /// Calls of tools as Python that makes them.

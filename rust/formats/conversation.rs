@@ -4,11 +4,13 @@
 //! its [`Said`]. The fields of a [`Trajectory`] that no conversation says are [`About`], one object under the key
 //! `agentdistill`, which other programs pass over.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::marker::PhantomData;
 
 use memchr::memchr_iter;
 use serde::{Deserialize, Deserializer, Serialize, de};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::action::call::{cell_of_json, literal};
@@ -99,6 +101,47 @@ impl About {
     }
 }
 
+/// Who speaks.
+#[derive(Clone, Copy)]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+    Tool,
+    /// smolagents', and [`Role::ToolCall`], too.
+    ToolResponse,
+    ToolCall,
+}
+
+impl Role {
+    /// # Errors
+    ///
+    /// A name that is not known.
+    pub fn of(name: &str) -> Result<Self, String> {
+        const NAMES: [(Role, &[&str]); 6] = [
+            (Role::System, &["system", "developer"]),
+            (Role::User, &["user", "human"]),
+            (Role::Assistant, &["assistant", "gpt", "agent", "model"]),
+            (Role::Tool, &["tool", "function", "observation", "ipython", "environment"]),
+            (Role::ToolResponse, &["tool-response", "tool_response"]),
+            (Role::ToolCall, &["tool-call", "tool_call"]),
+        ];
+        let plain = name.strip_prefix("MessageRole.").unwrap_or(name);
+        let known = |names: &[&str]| names.iter().any(|known| known.eq_ignore_ascii_case(plain));
+        let found = NAMES.into_iter().find(|(_, names)| known(names));
+        found.map(|(role, _)| role).ok_or_else(|| format!("a message of the role {name:?}, which is not known"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Role {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+        Self::of(&Name::deserialize(deserializer)?.0).map_err(de::Error::custom)
+    }
+}
+
 /// An episode as it is read.
 #[derive(Default)]
 pub struct Conversation {
@@ -129,21 +172,15 @@ impl Conversation {
     }
 
     /// Says one message.
-    ///
-    /// # Errors
-    ///
-    /// A role that is not known.
-    pub fn say(&mut self, role: &str, text: String) -> Result<(), String> {
-        match role.strip_prefix("MessageRole.").unwrap_or(role).to_ascii_lowercase().as_str() {
-            "system" | "developer" => self.tell("system", text),
-            "user" | "human" => self.tell("user", text),
-            "assistant" | "gpt" | "agent" | "model" => _ = self.turn(text),
-            "tool" | "function" | "observation" | "ipython" | "environment" => self.observe(&text),
-            "tool-response" | "tool_response" => self.observe(without_call_id(&text)),
-            "tool-call" | "tool_call" => {} // smolagents repeats there what the assistant said
-            _ => return Err(format!("a message of the role {role:?}, which is not known")),
+    pub fn say(&mut self, role: Role, text: String) {
+        match role {
+            Role::System => self.tell("system", text),
+            Role::User => self.tell("user", text),
+            Role::Assistant => _ = self.turn(text),
+            Role::Tool => self.observe(text),
+            Role::ToolResponse => self.observe(without_call_id(text)),
+            Role::ToolCall => {} // it repeats what the assistant said
         }
-        Ok(())
     }
 
     /// The model's next words; those that follow its own are one turn with them.
@@ -162,9 +199,9 @@ impl Conversation {
     }
 
     /// What the last action did.
-    pub fn observe(&mut self, text: &str) {
+    pub fn observe(&mut self, text: String) {
         let said = if text.trim_start().starts_with(OBSERVATION) || self.turns.is_empty() {
-            text.to_owned()
+            text
         } else {
             format!("{OBSERVATION}\n{text}")
         };
@@ -440,63 +477,98 @@ impl Text {
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
+        deserializer.deserialize_any(TextVisitor { is_part: false })
+    }
+}
 
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Text;
+/// An element of a list that stands for a text.
+struct Part(Text);
 
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a text")
-            }
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor { is_part: true }).map(Self)
+    }
+}
 
-            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-                Ok(Text(Some(text.to_owned())))
-            }
+struct TextVisitor {
+    is_part: bool,
+}
 
-            fn visit_string<E>(self, text: String) -> Result<Text, E> {
-                Ok(Text(Some(text)))
-            }
+impl<'de> de::Visitor<'de> for TextVisitor {
+    type Value = Text;
 
-            fn visit_unit<E>(self) -> Result<Text, E> {
-                Ok(Text(None))
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
 
-            fn visit_bool<E>(self, value: bool) -> Result<Text, E> {
-                Ok(Text(Some(literal(&value.into()))))
-            }
+    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+        Ok(Text(Some(text.to_owned())))
+    }
 
-            fn visit_i64<E>(self, number: i64) -> Result<Text, E> {
-                Ok(Text(Some(number.to_string())))
-            }
+    fn visit_string<E>(self, text: String) -> Result<Text, E> {
+        Ok(Text(Some(text)))
+    }
 
-            fn visit_u64<E>(self, number: u64) -> Result<Text, E> {
-                Ok(Text(Some(number.to_string())))
-            }
+    fn visit_unit<E>(self) -> Result<Text, E> {
+        Ok(Text(None))
+    }
 
-            fn visit_f64<E>(self, number: f64) -> Result<Text, E> {
-                Ok(Text(Some(literal(&number.into()))))
-            }
+    fn visit_bool<E>(self, value: bool) -> Result<Text, E> {
+        Ok(Text(Some(literal(&value.into()))))
+    }
 
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Text, A::Error> {
-                let value = Value::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(Text(Some(literal(&value))))
-            }
+    fn visit_i64<E>(self, number: i64) -> Result<Text, E> {
+        Ok(Text(Some(number.to_string())))
+    }
 
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Text, A::Error> {
-                let mut parts = Vec::new();
-                while let Some(mut part) = seq.next_element::<Value>()? {
-                    let kind = part.get("type").and_then(Value::as_str).map(str::to_owned);
-                    match (kind.as_deref(), part.get_mut("text")) {
-                        (Some("text") | None, Some(Value::String(text))) => parts.push(std::mem::take(text)),
-                        (Some(kind), _) => return Err(de::Error::custom(format!("a part that is {kind}, not text"))),
-                        _ => parts.push(literal(&part)),
-                    }
-                }
-                Ok(Text(Some(parts.join("\n"))))
-            }
+    fn visit_u64<E>(self, number: u64) -> Result<Text, E> {
+        Ok(Text(Some(number.to_string())))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Text, E> {
+        Ok(Text(Some(literal(&number.into()))))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
+        if !self.is_part {
+            let value = Value::deserialize(de::value::MapAccessDeserializer::new(map))?;
+            return Ok(Text(Some(literal(&value))));
         }
 
-        deserializer.deserialize_any(Visitor)
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "snake_case")]
+        enum Field {
+            Type,
+            Text,
+            Other(String),
+        }
+
+        let (mut kind, mut text, mut others) = (Text(None), Text(None), Map::new());
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::Type => kind = map.next_value()?,
+                Field::Text => text = map.next_value()?,
+                Field::Other(name) => _ = others.insert(name, map.next_value()?),
+            }
+        }
+        match (kind.0.as_deref(), &text.0) {
+            (None | Some("text"), Some(_)) => Ok(text),
+            (None, None) => Ok(Text(Some(literal(&Value::Object(others))))),
+            (Some(kind), _) => Err(de::Error::custom(format!("a part that is {kind}, not text"))),
+        }
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Text, A::Error> {
+        if self.is_part {
+            let value = Value::deserialize(de::value::SeqAccessDeserializer::new(seq))?;
+            return Ok(Text(Some(literal(&value))));
+        }
+        let mut whole = seq.next_element::<Part>()?.map_or(String::new(), |Part(text)| text.or_empty());
+        while let Some(Part(text)) = seq.next_element()? {
+            whole.push('\n');
+            whole.push_str(&text.or_empty());
+        }
+        Ok(Text(Some(whole)))
     }
 }
 
@@ -517,7 +589,7 @@ pub fn nested<'de, D: Deserializer<'de>, T: de::DeserializeOwned>(deserializer: 
     impl<'de, T: de::DeserializeOwned> de::Visitor<'de> for Visitor<T> {
         type Value = Option<T>;
 
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an object, a list, or a string that holds one as JSON")
         }
 
@@ -556,9 +628,11 @@ pub fn join(text: &mut String, more: String) {
 }
 
 /// smolagents' message of a tool without its first line, which names the call.
-fn without_call_id(text: &str) -> &str {
-    match text.strip_prefix("Call id: ").and_then(|rest| rest.split_once('\n')) {
-        Some((_, rest)) => rest,
-        None => text,
+fn without_call_id(mut text: String) -> String {
+    if text.starts_with("Call id: ")
+        && let Some(end) = text.find('\n')
+    {
+        text.drain(..=end);
     }
+    text
 }

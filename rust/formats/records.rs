@@ -2,7 +2,7 @@
 //!
 //! What is cut here is not parsed: that is for whoever has several cores. A file may be compressed.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -30,20 +30,17 @@ enum Cut {
 pub struct Records {
     path: PathBuf,
     file: TextFile,
-    /// What is read and not yet given out: the beginning of a record at most.
-    rest: Vec<u8>,
+    /// What is read of the file: text that was given out, then the beginning of what comes next, then room.
+    buffer: Vec<u8>,
+    given: usize,
+    end: usize,
+    /// Where each record of the block is in what is given, and its line.
+    block: Vec<(Range<usize>, u64)>,
+    /// Whether the block's last record may lack its end.
+    torn: bool,
     line: u64,
     cut: Cut,
     scan: Scan,
-}
-
-/// Some records of a file.
-pub struct Block {
-    text: Vec<u8>,
-    /// Where each is, and its line.
-    records: Vec<(Range<usize>, u64)>,
-    /// Whether the last one may lack its end.
-    torn: bool,
 }
 
 /// One of them. `torn`: the file ends right after it, without a newline.
@@ -51,17 +48,6 @@ pub struct Record<'a> {
     pub json: &'a [u8],
     pub line: u64,
     pub torn: bool,
-}
-
-impl Block {
-    pub fn len(&self) -> usize {
-        self.records.len()
-    }
-
-    pub fn get(&self, index: usize) -> Record<'_> {
-        let (range, line) = &self.records[index];
-        Record { json: &self.text[range.clone()], line: *line, torn: self.torn && index + 1 == self.records.len() }
-    }
 }
 
 impl Records {
@@ -74,16 +60,21 @@ impl Records {
         let mut records = Self {
             path: path.to_owned(),
             file: TextFile::open(path)?,
-            rest: Vec::new(),
+            buffer: Vec::new(),
+            given: 0,
+            end: 0,
+            block: Vec::new(),
+            torn: false,
             line: 1,
             cut: Cut::Lines,
             scan: Scan::default(),
         };
         records.read()?;
-        if records.rest.starts_with(b"\xef\xbb\xbf") {
-            records.rest.drain(..3);
+        if records.buffer[..records.end].starts_with(b"\xef\xbb\xbf") {
+            records.given = 3;
+            records.drop_given();
         }
-        records.cut = records.find_cut(is_one);
+        records.cut = find_cut(&records.buffer[..records.end], is_one);
         Ok(records)
     }
 
@@ -95,67 +86,93 @@ impl Records {
         self.file.bytes_read()
     }
 
-    /// The next records; none at the end.
+    /// Goes on to the next block of records. False at the end.
     ///
     /// # Errors
     ///
     /// [`crate::Error::Io`].
-    pub fn next_block(&mut self) -> Result<Option<Block>> {
+    pub fn next_block(&mut self) -> Result<bool> {
+        self.block.clear();
         loop {
+            self.drop_given();
             let ended = !self.read()?;
-            let mut found = Vec::new();
-            let used = match self.cut {
-                Cut::Lines => self.lines(&mut found, ended),
-                Cut::Values => self.scan.find(&self.rest, 0, &mut self.line, &mut found, ended),
-                Cut::Elements => self.scan.find(&self.rest, 1, &mut self.line, &mut found, ended),
+            let text = &self.buffer[..self.end];
+            self.given = match self.cut {
+                Cut::Lines => lines(text, &mut self.line, &mut self.block, ended),
+                Cut::Values => self.scan.find(text, 0, &mut self.line, &mut self.block, ended),
+                Cut::Elements => self.scan.find(text, 1, &mut self.line, &mut self.block, ended),
             };
-            if found.is_empty() && !ended {
-                continue; // a record that is longer than a block
+            self.torn = ended && text.last().is_some_and(|&last| last != b'\n');
+            if !self.block.is_empty() || ended {
+                return Ok(!self.block.is_empty());
             }
-            let rest = self.rest.split_off(used);
-            self.scan.moved(used);
-            let text = std::mem::replace(&mut self.rest, rest);
-            let torn = ended && text.last().is_some_and(|&last| last != b'\n');
-            return Ok((!found.is_empty()).then_some(Block { text, records: found, torn }));
         }
+    }
+
+    /// How many records the block has.
+    pub fn len(&self) -> usize {
+        self.block.len()
+    }
+
+    /// A record of the block.
+    pub fn get(&self, index: usize) -> Record<'_> {
+        let (range, line) = &self.block[index];
+        Record { json: &self.buffer[range.clone()], line: *line, torn: self.torn && index + 1 == self.block.len() }
+    }
+
+    fn drop_given(&mut self) {
+        self.buffer.copy_within(self.given..self.end, 0);
+        self.end -= self.given;
+        self.scan.moved(self.given);
+        self.given = 0;
     }
 
     /// Whether there was more to read.
     fn read(&mut self) -> Result<bool> {
-        let block = BLOCK * rayon::current_num_threads();
-        self.rest.reserve(block);
-        let read = self.file.by_ref().take(block as u64).read_to_end(&mut self.rest).at(&self.path)?;
-        Ok(read > 0)
-    }
-
-    fn lines(&mut self, found: &mut Vec<(Range<usize>, u64)>, ended: bool) -> usize {
-        let mut start = 0;
-        let ends = memchr_iter(b'\n', &self.rest).map(|newline| newline + 1);
-        for end in ends.chain(ended.then_some(self.rest.len())) {
-            if !self.rest[start..end].trim_ascii().is_empty() {
-                found.push((start..end, self.line));
+        // A record that is longer than a block is looked at again with each: as much again, so that this is not often.
+        let more = (BLOCK * rayon::current_num_threads()).max(self.end);
+        let before = self.end;
+        self.buffer.resize(self.buffer.len().max(before + more), 0);
+        while self.end < before + more {
+            match self.file.read(&mut self.buffer[self.end..before + more]) {
+                Ok(0) => break,
+                Ok(read) => self.end += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).at(&self.path),
             }
-            start = end;
-            self.line += 1;
         }
-        start
+        Ok(self.end > before)
     }
+}
 
-    fn find_cut(&self, is_one: impl Fn(&[u8]) -> bool) -> Cut {
-        let text = self.rest.trim_ascii_start();
-        if text.first() == Some(&b'[') {
-            let mut found = Vec::new();
-            Scan::default().find(text, 1, &mut 0, &mut found, false);
-            return match found.first() {
-                Some((first, _)) if is_one(&text[first.clone()]) => Cut::Values,
-                _ => Cut::Elements,
-            };
+/// Finds the records of whole lines, and returns how much of the text that is.
+fn lines(text: &[u8], line: &mut u64, found: &mut Vec<(Range<usize>, u64)>, ended: bool) -> usize {
+    let mut start = 0;
+    let ends = memchr_iter(b'\n', text).map(|newline| newline + 1);
+    for end in ends.chain(ended.then_some(text.len())) {
+        if !text[start..end].trim_ascii().is_empty() {
+            found.push((start..end, *line));
         }
-        let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let is_whole = line.len() < text.len() && serde_json::from_slice::<IgnoredAny>(line).is_ok();
-        let is_several = text.get(line.len()..).is_some_and(|rest| rest.trim_ascii().first() == Some(&b'{'));
-        if is_whole || is_several { Cut::Lines } else { Cut::Values }
+        start = end;
+        *line += 1;
     }
+    start
+}
+
+fn find_cut(text: &[u8], is_one: impl Fn(&[u8]) -> bool) -> Cut {
+    let text = text.trim_ascii_start();
+    if text.first() == Some(&b'[') {
+        let mut found = Vec::new();
+        Scan::default().find(text, 1, &mut 0, &mut found, false);
+        return match found.first() {
+            Some((first, _)) if is_one(&text[first.clone()]) => Cut::Values,
+            _ => Cut::Elements,
+        };
+    }
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let is_whole = line.len() < text.len() && serde_json::from_slice::<IgnoredAny>(line).is_ok();
+    let is_several = text.get(line.len()..).is_some_and(|rest| rest.trim_ascii().first() == Some(&b'{'));
+    if is_whole || is_several { Cut::Lines } else { Cut::Values }
 }
 
 /// Where one is in JSON that is looked at piece by piece.

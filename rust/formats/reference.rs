@@ -93,10 +93,10 @@ impl Record {
         }
         if let Some(log_data) = self.log_data {
             conversation.seconds = log_data.metadata.performance.total_duration;
-            say_all(&mut conversation, log_data.messages)?;
+            say_all(&mut conversation, log_data.messages);
         } else if let Some(messages) = self.messages {
             conversation.about.kind = Some(TrajectoryKind::Cot);
-            say_all(&mut conversation, messages)?;
+            say_all(&mut conversation, messages);
             conversation.turn(self.response.or_empty());
         }
         conversation.usage = (self.input_tokens.unwrap_or(0), self.output_tokens.unwrap_or(0));

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::chat::{Function, code_of};
-use super::conversation::{About, Conversation, PYTHON, Said, Text, observed, python_tool};
+use super::conversation::{About, Conversation, PYTHON, Role, Said, Text, observed, python_tool};
 use crate::trajectory::Trajectory;
 
 const THINK: (&str, &str) = ("<think>", "</think>");
@@ -47,13 +47,13 @@ impl Record {
     pub fn read(self) -> Result<Conversation, String> {
         let mut conversation = Conversation::new(self.about);
         if let Some(system) = self.system.0.filter(|system| !system.is_empty()) {
-            conversation.say("system", system)?;
+            conversation.say(Role::System, system);
         }
         for Turn { from, value } in self.conversations.ok_or("it has no conversations")? {
             let value = value.or_empty();
             match &from[..] {
                 "function_call" => call(&mut conversation, &value)?,
-                _ => conversation.say(&from, value)?,
+                _ => conversation.say(Role::of(&from)?, value),
             }
         }
         conversation.about.task_id = conversation.about.task_id.take().or(self.id.0);

@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::chat::{Call, code_of};
-use super::conversation::{About, Conversation, Said, Text, observed, turn_text};
+use super::conversation::{About, Conversation, Role, Said, Text, observed, turn_text};
 use super::parse;
 use crate::observation::ObservationKind;
 use crate::trajectory::{Outcome, Trajectory};
@@ -92,7 +92,7 @@ pub fn read(record: &[u8]) -> Result<Conversation, String> {
     let mut conversation = Conversation::new(run.about);
     let mut used = TokenUsage::default();
     for step in run.steps.ok_or("it has no steps")? {
-        step.read(&mut conversation, &mut used)?;
+        step.read(&mut conversation, &mut used);
     }
     let TokenUsage { input_tokens, output_tokens } = run.token_usage.unwrap_or(used);
     conversation.usage = (input_tokens, output_tokens);
@@ -105,19 +105,19 @@ pub fn read(record: &[u8]) -> Result<Conversation, String> {
 }
 
 impl Step {
-    fn read(self, conversation: &mut Conversation, used: &mut TokenUsage) -> Result<(), String> {
+    fn read(self, conversation: &mut Conversation, used: &mut TokenUsage) {
         if let Some(system) = self.system_prompt.0 {
-            return conversation.say("system", system);
+            return conversation.say(Role::System, system);
         }
         if let Some(task) = self.task.0 {
-            return conversation.say("user", task);
+            return conversation.say(Role::User, task);
         }
         if let Some(plan) = self.plan.0 {
             _ = conversation.turn(plan);
-            return Ok(());
+            return;
         }
         if self.step_number.is_none() {
-            return Ok(()); // the FinalAnswerStep, whose output the step before it has
+            return; // the FinalAnswerStep, whose output the step before it has
         }
         let code = || match (self.code_action.0, self.tool_calls) {
             (Some(code), _) => turn_text("", &code),
@@ -129,14 +129,13 @@ impl Step {
         conversation.turn(text).seconds = seconds;
         conversation.seconds += seconds;
         let observations = self.observations.or_empty();
+        let message = |failure: Failure| failure.message.0.or(failure.kind.0).unwrap_or_default();
+        let failed = self.error.map(message).filter(|message| !observations.contains(message));
         if !observations.is_empty() {
-            conversation.observe(&observations);
+            conversation.observe(observations);
         }
-        if let Some(failure) = self.error {
-            let message = failure.message.0.or(failure.kind.0).unwrap_or_default();
-            if !observations.contains(&message) {
-                conversation.observe(&format!("Error:\n{message}"));
-            }
+        if let Some(message) = failed {
+            conversation.observe(format!("Error:\n{message}"));
         }
         if self.is_final_answer {
             conversation.about.answer = conversation.about.answer.take().or(self.action_output.0);
@@ -145,7 +144,6 @@ impl Step {
             used.input_tokens += input_tokens;
             used.output_tokens += output_tokens;
         }
-        Ok(())
     }
 }
 
