@@ -18,7 +18,7 @@ ONLY_IMPORTERS = {
     "openai": {"openai_model"},
     "httpx2": {"http_retriever", "openai_model"},
     "pyarrow": {"tables"},
-    "torch": {"training", "transformers_model", "likelihood"},
+    "torch": {"training", "shares", "transformers_model", "likelihood"},
     "transformers": {"training", "transformers_model", "vllm_model", "examples"},
     "trl": {"training"},
     "peft": {"training", "transformers_model"},
@@ -36,7 +36,7 @@ ONLY_IMPORTERS = {
 
 # Lower layers never import higher ones.
 LAYERS = [
-    {"comparison", "extras", "session", "checkpoint", "retry", "tables", "http_retriever", "squad"},
+    {"comparison", "extras", "session", "checkpoint", "shares", "retry", "tables", "http_retriever", "squad"},
     {
         "corpus",
         "benchmark",

@@ -2,10 +2,12 @@
 kill."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -311,43 +313,85 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(base: Path, 
 
 
 PROCESS = """
-import sys
+import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from accelerate import Accelerator
+from transformers import Trainer
 from test_training import EXAMPLES, TOGETHER, train
 
 Accelerator.end_training = lambda self: None  # processes that part cannot meet again
+whole = Trainer._save_rng_state
+
+def save_or_die(self, folder):
+    if self.state.global_step == 40 and os.environ["RANK"] == os.environ.get("KILLED"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(self, folder)
+
+Trainer._save_rng_state = save_or_die
 for name in sys.argv[3:]:
     train(EXAMPLES, sys.argv[2], name, TOGETHER[name], progress=False)
 """
 ADAPTER = replace(LORA, epochs=3, dropout=0.0)
-TOGETHER = {"whole": TINY, "sharded": replace(TINY, shard=True), "sharded-lora": replace(ADAPTER, shard=True)}
+HELD_OUT = replace(TINY, epochs=40, learning_rate=5e-2, schedule="constant", held_out=0.25, patience=2)
+TOGETHER = {
+    "whole": TINY,
+    "sharded": replace(TINY, shard=True),
+    "sharded-lora": replace(ADAPTER, shard=True),
+    "sharded-held-out": replace(HELD_OUT, shard=True),
+    "sharded-long": replace(TINY, epochs=12, save_steps=20, shard=True),
+}
 
 
-def test_two_processes_train_the_student_of_one(base: Path, tmp_path: Path) -> None:
-    (tmp_path / "process.py").write_text(PROCESS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [Path(__file__).parent, base, *TOGETHER, *TOGETHER]  # the second time they are done already
-    command = [*launcher, str(tmp_path / "process.py"), *map(str, arguments)]
-    log = tmp_path / "log"
-    with log.open("w") as said, subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said) as launched:
+def launch(base: Path, folder: Path, names: Sequence[str], processes: int = 2, killed: int | None = None) -> str | None:
+    """Train the students together; what was said, if they fail."""
+    (folder / "process.py").write_text(PROCESS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launcher, "process.py", str(Path(__file__).parent), str(base), *names]
+    environment = os.environ | {"KILLED": str(killed)}
+    log = folder / "log"
+    with (
+        log.open("w") as said,
+        subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said) as launched,
+    ):
         try:
             status = launched.wait(timeout=300)
         finally:
             launched.terminate()  # it ends its processes, which no signal to its own group would reach
-    assert status == 0, log.read_text()
-    full, lora = (train(EXAMPLES, base, tmp_path / c.method, c, progress=False) for c in (TINY, ADAPTER))
-    for name, alone in (("whole", full), ("sharded", full), ("sharded-lora", lora)):
-        folders = (tmp_path / name, tmp_path / TOGETHER[name].method)
-        together, single = (json.loads((folder / "train.json").read_text())["result"] for folder in folders)
-        assert together["steps"] == single["steps"] == 12
-        assert together["losses"] == pytest.approx(single["losses"], abs=1e-3)
-        student = tmp_path / name / alone.relative_to(folders[1])
+    return log.read_text() if status else None
+
+
+def test_two_processes_train_the_student_of_one(base: Path, tmp_path: Path) -> None:
+    names = [name for name in TOGETHER if name != "sharded-long"]
+    failed = launch(base, tmp_path, [*names, *names])  # the second time they are done already
+    assert not failed, failed
+    for name in names:
+        config = replace(TOGETHER[name], shard=False)
+        folder = tmp_path / f"alone-{config.method}-{config.held_out}"
+        alone = train(EXAMPLES, base, folder, config, progress=False)
+        together, single = (json.loads((run / "train.json").read_text())["result"] for run in (tmp_path / name, folder))
+        assert together["steps"] == single["steps"] >= 12
+        for logged in ("losses", "held_out_losses"):
+            assert together[logged] == pytest.approx(single[logged], abs=1e-3)
+        student = tmp_path / name / alone.relative_to(folder)
         assert losses(student, EXAMPLES) == pytest.approx(losses(alone, EXAMPLES), abs=1e-2)
 
 
+def test_a_killed_sharded_run_goes_on_with_another_number_of_processes(base: Path, tmp_path: Path) -> None:
+    """One of two is killed when they write the second checkpoint; four go on from the first."""
+    name = "sharded-long"
+    assert launch(base, tmp_path, [name], killed=1)
+    assert json.loads((tmp_path / name / "train.json").read_text())["result"] is None
+    failed = launch(base, tmp_path, [name], processes=4)
+    assert not failed, failed
+    straight = train(EXAMPLES, base, tmp_path / "straight", replace(TOGETHER[name], shard=False), progress=False)
+    gone_on, single = (json.loads((run / "train.json").read_text())["result"] for run in (tmp_path / name, straight))
+    assert gone_on["resumed_from"].endswith("checkpoint-20")
+    assert gone_on["steps"] == single["steps"] == 48
+    assert gone_on["losses"] == pytest.approx(single["losses"], abs=1e-3)
+
+
 def test_training_stops_when_the_held_out_loss_rises_and_keeps_the_best(base: Path, tmp_path: Path) -> None:
-    config = replace(TINY, epochs=40, learning_rate=5e-2, schedule="constant", held_out=0.25, patience=2)
+    config = HELD_OUT
     student = train(EXAMPLES, base, tmp_path / "student", config, progress=False)
     result = json.loads((student / "train.json").read_text())["result"]
     measured = result["held_out_losses"]
@@ -437,7 +481,6 @@ def test_a_folder_of_another_run_is_refused(base: Path, tmp_path: Path) -> None:
         {"learning_rate": -1.0},
         {"save_steps": 0},
         {"device_batch_size": 3},
-        {"save_steps": 5, "shard": True},
         {"thought_weight": -1.0},
     ],
 )

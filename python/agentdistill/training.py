@@ -11,8 +11,8 @@ on from its last checkpoint. Its folder holds
                     load. (Full: all that lies in the folder itself.)
 
 Several GPUs or machines train one student when the same call is made by each of the processes that ``torchrun`` or
-``accelerate launch`` starts: each holds the whole model, or a share of it (``shard``), they share every batch, and the
-first writes.
+``accelerate launch`` starts: each holds the whole model, or a share of it (``shard``; its checkpoints: shares.py),
+they share every batch, and the first writes.
 
 Not here: which trajectories are kept and how they become tokens; accelerate's FSDP and DeepSpeed (refused: they would
 shard a model a second time, and not on CPUs); preferences or reinforcement. torch, trl and peft are imported when
@@ -36,6 +36,7 @@ from agentdistill.extras import need
 from agentdistill.model import ModelError, model_files
 from agentdistill.model_card import write_card
 from agentdistill.progress import StepProgress
+from agentdistill.shares import with_shares
 
 _log = logging.getLogger(__name__)
 
@@ -106,8 +107,6 @@ class TrainConfig:
         for name, weight in self.weights.items():
             if weight < 0 or not any(self.weights.values()):
                 raise ValueError(f"{name}_weight is {weight}: give 0 or more, and not 0 to all")
-        if self.shard and (self.held_out or self.save_steps):
-            raise ValueError("a sharded run has no checkpoints: give neither held_out nor save_steps")
         if self.save_steps is not None and self.save_steps < 1:
             raise ValueError(f"save_steps is {self.save_steps}: give at least 1")
         if self.device_batch_size is not None and (
@@ -285,7 +284,8 @@ def _fit(
         eval_steps=config.save_steps,
         load_best_model_at_end=bool(held_out),
         metric_for_best_model="loss",
-        save_strategy="no" if config.shard else saving,  # its trainer refuses checkpoints of a sharded model
+        save_strategy=saving,
+        save_only_model=config.shard,  # with_shares saves the rest, too
         save_steps=config.save_steps or 500,
         save_total_limit=1,
         logging_steps=5,
@@ -295,7 +295,8 @@ def _fit(
         seed=config.seed,
         dataloader_pin_memory=gpu,
     )
-    trainer = (_weighted_trainer() if config.weighted else SFTTrainer)(
+    trainer_class = _weighted_trainer() if config.weighted else SFTTrainer
+    trainer = (with_shares(trainer_class) if config.shard else trainer_class)(
         model=weights,
         args=settings,
         train_dataset=rows,

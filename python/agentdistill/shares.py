@@ -1,0 +1,59 @@
+"""Checkpoints of a student that is spread over processes (``TrainConfig.shard``): each writes its share, and reads it.
+
+transformers' trainer has none for a model that is sharded as it is loaded. ``torch.distributed.checkpoint`` knows which
+share is of what, so that a run may go on with another number of processes. Such a checkpoint holds
+
+    shares/             what is learnt, and the optimizer's memory of it
+    scheduler.pt, rng_state_*.pth, trainer_state.json    as transformers writes them, the last one last
+"""
+
+from pathlib import Path
+from typing import Any
+
+
+def with_shares(trainer: Any) -> Any:
+    """The class of trainers, with such checkpoints. ``save_only_model`` has to be set: its own are refused."""
+    import torch
+    from torch.distributed import checkpoint as shares
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+    learnt = StateDictOptions(ignore_frozen_params=True, strict=False)
+
+    class SharesTrainer(trainer):  # type: ignore[misc]  # transformers is untyped to mypy
+        model: Any
+        optimizer: Any
+        lr_scheduler: Any
+        args: Any
+        state: Any
+
+        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+            folder = Path(output_dir or self.args.output_dir)
+            self._save_rng_state(str(folder))
+            if self.args.should_save:
+                torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
+            weights, memory = get_state_dict(self.model, self.optimizer.optimizer, options=learnt)
+            shares.save({"weights": weights, "memory": memory}, checkpoint_id=folder / "shares")
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            """They are loaded with the optimizer's memory, when there is an optimizer."""
+
+        def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+            if checkpoint is not None:
+                self._load_shares(checkpoint)
+                self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, "scheduler.pt"), weights_only=True))
+
+        def _load_best_model(self) -> None:
+            self._load_shares(self.state.best_model_checkpoint)
+
+        def _load_shares(self, checkpoint: str) -> None:
+            weights, memory = get_state_dict(self.model, self.optimizer.optimizer, options=learnt)
+            shares.load({"weights": weights, "memory": memory}, checkpoint_id=Path(checkpoint, "shares"))
+            set_state_dict(
+                self.model,
+                self.optimizer.optimizer,
+                model_state_dict=weights,
+                optim_state_dict=memory,
+                options=learnt,
+            )
+
+    return SharesTrainer
