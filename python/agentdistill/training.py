@@ -84,7 +84,7 @@ class TrainConfig:
     """The same where the code, or the text, gives the final answer."""
     shard: bool = False
     """Spread weights, gradients and the optimizer's memory over the processes (FSDP2), where each would hold the whole
-    model. There are no checkpoints then: a run that is killed begins anew."""
+    model."""
     teacher: str | None = None
     """Experimental: on-policy distillation from this model, a folder or a hub id with the student's tokenizer. The
     examples are then rollouts of the student itself, right and wrong, and of what it wrote no token is learnt as it is:
