@@ -294,7 +294,8 @@ fn closing(text: &str, from: usize, ticks: usize) -> (usize, Option<usize>) {
             in_string.get_or_insert(end);
         }
         if at == mark {
-            mark = mark_from(at + 1);
+            let fence = rest.bytes().take_while(|&byte| byte == b'`').count();
+            mark = mark_from(at + fence.max(1)); // what no fence is at its beginning is none further on
         }
         let blanks = |text: &str| text.len() - text.trim_start_matches([' ', '\t']).len();
         let indent = if line_start { blanks(rest) } else { 0 };
