@@ -18,6 +18,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use rayon::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use crate::action::Parsed;
@@ -58,10 +59,10 @@ pub struct Trajectory {
     pub seconds: f64,
 }
 
-/// The sampling settings of the model, as JSON.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// The sampling settings of the model: a JSON object. It stays text, as a run has the same in each trajectory, and few look.
+#[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
-pub struct Sampling(pub Map<String, Value>);
+pub struct Sampling(Box<RawValue>);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -152,6 +153,65 @@ impl Trajectory {
     /// [`Error::Trajectory`] when the line is no trajectory, or one of a newer version.
     pub fn from_json(line: &str) -> Result<Self> {
         parse(line.as_bytes(), || Place::Nowhere)
+    }
+}
+
+impl Sampling {
+    pub fn json(&self) -> &str {
+        self.0.get()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.settings().is_empty()
+    }
+
+    pub fn get(&self, name: &str) -> Option<Value> {
+        self.settings().shift_remove(name)
+    }
+
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
+        let mut settings = self.settings();
+        settings.insert(name.to_owned(), value.into());
+        *self = settings.into();
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        let mut settings = self.settings();
+        settings.shift_remove(name);
+        *self = settings.into();
+    }
+
+    fn settings(&self) -> Map<String, Value> {
+        serde_json::from_str(self.json()).expect("it was read as an object")
+    }
+}
+
+impl From<Map<String, Value>> for Sampling {
+    fn from(settings: Map<String, Value>) -> Self {
+        Self(to_raw_value(&settings).expect("a map is always JSON"))
+    }
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Map::new().into()
+    }
+}
+
+impl PartialEq for Sampling {
+    fn eq(&self, other: &Self) -> bool {
+        self.json() == other.json() || self.settings() == other.settings()
+    }
+}
+
+impl<'de> Deserialize<'de> for Sampling {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let settings = Box::<RawValue>::deserialize(deserializer)?;
+        if settings.get().starts_with('{') && !settings.get().contains('\n') {
+            return Ok(Self(settings));
+        }
+        let settings: Map<String, Value> = serde_json::from_str(settings.get()).map_err(de::Error::custom)?;
+        Ok(settings.into()) // on one line
     }
 }
 

@@ -292,7 +292,7 @@ impl<'py> IntoPyObject<'py> for Sampling {
     type Error = PyErr;
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        py.import("json")?.call_method1("loads", (serde_json::Value::Object(self.0).to_string(),))
+        py.import("json")?.call_method1("loads", (self.json(),))
     }
 }
 
@@ -303,6 +303,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Sampling {
         let py = object.py();
         let dict = py.get_type::<PyDict>().call1((object,))?;
         let json: String = py.import("json")?.call_method1("dumps", (dict,))?.extract()?;
-        serde_json::from_str(&json).map_err(|error| PyValueError::new_err(format!("sampling is not JSON: {error}")))
+        let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json)
+            .map_err(|error| PyValueError::new_err(format!("sampling is not JSON: {error}")))?;
+        Ok(settings.into())
     }
 }
