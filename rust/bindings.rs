@@ -10,6 +10,7 @@ mod sandbox;
 mod self_consistency;
 mod trajectory;
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 
 use pyo3::create_exception;
@@ -114,15 +115,17 @@ impl<'a, 'py> FromPyObject<'a, 'py> for AnyText {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        let text = object.cast::<PyString>()?;
-        match text.to_str() {
-            Ok(text) => Ok(Self(text.to_owned())),
-            Err(_) => {
-                let bytes: Vec<u8> = text.call_method1("encode", ("utf-8", "replace"))?.extract()?;
-                Ok(Self(String::from_utf8_lossy(&bytes).into_owned()))
-            }
-        }
+        Ok(Self(any_text(&object.cast::<PyString>()?.to_owned())?.into_owned()))
     }
+}
+
+/// The same, of a string that Python keeps as long.
+fn any_text<'a>(text: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, str>> {
+    if let Ok(text) = text.to_str() {
+        return Ok(text.into());
+    }
+    let bytes: Vec<u8> = text.call_method1("encode", ("utf-8", "replace"))?.extract()?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned().into())
 }
 
 /// Enums that Python knows as `Literal` strings, spelled as in JSON.

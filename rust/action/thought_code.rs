@@ -234,7 +234,7 @@ fn after_label<'a>(text: &'a str, words: &[&str]) -> Option<&'a str> {
 }
 
 fn is_code_label(line: &str) -> bool {
-    after_label(line, CODE_LABEL).is_some_and(str::is_empty)
+    line.trim_end().ends_with([':', '*']) && after_label(line, CODE_LABEL).is_some_and(str::is_empty)
 }
 
 /// Whether the line says that the action before it is over.

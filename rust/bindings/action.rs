@@ -1,8 +1,9 @@
 //! Actions and votes in Python.
 
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
-use super::{AnyText, field, spelling};
+use super::{any_text, field, spelling};
 use crate::action::{Action, ActionFormat, ParseFailure, ParseFailureKind, Parsed, SpanKind};
 use crate::observation::Observation;
 use crate::vote::Vote;
@@ -10,8 +11,11 @@ use crate::vote::Vote;
 /// What a completion wants to do. Total: any string gives an Action or a ParseFailure.
 #[pyfunction]
 #[pyo3(signature = (completion, format = ActionFormat::Code), text_signature = "(completion, format='code')")]
-pub fn parse_action(py: Python<'_>, completion: AnyText, format: ActionFormat) -> Parsed {
-    py.detach(|| crate::action::parse_action(&completion.0, format))
+pub fn parse_action(py: Python<'_>, completion: &Bound<'_, PyString>, format: ActionFormat) -> PyResult<Parsed> {
+    const LONG: usize = 1 << 14; // bytes that take longer than to let others have the GIL and to get it back
+    let completion = any_text(completion)?;
+    let parse = || crate::action::parse_action(&completion, format);
+    Ok(if completion.len() < LONG { parse() } else { py.detach(parse) })
 }
 
 /// The majority over what candidates did; failures have no vote. ``compat="reference"`` votes as the paper's code.
