@@ -292,7 +292,7 @@ impl<'a> Conversion<'a> {
             for record in records {
                 let mut trajectory = Trajectory::from_json(record)?;
                 trajectory.task_id = format!("{}#{times}", trajectory.task_id);
-                trajectory.sampling.set("samples", *times);
+                trajectory.sampling.settings_mut().insert("samples".to_owned(), (*times).into());
                 *record = trajectory.to_json();
             }
         }

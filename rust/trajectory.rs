@@ -8,17 +8,19 @@
 //! Not here: making trajectories (the agent loop, in Python), choosing among them, turning them into training
 //! examples.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
 use std::mem::replace;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use rayon::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::action::Parsed;
@@ -59,10 +61,9 @@ pub struct Trajectory {
     pub seconds: f64,
 }
 
-/// The sampling settings of the model: a JSON object. It stays text, as a run has the same in each trajectory, and few look.
-#[derive(Clone, Debug, Serialize)]
-#[serde(transparent)]
-pub struct Sampling(Box<RawValue>);
+/// The sampling settings of the model, as JSON. A run has the same in each trajectory, and they are there once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sampling(Arc<Map<String, Value>>);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -157,61 +158,40 @@ impl Trajectory {
 }
 
 impl Sampling {
-    pub fn json(&self) -> &str {
-        self.0.get()
+    pub fn settings(&self) -> &Map<String, Value> {
+        &self.0
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.settings().is_empty()
-    }
-
-    pub fn get(&self, name: &str) -> Option<Value> {
-        self.settings().shift_remove(name)
-    }
-
-    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
-        let mut settings = self.settings();
-        settings.insert(name.to_owned(), value.into());
-        *self = settings.into();
-    }
-
-    pub fn remove(&mut self, name: &str) {
-        let mut settings = self.settings();
-        settings.shift_remove(name);
-        *self = settings.into();
-    }
-
-    fn settings(&self) -> Map<String, Value> {
-        serde_json::from_str(self.json()).expect("it was read as an object")
+    pub fn settings_mut(&mut self) -> &mut Map<String, Value> {
+        Arc::make_mut(&mut self.0)
     }
 }
 
 impl From<Map<String, Value>> for Sampling {
     fn from(settings: Map<String, Value>) -> Self {
-        Self(to_raw_value(&settings).expect("a map is always JSON"))
+        Self(settings.into())
     }
 }
 
-impl Default for Sampling {
-    fn default() -> Self {
-        Map::new().into()
-    }
-}
-
-impl PartialEq for Sampling {
-    fn eq(&self, other: &Self) -> bool {
-        self.json() == other.json() || self.settings() == other.settings()
+impl Serialize for Sampling {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.settings().serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Sampling {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let settings = Box::<RawValue>::deserialize(deserializer)?;
-        if settings.get().starts_with('{') && !settings.get().contains('\n') {
-            return Ok(Self(settings));
+        thread_local! {
+            static LAST: RefCell<(Box<str>, Sampling)> = RefCell::default();
         }
-        let settings: Map<String, Value> = serde_json::from_str(settings.get()).map_err(de::Error::custom)?;
-        Ok(settings.into()) // on one line
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        LAST.with_borrow_mut(|(known, sampling)| {
+            if **known != *json {
+                let settings: Map<String, Value> = serde_json::from_str(json).map_err(de::Error::custom)?;
+                (*known, *sampling) = (json.into(), settings.into());
+            }
+            Ok(sampling.clone())
+        })
     }
 }
 

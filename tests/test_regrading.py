@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,20 @@ def test_in_place_and_back(evaluated: Path, tmp_path: Path) -> None:
     assert [change.after.score for change in again.changes] == [0, 0]
     assert len(again.graders) == 2, "the kind of a task is found again"
     assert before == {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_scores_of_several_graders_are_said_to_be(
+    evaluated: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tasks are added to a folder that another grader has graded since."""
+    folder, model = tmp_path / "results", ScriptedModel("m", answers)
+    shutil.copytree(evaluated, folder)
+    regrade(folder, generous, folder, progress=False)
+    more = [*TASKS, replace(TASKS[1], id="f4")]
+    evaluation = evaluate(more, model, config=RolloutConfig(concurrency=1), output=folder, progress=False)
+    assert evaluation.graders == ["exact_match-2", "generous-1"]
+    (warning,) = caplog.messages
+    assert "answers of the kind fact were graded by exact_match-2 and generous-1" in warning
 
 
 def test_the_kind_can_be_said(evaluated: Path) -> None:

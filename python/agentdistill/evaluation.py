@@ -6,6 +6,7 @@ The rollout is the one that makes training data, greedy or with self-consistent 
 """
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from agentdistill.player import RolloutConfig
 from agentdistill.squad import f1
 from agentdistill.task import Task
 from agentdistill.tool import Tool
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ def evaluate(
             trajectories = graded(trajectories, played, grade, progress=progress)
         if file:
             _record_again(trajectories, file)
+    else:
+        _warn_of_several_graders(tasks, trajectories)
     name = trajectories[0].model if trajectories else str(model)
     evaluation = summarize(tasks, trajectories, name, config.settings())
     if output is not None:
@@ -193,6 +198,19 @@ def in_columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _warn_of_several_graders(tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> None:
+    """Some of the episodes may be of another day, and graded since."""
+    for kind in sorted({task.kind for task in tasks}):
+        graders = _graders([known for known, task in zip(trajectories, tasks, strict=True) if task.kind == kind])
+        if len(graders) > 1:
+            _log.warning(
+                "these scores are not to be compared: answers of the kind %s were graded by %s. Give --grader, or "
+                "grade all again (agentdistill grade)",
+                kind,
+                " and ".join(graders),
+            )
 
 
 def _graders(trajectories: Sequence[Trajectory]) -> list[str]:

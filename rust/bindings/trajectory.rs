@@ -292,7 +292,8 @@ impl<'py> IntoPyObject<'py> for Sampling {
     type Error = PyErr;
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        py.import("json")?.call_method1("loads", (self.json(),))
+        py.import("json")?
+            .call_method1("loads", (serde_json::to_string(self.settings()).expect("a map is always JSON"),))
     }
 }
 

@@ -150,7 +150,7 @@ pub fn write_prompt_completion(trajectory: &Trajectory) -> Vec<Value> {
             let turn = before + 2 * step;
             let mut about = About::of(trajectory);
             about.task_id = Some(format!("{}/{}", trajectory.task_id, step + 1));
-            about.sampling.remove("given_steps"); // the prompt says it
+            about.sampling.settings_mut().shift_remove("given_steps"); // the prompt says it
             if step + 1 < trajectory.steps.len() {
                 (about.outcome, about.answer, about.score, about.grader) = (None, None, None, None);
             }

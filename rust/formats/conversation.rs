@@ -53,7 +53,7 @@ pub struct About {
     pub grader: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    #[serde(skip_serializing_if = "Sampling::is_empty")]
+    #[serde(skip_serializing_if = "is_empty")]
     pub sampling: Sampling,
 }
 
@@ -87,7 +87,7 @@ impl About {
             ("<|begin_of_query|>", ActionFormat::SearchTags),
             ("<execute>", ActionFormat::CodeTags),
         ];
-        if let Some(said) = self.sampling.get(SETTING) {
+        if let Some(said) = self.sampling.settings().get(SETTING) {
             return ActionFormat::deserialize(said).unwrap_or_default();
         }
         let mark_at = |text: &str| MARKS.into_iter().find(|(mark, _)| text.starts_with(mark));
@@ -96,7 +96,7 @@ impl About {
         let found = turns.iter().find_map(|turn| marked(turn).filter(|_| unread(turn)));
         let Some((_, format)) = found else { return ActionFormat::Code };
         let name = serde_json::to_value(format).expect("a name is JSON");
-        self.sampling.set(SETTING, name);
+        self.sampling.settings_mut().insert(SETTING.to_owned(), name);
         format
     }
 }
@@ -222,7 +222,7 @@ impl Conversation {
     /// The first turns that are there were only given to the model.
     pub fn set_given(&mut self, turns: usize) {
         if turns > 0 {
-            self.about.sampling.set(GIVEN, turns);
+            self.about.sampling.settings_mut().insert(GIVEN.to_owned(), turns.into());
         }
     }
 
@@ -437,7 +437,7 @@ pub fn given_steps(trajectory: &Trajectory) -> usize {
 }
 
 fn given(sampling: &Sampling) -> usize {
-    let given = sampling.get(GIVEN).and_then(|given| given.as_u64());
+    let given = sampling.settings().get(GIVEN).and_then(Value::as_u64);
     given.and_then(|given| usize::try_from(given).ok()).unwrap_or(0)
 }
 
@@ -611,6 +611,10 @@ pub fn nested<'de, D: Deserializer<'de>, T: de::DeserializeOwned>(deserializer: 
     }
 
     deserializer.deserialize_any(Visitor(PhantomData))
+}
+
+fn is_empty(sampling: &Sampling) -> bool {
+    sampling.settings().is_empty()
 }
 
 /// Goes on with `more` on a line of its own.

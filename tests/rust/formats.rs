@@ -72,7 +72,7 @@ prop_compose! {
             .collect();
         let mut sampling = Sampling::default();
         if given > 0 {
-            sampling.set("given_steps", given);
+            sampling.settings_mut().insert("given_steps".into(), given.into());
         }
         Trajectory {
             version: VERSION, task_id, reference, aliases: vec![], task_set: "set".into(), kind: TrajectoryKind::Agent,
@@ -98,7 +98,7 @@ proptest! {
     fn what_a_format_says_comes_back(trajectory in trajectories()) {
         for format in Format::ALL {
             let records = format.write(&trajectory);
-            let given = trajectory.sampling.get("given_steps").and_then(|given| given.as_u64()).unwrap_or(0) as usize;
+            let given = trajectory.sampling.settings().get("given_steps").and_then(Value::as_u64).unwrap_or(0) as usize;
             let expected = if format == Format::PromptCompletion { trajectory.steps.len() - given } else { 1 };
             prop_assert_eq!(records.len(), expected);
             let last = records.last().unwrap();
@@ -116,7 +116,7 @@ proptest! {
             prop_assert_eq!(&answered.as_ref().unwrap().final_answer, &trajectory.answer);
             if format == Format::PromptCompletion {
                 let last = trajectory.steps.len() - 1;
-                prop_assert_eq!(back.sampling.get("given_steps").unwrap_or(0.into()), Value::from(last));
+                prop_assert_eq!(back.sampling.settings().get("given_steps").cloned().unwrap_or(0.into()), Value::from(last));
                 prop_assert!(back.task_id.starts_with(&trajectory.task_id[..]));
             } else {
                 prop_assert_eq!(&back.sampling, &trajectory.sampling);
@@ -300,7 +300,7 @@ fn several_of_one_task_are_samples_of_it_and_those_without_an_id_are_named() {
     let read = read_trajectories(&output).unwrap();
     assert_eq!(read.iter().map(|one| &one.task_id[..]).collect::<Vec<_>>(), ["a", "4ae81572f06e", "a#2", "a#3"]);
     assert_eq!(
-        read.iter().map(|one| one.sampling.get("samples")).collect::<Vec<_>>(),
+        read.iter().map(|one| one.sampling.settings().get("samples").cloned()).collect::<Vec<_>>(),
         [None, None, Some(2.into()), Some(3.into())]
     );
     assert!(read_header(&output).unwrap().is_some());
