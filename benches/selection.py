@@ -22,10 +22,10 @@ from agentdistill import Bm25Index, evaluate, generate, load_model, select, trai
 from agentdistill.demo.run import BASE, DemoConfig, World, make_world
 from agentdistill.demo.teacher import teacher
 from agentdistill.distillation import GenerateConfig, SelectConfig
-from agentdistill.engine import run_blocking
-from agentdistill.model import Model
-from agentdistill.player import RolloutConfig
-from agentdistill.tool import Tool, web_search
+from agentdistill.event_loop import run_blocking
+from agentdistill.models.model import Model
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.tools.tool import Tool, web_search
 
 EXPERT, STUDENT = "M", "S"
 SAMPLES, TEMPERATURE = 4, 0.7

@@ -14,10 +14,11 @@ from agentdistill import Task, evaluate, generate, select, train
 from agentdistill.demo.run import BASE
 from agentdistill.demo.world import Names
 from agentdistill.distillation import GenerateConfig
-from agentdistill.model import Message, ScriptedModel
-from agentdistill.player import RolloutConfig
-from agentdistill.tool import python_tool
-from agentdistill.training import TrainConfig
+from agentdistill.models.model import Message
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.tools.tool import python_tool
+from agentdistill.training.trainer import TrainConfig
 
 rng = random.Random(1)
 NAMES = {owner: Names(rng, owner) for owner in ("train", "test")}

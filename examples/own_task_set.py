@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentdistill import evaluate, load_tasks, read_trajectories
-from agentdistill.model import Message, ScriptedModel
+from agentdistill.models.model import Message
+from agentdistill.models.scripted import ScriptedModel
 
 TASKS = """\
 id,question,answer,task_set

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentdistill import Bm25Index, Task, rollout
-from agentdistill.model import Message, ScriptedModel
-from agentdistill.tool import python_tool, web_search
+from agentdistill.models.model import Message
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.tools.tool import python_tool, web_search
 
 RECIPES = [
     ("1", "Pancakes", "Pancakes for four need 2 cups of flour, 3 eggs and a pint of milk."),

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from agentdistill import Sandbox, Task, rollout
-from agentdistill.grading import grade
-from agentdistill.model import Generation, Message, ScriptedModel
-from agentdistill.player import RolloutConfig
+from agentdistill.grading.grade import grade
+from agentdistill.models.model import Generation, Message
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.rollouts.player import RolloutConfig
 
 
 def sums(n: int) -> list[Task]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agentdistill import Bm25Index, RetrievalServer, Task, cli, extras, read_trajectories, rollout
-from agentdistill.model import ScriptedModel
-from agentdistill.player import RolloutConfig
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.rollouts.player import RolloutConfig
 
 COMMANDS = [
     ("index",),

@@ -12,10 +12,10 @@ from agentdistill.demo.run import BASE, SETS, DemoConfig, comparisons, demo, mak
 from agentdistill.demo.teacher import teacher
 from agentdistill.demo.world import CHAINS, LARGE, RELATIONS, Names, cluster, fact_question, problem, share
 from agentdistill.distillation import GenerateConfig, generate, select
-from agentdistill.model import Message, Sampling
-from agentdistill.task import Task
-from agentdistill.tool import web_search
-from agentdistill.training import TrainConfig
+from agentdistill.models.model import Message, Sampling
+from agentdistill.tasks.task import Task
+from agentdistill.tools.tool import web_search
+from agentdistill.training.trainer import TrainConfig
 
 SMALL = DemoConfig(
     sizes=("S",),

@@ -10,30 +10,15 @@ import pytest
 from agentdistill import Candidate, ParseFailure, Step, Task, Trajectory, generate, read_trajectories, select
 from agentdistill._core import TrajectoryWriter
 from agentdistill.distillation import GenerateConfig, SelectConfig
-from agentdistill.engine import rollout
-from agentdistill.examples import to_examples
-from agentdistill.likelihood import mean_nll
-from agentdistill.model import Message, ScriptedModel
-from agentdistill.prompt import load_prompt
-
-
-def code(text: str, thought: str = "I act.") -> str:
-    return f"Thought: {thought}\nCode:\n```py\n{text}\n```<end_code>"
-
+from agentdistill.models.model import Message
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.rollouts.engine import rollout
+from agentdistill.rollouts.prompt import load_prompt
+from agentdistill.training.examples import to_examples
+from agentdistill.training.likelihood import mean_nll
+from samples import TASK, code, teacher
 
 # ---- the teacher ---------------------------------------------------------------------------------
-
-
-def teacher(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Reasons in words when asked to; else acts, going on from its first thought when it is given one."""
-    if "<answer>" in messages[0].content:
-        return "First I add the two.\n\nThat is 5.\n\n<answer>\\boxed{5}</answer>"
-    if messages[-1].role == "user" and len(messages) == 2:
-        return f"{'' if prefix else 'Thought:'} Now in code.\nCode:\n```py\nx = 2 + 3\nprint(x)\n```"
-    return code("final_answer(x)")
-
-
-TASK = Task("q", "What is 2 + 3?", "5", "sums", "math")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest
 def test_the_commands_of_a_page_are_commands(page: str) -> None:
     for command in COMMAND.findall(BLOCK.sub("", PAGES[page])):
         try:
-            cli._parse(shlex.split(command, comments=True))
+            cli.parse(shlex.split(command, comments=True))
         except SystemExit as error:
             pytest.fail(f"{page}: agentdistill {command}: {error}")
 

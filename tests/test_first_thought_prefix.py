@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentdistill.first_thought_prefix import first_thought, first_thought_prefix
-from agentdistill.model import Message, Sampling, ScriptedModel
+from agentdistill.models.model import Message, Sampling
+from agentdistill.models.scripted import ScriptedModel
 
 CHAINS = [
     ("Find the film first.\n\nThe film is X.\n\n<answer>Y</answer>", "Find the film first."),

@@ -11,13 +11,14 @@ import pytest
 
 from agentdistill import Candidate, Step, Task, Trajectory, cli, generate, read_trajectories
 from agentdistill._core import TrajectoryWriter
-from agentdistill.correction import CorrectConfig
 from agentdistill.demo.run import BASE
 from agentdistill.distillation import GenerateConfig
-from agentdistill.model import ScriptedModel, count_parameters
-from agentdistill.player import RolloutConfig
+from agentdistill.models.loading import count_parameters
+from agentdistill.models.scripted import ScriptedModel
 from agentdistill.recipe import Cost, correct_cost, load_recipe, rollout_cost, train_cost
-from agentdistill.training import TrainConfig
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.training.correction import CorrectConfig
+from agentdistill.training.trainer import TrainConfig
 
 PAPER = Path(__file__).parents[1] / "recipes" / "paper"
 
@@ -124,7 +125,7 @@ def test_a_recipe_that_makes_no_sense_is_refused_before_anything_is_run(
 @pytest.mark.parametrize("recipe", sorted(PAPER.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_paper_s_recipes_are_commands_and_differ_in_size_alone(recipe: Path) -> None:
     for step in load_recipe(recipe):
-        cli._parse(step.arguments)
+        cli.parse(step.arguments)
     kind, size = recipe.stem.rsplit("-", 1)
     smallest = (PAPER / f"{kind}-0.5b.toml").read_text()
     assert recipe.read_text() == smallest.replace("0.5b", size).replace("0.5B", size.upper())

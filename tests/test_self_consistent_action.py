@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentdistill import AgentDistillError, Limits, Sandbox, State
 from agentdistill._core import StepResult
-from agentdistill.model import Completion, Generation
+from agentdistill.models.model import Completion, Generation
 from agentdistill.self_consistent_action import SelfConsistentAction
 
 
@@ -119,7 +119,7 @@ def test_what_the_core_raises_reaches_each_step_that_waits() -> None:
 LEFT = """
 import asyncio, time
 from agentdistill import Sandbox
-from agentdistill.engine import event_loop
+from agentdistill.event_loop import event_loop
 from agentdistill.self_consistent_action import SelfConsistentAction
 
 called = asyncio.Event()

@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 from agentdistill import Action, Task, convert, iter_trajectories, parse_action, read_trajectories, rollout
-from agentdistill.model import Message, ScriptedModel
+from agentdistill.models.model import Message
+from agentdistill.models.scripted import ScriptedModel
 
 ROUNDS = 3
 WORDS = ("river", "town", "bridge", "mayor", "album", "singer", "station", "island", "castle", "painter", "valley")

@@ -35,10 +35,13 @@ from smolagents.monitoring import LogLevel
 
 from agentdistill import Bm25Index, Task, Trajectory
 from agentdistill.demo.run import DemoConfig, make_world
-from agentdistill.engine import rollout, run_blocking
-from agentdistill.model import Generation, Message, Sampling, ScriptedModel, load_model
-from agentdistill.player import RolloutConfig
-from agentdistill.tool import web_search
+from agentdistill.event_loop import run_blocking
+from agentdistill.models.loading import load_model
+from agentdistill.models.model import Generation, Message, Sampling
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.rollouts.engine import rollout
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.tools.tool import web_search
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from vllm_server import vllm_serve

@@ -19,10 +19,10 @@ from pathlib import Path
 from agentdistill import Bm25Index, Trajectory, generate, select, train
 from agentdistill.demo.run import BASE, DemoConfig, make_world
 from agentdistill.demo.teacher import teacher
-from agentdistill.examples import load_tokenizer, to_examples
-from agentdistill.prompt import assistant_turn
-from agentdistill.tool import web_search
-from agentdistill.training import TrainConfig
+from agentdistill.rollouts.prompt import assistant_turn
+from agentdistill.tools.tool import web_search
+from agentdistill.training.examples import load_tokenizer, to_examples
+from agentdistill.training.trainer import TrainConfig
 
 CONFIG = TrainConfig(method="full", learning_rate=1e-4, epochs=1, batch_size=8, device_batch_size=8, max_length=2048)
 PACKED = TrainConfig(**{**vars(CONFIG), "packing": True, "batch_size": 2, "device_batch_size": 1})

@@ -34,41 +34,43 @@ from agentdistill._core import (
 )
 
 if TYPE_CHECKING:
-    from agentdistill.correction import correct
     from agentdistill.distillation import generate, select
-    from agentdistill.engine import rollout
-    from agentdistill.evaluation import evaluate
-    from agentdistill.formats import convert
-    from agentdistill.grading import Grade, grade
-    from agentdistill.http_retriever import HttpRetriever
-    from agentdistill.math_equality import math_equal
-    from agentdistill.model import ModelError, load_model
-    from agentdistill.regrading import regrade
-    from agentdistill.session import state_before
-    from agentdistill.squad import exact_match, f1
-    from agentdistill.task import Task, load_tasks
-    from agentdistill.training import train
+    from agentdistill.files.formats import convert
+    from agentdistill.grading.grade import Grade, grade
+    from agentdistill.grading.math_equality import math_equal
+    from agentdistill.grading.squad import exact_match, f1
+    from agentdistill.models.loading import load_model
+    from agentdistill.models.model import ModelError
+    from agentdistill.results.evaluation import evaluate
+    from agentdistill.results.regrading import regrade
+    from agentdistill.rollouts.engine import rollout
+    from agentdistill.rollouts.session import state_before
+    from agentdistill.tasks.loading import load_tasks
+    from agentdistill.tasks.task import Task
+    from agentdistill.tools.http_retriever import HttpRetriever
+    from agentdistill.training.correction import correct
+    from agentdistill.training.trainer import train
 
 _LAZY = {
-    "HttpRetriever": "http_retriever",
-    "Task": "task",
-    "load_tasks": "task",
-    "ModelError": "model",
-    "load_model": "model",
-    "rollout": "engine",
-    "state_before": "session",
+    "HttpRetriever": "tools.http_retriever",
+    "Task": "tasks.task",
+    "load_tasks": "tasks.loading",
+    "ModelError": "models.model",
+    "load_model": "models.loading",
+    "rollout": "rollouts.engine",
+    "state_before": "rollouts.session",
     "generate": "distillation",
     "select": "distillation",
-    "convert": "formats",
-    "correct": "correction",
-    "train": "training",
-    "evaluate": "evaluation",
-    "Grade": "grading",
-    "grade": "grading",
-    "exact_match": "squad",
-    "f1": "squad",
-    "math_equal": "math_equality",
-    "regrade": "regrading",
+    "convert": "files.formats",
+    "correct": "training.correction",
+    "train": "training.trainer",
+    "evaluate": "results.evaluation",
+    "Grade": "grading.grade",
+    "grade": "grading.grade",
+    "exact_match": "grading.squad",
+    "f1": "grading.squad",
+    "math_equal": "grading.math_equality",
+    "regrade": "results.regrading",
 }
 
 __all__ = [
@@ -118,7 +120,7 @@ __all__ = [
 
 def _repr_html_(self: Trajectory) -> str:
     """As a notebook shows it."""
-    from agentdistill.page import in_notebook
+    from agentdistill.results.page import in_notebook
 
     return in_notebook(self)
 

@@ -8,26 +8,24 @@ More can be asked of what is kept than the paper asks: :class:`SelectConfig`. No
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from agentdistill._core import ParseFailure, Trajectory, TrajectoryWriter, read_trajectories
-from agentdistill.chain_of_thought import chain_sampling
-from agentdistill.engine import rollout
+from agentdistill._core import ParseFailure, Trajectory, read_trajectories
 from agentdistill.extras import need
 from agentdistill.first_thought_prefix import Prefix, first_thought_prefix, recorded_prefixes
-from agentdistill.grading import is_right
-from agentdistill.model import Model
-from agentdistill.player import RolloutConfig
-from agentdistill.prompt import assistant_turn, default_prompt, load_prompt, opening
-from agentdistill.session import steps_given
-from agentdistill.squad import normalize
-from agentdistill.task import Task
-from agentdistill.tool import Tool
+from agentdistill.grading.squad import normalize
+from agentdistill.models.model import Model
+from agentdistill.rollouts.chain_of_thought import chain_sampling
+from agentdistill.rollouts.engine import rollout
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.rollouts.prompt import assistant_turn, default_prompt, load_prompt, opening
+from agentdistill.tasks.task import Task
+from agentdistill.tools.tool import Tool
+from agentdistill.trajectories import is_right, steps_given, write_trajectories
 
 # ---- generate ------------------------------------------------------------------------------------
 
@@ -204,7 +202,7 @@ def _one_a_task(trajectories: Sequence[Trajectory], config: SelectConfig) -> lis
     losses: dict[str, float] = {}
     if config.student is not None and several:
         need("transformers", "train")
-        from agentdistill.likelihood import mean_nll  # here, since torch takes seconds to import
+        from agentdistill.training.likelihood import mean_nll  # here, since torch takes seconds to import
 
         means = mean_nll(several, config.student, prompt=config.prompt)
         losses = {sample.task_id: mean for sample, mean in zip(several, means, strict=True)}
@@ -218,12 +216,3 @@ def _distinct(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         turns = (assistant_turn(step.candidates[step.winner]) for step in trajectory.steps)
         said.setdefault((trajectory.question, *turns), trajectory)
     return list(said.values())
-
-
-def write_trajectories(trajectories: Sequence[Trajectory], run: str, output: Path) -> None:
-    """Make a file of them, with ``run`` (JSON) as its header, in one step: one that is there is replaced whole."""
-    new = output.with_name(f".{output.name}.new")
-    new.unlink(missing_ok=True)
-    with TrajectoryWriter(new, run) as writer:
-        writer.append(trajectories)
-    os.replace(new, output)

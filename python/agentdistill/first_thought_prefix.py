@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentdistill._core import iter_trajectories
-from agentdistill.model import Message, Model, Sampling
+from agentdistill.models.model import Message, Model, Sampling
 
 # What may not leak into a first thought: the answer itself, or code. Reasoning that opens with it has no first thought.
 _ANSWER_OR_CODE = re.compile(

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from agentdistill._core import iter_trajectories, read_trajectories
-from agentdistill.benchmark import located
-from agentdistill.correction import CorrectConfig, to_correct
 from agentdistill.distillation import GenerateConfig
-from agentdistill.grading import task_of
-from agentdistill.model import count_parameters
-from agentdistill.player import RolloutConfig
-from agentdistill.prompt import assistant_turn, load_prompt
-from agentdistill.task import Task
-from agentdistill.training import TrainConfig
+from agentdistill.grading.grade import task_of
+from agentdistill.models.loading import count_parameters
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.rollouts.prompt import assistant_turn, load_prompt
+from agentdistill.tasks.benchmark import located
+from agentdistill.tasks.task import Task
+from agentdistill.training.correction import CorrectConfig, to_correct
+from agentdistill.training.trainer import TrainConfig
 
 _ENGINE = r"^(judge:)?(vllm|transformers|recorded):|(?<=\.py):\w+$"
 """What stands before a model's path, or behind the path of a grader's function."""

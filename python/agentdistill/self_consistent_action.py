@@ -19,8 +19,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
 from agentdistill._core import Sandbox, State, StepQueue, StepResult, Vote
-from agentdistill.model import Generation
-from agentdistill.prompt import ActionFormat
+from agentdistill.action_format import ActionFormat
+from agentdistill.models.model import Generation
 
 STEPS_THAT_WAIT = 64
 """Steps under way at once when they may wait for slow tools, and so need no core."""

@@ -22,7 +22,7 @@ pub struct PyBm25Index(pub Arc<Bm25Index>);
 #[pymethods]
 impl PyBm25Index {
     /// Index passages: an iterable of ``(id, title, text)`` or of dicts with ``id|_id``, ``title``, ``text`` (or
-    /// ``contents``); or files and folders of them, which ``agentdistill.corpus`` reads.
+    /// ``contents``); or files and folders of them, which ``agentdistill.files.corpus`` reads.
     ///
     /// A title counts ``title_weight`` times. ``progress`` is called now and then with the number of passages indexed and, for files, the share of them that
     /// has been read, 0 to 1. The index appears at ``path`` only when complete. Raises RetrievalError (with file and
@@ -156,7 +156,7 @@ struct Source<'py> {
     passages: Option<Bound<'py, PyIterator>>,
 }
 
-/// An iterable is one source; of paths, agentdistill.corpus says what is there.
+/// An iterable is one source; of paths, agentdistill.files.corpus says what is there.
 fn sources<'py>(passages: &Bound<'py, PyAny>) -> PyResult<Vec<Source<'py>>> {
     let paths = match passages.extract::<PathBuf>() {
         Ok(path) => vec![path],
@@ -168,7 +168,7 @@ fn sources<'py>(passages: &Bound<'py, PyAny>) -> PyResult<Vec<Source<'py>>> {
     if paths.is_empty() {
         return Ok(vec![Source { path: None, bytes: 0, rows: 0, passages: Some(passages.try_iter()?) }]);
     }
-    let found = passages.py().import("agentdistill.corpus")?.call_method1("find_passages", (paths,))?;
+    let found = passages.py().import("agentdistill.files.corpus")?.call_method1("find_passages", (paths,))?;
     let found: Vec<(PathBuf, u64, u64, Option<Bound<'py, PyAny>>)> = found.extract()?;
     let source = |(path, bytes, rows, passages): (_, _, _, Option<Bound<'py, PyAny>>)| {
         let passages = passages.map(|passages| passages.try_iter()).transpose()?;

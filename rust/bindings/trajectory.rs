@@ -68,7 +68,7 @@ pub fn read_header(py: Python<'_>, path: PathBuf) -> Result<Option<String>> {
     py.detach(|| trajectory::read_header(&path))
 }
 
-/// Convert files of trajectories from one format to another: ``agentdistill.formats.convert`` says how.
+/// Convert files of trajectories from one format to another: ``agentdistill.files.formats.convert`` says how.
 ///
 /// ``progress`` is called now and then with the number of trajectories read and the share of the files that has been read, 0
 /// to 1. Gives how many trajectories were read, and how many records written.

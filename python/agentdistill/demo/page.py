@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from agentdistill._core import Trajectory, read_trajectories
-from agentdistill.grading import is_right
-from agentdistill.page import Html, episode, html, page, table
-from agentdistill.plots import figure, save, svg, within_page
+from agentdistill.results.page import Html, episode, html, page, table
+from agentdistill.results.plots import figure, save, svg, within_page
+from agentdistill.trajectories import is_right
 
 ARM_NAMES = {"cot": "CoT distillation", "agent": "agent distillation", "agent+sag": "agent distillation + SAG"}
 COLOURS = {"cot": "#9aa5b1", "agent": "#2f6f9f", "agent+sag": "#d1792c"}

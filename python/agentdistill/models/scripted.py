@@ -1,0 +1,26 @@
+"""A model whose completions a function writes: for tests, and for the demo's teacher."""
+
+from collections.abc import Callable, Sequence
+
+from agentdistill.models.model import Completion, Generation, Message, Sampling, cut_at_stop
+
+
+class ScriptedModel:
+    """A model whose every completion a function writes: the demo's teacher, and the tests' models.
+
+    ``policy(messages, prefix, index)`` returns the text of candidate ``index`` after ``prefix``. Stop strings hold;
+    token limits do not, as there are no tokens.
+    """
+
+    def __init__(self, name: str, policy: Callable[[Sequence[Message], str, int], str]) -> None:
+        self.name = name
+        self._policy = policy
+
+    async def generate(
+        self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
+    ) -> Generation:
+        texts = [self._policy(messages, prefix, index) for index in range(n)]
+        return Generation([Completion(cut_at_stop(text, sampling.stop)) for text in texts])
+
+    async def close(self) -> None:
+        pass

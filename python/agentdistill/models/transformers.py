@@ -1,0 +1,491 @@
+"""A model run in this process by transformers: no server, no compiler, quick for small students, on a CPU too.
+
+All requests that wait are worked on together: a row per completion, each with its own length, sampling and stop
+strings. A row leaves the batch when it ends and another takes its place, so nobody waits for the slowest (continuous
+batching). Rows write their keys and values into slots of one preallocated cache; nothing is padded or copied from step
+to step. What a conversation has read is kept for its next turn, so that a prompt is not read again at every step.
+
+Decoders with full attention are supported (Qwen2, Qwen3, Llama, ...). Not here: training, and serving large models
+(vLLM).
+"""
+
+import asyncio
+import random
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache
+
+from agentdistill.models.loading import model_files
+from agentdistill.models.model import (
+    Completion,
+    Generation,
+    Message,
+    ModelError,
+    SampledModel,
+    Sampling,
+    Show,
+    cut_at_stop,
+)
+from agentdistill.models.rendering import Renderer
+
+
+class TransformersModel(SampledModel):
+    """A causal language model with a chat template, from a folder or a hub; a PEFT adapter is merged into its base."""
+
+    def __init__(self, path_or_id: str, *, batch_size: int = 128, device: str | None = None) -> None:
+        """``batch_size``: most completions worked on at once. ``device``: by default the GPU if there is one.
+
+        Raises ModelError for a model that is not there, or that this engine cannot run.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: give at least 1")
+        self.name = path_or_id
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model, tokenizer = load(path_or_id, device)
+        others = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
+        if others:
+            raise ModelError(f"{path_or_id} has layers of {', '.join(sorted(others))}: run it by vllm:{path_or_id}")
+        self._decoder = _Decoder(model, tokenizer, batch_size, path_or_id)
+        self._thread: threading.Thread | None = None
+
+    async def _draw(
+        self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
+    ) -> Generation:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._decoder.run, name="transformers-model", daemon=True)
+            self._thread.start()
+        request = _Request(list(messages), sampling, n, prefix)
+        self._decoder.submit(request)
+        generation = await asyncio.wrap_future(request.result)
+        if show:
+            show(generation.completions[0].text)
+        return generation
+
+    async def close(self) -> None:
+        self._decoder.stop()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+
+def load(path_or_id: str, device: str) -> tuple[Any, Any]:
+    """Model and tokenizer, ready to run; an adapter is merged into its base. Raises ModelError for a model that is not
+    there."""
+    files = model_files(path_or_id)
+    try:
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        model = AutoModelForCausalLM.from_pretrained(files.model, dtype=dtype)
+        if files.adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, files.adapter).merge_and_unload()
+        own = files.adapter and (Path(files.adapter) / "tokenizer_config.json").exists()
+        tokenizer = AutoTokenizer.from_pretrained(files.adapter if own else files.model)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"cannot load {path_or_id}: {error}") from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
+        )
+    return model.to(device).eval(), tokenizer
+
+
+@dataclass(eq=False)
+class _Request:
+    """One call of ``generate``; ``result`` is set when its last completion has ended."""
+
+    messages: list[Message]
+    sampling: Sampling
+    n: int
+    prefix: str
+    result: Future[Generation] = field(default_factory=Future)
+    prompt: list[int] = field(default_factory=list)
+    done: dict[int, Completion] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Row:
+    """One completion under way."""
+
+    request: _Request
+    index: int
+    limit: int
+    """Most tokens it may still be given, by ``max_tokens`` and the context."""
+    random: random.Random
+    last: int
+    """The token that is read next."""
+    length: int
+    """Tokens read so far: the row's keys and values fill this much of its slot."""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class _Kept(NamedTuple):
+    """What a conversation has read: the tokens, and their keys and values (layer, head, position, dimension)."""
+
+    tokens: list[int]
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class _Known(NamedTuple):
+    """How much of a prompt need not be read again, and where it is kept."""
+
+    length: int
+    kept: _Kept | None
+
+
+class _Decoder:
+    """The worker: it alone touches the model and the tokenizer, in a thread of its own."""
+
+    _PREFILL_TOKENS = 8_192
+    """Most tokens, padding included, of one forward pass over new prompts; bounds its memory."""
+    _CHUNK = 2_048
+    """Most tokens of one prompt in such a pass."""
+    _KEPT_BYTES = 512 << 20
+    """Most memory for what conversations have read so far."""
+    _IDLE_SECONDS = 10.0
+    """After so long without work, memory is given back."""
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, name: str) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._render = Renderer(tokenizer)
+        self._batch_size = batch_size
+        self._name = name
+        self._context = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+        self._ends = _end_tokens(model, tokenizer)
+        self._token_texts: dict[int, str] = {}
+        self._slots = _Slots(model.config.num_hidden_layers)
+        self._rows: list[_Row] = []  # each in the slot of its index
+        self._kept: OrderedDict[tuple[Message, ...], _Kept] = OrderedDict()
+        self._waiting: deque[_Request] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+
+    def submit(self, request: _Request) -> None:
+        with self._changed:
+            if self._stopped:
+                raise ModelError(f"{self._name} is closed")
+            self._waiting.append(request)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Work until stopped."""
+        with torch.inference_mode():
+            self._work()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._rows or self._stopped):
+                    if not self._changed.wait(self._IDLE_SECONDS):
+                        self._slots.clear()
+                        self._kept.clear()
+                if self._stopped:
+                    break
+                new = self._take_waiting()
+            try:
+                self._admit(new)
+                self._step()
+            except Exception as error:  # out of memory, most likely: those it happened to are told, others go on
+                self._fail({id(r): r for r in [*new, *(row.request for row in self._rows)]}.values(), error)
+                self._rows.clear()
+        self._fail([*self._waiting, *(row.request for row in self._rows)], ModelError(f"{self._name} is closed"))
+
+    def _take_waiting(self) -> list[_Request]:
+        """Requests there is room for now, in the order they came; one wider than the batch goes alone."""
+        free, new = self._batch_size - len(self._rows), list[_Request]()
+        while self._waiting and (self._waiting[0].n <= free or (not self._rows and not new)):
+            request = self._waiting.popleft()
+            if not request.result.cancelled():
+                free -= request.n
+                new.append(request)
+        return new
+
+    def _admit(self, new: list[_Request]) -> None:
+        """Read the prompts of new requests, and give each completion a row."""
+        ready = []
+        for request in new:
+            try:
+                request.prompt = self._render(request.messages, request.prefix)
+            except Exception as error:
+                self._fail([request], error)
+                continue
+            if len(request.prompt) >= self._context:
+                _finish(request, [Completion("", [], [] if request.sampling.logprobs else None, "length")] * request.n)
+            else:
+                ready.append(request)
+        known = {id(request): self._known(request) for request in ready}
+        ready.sort(key=lambda request: len(request.prompt) - known[id(request)].length)
+        while ready:
+            longest = len(ready[-1].prompt) - known[id(ready[-1])].length
+            batch = [ready.pop()]
+            while ready and (len(batch) + 1) * min(longest, self._CHUNK) <= self._PREFILL_TOKENS:
+                batch.append(ready.pop())
+            self._prefill(batch, [known[id(request)] for request in batch])
+
+    def _prefill(self, batch: list[_Request], known: "list[_Known]") -> None:
+        """Read the prompts of a batch, but for what is known and each one's last token, which the next step reads."""
+        first = len(self._rows)
+        for index in range(max(request.n for request in batch)):  # the first candidates side by side, then the others
+            for request in batch:
+                if index < request.n:
+                    seed, limit = request.sampling.seed, self._context - len(request.prompt)
+                    rng = random.Random() if seed is None else random.Random(f"{seed} {index} {request.prompt}")
+                    limit = min(limit, request.sampling.max_tokens)
+                    self._rows.append(_Row(request, index, limit, rng, request.prompt[-1], len(request.prompt) - 1))
+        unread = [request.prompt[length:-1] for request, (length, _) in zip(batch, known, strict=True)]
+        longest = max(map(len, unread))
+        self._slots.reserve(len(self._rows), max(length for length, _ in known) + longest + 1)
+        for slot, (length, kept) in enumerate(known, start=first):
+            if kept is not None:
+                self._slots.write(slot, length, kept.keys, kept.values)
+        decoder = self._model.get_decoder()  # without the head: the logits of a prompt are not needed
+        starts = torch.tensor([[length] for length, _ in known], device=self._model.device)
+        for start in range(0, longest, self._CHUNK):
+            end = min(start + self._CHUNK, longest)
+            ids = [tokens[start:end] + [0] * (end - max(start, len(tokens))) for tokens in unread]
+            self._forward(decoder, ids, first, starts + torch.arange(start, end, device=starts.device))
+        for slot in range(first + len(batch), len(self._rows)):
+            row = self._rows[slot]
+            self._slots.copy(first + batch.index(row.request), slot, row.length)
+
+    def _forward(self, network: Any, ids: list[list[int]], first: int, positions: torch.Tensor) -> Any:
+        """Run ``network`` over the next tokens of the rows from ``first`` on: each sees its own row up to itself."""
+        used = int(positions.max()) + 1
+        self._slots.place(first, positions, used)
+        hidden = torch.arange(used, device=positions.device) > positions[:, :, None]
+        mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=positions.device)
+        return network(
+            input_ids=torch.tensor(ids, device=positions.device),
+            position_ids=positions,
+            attention_mask=mask.masked_fill_(hidden, -torch.inf)[:, None],
+            past_key_values=self._slots,
+            use_cache=True,
+        )
+
+    def _known(self, request: _Request) -> "_Known":
+        """What of a prompt has been read before: by an earlier turn of its conversation, or else by the latest one."""
+        kept = self._kept.get(_opening(request.messages)) or next(reversed(self._kept.values()), None)
+        if kept is None:
+            return _Known(0, None)
+        most = min(len(kept.tokens), len(request.prompt) - 1)
+        length = next((i for i in range(most) if kept.tokens[i] != request.prompt[i]), most)
+        return _Known(length, kept)
+
+    def _keep(self, slot: int, row: _Row) -> None:
+        """Remember what ``row`` has read, for the next turn of its conversation."""
+        tokens = (row.request.prompt + row.tokens)[: row.length]
+        opening = _opening(row.request.messages)
+        self._kept.pop(opening, None)
+        self._kept[opening] = _Kept(tokens, *self._slots.read(slot, row.length))
+        held = sum(kept.keys.nbytes + kept.values.nbytes for kept in self._kept.values())
+        while held > self._KEPT_BYTES:
+            _, kept = self._kept.popitem(last=False)
+            held -= kept.keys.nbytes + kept.values.nbytes
+
+    def _step(self) -> None:
+        """One more token for every row."""
+        self._leave([row for row in self._rows if row.request.result.cancelled()])
+        if not self._rows:
+            return
+        lengths = torch.tensor([[row.length] for row in self._rows], device=self._model.device)
+        self._slots.reserve(len(self._rows), max(row.length for row in self._rows) + 1)
+        logits = self._forward(self._model, [[row.last] for row in self._rows], 0, lengths).logits[:, -1].float()
+        tokens = _draw(logits, self._rows)
+        if any(row.request.sampling.logprobs for row in self._rows):
+            chosen = (
+                logits.log_softmax(-1).gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+            )
+            for row, logprob in zip(self._rows, chosen, strict=True):
+                row.logprobs.append(logprob)
+        ended = []
+        for slot, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
+            row.tokens.append(token)
+            row.last = token
+            row.length += 1
+            if (completion := self._completion(row)) is not None:
+                ended.append(row)
+                if row.index == 0:
+                    self._keep(slot, row)
+                row.request.done[row.index] = completion
+        self._leave(ended)
+        for row in ended:
+            if len(row.request.done) == row.request.n:
+                _finish(row.request, [row.request.done[index] for index in range(row.request.n)])
+
+    def _completion(self, row: _Row) -> Completion | None:
+        """What ``row`` came to, if its last token ended it."""
+        sampling, token = row.request.sampling, row.tokens[-1]
+        logprobs = row.logprobs if sampling.logprobs else None
+        if token in self._ends:
+            text = self._text(row.request.prompt, row.tokens[:-1])
+            return Completion(cut_at_stop(text, sampling.stop), row.tokens, logprobs, "stop")
+        if sampling.stop and self._may_end_a_stop(token, sampling.stop):
+            text = self._text(row.request.prompt, row.tokens)
+            if (cut := cut_at_stop(text, sampling.stop)) != text:
+                return Completion(cut, row.tokens, logprobs, "stop")
+        if len(row.tokens) == row.limit:
+            text = self._text(row.request.prompt, row.tokens).rstrip("\N{REPLACEMENT CHARACTER}")  # half a character
+            return Completion(text, row.tokens, logprobs, "length")
+        return None
+
+    def _may_end_a_stop(self, token: int, stop: tuple[str, ...]) -> bool:
+        """Whether a stop string can end in ``token``: a cheap test that spares decoding the text at every step."""
+        if (text := self._token_texts.get(token)) is None:
+            text = self._token_texts[token] = self._tokenizer.decode([token])
+        return any(s[-1] in text or s[-1].isspace() or not s[-1].isascii() for s in stop)
+
+    def _text(self, prompt: list[int], tokens: list[int]) -> str:
+        """The text of ``tokens`` after ``prompt``: a tokenizer may write a token differently where a text begins."""
+        before = prompt[-4:]
+        whole, start = (self._tokenizer.decode(ids, skip_special_tokens=True) for ids in (before + tokens, before))
+        return str(whole[len(start) :])
+
+    def _leave(self, rows: list[_Row]) -> None:
+        """Take ``rows`` out of the batch; the last ones move into the slots that become free."""
+        gone = {id(row) for row in rows}
+        for slot in range(len(self._rows) - 1, -1, -1):
+            if id(self._rows[slot]) in gone:
+                last = self._rows.pop()
+                if slot < len(self._rows):
+                    self._slots.copy(len(self._rows), slot, last.length)
+                    self._rows[slot] = last
+
+    def _fail(self, requests: Iterable[_Request], error: Exception) -> None:
+        known = isinstance(error, ModelError | ValueError)
+        for request in requests:
+            if not request.result.done():
+                request.result.set_exception(error if known else ModelError(f"{self._name} failed: {error}"))
+
+
+class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped to mypy
+    """The keys and values of all rows: two tensors (layer, slot, head, position, dimension) that grow as needed.
+
+    ``place`` says where the next forward pass belongs; the attention of transformers calls ``update``, layer by layer.
+    """
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers=[])
+        self._layers = layers
+        self._slots = self._positions = 0
+        self._keys: torch.Tensor | None = None
+        self._values: torch.Tensor | None = None
+
+    def reserve(self, slots: int, positions: int) -> None:
+        """Make room for ``slots`` slots of ``positions`` tokens each."""
+        if slots <= self._slots and positions <= self._positions:
+            return
+        self._slots = max(slots, 2 * self._slots) if slots > self._slots else self._slots
+        self._positions = positions * 5 // 4 + 64 if positions > self._positions else self._positions
+        self._keys, self._values = self._grown(self._keys), self._grown(self._values)
+
+    def place(self, first: int, positions: torch.Tensor, used: int) -> None:
+        """Next comes a pass over the slots from ``first`` on: the i-th one's j-th token is its ``positions[i, j]``-th.
+
+        It sees the positions before ``used``, as far as its mask lets it.
+        """
+        end = first + len(positions)
+        self._where = torch.arange(first, end, device=positions.device)[:, None], slice(None), positions
+        self._seen = slice(first, end), slice(None), slice(used)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._keys is None or self._values is None:
+            self._keys, self._values = self._room(key_states), self._room(value_states)
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        keys[self._where], values[self._where] = key_states.transpose(1, 2), value_states.transpose(1, 2)
+        return keys[self._seen], values[self._seen]
+
+    def read(self, slot: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A copy of the first ``length`` positions of a slot."""
+        assert self._keys is not None and self._values is not None
+        return self._keys[:, slot, :, :length].clone(), self._values[:, slot, :, :length].clone()
+
+    def write(self, slot: int, length: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put back the first ``length`` positions of what was read."""
+        if self._keys is None or self._values is None:
+            self._keys, self._values = self._room(keys), self._room(values)
+        self._keys[:, slot, :, :length], self._values[:, slot, :, :length] = keys[:, :, :length], values[:, :, :length]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        if self._keys is not None and self._values is not None:  # else nothing has been read yet
+            self._keys[:, target, :, :length] = self._keys[:, source, :, :length]
+            self._values[:, target, :, :length] = self._values[:, source, :, :length]
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self._slots = self._positions = 0
+        self._keys = self._values = None
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def _room(self, like: torch.Tensor) -> torch.Tensor:
+        """Zeros, since what a mask hides must still be a number."""
+        return like.new_zeros(self._layers, self._slots, like.shape[1], self._positions, like.shape[-1])
+
+    def _grown(self, old: torch.Tensor | None) -> torch.Tensor | None:
+        if old is None:
+            return None
+        new = old.new_zeros(self._layers, self._slots, old.shape[2], self._positions, old.shape[4])
+        new[:, : old.shape[1], :, : old.shape[3]] = old
+        return new
+
+
+def _draw(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
+    """A token for each row, by its own temperature, top-p and random numbers, whoever else is in the batch."""
+    tokens: list[int] = logits.argmax(-1).tolist()
+    hot = [i for i, row in enumerate(rows) if row.request.sampling.temperature > 0]
+    if not hot:
+        return tokens
+    sampling = [rows[i].request.sampling for i in hot]
+
+    def column(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, device=logits.device)[:, None]
+
+    probabilities = (logits[hot] / column([s.temperature for s in sampling])).softmax(-1)
+    top_p = column([s.top_p for s in sampling])
+    # The likeliest tokens nearly always hold all the probability that counts; sorting everything is slow.
+    likeliest, ids = probabilities.topk(min(64, logits.shape[1]))
+    if (likeliest.sum(-1, keepdim=True) < top_p).any():
+        likeliest, ids = probabilities.sort(descending=True)
+    sums = likeliest.cumsum(-1)
+    kept = (sums - likeliest < top_p).sum(-1, keepdim=True)
+    point = column([rows[i].random.random() for i in hot]) * sums.gather(1, kept - 1)
+    chosen = torch.minimum((sums <= point).sum(-1, keepdim=True), kept - 1)
+    for i, token in zip(hot, ids.gather(1, chosen)[:, 0].tolist(), strict=True):
+        tokens[i] = token
+    return tokens
+
+
+def _opening(messages: list[Message]) -> tuple[Message, ...]:
+    """What a conversation keeps from turn to turn: the messages before the model's first."""
+    return tuple(takewhile(lambda message: message[0] != "assistant", messages))
+
+
+def _finish(request: _Request, completions: list[Completion]) -> None:
+    if not request.result.done():
+        used = sum(len(completion.token_ids or ()) for completion in completions)
+        request.result.set_result(Generation(completions, request.prompt, len(request.prompt), used))
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a turn, wherever a model's files say so."""
+    said = [model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id]
+    return frozenset(i for ids in said if ids is not None for i in (ids if isinstance(ids, list) else [ids]))

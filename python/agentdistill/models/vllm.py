@@ -1,0 +1,172 @@
+"""A model run by vLLM, its engine in a process beside this one: the fast way, on GPUs and on CPUs with AVX-512 or AVX2.
+
+Prompts are rendered and tokenized here, once, so that a trajectory has the exact ids; all n completions are one
+request, and vLLM keeps the common beginnings of prompts. When this process ends, be it killed, so does the engine's.
+Not here: ``vllm serve`` (``openai_model.py`` talks to it), and merging adapters.
+"""
+
+import gc
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Sequence
+from itertools import count
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+# Read by vLLM when it is imported.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process for the engine, not another for its worker
+os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a fork can hang once torch has had threads
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; half of the memory by default, too much beside other work
+
+from transformers import AutoTokenizer
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import tokens_input
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from agentdistill.models.loading import model_files
+from agentdistill.models.model import Completion, Generation, Message, ModelError, SampledModel, Sampling, Show
+from agentdistill.models.rendering import Renderer
+
+
+class VllmModel(SampledModel):
+    """A causal language model with a chat template, from a folder or a hub, with a PEFT adapter on it if the folder
+    is one.
+
+    To be asked from one event loop. A script that makes one needs ``if __name__ == "__main__":``, as the engine's
+    process imports it. An adapter that is not merged makes vLLM's answers repeat less exactly (vllm#7977).
+    """
+
+    def __init__(
+        self,
+        path_or_id: str,
+        *,
+        max_model_len: int | None = None,
+        gpu_memory_utilization: float = 0.9,
+        tensor_parallel_size: int = 1,
+    ) -> None:
+        """Start the engine, which takes seconds to minutes.
+
+        ``max_model_len``: most tokens of prompt and completion together (by default the model's own; paper: 10,240).
+        ``gpu_memory_utilization``: the part of a GPU's memory to take. ``tensor_parallel_size``: GPUs to spread it
+        over. Raises ModelError for a model that is not there, or that vLLM cannot run.
+        """
+        self.name = path_or_id
+        files = model_files(path_or_id)
+        options: dict[str, Any] = {"tensor_parallel_size": tensor_parallel_size}
+        if current_platform.is_cpu():
+            options |= {"dtype": "float32", "enforce_eager": True}  # exact, and no compiler needed
+            options["enable_chunked_prefill"] = False  # with it, vllm-cpu 0.32 can die of a seed
+        else:
+            options |= {"gpu_memory_utilization": gpu_memory_utilization}
+        self._adapter: LoRARequest | None = None
+        tokenizer_files = files.model
+        if files.adapter:
+            self._adapter = LoRARequest("adapter", 1, files.adapter)
+            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(files.adapter)}
+            if (Path(files.adapter) / "tokenizer_config.json").exists():
+                tokenizer_files = files.adapter
+        before = set(active_children())
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
+            self._render = Renderer(tokenizer)
+            arguments = AsyncEngineArgs(
+                model=files.model,
+                tokenizer=tokenizer_files,
+                max_model_len=max_model_len,
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                **options,
+            )
+            self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
+        except Exception as error:  # whatever vLLM raises: there is no list
+            raise ModelError(f"vLLM cannot run {path_or_id}: {error}") from error
+        self._guard = _guard(process.pid for process in set(active_children()) - before)
+        gc.collect()
+        gc.freeze()  # torch and vLLM are a million objects: each collection would go through them in vain
+        self._ids = count()  # of requests
+        self._context: int = self._engine.model_config.max_model_len
+        if not tokenizer.chat_template:
+            self._shut_down(self._engine)
+            raise ModelError(
+                f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
+            )
+
+    async def _draw(
+        self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
+    ) -> Generation:
+        if self._engine is None:
+            raise ModelError(f"{self.name} is closed")
+        prompt = self._render(messages, prefix)
+        if len(prompt) >= self._context:
+            cut = Completion("", [], [] if sampling.logprobs else None, "length")
+            return Generation([cut] * n, prompt, len(prompt), 0)
+        parameters = SamplingParams(
+            n=n,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=min(sampling.max_tokens, self._context - len(prompt)),
+            stop=list(sampling.stop),
+            seed=sampling.seed,
+            logprobs=0 if sampling.logprobs else None,
+            output_kind=RequestOutputKind.CUMULATIVE if show else RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # these are made for this request alone, and a deep copy takes as long as three of them
+        )
+        request = tokens_input(prompt)  # rendered: what is not, vLLM hands to a thread and back
+        request_id = str(next(self._ids))
+        result: Any = None
+        shown = 0
+        try:
+            async for part in self._engine.generate(request, parameters, request_id, lora_request=self._adapter):
+                result = part
+                if show and len(text := part.outputs[0].text) > shown:
+                    show(text[shown:])
+                    shown = len(text)
+        except Exception as error:  # a dead engine, most likely
+            raise ModelError(f"vLLM failed on {self.name}: {error}") from error
+        if result is None or len(result.outputs) < n:
+            raise ModelError(f"vLLM gave up a request to {self.name}; its messages are on standard error")
+        completions = [_completion(output) for output in sorted(result.outputs, key=lambda output: output.index)]
+        used = sum(len(completion.token_ids or ()) for completion in completions)
+        return Generation(completions, prompt, len(prompt), used, result.num_cached_tokens or 0)
+
+    async def close(self) -> None:
+        engine, self._engine = self._engine, None  # not kept: it would shut down again when the interpreter ends
+        if engine is not None:
+            self._shut_down(engine)
+
+    def _shut_down(self, engine: AsyncLLM) -> None:
+        engine.shutdown()
+        self._guard.kill()
+        self._guard.communicate()
+        gc.unfreeze()
+
+
+def _guard(engine: Iterable[int | None]) -> "subprocess.Popen[bytes]":
+    """Kills the engine's processes once this one is gone: they outlive a parent that is killed, and keep the GPU's
+    memory from the run that is to go on (vllm#55510).
+
+    A shell that reads from a pipe whose other end is here alone, in a session of its own, where Ctrl-C does not end it.
+    """
+    command = ["/bin/sh", "-c", 'read -r _; kill -9 "$@" 2>/dev/null', "sh", *map(str, engine)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def _completion(output: Any) -> Completion:
+    ids = list(output.token_ids)
+    logprobs = None
+    if output.logprobs is not None:
+        logprobs = [position[token].logprob for token, position in zip(ids, output.logprobs, strict=True)]
+    return Completion(output.text, ids, logprobs, output.finish_reason or "stop")
+
+
+def _rank(adapter: str) -> int:
+    """The smallest rank vLLM can reserve that holds the adapter's."""
+    rank = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)

@@ -1,0 +1,258 @@
+"""How good is a model at tasks it has not seen? Rollouts, a grader, and an honest table: accuracy with its interval,
+by task set.
+
+The rollout is the one that makes training data, greedy or with self-consistent actions. Not here: plots and pages
+(report.py), and grading again what was evaluated before (regrading.py).
+"""
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agentdistill._core import Trajectory, read_header, read_trajectories
+from agentdistill.grading.grade import Grader, task_of
+from agentdistill.grading.graders import graded, grader_of
+from agentdistill.grading.squad import f1
+from agentdistill.models.model import Model
+from agentdistill.results.page import table
+from agentdistill.rollouts.engine import rollout
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.tasks.task import Task
+from agentdistill.terminal import in_columns
+from agentdistill.tools.tool import Tool
+from agentdistill.trajectories import is_right, write_trajectories
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """The result on one task set."""
+
+    task_set: str
+    n: int
+    """Tasks. Those whose episode failed or could not be had are among them, and count as wrong."""
+    correct: int
+    accuracy: float
+    """Correct by n. Correct: by the graders named."""
+    low: float
+    """Lower end of the accuracy's 95 % interval (Wilson)."""
+    high: float
+    f1: float | None
+    """Mean overlap in words with the right answer; None where there is no fact among the tasks."""
+    outcomes: dict[str, int]
+    """How the episodes ended, most first. All but "final_answer" are ways to fail."""
+    steps: float
+    """Mean number of an episode's steps."""
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    """Mean time of an episode, with others under way beside it."""
+
+
+_HEADER = ("task set", "n", "accuracy", "95 % interval", "F1", "steps", "failures")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. ``str()`` of it is a table, and a notebook shows it as one."""
+
+    model: str
+    settings: dict[str, Any]
+    """The resolved configuration."""
+    graders: list[str]
+    """Names and versions: scores of different graders are not to be compared."""
+    accuracy: float
+    """Mean over the task sets, each counting the same, as the paper averages."""
+    sets: list[SetResult]
+
+    def to_json(self) -> str:
+        """Everything, as JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def load(cls, path: Path) -> "Evaluation":
+        """Of a ``results.json``. Raises OSError where there is none, ValueError for another file."""
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**known | {"sets": [SetResult(**result) for result in known["sets"]]})
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path.parent} has no {path.name}: let its evaluation end first") from error
+        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not what an evaluation writes ({error})") from error
+
+    def save(self, folder: Path) -> None:
+        """Write ``results.json`` and ``results.txt``."""
+        (folder / "results.json").write_text(self.to_json() + "\n", encoding="utf-8")
+        (folder / "results.txt").write_text(f"{self}\n", encoding="utf-8")
+
+    def regraded(self, trajectories: Sequence[Trajectory]) -> "Evaluation":
+        """The same by the grades that its trajectories have now. Raises ValueError for those of another evaluation."""
+        counts = Counter(trajectory.task_set for trajectory in trajectories)
+        if other := [name for name, n in counts.items() if n > {s.task_set: s.n for s in self.sets}.get(name, 0)]:
+            raise ValueError(
+                f"the results are not of all trajectories of {other[0]!r} there: evaluate all of them first"
+            )
+        correct = Counter(t.task_set for t in trajectories if is_right(t))
+        sets = [_counted(result, correct[result.task_set]) for result in self.sets]
+        return replace(self, graders=_graders(trajectories), accuracy=_mean(sets), sets=sets)
+
+    def __str__(self) -> str:
+        return in_columns([_HEADER, *self._rows()])
+
+    def _repr_html_(self) -> str:
+        """The table, as a notebook shows it."""
+        return table(_HEADER, self._rows())
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = [_row(result) for result in self.sets]
+        if len(self.sets) > 1:
+            rows.append(("mean", str(sum(result.n for result in self.sets)), f"{self.accuracy:.1%}", "", "", "", ""))
+        return rows
+
+
+def evaluate(
+    tasks: Sequence[Task],
+    model: Model | str,
+    tools: Sequence[Tool] = (),
+    config: RolloutConfig | None = None,
+    *,
+    output: str | Path | None = None,
+    grader: Grader | str | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Let ``model`` work on ``tasks`` and say how many it got right, by task set.
+
+    Greedy by default; ``candidates=8`` in ``config`` adds self-consistent actions. ``output`` is a folder: it gets
+    ``trajectories.jsonl``, ``results.json``, ``results.txt`` and ``metrics.json`` (see ``rollout``); an evaluation that
+    was stopped goes on where it was, and a folder of other settings is refused. ``grader``, as for ``regrade``, grades
+    these tasks' answers when the rollouts are done; by default the rollouts' grades count. Raises ValueError for a task
+    without an answer or a grader that is none, ModelError for a judge that cannot be had, and what ``rollout`` raises.
+    """
+    config = config or RolloutConfig()
+    if unknown := [task.id for task in tasks if task.answer is None]:
+        raise ValueError(f"task {unknown[0]!r} has no answer, so nobody can say whether a model's is right")
+    file = metrics = None
+    if output is not None:
+        output = Path(output)
+        output.mkdir(parents=True, exist_ok=True)
+        file, metrics = output / "trajectories.jsonl", output / "metrics.json"
+    meant = grader_of(grader, file) if grader is not None else None  # one that is none is said before hours of work
+    trajectories = rollout(
+        tasks, model, tools, config, output=file, progress=progress, metrics=metrics, title="evaluate"
+    )
+    if meant:
+        with meant as grade:
+            played = [task_of(known, task.kind) for known, task in zip(trajectories, tasks, strict=True)]
+            trajectories = graded(trajectories, played, grade, progress=progress)
+        if file:
+            _record_again(trajectories, file)
+    else:
+        _warn_of_several_graders(tasks, trajectories)
+    name = trajectories[0].model if trajectories else str(model)
+    evaluation = summarize(tasks, trajectories, name, config.settings())
+    if output is not None:
+        evaluation.save(output)
+    return evaluation
+
+
+def summarize(
+    tasks: Sequence[Task], trajectories: Sequence[Trajectory], model: str, settings: dict[str, Any]
+) -> Evaluation:
+    """The evaluation that graded ``trajectories`` amount to, one for each of ``tasks``, in the same order."""
+    by_set: dict[str, list[tuple[Task, Trajectory]]] = {}
+    for task, trajectory in zip(tasks, trajectories, strict=True):
+        by_set.setdefault(task.task_set, []).append((task, trajectory))
+    sets = [_set_result(name, pairs) for name, pairs in by_set.items()]
+    return Evaluation(model, settings, _graders(trajectories), _mean(sets), sets)
+
+
+def _record_again(trajectories: Sequence[Trajectory], file: Path) -> None:
+    """Put them in the place of what the file has under their ids; what it has of other tasks stays."""
+    new = {trajectory.task_id: trajectory for trajectory in trajectories}
+    known = read_trajectories(file)
+    write_trajectories([new.get(old.task_id, old) for old in known], read_header(file) or "{}", file)
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson 1927): good for few tasks and for proportions near 0 and 1, too.
+
+    >>> [round(end, 3) for end in wilson_interval(5, 10)]
+    [0.237, 0.763]
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    middle = (correct + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(correct * (n - correct) / n + z * z / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _warn_of_several_graders(tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> None:
+    """Some of the episodes may be of another day, and graded since."""
+    for kind in sorted({task.kind for task in tasks}):
+        graders = _graders([known for known, task in zip(trajectories, tasks, strict=True) if task.kind == kind])
+        if len(graders) > 1:
+            _log.warning(
+                "these scores are not to be compared: answers of the kind %s were graded by %s. Give --grader, or "
+                "grade all again (agentdistill grade)",
+                kind,
+                " and ".join(graders),
+            )
+
+
+def _graders(trajectories: Sequence[Trajectory]) -> list[str]:
+    return sorted({trajectory.grader for trajectory in trajectories if trajectory.grader})
+
+
+def _mean(sets: Sequence[SetResult]) -> float:
+    return sum(result.accuracy for result in sets) / len(sets) if sets else 0.0
+
+
+def _counted(result: SetResult, correct: int) -> SetResult:
+    low, high = wilson_interval(correct, result.n)
+    return replace(result, correct=correct, accuracy=correct / result.n, low=low, high=high)
+
+
+def _set_result(name: str, pairs: list[tuple[Task, Trajectory]]) -> SetResult:
+    n = len(pairs)
+    correct = sum(is_right(trajectory) for _, trajectory in pairs)
+    low, high = wilson_interval(correct, n)
+    overlaps = [
+        max(f1(right, trajectory.answer or "") for right in task.answers or ("",))
+        for task, trajectory in pairs
+        if task.kind == "fact"
+    ]
+    trajectories = [trajectory for _, trajectory in pairs]
+    return SetResult(
+        task_set=name,
+        n=n,
+        correct=correct,
+        accuracy=correct / n,
+        low=low,
+        high=high,
+        f1=sum(overlaps) / len(overlaps) if overlaps else None,
+        outcomes=dict(Counter(trajectory.outcome for trajectory in trajectories).most_common()),
+        steps=sum(len(trajectory.steps) for trajectory in trajectories) / n,
+        prompt_tokens=sum(trajectory.usage[0] for trajectory in trajectories),
+        completion_tokens=sum(trajectory.usage[1] for trajectory in trajectories),
+        seconds=sum(trajectory.seconds for trajectory in trajectories) / n,
+    )
+
+
+def _row(result: SetResult) -> tuple[str, ...]:
+    failures = ", ".join(f"{kind} {count}" for kind, count in result.outcomes.items() if kind != "final_answer")
+    return (
+        result.task_set,
+        str(result.n),
+        f"{result.accuracy:.1%}",
+        f"{result.low:.1%} - {result.high:.1%}",
+        "" if result.f1 is None else f"{result.f1:.1%}",
+        f"{result.steps:.1f}",
+        failures,
+    )

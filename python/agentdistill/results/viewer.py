@@ -1,0 +1,397 @@
+"""Read trajectories in a browser: a local server, and an index that knows where each lies in its file.
+
+The index is filled on a thread while the page is already open, and keeps less than a kilobyte of a trajectory: what a
+list shows of it and what it can be chosen by. The lines themselves stay on disk, and are read when they are looked at
+or searched through.
+
+Trajectories hold what models wrote and what they read, so the page makes text of them, never HTML, and its Content
+Security Policy forbids it anything else. The server listens on this machine alone unless told otherwise, and refuses
+requests under a name that is not its own, by which a page of the web could otherwise read what is served here (DNS
+rebinding).
+
+Not here: the page (pages/viewer.html).
+"""
+
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+from urllib.parse import parse_qs, urlsplit
+
+from agentdistill._core import AgentDistillError, Trajectory, TrajectoryError, read_header
+from agentdistill.results.page import load
+
+Verdict = Literal["right", "wrong", "failed", "ungraded"]
+"""Of an episode: its answer is right, or wrong; it gave none; nobody knows."""
+
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+
+def trajectory_files(run: Path) -> list[Path]:
+    """The trajectory files of a run: the file itself, or each ``trajectories.jsonl`` at any depth of a folder.
+
+    Raises OSError where there is nothing, ValueError for a folder without any.
+    """
+    if not run.is_dir():
+        run.stat()
+        return [run]
+    if not (found := sorted(run.rglob("trajectories.jsonl"))):
+        raise ValueError(f"{run} has no trajectories.jsonl at any depth: give a folder of evaluate, or a file")
+    return found
+
+
+# ---- the index -----------------------------------------------------------------------------------
+
+
+class Chosen(NamedTuple):
+    """What a list is narrowed to; "" narrows nothing."""
+
+    verdict: str = ""
+    kind: str = ""
+    """How the episode ended, or what code of it did ("exception"), or why a completion did not parse."""
+    task_set: str = ""
+    file: str = ""
+    text: str = ""
+    """What question, answers or id hold, whatever the case of its letters."""
+    everywhere: bool = False
+    """Whether ``text`` may stand anywhere in the trajectory (ignoring the case of ASCII letters)."""
+
+
+class TrajectoryIndex:
+    """Where the trajectories of some files are, and what a list shows of them. One thread fills it by :meth:`fill`;
+    others may read what is there at any time."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Raises OSError and TrajectoryError for files that hold no trajectories."""
+        for path in files:
+            _check(path)
+        self._files = [path.open("rb", buffering=1 << 20) for path in files]
+        self._total = sum(path.stat().st_size for path in files)
+        common = Path(os.path.commonpath([path.parent for path in files]))
+        self.names = [_name(path.relative_to(common)) for path in files]
+        """What each file is called."""
+        self.read = 0
+        """Bytes that have been gone through."""
+        self.done = False
+        self.damaged: list[str] = []
+        """Places of lines that are no trajectories."""
+        self.counts: dict[str, Counter[str]] = {name: Counter() for name in ("verdict", "kind", "task_set", "file")}
+        """How many trajectories each choice has."""
+        self._starts, self._lengths = array("Q"), array("Q")
+        self._in_file, self._verdicts = array("H"), array("B")
+        self._steps, self._sets, self._kinds = array("L"), array("L"), array("Q")
+        self._texts: list[str] = []
+        self._known_sets: dict[str, int] = {}
+        self._known_kinds: dict[str, int] = {}
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @property
+    def share(self) -> float:
+        """Of the files, how much has been gone through: 0 to 1."""
+        return 1.0 if self.done else self.read / max(self._total, 1)
+
+    def fill(self) -> None:
+        """Go through the files from their beginnings to the ends they have now."""
+        for number, file in enumerate(self._files):
+            start = 0
+            for line_number, line in enumerate(file, 1):
+                if self._stopped:
+                    return
+                if not line.startswith(b'{"agentdistill":') and line.strip():
+                    try:
+                        self._add(number, start, line)
+                    except (AgentDistillError, ValueError, KeyError, TypeError, OverflowError):
+                        if line.endswith(b"\n"):  # else a writer is at it, or was killed
+                            self.damaged.append(f"{self.names[number]}:{line_number}")
+                start += len(line)
+                self.read += len(line)
+        self.done = True
+
+    def _add(self, file: int, start: int, line: bytes) -> None:
+        length = len(line)
+        if (known := _summary(line)) is None:  # written by another program, or by hand
+            line = Trajectory.from_json(line.decode()).to_json().encode()
+            known = _summary(line)
+            assert known is not None
+        verdict = _verdict(known["outcome"], known["score"])
+        kinds = {known["outcome"], *_kinds(line)} - {"agent", "cot", "value", "final_answer"}
+        bits = 0
+        for kind in kinds:
+            bits |= 1 << self._known_kinds.setdefault(kind, len(self._known_kinds))
+        task_set = known["task_set"]
+        texts = (known["question"][:300], known["answer"] or "", known["reference"] or "", known["task_id"])
+        self._kinds.append(bits)  # first: more kinds than bits are an OverflowError, and nothing has been added
+        self._starts.append(start)
+        self._lengths.append(length)
+        self._in_file.append(file)
+        self._verdicts.append(VERDICTS.index(verdict))
+        self._steps.append(line.count(b'{"candidates":['))
+        self._sets.append(self._known_sets.setdefault(task_set, len(self._known_sets)))
+        self.counts["verdict"][verdict] += 1
+        self.counts["kind"].update(kinds)
+        self.counts["task_set"][task_set] += 1
+        self.counts["file"][self.names[file]] += 1
+        self._texts.append("\0".join(text.replace("\0", " ")[:300] for text in texts))  # last: now it is there
+
+    def row(self, number: int) -> dict[str, Any]:
+        """What a list shows of a trajectory."""
+        question, answer, reference, task_id = self._texts[number].split("\0")
+        return {
+            "number": number,
+            "question": question,
+            "answer": answer,
+            "reference": reference,
+            "task_id": task_id,
+            "task_set": list(self._known_sets)[self._sets[number]],
+            "verdict": VERDICTS[self._verdicts[number]],
+            "steps": self._steps[number],
+            "file": self.names[self._in_file[number]],
+        }
+
+    def line(self, number: int) -> bytes:
+        """A trajectory as it is in its file: JSON."""
+        return os.pread(self._files[self._in_file[number]].fileno(), self._lengths[number], self._starts[number])
+
+    def choose(self, chosen: Chosen, end: int) -> "array[int]":
+        """The numbers of those among the first ``end`` that are chosen, in order."""
+        numbers: Iterator[int] = iter(range(end))
+        if chosen.verdict:
+            verdict = VERDICTS.index(chosen.verdict)
+            numbers = (i for i in numbers if self._verdicts[i] == verdict)
+        if chosen.kind:
+            bit = 1 << self._known_kinds[chosen.kind] if chosen.kind in self._known_kinds else 0
+            numbers = (i for i in numbers if self._kinds[i] & bit)
+        if chosen.task_set:
+            task_set = self._known_sets.get(chosen.task_set)
+            numbers = (i for i in numbers if self._sets[i] == task_set)
+        if chosen.file:
+            numbers = (i for i in numbers if self.names[self._in_file[i]] == chosen.file)
+        if chosen.text and chosen.everywhere:
+            sought = json.dumps(chosen.text, ensure_ascii=False)[1:-1].encode().lower()
+            numbers = (i for i in numbers if sought in self.line(i).lower())
+        elif chosen.text:
+            needle = chosen.text.lower()
+            numbers = (i for i in numbers if needle in self._texts[i].lower())
+        return array("L", numbers)
+
+    def stop(self) -> None:
+        """End :meth:`fill` where it is."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self._files:
+            file.close()
+
+
+def _check(path: Path) -> None:
+    """Raise TrajectoryError for a file whose first line after its header is no trajectory."""
+    header = read_header(path) is not None
+    with path.open("rb") as file:
+        first = next(islice(file, header, None), b"")
+    if first.endswith(b"\n"):
+        try:
+            Trajectory.from_json(first.decode())
+        except (TrajectoryError, UnicodeDecodeError) as error:
+            raise TrajectoryError(f"{path}:{header + 1}: {error}") from error
+
+
+def _name(path: Path) -> str:
+    """A file by its place among the others: an evaluation's by its folder."""
+    return str(path.parent if path.name == "trajectories.jsonl" and path.parent.name else path)
+
+
+def _summary(line: bytes) -> dict[str, Any] | None:
+    """What is known of a trajectory before its messages and after its steps, where it is written as our writer does it;
+    None where it is not.
+
+    Only that is read, as the rest is long. (Within a string of JSON a quote has a backslash, so no text can look like
+    these marks.)
+    """
+    head, tail = line.find(b',"messages":['), line.rfind(b'],"outcome":"')
+    end = line.find(b',"sampling":{', tail)
+    if min(head, tail, end) == -1 or not line.rstrip().endswith(b"}"):
+        return None
+    try:
+        known: dict[str, Any] = json.loads(line[:head] + b"," + line[tail + 2 : end] + b"}")
+    except ValueError:
+        return None
+    texts = all(isinstance(known.get(name), str) for name in ("task_id", "question", "task_set", "outcome"))
+    answers = all(isinstance(known.get(name, 0), str | None) for name in ("reference", "answer"))
+    return known if texts and answers and isinstance(known.get("score", ""), float | int | None) else None
+
+
+def _kinds(line: bytes) -> set[str]:
+    """Every ``kind`` in a trajectory: its own, those of its observations, and why completions did not parse."""
+    return {part[:24].split(b'"')[0].decode() for part in line.split(b'"kind":"')[1:]}
+
+
+def _verdict(outcome: str, score: float | None) -> Verdict:
+    if score is not None and score >= 1:
+        return "right"
+    if outcome != "final_answer":
+        return "failed"
+    return "ungraded" if score is None else "wrong"
+
+
+# ---- the server ----------------------------------------------------------------------------------
+
+Learnt = Callable[[Trajectory], list[tuple[str, str | None]]]
+"""A trajectory as its student learns it: pieces of text, each with the kind of its span, None where nothing is
+learnt."""
+
+
+@contextmanager
+def viewer(
+    files: Sequence[Path], *, host: str = "127.0.0.1", port: int = 0, learnt: Learnt | None = None
+) -> Iterator[str]:
+    """Serve the viewer of some trajectory files while the block runs; its address.
+
+    ``learnt``, where it is given, lets the page show what a student learns. Port 0 takes a free one. Raises OSError
+    for an address that cannot be had, and what :class:`TrajectoryIndex` raises.
+    """
+    index = TrajectoryIndex(files)
+    try:
+        with _Server(index, host, port, learnt) as server:
+            threads = [threading.Thread(target=work, daemon=True) for work in (index.fill, server.serve_forever)]
+            for thread in threads:
+                thread.start()
+            try:
+                yield server.url
+            finally:
+                index.stop()
+                server.shutdown()
+                for thread in threads:
+                    thread.join()
+    finally:
+        index.close()
+
+
+class _Server(ThreadingHTTPServer):
+    def __init__(self, index: TrajectoryIndex, host: str, port: int, learnt: Learnt | None) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            super().__init__((host, port), _Handler)
+        except OSError as error:
+            raise OSError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from error
+        self.index = index
+        self.host = host
+        self.learnt = learnt
+        self._choose = lru_cache(8)(index.choose)
+        self._choosing = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.server_port}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a browser that has gone away is no news
+            super().handle_error(request, client_address)
+
+    def choose(self, chosen: Chosen) -> "array[int]":
+        with self._choosing:  # one at a time: a page asks for several parts of a list at once
+            return self._choose(chosen, len(self.index))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        if not self._is_for_us():
+            return self._answer(b"this name is not that of the viewer\n", "text/plain", HTTPStatus.FORBIDDEN)
+        try:
+            url = urlsplit(self.path)
+            match url.path.split("/")[1:]:
+                case [""]:
+                    self._page()
+                case ["state"]:
+                    self._json(self._state())
+                case ["list"]:
+                    self._json(self._list({name: values[0] for name, values in parse_qs(url.query).items()}))
+                case ["trajectory", number]:
+                    self._answer(self.server.index.line(int(number)), "application/json")
+                case ["learnt", number] if self.server.learnt:
+                    line = self.server.index.line(int(number)).decode()
+                    self._json(self.server.learnt(Trajectory.from_json(line)))
+                case _:
+                    self._answer(b"there is nothing here\n", "text/plain", HTTPStatus.NOT_FOUND)
+        except (ValueError, TypeError, IndexError, OverflowError, AgentDistillError) as error:
+            self._answer(f"{error}\n".encode(), "text/plain", HTTPStatus.BAD_REQUEST)
+
+    def _is_for_us(self) -> bool:
+        """Whether the request names this server as only its own page does: by a number, as localhost, or by the name
+        it was told to listen at. A page that has its name point here still asks under that name."""
+        try:
+            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+            return name in ("localhost", self.server.host) or bool(ip_address(name))
+        except ValueError:
+            return False
+
+    def _page(self) -> None:
+        nonce = secrets.token_urlsafe(16)
+        page = load("viewer.html").replace("NONCE", nonce).replace("/* style.css */", load("style.css"))
+        policy = (
+            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+            "trusted-types 'none'"
+        )
+        self._answer(page.encode(), "text/html", policy=policy)
+
+    def _state(self) -> dict[str, Any]:
+        index = self.server.index
+        return {
+            "count": len(index),
+            "share": index.share,
+            "done": index.done,
+            "damaged": index.damaged[:3] + ["..."] * (len(index.damaged) > 3),
+            "counts": {name: dict(counter) for name, counter in index.counts.items()},
+            "learnt": self.server.learnt is not None,
+        }
+
+    def _list(self, query: dict[str, str]) -> dict[str, Any]:
+        """The trajectories chosen, ``count`` of them from ``start`` on."""
+        start, count = int(query.pop("start", 0)), min(int(query.pop("count", 100)), 1000)
+        chosen = Chosen(**{**query, "everywhere": "everywhere" in query})  # type: ignore[arg-type]  # others are a TypeError
+        numbers = self.server.choose(chosen)
+        return {"total": len(numbers), "rows": [self.server.index.row(i) for i in numbers[start : start + count]]}
+
+    def _json(self, value: Any) -> None:
+        self._answer(json.dumps(value).encode(), "application/json")
+
+    def _answer(
+        self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK, policy: str = "default-src 'none'"
+    ) -> None:
+        self.send_response(status)
+        for name, value in (
+            ("Content-Type", f"{kind}; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Content-Security-Policy", policy),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+            ("Cross-Origin-Opener-Policy", "same-origin"),
+            ("Referrer-Policy", "no-referrer"),
+            ("Cache-Control", "no-store"),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the terminal is its user's."""

@@ -1,0 +1,248 @@
+"""The agent loop of one episode: think, act, observe, until the answer.
+
+It sees a task, a model and a way to take a step; whether it collects data for training or sits an exam is not its
+business. Not here: many episodes at once, failures of model or sandbox (they pass through as exceptions), and
+grading: engine.py.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from agentdistill._core import Action, Candidate, ParseFailure, State, Step, StepResult
+from agentdistill.action_format import FORMS, ActionFormat
+from agentdistill.models.model import Generation, Message, Model, Sampling, Show, StreamingModel
+from agentdistill.rollouts.prompt import assistant_turn, default_prompt, load_prompt, observation_message, opening
+from agentdistill.self_consistent_action import SelfConsistentAction
+
+if TYPE_CHECKING:
+    from agentdistill._core import _Outcome as Outcome
+
+PARSE_FAILURES = 3
+"""An episode ends after this many completions in a row that could not be parsed; each is answered with what was
+wrong."""
+
+SAME_FAILURES = 3
+"""An episode that runs the same code this often, each time in vain, is out of steps; the second time, it is told so."""
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """How one episode goes."""
+
+    prompt: str | None = None
+    """System prompt: one of ours by name, a file, or a text; "" for none. By default the one that fits what is done."""
+    action_format: ActionFormat = "code"
+    """How the model writes its actions. "code" is the paper's Thought and Code; the others are for models that have
+    learnt theirs elsewhere: "tool_call", "search_tags", "code_tags", "react"."""
+    max_steps: int = 5
+    """Most steps of an episode (paper: 5)."""
+    candidates: int = 1
+    """N of self-consistent actions: how many are sampled at each step (paper: 8; 1 is the plain agent)."""
+    adaptive: bool = False
+    """Sample no more of the candidates once the vote is decided: fewer tokens, the same winner, a little more time."""
+    temperature: float | None = None
+    """By default 0 (greedy) for one candidate and 0.4 for several (paper: the same)."""
+    top_p: float = 0.8
+    """Sample from the likeliest tokens with this much probability together (paper: 0.8); nothing to greedy decoding."""
+    max_tokens: int = 1024
+    """Most new tokens of a completion (paper: 1,024)."""
+    keep_states: bool = False
+    """Record the State after each step too, so that any step can be entered again: session.state_before."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be."""
+        for name in ("max_steps", "candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
+        if self.candidates > 1 and self.temperature == 0:
+            raise ValueError("candidates drawn at temperature 0 are all the same: give a temperature, or 1 candidate")
+        _ = self.sampling, self.system_prompt
+
+    @property
+    def default_prompt(self) -> str:
+        """Name of the prompt where none is given."""
+        return default_prompt("student", action_format=self.action_format)
+
+    @cached_property
+    def system_prompt(self) -> str:
+        """Text of the prompt, its marks not yet filled in. Raises ValueError for a prompt that is not there."""
+        return load_prompt(self.default_prompt if self.prompt is None else self.prompt)
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """What the model is asked for at each step."""
+        several = self.candidates > 1
+        temperature = self.temperature if self.temperature is not None else (0.4 if several else 0.0)
+        top_p = self.top_p if temperature else 1.0
+        return Sampling(
+            temperature=temperature, top_p=top_p, max_tokens=self.max_tokens, stop=FORMS[self.action_format].stop
+        )
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode: a trajectory but for the task's own fields and the grade."""
+
+    messages: list[Message]
+    """Before the first step."""
+    steps: list[Step]
+    outcome: "Outcome | None"
+    """None while it goes on."""
+    answer: str | None
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def conversation(self) -> list[Message]:
+        """All that was said so far: the messages before the first step, and what each step did and was told."""
+        said = list(self.messages)
+        for step in self.steps:
+            said.append(Message("assistant", assistant_turn(step.candidates[step.winner])))
+            if step.message:  # not after the last
+                said.append(Message("user", step.message))
+        return said
+
+
+def begin(question: str, config: AgentConfig, tools: str = "") -> Episode:
+    """An episode before its first step. ``tools``: signatures for the prompt."""
+    messages = opening(question, config.system_prompt, tools=tools, max_steps=config.max_steps)
+    return Episode(messages, [], None, None, 0, 0)
+
+
+async def run_episode(
+    question: str,
+    model: Model,
+    action: SelfConsistentAction,
+    config: AgentConfig,
+    *,
+    tools: str = "",
+    prefix: str = "",
+    half_done: tuple[Episode, State] | None = None,
+    after_step: Callable[[Episode, State], Awaitable[None]] | None = None,
+    show: Show | None = None,
+) -> Episode:
+    """Let ``model`` work on ``question`` to the end. ``tools``: signatures for its prompt; ``prefix``: begins its
+    first turn.
+
+    ``after_step`` is given the episode and its State after each step; ``half_done``: go on from what it was given.
+    ``show`` is given what the model writes, on the way if it can, and what it is told; after each, a blank line.
+    Whatever the model writes is data. Raises ModelError and SandboxError.
+    """
+    episode, state = half_done or (begin(question, config, tools), action.initial)
+    while episode.outcome is None:
+        start, begun = time.perf_counter(), "" if episode.steps else prefix
+        show_now = show if config.candidates == 1 else None  # there is no vote to wait for
+        sample = partial(_sample, model, episode.conversation, config.sampling, begun, show_now)
+        generation, result = await action.act(state, sample, config.candidates, prefix=begun, adaptive=config.adaptive)
+        candidates = _candidates(generation, result, begun)
+        chosen, before = candidates[result.winner], [step.candidates[step.winner] for step in episode.steps]
+        repeats = _same_failures(chosen, before)
+        outcome = _outcome(chosen, before, repeats, config)
+        step = Step(
+            candidates,
+            winner=result.winner,
+            votes=result.vote.counts,
+            prompt_token_ids=generation.prompt_token_ids,
+            message=""
+            if outcome
+            else observation_message(chosen, repeated=repeats > 0, action_format=config.action_format),
+            state=await asyncio.to_thread(result.state.to_bytes, state) if config.keep_states else None,
+            seconds=time.perf_counter() - start,
+            model_seconds=generation.seconds,
+            cached_tokens=generation.cached_tokens,
+        )
+        episode = replace(
+            episode,
+            steps=[*episode.steps, step],
+            outcome=outcome,
+            answer=_answer(chosen) if outcome == "final_answer" else None,
+            prompt_tokens=episode.prompt_tokens + generation.prompt_tokens,
+            completion_tokens=episode.completion_tokens + generation.completion_tokens,
+        )
+        state = result.state
+        if show and not show_now:
+            show(paragraph(chosen.text))
+        if show and step.message:
+            show(paragraph(step.message))
+        if after_step:
+            await after_step(episode, state)
+    return episode
+
+
+async def _sample(
+    model: Model, messages: list[Message], sampling: Sampling, prefix: str, show: Show | None, n: int
+) -> Generation:
+    start = time.perf_counter()
+    if show and isinstance(model, StreamingModel):
+        if prefix:
+            show(prefix)
+        generation = await model.stream(messages, sampling, show, prefix=prefix)
+        show(paragraph(""))
+    else:
+        generation = await model.generate(messages, sampling, n=n, prefix=prefix)
+        if show:
+            show(paragraph(prefix + generation.completions[0].text))
+    return replace(generation, seconds=time.perf_counter() - start)
+
+
+def paragraph(text: str) -> str:
+    """What was said, with the blank line after it."""
+    return f"{text.strip()}\n\n"
+
+
+def _candidates(generation: Generation, result: StepResult, begun: str) -> list[Candidate]:
+    return [
+        Candidate(
+            begun + completion.text,
+            prefix=begun,
+            token_ids=completion.token_ids,
+            logprobs=completion.logprobs,
+            finish_reason=completion.finish_reason,
+            action=action,
+            observation=observation,
+        )
+        for completion, action, observation in zip(
+            generation.completions, result.actions, result.observations, strict=True
+        )
+    ]
+
+
+def _outcome(chosen: Candidate, before: list[Candidate], repeats: int, config: AgentConfig) -> "Outcome | None":
+    """How the episode ends with this step; None when it goes on."""
+    if _is_cut(chosen):
+        return "cut_completion"
+    if _answer(chosen) is not None:
+        return "final_answer"
+    last = len(before) + 1 == config.max_steps
+    if isinstance(chosen.action, ParseFailure):
+        in_a_row = [isinstance(candidate.action, ParseFailure) for candidate in before[1 - PARSE_FAILURES :]]
+        given_up = len(in_a_row) == PARSE_FAILURES - 1 and all(in_a_row)
+        return "parse_failure" if last or given_up else None
+    return "out_of_steps" if last or repeats + 1 >= SAME_FAILURES else None
+
+
+def _is_cut(chosen: Candidate) -> bool:
+    """Whether the token limit fell before the end of the action; what looks whole may then be half a number."""
+    if chosen.finish_reason != "length" or not isinstance(chosen.action, Action):
+        return chosen.finish_reason == "length"
+    return max(end for _, _, end in chosen.action.spans) >= len(chosen.text.rstrip())
+
+
+def _answer(chosen: Candidate) -> str | None:
+    """What the step answered, by final_answer(...) in its code or in plain text."""
+    return chosen.observation.final_answer if chosen.observation else None
+
+
+def _same_failures(chosen: Candidate, before: list[Candidate]) -> int:
+    """How often the same code failed before, if it failed now."""
+    code = _failed_code(chosen)
+    return sum(_failed_code(candidate) == code for candidate in before) if code is not None else 0
+
+
+def _failed_code(candidate: Candidate) -> str | None:
+    failed = candidate.observation is not None and candidate.observation.kind not in ("value", "final_answer")
+    return candidate.action.code if failed and isinstance(candidate.action, Action) else None

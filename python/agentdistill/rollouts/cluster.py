@@ -1,0 +1,148 @@
+"""The same rollout on several machines: Ray actors, one for each GPU (one for each node where there is none), each with
+a model, a sandbox and an index of its own.
+
+Tasks are handed out one by one, and graded trajectories come back to the one process that records them, so a node that
+dies loses nothing: what it was at is played elsewhere. Not here: starting Ray on the machines; a model on more than one
+GPU.
+"""
+
+import asyncio
+import logging
+import re
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from agentdistill._core import AgentDistillError, Trajectory
+from agentdistill.models.loading import load_model
+from agentdistill.rollouts.player import FirstThought, Player, RolloutConfig
+from agentdistill.tasks.task import Task
+from agentdistill.tools.tool import Tool
+
+DEATHS = 3
+"""A task that so many players died of, or with, is a failed episode: it may be what kills them."""
+
+PAUSE = 1.0
+"""Seconds between two looks at whether a player that was lost is back: Ray starts its process again."""
+
+
+class ClusterPlayers:
+    """The players of a Ray cluster, as one. A context manager, to be used within one event loop.
+
+    All nodes must have agentdistill with the same extras, and find model and index under the same paths.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        tools: Sequence[Tool],
+        config: RolloutConfig,
+        first_thought: FirstThought | None = None,
+    ) -> None:
+        """``address``: as for ``ray.init``, such as "auto" on a node of the cluster. Waits until all players have
+        loaded their models. Raises AgentDistillError when there is no cluster, ValueError for a tool that cannot be
+        sent there, and what loading a model raises."""
+        for tool in tools:
+            try:
+                ray.cloudpickle.dumps(tool)
+            except Exception as error:  # whatever pickling raises: there is no list
+                raise ValueError(f"the tool {tool.name} cannot be sent to other machines: {error}") from error
+        try:
+            if address_of := re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address):  # Ray itself would try for minutes
+                socket.create_connection((address_of[1], int(address_of[2])), timeout=10).close()
+            ray.init(address=address, ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise AgentDistillError(
+                f"no Ray cluster at {address!r} ({error}): run `ray start --head` on one machine"
+            ) from error
+        actor: Any = ray.remote(max_restarts=-1, max_concurrency=config.concurrency)(_Actor)
+        self._concurrency = config.concurrency
+        self._players: list[Any] = []
+        for node in ray.nodes():
+            if node["Alive"]:
+                gpus = int(node["Resources"].get("GPU", 0))
+                here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                options = {"num_gpus": 1 if gpus else 0, "num_cpus": 0, "scheduling_strategy": here}
+                made = [actor.options(**options).remote(model, tools, config, first_thought) for _ in range(gpus or 1)]
+                self._players += made
+        self._asked = Counter[int]()  # tasks under way, by player
+        self._up = set(range(len(self._players)))
+        self._lost = dict[int, asyncio.Task[None]]()  # and who waits for them to be back
+        try:
+            self.model_name: str = ray.get([player.model_name.remote() for player in self._players])[0]
+        except RayActorError as error:
+            self.__exit__()
+            raise AgentDistillError(f"the model {model} cannot be loaded on the cluster: {error}") from error
+
+    @property
+    def at_once(self) -> int:
+        """Episodes under way at once."""
+        return self._concurrency * len(self._players)
+
+    @property
+    def retried(self) -> int:
+        """Requests sent again are counted where they were sent, and not known here."""
+        return 0
+
+    async def play(self, task: Task) -> Trajectory:
+        """One episode and its grade, by the player that has the least to do. Raises AgentDistillError when none is
+        left."""
+        for _ in range(DEATHS):
+            while not self._up:
+                if not self._lost:
+                    raise AgentDistillError("no node of the Ray cluster is left")
+                await asyncio.wait(self._lost.values(), return_when=asyncio.FIRST_COMPLETED)
+            at = min(self._up, key=lambda player: self._asked[player])
+            self._asked[at] += 1
+            try:
+                return Trajectory.from_json(await self._players[at].play.remote(task))
+            except (RayActorError, ActorUnschedulableError):
+                if at in self._up:
+                    self._up.remove(at)
+                    self._lost[at] = asyncio.create_task(self._wait_for(at))
+            finally:
+                self._asked[at] -= 1
+        said = f"{DEATHS} processes died that played it"
+        return Trajectory(task.id, task.question, model=self.model_name, outcome="error", error=said)
+
+    async def _wait_for(self, at: int) -> None:
+        """Until a player is back, or gone for good with its node."""
+        while at not in self._up:
+            try:
+                await self._players[at].model_name.remote()
+                self._up.add(at)
+            except (ActorDiedError, ActorUnschedulableError):
+                break
+            except RayActorError:
+                await asyncio.sleep(PAUSE)
+        del self._lost[at]
+
+    def __enter__(self) -> "ClusterPlayers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for waiting in list(self._lost.values()):  # asked again, a Ray that was shut down would start anew
+            waiting.get_loop().call_soon_threadsafe(waiting.cancel)
+        for player in self._players:
+            ray.kill(player)
+
+
+class _Actor:
+    """A player in a process of its own."""
+
+    def __init__(
+        self, model: str, tools: Sequence[Tool], config: RolloutConfig, first_thought: FirstThought | None
+    ) -> None:
+        self._player = Player(load_model(model), tools, config, first_thought)
+
+    async def model_name(self) -> str:
+        return self._player.model_name
+
+    async def play(self, task: Task) -> str:
+        return (await self._player.play(task)).to_json()

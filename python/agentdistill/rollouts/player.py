@@ -1,0 +1,284 @@
+"""One task from its question to its graded trajectory: the episode, what can go wrong around it, the grade.
+
+Not here: many at once, and what is kept of them (engine.py).
+"""
+
+import asyncio
+import os
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from agentdistill._core import Limits, Sandbox, SandboxError, State, Trajectory
+from agentdistill.first_thought_prefix import Prefix
+from agentdistill.grading.grade import grade_by_kind
+from agentdistill.models.model import Message, Model, ModelError, Show
+from agentdistill.rollouts.agent import AgentConfig, Episode, begin, paragraph, run_episode
+from agentdistill.rollouts.chain_of_thought import run_chain_of_thought
+from agentdistill.rollouts.checkpoint import Checkpoints, HalfDone
+from agentdistill.rollouts.prompt import default_prompt, with_passages
+from agentdistill.rollouts.session import state_before
+from agentdistill.self_consistent_action import SelfConsistentAction
+from agentdistill.tasks.task import Task
+from agentdistill.tools.tool import TOOL_SECONDS, Tool, describe_tools, has_slow, sandbox_tools, search_of
+
+if TYPE_CHECKING:
+    from agentdistill._core import _Outcome as Outcome
+
+FirstThought = Callable[[Model, Task], Awaitable[Prefix]]
+"""Gives the beginning of an episode's first turn (IDEA 2)."""
+
+Watch = Callable[[Episode, State], None]
+"""Sees an episode after each step, and the State that the step left."""
+
+FAILED = ("model_error", "sandbox_error", "error")
+"""Outcomes that say nothing about the model's work: such an episode is not recorded, and the next run tries it
+again."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig(AgentConfig):
+    """How a rollout goes: its episodes, and how many at once."""
+
+    kind: Literal["agent", "cot"] = "agent"
+    """"agent" thinks, acts and observes; "cot" is the baseline, one chain of thought without tools."""
+    passages: int = 0
+    """With "cot": so many passages that web_search finds for the question stand before it (paper's CoT + RAG)."""
+    compat: Literal["reference"] | None = None
+    """"reference" votes as the paper's code did: on printed output alone, the first candidate when all fail."""
+    cell_seconds: float = 5.0
+    """Time that one run of code may take, in seconds."""
+    memory_mb: int = 256
+    """Memory that the code of one episode may take, in MB."""
+    tool_seconds: float = TOOL_SECONDS
+    """Time that one call of a tool in Python may take, in seconds. The time of its tools is none of a cell's."""
+    output_chars: int = 10_000
+    """Most characters shown of what one run of code prints, and of its value or error; the middle is left out."""
+    seed: int = 0
+    """Of the sandbox's random numbers, and of the draw when every candidate failed."""
+    checkpoints: bool = False
+    """Write half-done episodes beside the output too, so that a run that was killed goes on in the middle of them."""
+    ray: str | None = None
+    """Address of a Ray cluster to play on, as for ``ray.init`` ("auto" on one of its nodes); by default, here."""
+    concurrency: int = 256
+    """Episodes under way at once, for each model; those that wait for the model make its batch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency is {self.concurrency}: give at least 1")
+        if self.passages < 0 or (self.passages and self.kind != "cot"):
+            raise ValueError(f'passages is {self.passages}: give 0 or more, and 0 but with kind "cot"')
+        if self.ray and self.checkpoints:
+            raise ValueError("half-done episodes are kept on one machine: give no checkpoints with ray")
+
+    @property
+    def limits(self) -> Limits:
+        """What one run of code may use."""
+        return Limits(seconds=self.cell_seconds, memory_mb=self.memory_mb, stdout_chars=self.output_chars)
+
+    @property
+    def default_prompt(self) -> str:
+        """That of a student."""
+        return default_prompt("student", self.kind, self.action_format)
+
+    def settings(self) -> dict[str, Any]:
+        """What makes one run another run: all fields but those that only change its speed and safety."""
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("checkpoints", "concurrency", "ray")
+        }
+
+
+def sandbox_of(config: RolloutConfig, tools: Sequence[Tool] = ()) -> Sandbox:
+    """The sandbox that a rollout with this configuration runs its code in."""
+    threads = max(config.candidates, os.cpu_count() or 1) if has_slow(tools) else None
+    return Sandbox(sandbox_tools(tools, config.tool_seconds), config.limits, seed=config.seed, threads=threads)
+
+
+class Begun(NamedTuple):
+    """The first steps of a recorded episode, which another is to go on from."""
+
+    trajectory: Trajectory
+    """Recorded with its States."""
+    steps: int
+    """How many of its steps are given."""
+
+
+class Left(NamedTuple):
+    """What the episode of an earlier question left, which another is to go on from."""
+
+    messages: list[Message]
+    state: State
+
+
+class Player:
+    """Plays tasks, many at once, on this machine, with a model, a sandbox and tools. A context manager, to be used
+    within one event loop."""
+
+    def __init__(
+        self,
+        model: Model,
+        tools: Sequence[Tool],
+        config: RolloutConfig,
+        first_thought: FirstThought | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.model_name = model.name
+        self._model = model
+        self._config = config
+        self._first_thought = first_thought
+        self._checkpoints = checkpoints
+        self._search = search_of(tools) if config.passages else None
+        self._settings = {**config.settings(), "tools": describe_tools(tools, config.action_format)}
+        self._actions: SelfConsistentAction | None = None
+        if config.kind == "agent":
+            self._sandbox = sandbox_of(config, tools)
+            self._actions = SelfConsistentAction(
+                self._sandbox,
+                action_format=config.action_format,
+                compat=config.compat,
+                seed=config.seed,
+                slow_tools=has_slow(tools),
+            )
+
+    @property
+    def at_once(self) -> int:
+        """Episodes under way at once."""
+        return self._config.concurrency
+
+    @property
+    def retried(self) -> int:
+        """How many of the model's requests had to be sent again so far."""
+        return getattr(self._model, "retried", 0)
+
+    async def play(
+        self,
+        task: Task,
+        begun: Begun | Left | None = None,
+        *,
+        watch: Watch | None = None,
+        show: Show | None = None,
+    ) -> Trajectory:
+        """One episode and its grade. The one place where what goes wrong around an episode becomes its outcome.
+
+        ``begun``: what it goes on from. Steps are recorded as its own; that they were given, and by whom, stands among
+        the settings as ``given_steps`` and ``given_by``. ``show``: as for ``run_episode``.
+        """
+        start = time.perf_counter()
+        known = self._known(task, begun)
+        try:
+            episode = await self._run(task, begun, watch, show)
+            seconds = time.perf_counter() - start
+            graded = None if task.answer is None else await grade_by_kind(task, episode.answer)
+        except Exception as error:
+            outcome, said = _failure(error)
+            seconds = time.perf_counter() - start
+            return Trajectory(task.id, task.question, **known, outcome=outcome, error=said, seconds=seconds)
+        return Trajectory(
+            task.id,
+            task.question,
+            **known,
+            messages=episode.messages,
+            steps=episode.steps,
+            outcome=episode.outcome or "final_answer",
+            answer=episode.answer,
+            score=graded.score if graded else None,
+            grader=graded.grader if graded else None,
+            usage=(episode.prompt_tokens, episode.completion_tokens),
+            seconds=seconds,
+        )
+
+    async def _run(self, task: Task, begun: Begun | Left | None, watch: Watch | None, show: Show | None) -> Episode:
+        if self._actions is None:
+            chain = await run_chain_of_thought(await self._asked(task), self._model, self._config)
+            if show:
+                show(paragraph(chain.steps[0].candidates[0].text))
+            return chain
+        half_done = await (self._given(task, begun) if begun else self._half_done(task))
+        prefix = Prefix("")
+        if self._first_thought and not half_done:
+            prefix = await self._first_thought(self._model, task)
+            first = begin(task.question, self._config, self._settings["tools"])
+            asked = replace(first, prompt_tokens=prefix.prompt_tokens, completion_tokens=prefix.completion_tokens)
+            half_done = asked, self._actions.initial
+
+        async def after_step(episode: Episode, state: State) -> None:
+            if watch:
+                watch(episode, state)
+            if episode.outcome is None:
+                await self._keep(task, episode, state)
+
+        return await run_episode(
+            task.question,
+            self._model,
+            self._actions,
+            self._config,
+            tools=self._settings["tools"],
+            prefix=prefix.text,
+            half_done=half_done,
+            after_step=after_step,
+            show=show,
+        )
+
+    async def _asked(self, task: Task) -> str:
+        if self._search is None:
+            return task.question
+        found = await asyncio.to_thread(self._search, task.question, self._config.passages)
+        return with_passages(task.question, found)
+
+    async def _given(self, task: Task, begun: Begun | Left) -> tuple[Episode, State]:
+        if isinstance(begun, Left):
+            return Episode([*begun.messages, Message("user", task.question)], [], None, None, 0, 0), begun.state
+        state = await asyncio.to_thread(state_before, begun.trajectory, begun.steps, self._sandbox)
+        first = begin(task.question, self._config, self._settings["tools"])
+        return replace(first, steps=begun.trajectory.steps[: begun.steps]), state
+
+    async def _half_done(self, task: Task) -> tuple[Episode, State] | None:
+        kept = await asyncio.to_thread(self._checkpoints.load, task.id, task.question) if self._checkpoints else None
+        if kept is None:
+            return None
+        messages = [Message(role, content) for role, content in kept.trajectory.messages]
+        return Episode(messages, kept.trajectory.steps, None, None, *kept.trajectory.usage), kept.state
+
+    async def _keep(self, task: Task, episode: Episode, state: State) -> None:
+        if self._checkpoints is None:
+            return
+        usage = (episode.prompt_tokens, episode.completion_tokens)
+        so_far = Trajectory(task.id, task.question, messages=episode.messages, steps=episode.steps, usage=usage)
+        await asyncio.to_thread(self._checkpoints.keep, HalfDone(so_far, state))
+
+    def _known(self, task: Task, begun: Begun | Left | None) -> dict[str, Any]:
+        """What a trajectory says however its episode ended."""
+        given = {}
+        if isinstance(begun, Begun):
+            given = {"given_steps": begun.steps, "given_by": begun.trajectory.model}
+        return {
+            "reference": task.answer,
+            "aliases": task.aliases,
+            "task_set": task.task_set,
+            "kind": self._config.kind,
+            "model": self.model_name,
+            "sampling": self._settings | given,
+        }
+
+    def __enter__(self) -> "Player":
+        if self._actions:
+            self._actions.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._actions:
+            self._actions.__exit__()
+
+
+def _failure(error: Exception) -> "tuple[Outcome, str]":
+    """The outcome of an episode that an exception ended, and what to say of it."""
+    match error:
+        case ModelError():
+            return "model_error", str(error)
+        case SandboxError():
+            return "sandbox_error", str(error)
+        case _:  # a fault of ours, or of a grader: say where
+            return "error", "".join(traceback.format_exception(error))

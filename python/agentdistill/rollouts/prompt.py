@@ -1,0 +1,145 @@
+"""Task -> messages, and what an action did -> the message that says so: every word a model reads is here or in
+prompts/.
+
+A prompt is a text file with marks in double braces: ``{{tools}}`` (Python signatures), ``{{imports}}``,
+``{{max_steps}}``. The long ``teacher_agent`` shows the Thought / Code / Observation cycle by examples; the short
+``student_agent`` is what a student is trained and run with, having learnt the cycle itself (as in the
+paper; the wording is our own).
+
+Not here: how messages become tokens (the model's chat template), and reading completions (the core's ``parse_action``).
+"""
+
+import ast
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from agentdistill._core import Candidate, Observation, ParseFailure, Sandbox
+from agentdistill.action_format import FORMS, ActionFormat
+from agentdistill.models.model import Message
+
+_STANDARD = (
+    "math, cmath, statistics, fractions, decimal, random, itertools, functools, collections, re, string, datetime, "
+    "calendar, json, heapq, bisect, operator"
+)
+IMPORTS = ", ".join([_STANDARD, *Sandbox.packages])
+"""Modules worth naming to a model; the sandbox's guest holds the rest of the standard library too."""
+
+_MARK = re.compile(r"\{\{(\w+)\}\}")
+_NOTHING = "(Nothing was printed. Print what you want to see.)"
+_SAME_AGAIN = "You ran exactly this code before, and it failed then too. Do something else now."
+
+
+def opening(question: str, prompt: str, *, tools: str = "", max_steps: int = 0) -> list[Message]:
+    """The messages before the first step: the prompt as the system's words (none when it is empty), then the question.
+
+    ``prompt`` is a text as :func:`load_prompt` gives it, ``tools`` the signatures for its ``{{tools}}``.
+    """
+    marks = {"tools": tools, "imports": IMPORTS, "max_steps": str(max_steps)}
+    system = _MARK.sub(lambda mark: marks[mark[1]], prompt).strip()
+    return ([Message("system", system)] if system else []) + [Message("user", question)]
+
+
+def default_prompt(
+    who: Literal["student", "teacher"], kind: Literal["agent", "cot"] = "agent", action_format: ActionFormat = "code"
+) -> str:
+    """Name of the prompt where none is given. A model that has learnt another form of actions than the paper's, from
+    somebody else, needs the same one for both."""
+    return f"{who}_{kind}" if kind == "cot" or action_format == "code" else f"{action_format}_agent"
+
+
+def with_passages(question: str, passages: str) -> str:
+    """A question behind passages that may help with it (the paper's baseline CoT + RAG)."""
+    return f"Passages:\n\n{passages}\n\nQuestion: {question}"
+
+
+def load_prompt(prompt: str) -> str:
+    """The text of a prompt: by the name of one of ours ("student_agent"), by the path of a file, or as itself.
+
+    One word is a name or a path; "" is the empty prompt; anything with white space in it is the text itself. Raises
+    ValueError for a name that is neither, and for a mark that is not known.
+    """
+    if not prompt or any(c.isspace() for c in prompt):
+        text = prompt
+    elif (ours := resources.files("agentdistill.rollouts") / "prompts" / f"{prompt}.txt").is_file():
+        text = ours.read_text(encoding="utf-8")
+    elif Path(prompt).is_file():
+        text = Path(prompt).read_text(encoding="utf-8")
+    else:
+        names = sorted(
+            f.name.removesuffix(".txt") for f in (resources.files("agentdistill.rollouts") / "prompts").iterdir()
+        )
+        raise ValueError(f"no prompt {prompt!r}: give a file, a text of several words, or one of {', '.join(names)}")
+    if unknown := set(_MARK.findall(text)) - {"tools", "imports", "max_steps"}:
+        raise ValueError(f"the prompt has the mark {unknown.pop()!r}: it may have tools, imports and max_steps")
+    return text
+
+
+def assistant_turn(chosen: Candidate) -> str:
+    """What the conversation keeps of a completion: the action in the one form that students learn.
+
+    What a model wrote after its code is dropped, and a fence that it left open is closed. The rollout and the
+    training examples both use this, so that a student is trained on what it will see. Actions of other forms than
+    "code" are kept as they were written.
+    """
+    action = chosen.action
+    if isinstance(action, ParseFailure):
+        return chosen.text.strip()[:2_000]  # nothing to learn from, and often endless
+    if action is None or action.code is None or action.format != "code":
+        return chosen.text.strip()
+    thought = f"Thought: {action.thought.strip()}\n" if action.thought.strip() else ""
+    code = action.code.strip("\n")
+    return f"{thought}Code:\n```py\n{code}\n```<end_code>"
+
+
+def observation_message(chosen: Candidate, *, repeated: bool = False, action_format: ActionFormat = "code") -> str:
+    """The user's message after a step, in its form: what the code did, or what was wrong with the completion.
+
+    ``repeated``: the same code failed before, and the message says so.
+    """
+    if isinstance(chosen.action, ParseFailure):
+        said = chosen.action.message
+    else:
+        said = what_it_did(chosen.observation) if chosen.observation else _NOTHING
+    said = f"{said}\n{_SAME_AGAIN}" if repeated else said
+    return FORMS[action_format].observation.format(said)
+
+
+def what_it_did(observation: Observation) -> str:
+    """What running a cell did, for a model to read."""
+    parts = [observation.stdout.rstrip("\n")]
+    if observation.value is not None:
+        parts.append(f"Value: {_readable(observation.value)}")
+    if observation.kind == "final_answer":
+        parts.append(f"Final answer: {observation.final_answer}")
+    parts.append(what_went_wrong(observation))
+    return "\n".join(filter(None, parts)) or _NOTHING
+
+
+def what_went_wrong(observation: Observation) -> str:
+    """How a cell failed, for a model to read; "" when it did not."""
+    match observation.kind:
+        case "timeout":
+            return "Error: the code took too long and was stopped. Use a quicker way, or a smaller input."
+        case "out_of_memory":
+            return "Error: the code used too much memory. Use a way that keeps less of it at once."
+        case "killed":
+            return "Error: the code had to be killed, and what it had changed is undone. Try in a different way."
+        case "exception" | "tool_error":
+            error = (observation.error or observation.error_type or "").rstrip()
+            return f"Error:\n{error}\nRead the last line of the error, and try again in a different way."
+        case "final_answer" | "value":
+            return ""
+
+
+def _readable(value: str) -> str:
+    """A value as a model reads it best: a text as it is, without the quotes and escapes of its repr."""
+    if not value.startswith(("'", '"')):
+        return value
+    try:
+        text = str(ast.literal_eval(value))
+        text.encode()  # a lone surrogate fits in no message
+        return text
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # cut somewhere, or a __repr__ that pretends
+        return value

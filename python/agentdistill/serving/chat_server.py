@@ -1,0 +1,410 @@
+"""``agentdistill serve``: an agent behind OpenAI's chat protocol, so that any client of it can use one as a model.
+
+A request is an episode: the agent thinks, searches and computes, and what it answers is the completion. What it does
+and sees on the way is the completion's ``reasoning_content`` (the field of DeepSeek's and vLLM's servers); with
+``stream``, it is sent as it comes. All requests share one player: its model, its sandbox, its tools.
+
+An agent has learnt episodes of one question and of its own prompt. So what a client says before the last question,
+instructions and earlier turns, is put before it as text, and each request begins with a fresh State. How the agent
+samples, and how much it may write, is for who serves it to say: ``temperature``, ``max_tokens``, ``seed`` and their
+like have no effect. Not here: tools of the client's own, several answers to a request, TLS.
+
+Source: https://platform.openai.com/docs/api-reference/chat
+"""
+
+import asyncio
+import hmac
+import json
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+import uvicorn
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from agentdistill._core import Trajectory
+from agentdistill.event_loop import event_loop
+from agentdistill.rollouts.player import FAILED, Player
+from agentdistill.tasks.task import Task
+
+_log = logging.getLogger(__name__)
+
+REQUEST_BYTES = 4 << 20
+"""Largest request."""
+
+REQUEST_SECONDS = 30.0
+"""Time that a request may take to arrive."""
+
+GRACE_SECONDS = 10
+"""Time that episodes under way have to end when the server stops."""
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+class ChatServer:
+    """An agent over HTTP, on the event loop of all rollouts, until the end of a ``with`` block."""
+
+    def __init__(
+        self,
+        player: Player,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        *,
+        name: str | None = None,
+        api_key: str | None = None,
+        seconds: float = 600.0,
+    ) -> None:
+        """Listen at ``host`` and ``port``; port 0 takes a free one. ``name``: what clients call the model, by default
+        its own name. ``api_key``: what they must send. ``seconds``: time for one request.
+
+        Raises OSError when it cannot listen there, ValueError for no time.
+        """
+        if seconds <= 0:
+            raise ValueError(f"a request may take {seconds} s: give more than 0")
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            self._socket = socket.create_server((host, port), family=family)
+        except OSError as error:
+            raise OSError(f"cannot listen at {host}:{port}: {error}") from error
+        at = f"[{host}]" if family == socket.AF_INET6 else host
+        self.url = f"http://{at}:{self._socket.getsockname()[1]}/v1"
+        """What clients take as their base URL."""
+        self.name = name or player.model_name
+        app = _Api(player, self.name, api_key, seconds, local=host in _LOOPBACK).app()
+        options: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None, "access_log": False}
+        self._server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=GRACE_SECONDS, **options))
+
+    def __enter__(self) -> "ChatServer":
+        self._serving = asyncio.run_coroutine_threadsafe(self._server.serve([self._socket]), event_loop())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take no more requests, and wait for those under way, at most ``GRACE_SECONDS``."""
+        self._server.should_exit = True
+        self._serving.result()
+
+
+def _as_text(content: Any) -> Any:
+    """A message's content that came in parts."""
+    if not isinstance(content, list):
+        return content or ""
+    if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
+        raise ValueError("it has parts that are not text, which is all that the agent reads")
+    return "\n".join(str(part.get("text", "")) for part in content)
+
+
+class _Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, BeforeValidator(_as_text)] = ""
+
+
+class _StreamOptions(BaseModel):
+    include_usage: bool | None = None
+
+
+class _Asked(BaseModel):
+    """The body of a request, as far as it is looked at."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    messages: list[_Message] = Field(min_length=1)
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+
+# What a client may ask for that an agent cannot give -> the only value that asks for nothing of it.
+_NOT_OFFERED: dict[str, object] = {
+    "n": 1,
+    "tools": [],
+    "functions": [],
+    "logprobs": False,
+    "response_format": {"type": "text"},
+    "modalities": ["text"],
+}
+
+
+class _Refused(Exception):
+    """A request that gets an error instead of a completion."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class _Api:
+    """The endpoints."""
+
+    def __init__(self, player: Player, name: str, api_key: str | None, seconds: float, *, local: bool) -> None:
+        self._player = player
+        self._name = name
+        self._key = (api_key or "").encode()
+        self._seconds = seconds
+        self._local = local
+        self._started = int(time.time())
+        self._episodes = set[asyncio.Task[Trajectory]]()
+
+    def app(self) -> Starlette:
+        routes = [
+            Route("/health", self._health),
+            Route("/v1/models", self._let_in(self._models)),
+            Route("/v1/models/{name:path}", self._let_in(self._model)),
+            Route("/v1/chat/completions", self._let_in(self._completions), methods=["POST"]),
+        ]
+        handlers = {_Refused: _refuse, HTTPException: _no_such_endpoint, ClientDisconnect: _gone, Exception: _broken}
+        return Starlette(routes=routes, exception_handlers=handlers)
+
+    def _let_in(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """``endpoint``, for those who have the key. Where there is none, only for this machine: the page of a web site
+        that gives this machine's address as its own can ask too, but its requests name the site."""
+
+        async def guarded(request: Request) -> Response:
+            given = request.headers.get("authorization", "").encode("latin-1")  # as it was sent
+            if self._key and not hmac.compare_digest(given, b"Bearer " + self._key):
+                message, wanted = "wrong API key: send the server's as a bearer token", {"WWW-Authenticate": "Bearer"}
+                raise _Refused(401, message, code="invalid_api_key", headers=wanted)
+            if not self._key and self._local and request.url.hostname not in _LOOPBACK:
+                raise _Refused(403, f"{request.url.hostname} is not this machine: without an API key it must be")
+            return await endpoint(request)
+
+        return guarded
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok", "episodes": len(self._episodes)})
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def _model(self, request: Request) -> Response:
+        self._check_name(request.path_params["name"])
+        return JSONResponse(self._card())
+
+    def _card(self) -> dict[str, Any]:
+        return {"id": self._name, "object": "model", "created": self._started, "owned_by": "agentdistill"}
+
+    def _check_name(self, name: str) -> None:
+        if name != self._name:
+            message = f"there is no model {name!r} here, only {self._name!r}"
+            raise _Refused(404, message, param="model", code="model_not_found")
+
+    async def _completions(self, request: Request) -> Response:
+        asked = _parse(await _body(request))
+        self._check_name(asked.model)
+        question = as_question([(message.role, message.content) for message in asked.messages])
+        if len(self._episodes) >= self._player.at_once:
+            message = f"{len(self._episodes)} requests are under way, and no more are taken: ask again later"
+            raise _Refused(429, message, code="rate_limit_exceeded", headers={"Retry-After": "1"})
+        completion = _Completion(self._name)
+        said = asyncio.Queue[str | None]()
+        play = self._player.play(Task(completion.id, question), show=said.put_nowait)
+        episode = asyncio.create_task(asyncio.wait_for(play, self._seconds))
+        self._episodes.add(episode)
+
+        def ended(_: object) -> None:
+            self._episodes.discard(episode)
+            said.put_nowait(None)
+
+        episode.add_done_callback(ended)
+        if asked.stream:
+            usage = bool(asked.stream_options and asked.stream_options.include_usage)
+            events = _events(completion, episode, said, usage=usage)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        trajectory = await _ended(episode, request)
+        reasoning = "".join(iter(said.get_nowait, None))  # None is the end
+        return JSONResponse(completion.whole(trajectory, reasoning))
+
+
+def as_question(messages: list[tuple[str, str]]) -> str:
+    """A conversation as one question: instructions first, then the earlier turns, then what is asked now.
+
+    A single question stays as it is. Raises _Refused for a conversation that does not end with one.
+
+    >>> print(as_question([("user", "Who wrote Emma?"), ("assistant", "Jane Austen"), ("user", "When?")]))
+    The conversation so far:
+    User: Who wrote Emma?
+    Assistant: Jane Austen
+    <BLANKLINE>
+    Now answer this:
+    When?
+    """
+    role, question = messages[-1]
+    if role != "user" or not question.strip():
+        raise _Refused(400, "the last message must be the user's, and not empty", param="messages")
+    instructions = [text for role, text in messages if role in ("system", "developer") and text]
+    turns = [f"{role.capitalize()}: {text}" for role, text in messages[:-1] if role in ("user", "assistant")]
+    if turns:
+        question = "\n".join(["The conversation so far:", *turns, "", "Now answer this:", question])
+    return "\n\n".join([*instructions, question])
+
+
+class _Completion:
+    """One answer, in the forms that the protocol has for it."""
+
+    def __init__(self, model: str) -> None:
+        self.id = f"chatcmpl-{uuid4().hex}"
+        self._model = model
+        self._created = int(time.time())
+
+    def whole(self, trajectory: Trajectory | None, reasoning: str) -> dict[str, Any]:
+        message = {
+            "role": "assistant",
+            "content": _content(trajectory),
+            "refusal": None,
+            "reasoning_content": reasoning,
+        }
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(trajectory)}
+        return self._object("chat.completion", [choice], usage=_usage(trajectory))
+
+    def chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self._object("chat.completion.chunk", [choice])
+
+    def usage_chunk(self, trajectory: Trajectory | None) -> dict[str, Any]:
+        return self._object("chat.completion.chunk", [], usage=_usage(trajectory))
+
+    def _object(self, kind: str, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self._created,
+            "model": self._model,
+            "choices": choices,
+            **more,
+        }
+
+
+async def _events(
+    completion: _Completion, episode: "asyncio.Task[Trajectory]", said: "asyncio.Queue[str | None]", *, usage: bool
+) -> AsyncIterator[str]:
+    """A completion as server-sent events. The episode ends with it: with a client that leaves."""
+    try:
+        yield _event(completion.chunk({"role": "assistant", "content": ""}))
+        while (text := await said.get()) is not None:
+            yield _event(completion.chunk({"reasoning_content": text}))
+        trajectory = await _ended(episode)
+        yield _event(completion.chunk({"content": _content(trajectory)}))
+        yield _event(completion.chunk({}, _finish_reason(trajectory)))
+        if usage:
+            yield _event(completion.usage_chunk(trajectory))
+    except _Refused as refused:
+        yield _event(refused.body)
+    finally:
+        episode.cancel()
+    yield "data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+async def _ended(episode: "asyncio.Task[Trajectory]", request: Request | None = None) -> Trajectory | None:
+    """What came of an episode; None when its time is over. It is cancelled when the client leaves.
+
+    Raises _Refused when model or sandbox fail, ClientDisconnect.
+    """
+    gone = asyncio.ensure_future(_left(request) if request else asyncio.Event().wait())
+    try:
+        await asyncio.wait([episode, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not episode.done():
+            raise ClientDisconnect
+        trajectory = await episode
+    except TimeoutError:
+        return None
+    finally:
+        gone.cancel()
+        episode.cancel()
+    if trajectory.outcome in FAILED:
+        _log.error("%s: %s: %s", trajectory.task_id, trajectory.outcome, trajectory.error)
+        what = {"model_error": "model", "sandbox_error": "sandbox"}.get(trajectory.outcome, "server")
+        raise _Refused(502, f"the {what} failed; the server's log says why", code=trajectory.outcome)
+    return trajectory
+
+
+async def _left(request: Request) -> None:
+    """Wait until the client, whose request has been read, has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _content(trajectory: Trajectory | None) -> str:
+    """The answer; "" when there is none."""
+    return (trajectory.answer if trajectory else None) or ""
+
+
+def _finish_reason(trajectory: Trajectory | None) -> str:
+    """An episode that ran into a limit (steps, tokens, time, completions that do not parse) was cut short."""
+    return "stop" if trajectory and trajectory.outcome == "final_answer" else "length"
+
+
+def _usage(trajectory: Trajectory | None) -> dict[str, int]:
+    prompt, completion = trajectory.usage if trajectory else (0, 0)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+async def _body(request: Request) -> bytes:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        # A web page of another site can send any other type without asking first.
+        raise _Refused(415, "send application/json")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > REQUEST_BYTES:
+                    raise _Refused(413, f"a request may have {REQUEST_BYTES} bytes")
+    except TimeoutError:
+        raise _Refused(408, f"the request did not arrive within {REQUEST_SECONDS:g} s") from None
+    return bytes(body)
+
+
+def _parse(body: bytes) -> _Asked:
+    try:
+        asked = _Asked.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the request"
+        raise _Refused(400, f"{where}: {first['msg']}", param=where) from None
+    for name, nothing in _NOT_OFFERED.items():
+        if (asked.model_extra or {}).get(name) not in (None, nothing):
+            message = f"{name} is not offered: an agent gives one answer, as text, by tools of its own"
+            raise _Refused(400, message, param=name, code="unsupported_parameter")
+    return asked
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, _Refused)
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _no_such_endpoint(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    there_are = "GET /health, GET /v1/models, POST /v1/chat/completions"
+    message = f"there is no {request.method} {request.url.path}: there are {there_are}"
+    return await _refuse(request, _Refused(error.status_code, message, headers=dict(error.headers or {})))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return await _refuse(request, _Refused(500, "the server failed; its log says why"))

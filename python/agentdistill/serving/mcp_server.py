@@ -1,0 +1,104 @@
+"""``agentdistill mcp``: the sandbox, and search, as tools of any client of the Model Context Protocol (MCP).
+
+The server speaks over standard input and output, so a process is one client and one session: cells run one after
+another, each result names its step, and a call may go on from any earlier one. Whatever a cell does is a result.
+
+Not here: serving several clients over HTTP.
+"""
+
+import threading
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import Field
+
+from agentdistill._core import AgentDistillError, Bm25Index, Limits, Observation, Sandbox, __version__
+from agentdistill.rollouts.prompt import IMPORTS, what_it_did
+from agentdistill.rollouts.session import Session
+from agentdistill.tools.tool import sandbox_tools, web_search
+
+if TYPE_CHECKING:
+    from agentdistill.tools.http_retriever import HttpRetriever
+
+_RUN_PYTHON = """\
+Run Python in a sandbox; see what it prints, and the value of its last expression.
+Variables stay from call to call. A call may take {seconds:g} s and {memory_mb} MB; there are no files and no network.
+Every result names its step; from_step goes on from an earlier one, as if what came after it had not been.
+It can import {imports}."""
+
+_SEARCH_TOO = "\nIn the code, web_search(query, k) is there too."
+
+
+class CellResult(TypedDict):
+    """What running the code did."""
+
+    step: Annotated[int, Field(description="Number of this step, for from_step.")]
+    kind: Annotated[
+        str, Field(description="value, final_answer, exception, timeout, out_of_memory, tool_error or killed.")
+    ]
+    stdout: str
+    value: Annotated[str | None, Field(description="repr of the last expression.")]
+    final_answer: str | None
+    error_type: Annotated[str | None, Field(description="Name of the exception.")]
+    error: Annotated[str | None, Field(description="The traceback.")]
+
+
+def make_server(limits: Limits, retriever: "Bm25Index | HttpRetriever | None" = None) -> MCPServer[Any]:
+    """A server with the tool ``run_python``, and ``web_search`` where there is a retriever.
+
+    Its ``run()`` serves standard input and output until the client leaves.
+    """
+    server = MCPServer[Any]("agentdistill", version=__version__, log_level="WARNING")
+    tools = [] if retriever is None else [web_search(retriever)]
+    session, turn = Session(Sandbox(sandbox_tools(tools), limits)), threading.Lock()
+
+    def run_python(
+        code: Annotated[str, Field(description="One line or many.")],
+        from_step: Annotated[
+            int | None, Field(description="Run from the State after this step, not after the last; 0 is a fresh one.")
+        ] = None,
+    ) -> Annotated[CallToolResult, CellResult]:
+        try:
+            with turn:
+                return _result(session.run(code, from_step), session.step)
+        except (AgentDistillError, ValueError) as error:
+            raise ToolError(str(error)) from error
+
+    description = _RUN_PYTHON.format(seconds=limits.seconds, memory_mb=limits.memory_mb, imports=IMPORTS)
+    server.add_tool(
+        run_python,
+        description=description + (_SEARCH_TOO if tools else ""),
+        annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False),
+    )
+    if retriever is not None:
+
+        def search(query: str, k: Annotated[int, Field(ge=1, le=100, description="How many passages.")] = 3) -> str:
+            return retriever.search_text(query, k)
+
+        (tool,) = tools
+        server.add_tool(
+            search,
+            name=tool.name,
+            description=tool.description,
+            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+        )
+    return server
+
+
+def _result(observation: Observation, step: int) -> CallToolResult:
+    result = CellResult(
+        step=step,
+        kind=observation.kind,
+        stdout=observation.stdout,
+        value=observation.value,
+        final_answer=observation.final_answer,
+        error_type=observation.error_type,
+        error=observation.error,
+    )
+    return CallToolResult(
+        content=[TextContent(text=f"Step {step}:\n{what_it_did(observation)}")],
+        structured_content=dict(result),
+        is_error=observation.kind not in ("value", "final_answer"),
+    )

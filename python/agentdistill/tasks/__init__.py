@@ -1,0 +1,1 @@
+"""What is a task, and where are sets of them?"""

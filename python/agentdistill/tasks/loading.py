@@ -1,0 +1,163 @@
+"""Reading tasks: files of JSON, JSONL and CSV, data sets of Hugging Face's library, and the paper's benchmarks by name.
+
+The fields are ``question`` and ``answer``; ``id``, ``task_set`` (or ``dataset_name``), ``kind`` and ``answer_aliases``
+are optional; all other fields are kept as metadata. The paper's own files (an object with ``metadata`` and
+``examples``) are read as they are.
+
+Not here: where benchmarks are found (``benchmark.py``).
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from agentdistill.tasks.benchmark import BENCHMARKS, dataset_rows, is_dataset, located
+from agentdistill.tasks.task import Kind, Task, kind_of
+
+_log = logging.getLogger(__name__)
+
+
+def load_tasks(
+    path: str | Path, task_set: str | None = None, limit: int | None = None, *, kind: Kind | None = None
+) -> list[Task]:
+    """Read the tasks of a ``.json``, ``.jsonl`` or ``.csv`` file, of a data set in a folder, or of a benchmark by its
+    name (``hotpotqa``, ``data/hotpotqa``: see ``agentdistill.tasks.benchmark``), the first ``limit`` of them.
+
+    ``task_set`` and ``kind`` are for all of them; else a benchmark's, or each task's own, count. Without any, the set
+    is named after the file, and the kind is told from the set's name, or else from the answer: a number is mathematics.
+    A task without an ``id`` gets one made from its question, so that it stays the same when the file grows. Tasks whose
+    answer is null or empty are left out with a warning (the paper's files have some). Raises OSError for what cannot be
+    read or had, and ValueError, with line or example, for what is malformed, empty, or has the same id twice.
+    """
+    path = Path(path)
+    benchmark = BENCHMARKS.get(path.name)
+    if benchmark:
+        task_set, kind, path = task_set or path.name, kind or benchmark.kind, located(path)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}: give at least 1 task")
+    if kind is not None and kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}: give one of {', '.join(get_args(Kind))}")
+    suffix = path.suffix.lower()
+    if not is_dataset(path) and suffix not in _READERS:
+        raise ValueError(
+            f"{path}: tasks are read from {', '.join(_READERS)} files, not {suffix or 'one without a suffix'}; "
+            f"benchmarks are {', '.join(BENCHMARKS)}"
+        )
+    rows = dataset_rows if is_dataset(path) else _READERS[suffix]
+    tasks: list[Task] = []
+    places: dict[str, str] = {}
+    unanswered: list[str] = []
+    try:
+        for where, row in rows(path):
+            task = _task(where, row, task_set, kind, path.stem)
+            if task.id in places:
+                raise ValueError(
+                    f"{where}: its id {task.id!r} is also that of {places[task.id]}: give each task its own"
+                )
+            places[task.id] = where
+            if task.answer is None:
+                unanswered.append(where)
+                continue
+            tasks.append(task)
+            if len(tasks) == limit:
+                break
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8") from error
+    if unanswered:
+        some = ", ".join(unanswered[:3]) + (", ..." if len(unanswered) > 3 else "")
+        _log.warning(
+            "%d of %d tasks have no answer (null or empty) and are left out: %s", len(unanswered), len(places), some
+        )
+    if not tasks:
+        raise ValueError(f"{path} has no task with an answer")
+    return tasks
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """The examples of ``{"metadata": ..., "examples": [...]}``, or of a plain list."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    examples = data.get("examples") if isinstance(data, dict) else data
+    if not isinstance(examples, list):
+        raise ValueError(f'{path}: not a task set: give a list of tasks, or an object with the list as "examples"')
+    for number, row in enumerate(examples, start=1):
+        yield f"{path}: example {number}", row
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield f"{path}:{number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno})") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines, strict=True)
+        try:
+            for row in rows:
+                where = f"{path}:{rows.line_num}"
+                if None in row or None in row.values():  # DictReader's marks for too many and too few
+                    raise ValueError(
+                        f"{where}: it has not as many fields as the header ({', '.join(rows.fieldnames or ())})"
+                    )
+                yield where, {name: value for name, value in row.items() if value or name in ("question", "answer")}
+        except csv.Error as error:
+            raise ValueError(f"{path}:{rows.line_num + 1}: not CSV: {error}") from error
+
+
+_READERS = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
+
+
+def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: str) -> Task:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: a task is an object with question and answer, not {_what(row)}")
+    question = row.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"{where}: it has no question" + (f" but {_what(question)}" if "question" in row else ""))
+    if "answer" not in row:
+        raise ValueError(f"{where}: it has no answer")
+    answer = _text(row["answer"])
+    if answer is None and row["answer"] not in (None, ""):
+        raise ValueError(f"{where}: its answer is {_what(row['answer'])}: give a text or a number")
+    identifier = _text(row.get("id"))
+    if identifier is None and row.get("id") is not None:
+        raise ValueError(f"{where}: its id is {_what(row['id'])}: give a text or a number")
+    named = task_set or row.get("task_set") or row.get("dataset_name") or stem
+    if not isinstance(named, str):
+        raise ValueError(f"{where}: its task set is {_what(named)}: give a text")
+    own = kind or row.get("kind") or kind_of(named, answer)
+    if own not in get_args(Kind):
+        raise ValueError(f"{where}: its kind is {own!r}: give one of {', '.join(get_args(Kind))}")
+    aliases = row.get("answer_aliases") or []
+    if not isinstance(aliases, list) or not all(isinstance(alias, str | int | float) for alias in aliases):
+        raise ValueError(f"{where}: its answer_aliases are {aliases!r}: give a list of texts or numbers")
+    known = ("id", "question", "answer", "task_set", "kind", "answer_aliases")
+    metadata = {key: value for key, value in row.items() if key not in known}
+    identifier = identifier or hashlib.sha256(question.encode()).hexdigest()[:12]
+    texts = tuple(text for alias in aliases if (text := _text(alias)))
+    return Task(identifier, question, answer, named, own, texts, metadata)
+
+
+def _text(value: Any) -> str | None:
+    """A text that is not empty, or a finite number as text; None for anything else."""
+    if isinstance(value, str):
+        return value if value.strip() else None
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return str(value) if number else None
+
+
+def _what(value: Any) -> str:
+    names = {str: "an empty text", dict: "an object", list: "a list", type(None): "null", bool: "a truth value"}
+    return names.get(type(value), f"{value!r}")

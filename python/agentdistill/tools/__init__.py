@@ -1,0 +1,1 @@
+"""What can a model's code call besides Python?"""

@@ -1,0 +1,271 @@
+"""Tools of MCP servers, whosever they are, as tools of the agent: each is shown to the model as a Python function.
+
+A server is a command, spoken to over its standard input and output, or a URL. Not here: our own server
+(mcp_server.py); resources and prompts of a server, questions it has for its user, logging in.
+"""
+
+import inspect
+import keyword
+import os
+import re
+import shlex
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import mcp
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from mcp.types import (
+    CONNECTION_CLOSED,
+    INVALID_REQUEST,
+    CallToolResult,
+    EmbeddedResource,
+    TextContent,
+    TextResourceContents,
+)
+
+from agentdistill._core import AgentDistillError
+from agentdistill.retry import Retries
+from agentdistill.tools.tool import TOOL_SECONDS, Tool
+
+START_SECONDS = 60.0
+"""Time that a server may take to answer at first; some are fetched when they are started."""
+
+RESTARTS = 8
+"""So many times a server that has died is started again, or its URL tried, until it answers a call: the pauses between
+come to a minute and a half."""
+
+
+@contextmanager
+def mcp_tools(servers: Sequence[str], seconds: float = TOOL_SECONDS) -> Iterator[tuple[Tool, ...]]:
+    """The tools of ``servers``, commands and URLs, which can be called, from any thread, until the context ends.
+
+    ``seconds``: time for one call. A command runs with this process's environment, and its own standard error is this
+    one's. A server that dies meanwhile is started again by the next call. Raises AgentDistillError for a server that
+    cannot be had, ValueError for what is no command.
+    """
+    with ExitStack() as stack:
+        portal, tools = stack.enter_context(start_blocking_portal(name="mcp-tools")), list[Tool]()
+        for name in servers:
+            server = _Server(name, _address(name), portal, seconds)
+            stack.callback(server.close)
+            try:
+                listed = server.listed()
+            except Exception as error:
+                raise AgentDistillError(f"no MCP server answers at {name!r}: {_cause(error)}") from error
+            tools += [_tool(tool, partial(server.call, again=_may_be_repeated(tool))) for tool in listed]
+        yield tuple(tools)
+
+
+class _Server:
+    """A server, for calls from any thread. Where it has died, the next call starts it again, or connects again."""
+
+    def __init__(
+        self, name: str, address: str | mcp.StdioServerParameters, portal: BlockingPortal, seconds: float
+    ) -> None:
+        self._address = address
+        self._portal = portal
+        self._seconds = seconds
+        self._retries = Retries(f"MCP server {name!r}", RESTARTS, RuntimeError)
+        self._connection = ExitStack()
+        self._client: mcp.Client | None = None
+        self._lost = ""  # why there is no client
+        self._tries = 0  # to have one again, since a call was answered
+        self._changing = threading.Lock()  # held by who makes, or ends, the connection
+        self._closed = threading.Event()
+
+    def listed(self) -> list[mcp.Tool]:
+        """Start it for the first time, and ask what tools it has."""
+        self._client = self._connect()
+        self._retries.answered()
+        return self._portal.call(_listed, self._client)
+
+    def call(self, name: str, arguments: dict[str, Any], *, again: bool) -> CallToolResult:
+        """Call a tool; ``again``: once more, where the server dies meanwhile. Raises RuntimeError for one that dies."""
+        client = self._connected()
+        try:
+            call = partial(client.call_tool, read_timeout_seconds=self._seconds)
+            result = self._portal.call(call, name, arguments)
+        except Exception as error:
+            code = error.code if isinstance(error, mcp.MCPError) else None
+            # One that was started anew, or had nothing to do for long, does not know the session: it has done nothing.
+            forgotten = code == INVALID_REQUEST and "session" in str(error).lower()
+            if code != CONNECTION_CLOSED and not forgotten and self._client is client:
+                raise
+            self._lose(client, _cause(error))
+            if not forgotten and not again:
+                raise RuntimeError(f"the server of {name} died during the call, carried out or not") from error
+            return self.call(name, arguments, again=again and forgotten)
+        self._retries.answered()
+        self._tries = 0
+        return result
+
+    def close(self) -> None:
+        self._closed.set()  # nobody waits for it any more
+        with self._changing:
+            self._disconnect("no longer in use")
+
+    def _connected(self) -> mcp.Client:
+        with self._changing:
+            while self._client is None:
+                pause = self._retries.pause(self._tries, self._lost, unreachable=True)
+                if self._closed.wait(pause):
+                    raise RuntimeError(self._lost)
+                self._tries += 1
+                try:
+                    self._client = self._connect()
+                except Exception as error:
+                    self._lost = _cause(error)
+            return self._client
+
+    def _connect(self) -> mcp.Client:
+        client = mcp.Client(self._address, read_timeout_seconds=START_SECONDS)
+        self._connection.enter_context(self._portal.wrap_async_context_manager(client))
+        return client
+
+    def _lose(self, client: mcp.Client, why: str) -> None:
+        with self._changing:
+            if self._client is client:  # the first of the calls that were under way
+                self._disconnect(why)
+
+    def _disconnect(self, why: str) -> None:
+        self._client, self._lost = None, why
+        with suppress(Exception):  # of a server that is dead, what it did not do is known
+            self._connection.close()
+
+
+def _may_be_repeated(tool: mcp.Tool) -> bool:
+    """Whether its server says that a second call does nothing that the first has not done."""
+    hints = tool.annotations
+    return bool(hints and (hints.read_only_hint or hints.idempotent_hint))
+
+
+def _address(server: str) -> str | mcp.StdioServerParameters:
+    if re.match("https?://", server):
+        return server
+    if not (words := shlex.split(server)):
+        raise ValueError("an MCP server is a command or a URL, and not nothing")
+    return mcp.StdioServerParameters(command=words[0], args=words[1:], env=dict(os.environ))
+
+
+async def _listed(client: mcp.Client) -> list[mcp.Tool]:
+    page = await client.list_tools()
+    tools = page.tools
+    while page.next_cursor:
+        page = await client.list_tools(cursor=page.next_cursor)
+        tools += page.tools
+    return tools
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong first; who looks after several tasks raises all their errors as one."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__
+
+
+def _tool(remote: mcp.Tool, ask: Callable[[str, dict[str, Any]], CallToolResult]) -> Tool:
+    properties, required = remote.input_schema.get("properties", {}), remote.input_schema.get("required", ())
+    names = {_identifier(name): name for name in properties}
+    schemas = {name: _described(properties[known]) for name, known in names.items()}
+    parameters = [_parameter(name, schema, required=names[name] in required) for name, schema in schemas.items()]
+    parameters.sort(key=lambda parameter: parameter.default is not _EMPTY)  # required ones first: Python has it so
+    signature = inspect.Signature(parameters, return_annotation=_annotation(_result_schema(remote)))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        # What may be left out is shown with the default None, which not every schema allows to send.
+        arguments = {
+            names[name]: value
+            for name, value in given.items()
+            if value is not None or signature.parameters[name].default is not None
+        }
+        return _result(remote, ask(remote.name, arguments))
+
+    description = remote.description or remote.title or remote.name
+    described = [f"    {name}: {schema['description']}" for name, schema in schemas.items() if "description" in schema]
+    if described:
+        description = "\n".join([description.strip(), "", "Args:", *described])
+    return Tool(_identifier(remote.name), str(signature), description, call)
+
+
+_EMPTY = inspect.Parameter.empty
+
+
+def _identifier(name: str) -> str:
+    """``name`` as Python can say it."""
+    safe = re.sub(r"\W", "_", name)
+    return f"_{safe}" if not safe.isidentifier() else f"{safe}_" if keyword.iskeyword(safe) else safe
+
+
+def _described(schema: Any) -> dict[str, Any]:
+    """A JSON schema that says something; ``true`` is one as well."""
+    return schema if isinstance(schema, dict) else {}
+
+
+def _parameter(name: str, schema: dict[str, Any], *, required: bool) -> inspect.Parameter:
+    default = _EMPTY if required else schema.get("default")
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(name, kind, default=default, annotation=_annotation(schema))
+
+
+class _Annotation(str):
+    """A type's name, which a signature shows as it is."""
+
+    __repr__ = str.__str__
+
+
+_TYPES = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "object": "dict",
+    "array": "list",
+    "null": "None",
+}
+
+
+def _annotation(schema: dict[str, Any]) -> _Annotation:
+    """The Python type for a JSON schema, as far as one helps a model."""
+    match schema:
+        case {"enum": list(values)}:
+            return _Annotation(f"Literal[{', '.join(map(repr, values))}]")
+        case {"anyOf": list(kinds)}:
+            return _Annotation(" | ".join(map(_annotation, kinds)))
+        case {"type": list(names)}:
+            return _Annotation(" | ".join(_TYPES.get(name, "Any") for name in names))
+        case {"type": "array", "items": {"type": str()} as items}:
+            return _Annotation(f"list[{_annotation(items)}]")
+        case {"type": str(name)}:
+            return _Annotation(_TYPES.get(name, "Any"))
+    return _Annotation("Any")
+
+
+def _result_schema(remote: mcp.Tool) -> dict[str, Any]:
+    schema = remote.output_schema or {"type": "string"}
+    return schema["properties"]["result"] if _is_wrapped(remote) else schema
+
+
+def _is_wrapped(remote: mcp.Tool) -> bool:
+    """Whether what it gives is no object, and so comes in one that has nothing else, as servers do it."""
+    return list((remote.output_schema or {}).get("properties", ())) == ["result"]
+
+
+def _result(remote: mcp.Tool, result: CallToolResult) -> Any:
+    """What a call gives to the code that made it. Raises RuntimeError with what the server says is wrong."""
+    text = "\n".join(map(_text, result.content))
+    if result.is_error:
+        raise RuntimeError(text)
+    if result.structured_content is None:
+        return text
+    return result.structured_content["result"] if _is_wrapped(remote) else result.structured_content
+
+
+def _text(block: Any) -> str:
+    match block:
+        case TextContent(text=text) | EmbeddedResource(resource=TextResourceContents(text=text)):
+            return text
+    return f"[{block.type}, which cannot be shown here]"

@@ -1,0 +1,1 @@
+"""What does a student learn from trajectories, and how is it trained?"""

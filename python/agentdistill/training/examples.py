@@ -1,0 +1,261 @@
+"""Training examples: a trajectory as the token ids that a student would meet in a rollout of its own, and what of them
+it learns.
+
+It learns what an agent writes itself, its turns to their ends, never prompts and observations, nor the steps that an
+episode was begun with (correction.py). Which part of a turn is
+thought and which is the action is known to the token. Where a turn's ids come from is decided in one place, ``_ids``:
+they are those that were drawn, if this student could have drawn them so, and else its text encoded once.
+
+Not here: which trajectories are kept (distillation.py), and the loss (training.py).
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
+
+from agentdistill._core import ParseFailure, Trajectory, parse_action
+from agentdistill.action_format import ActionFormat
+from agentdistill.models.model import Message, ModelError
+from agentdistill.rollouts.prompt import assistant_turn, default_prompt, load_prompt, opening
+from agentdistill.trajectories import steps_given
+
+SpanKind = Literal["thought", "action", "answer"]
+
+
+class Span(NamedTuple):
+    """A part of what the student learns: tokens ``start`` to ``end`` of its example, ``end`` not among them."""
+
+    kind: SpanKind
+    """"thought": a turn up to its code. "action": its code, with label and fence, and the end of the turn. "answer":
+    the same where it gave the final answer. A token on the border is of the thought."""
+    start: int
+    end: int
+
+
+class Example(TypedDict):
+    """One training example."""
+
+    input_ids: list[int]
+    completion_mask: list[int]
+    """1 where the loss counts: the assistant's words and its end of turn; 0 for prompt and observations."""
+    spans: NotRequired[list[Span]]
+    """What is what where the mask is 1, in order; only weights by span, and a teacher's judgement, need it."""
+    target: NotRequired[list[float]]
+    """The log probability that a teacher gives each token, where it is to be approached (likelihood.judged)."""
+    factors: NotRequired[list[float]]
+    """How much that counts."""
+
+
+class Examples(NamedTuple):
+    """Training examples, and what became of the trajectories that are not, or not wholly, among them."""
+
+    examples: list[Example]
+    cut: int
+    """Trajectories that were too long, and end after the last step that fits."""
+    dropped: dict[str, int]
+    """Reason -> trajectories: "too_long" (not even the first step to learn fits), "not_faithful" (the tokenizer cannot
+    say the text)."""
+    recorded: int
+    """Turns that have the ids that were drawn for them."""
+
+    def __str__(self) -> str:
+        tokens = sum(len(example["input_ids"]) for example in self.examples)
+        taught = sum(sum(example["completion_mask"]) for example in self.examples)
+        turns = sum(span.kind != "thought" for example in self.examples for span in example["spans"])
+        said = [f"{len(self.examples)} examples, {tokens:,} tokens, {taught:,} of them learnt"]
+        said += [f"{self.recorded} of {turns} turns with the ids that were drawn, the others encoded from their text"]
+        said += [f"{self.cut} trajectories cut after the last step that fits"] if self.cut else []
+        said += [f"left out: {reason} {n}" for reason, n in self.dropped.items()]
+        return "; ".join(said)
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any: ...
+    def __call__(self, text: str, **options: Any) -> Any: ...
+    def decode(self, token_ids: list[int], **options: Any) -> Any: ...
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a model, by its folder or hub id. Raises ModelError for one that is not there."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the tokenizer of {model}: {error}") from error
+
+
+def to_examples(
+    trajectories: Sequence[Trajectory], tokenizer: Tokenizer, *, prompt: str | None = None, max_length: int = 10_240
+) -> Examples:
+    """Make of trajectories what a student learns from, under its own short prompt and chat template, as it will see
+    them in a rollout.
+
+    Each turn is what the template makes of it: first the prompt of that step, exactly as a server would build it,
+    then the assistant's text and end of turn, apart, as they are when generated. A turn whose prompt does not begin
+    with the ids of the turns before it (the template drops their thinking, or they were drawn otherwise than they are
+    encoded) begins an example of its own. ``prompt`` is as in ``AgentConfig``; ``max_length`` is in tokens (paper:
+    10,240).
+
+    Raises ValueError for a tokenizer without a chat template, or one whose template does not end a turn.
+    """
+    examples: list[Example] = []
+    cut, recorded, dropped = 0, 0, Counter[str]()
+    for trajectory in trajectories:
+        action_format = trajectory.sampling.get("action_format", "code")
+        own = default_prompt("student", trajectory.kind, action_format) if prompt is None else prompt
+        turns = [_encoded(turn, tokenizer) for turn in _turns(trajectory, tokenizer, load_prompt(own))]
+        fitting = list(takewhile(lambda turn: len(turn.given) + len(turn.written) <= max_length, turns))
+        if not any(turn.learnt for turn in fitting):
+            dropped["too_long"] += 1
+        elif not all(turn.faithful for turn in fitting):
+            dropped["not_faithful"] += 1
+        else:
+            cut += len(fitting) < len(turns)
+            recorded += sum(turn.drawn and turn.learnt for turn in fitting)
+            examples += _join(fitting)
+    return Examples(examples, cut, dict(dropped.most_common()), recorded)
+
+
+def pieces(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[str, SpanKind | None]]:
+    """An example as text, piece by piece: what is learnt with the kind of its span, the rest with None."""
+    ids, at = example["input_ids"], 0
+    for kind, start, end in example["spans"]:
+        yield _decode(ids[at:start], tokenizer), None
+        yield _decode(ids[start:end], tokenizer), kind
+        at = end
+    yield _decode(ids[at:], tokenizer), None
+
+
+# ---- turns ---------------------------------------------------------------------------------------
+
+
+class _Turn(NamedTuple):
+    prompt: str
+    """The conversation up to this turn, as the model is given it."""
+    completion: str
+    """What the model should write: its text and the end of its turn."""
+    acts_at: int
+    """Characters of the completion before its action."""
+    act: SpanKind
+    learnt: bool
+    """Whether it is one to learn from, or only given."""
+    recorded: list[int]
+    """The ids that the turn's own model was given, and those that it drew; none if they are not known."""
+
+
+def _turns(trajectory: Trajectory, tokenizer: Tokenizer, prompt: str) -> Iterator[_Turn]:
+    settings = trajectory.sampling
+    # Passages that were found for the question stand before it in the messages alone.
+    asked = trajectory.messages[-1][1] if settings.get("passages") else trajectory.question
+    messages = opening(asked, prompt, tools=settings.get("tools", ""), max_steps=settings.get("max_steps", 0))
+    for number, step in enumerate(trajectory.steps):
+        chosen = step.candidates[step.winner]
+        text = assistant_turn(chosen)
+        given = _render(messages, tokenizer, add_generation_prompt=True)
+        messages.append(Message("assistant", text))
+        whole = _render(messages, tokenizer, add_generation_prompt=False).rstrip()
+        completion = whole.removeprefix(given)
+        if completion == whole or text not in completion:
+            raise ValueError(
+                "the chat template shows an assistant's turn otherwise than it asks for one: it cannot be learnt"
+            )
+        if completion.endswith(text):
+            raise ValueError(
+                "the chat template does not mark the end of an assistant's turn: a student would never stop"
+            )
+        recorded = [*step.prompt_token_ids, *chosen.token_ids] if step.prompt_token_ids and chosen.token_ids else []
+        answered = trajectory.kind == "cot" or (chosen.observation and chosen.observation.final_answer is not None)
+        acts_at = completion.index(text) + _thought_end(text, settings.get("action_format", "code"))
+        learnt = number >= steps_given(trajectory)
+        yield _Turn(given, completion, acts_at, "answer" if answered else "action", learnt, recorded)
+        messages.append(Message("user", step.message))
+
+
+def _thought_end(text: str, action_format: ActionFormat) -> int:
+    """Where in an assistant's text the thought is over: before the label and fence of the code, or the tag of an
+    answer."""
+    parsed = parse_action(text, action_format)
+    if isinstance(parsed, ParseFailure):
+        return len(text)
+    acts = min(start for kind, start, _ in parsed.spans if kind != "thought")
+    return max((end for kind, _, end in parsed.spans if kind == "thought" and end <= acts), default=0)
+
+
+def _render(messages: list[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool) -> str:
+    conversation = [message._asdict() for message in messages]
+    try:
+        return str(
+            tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=add_generation_prompt)
+        )
+    except Exception as error:  # templates are programs, and raise what they like
+        raise ValueError(f"the chat template refuses the conversation: {error}") from error
+
+
+# ---- tokens --------------------------------------------------------------------------------------
+
+
+class _EncodedTurn(NamedTuple):
+    given: list[int]
+    written: list[int]
+    drawn: bool
+    """Whether ``written`` are ids that were drawn."""
+    faithful: bool
+    """Whether the ids say the turn's text, its prompt and its completion each."""
+    thought: int
+    """Tokens of ``written`` before the action."""
+    act: SpanKind
+    learnt: bool
+
+
+def _encoded(turn: _Turn, tokenizer: Tokenizer) -> _EncodedTurn:
+    given, written, drawn = _ids(turn, tokenizer)
+    faithful = _decode(given, tokenizer) == turn.prompt
+    faithful = faithful and _decode(given + written, tokenizer) == turn.prompt + turn.completion
+    thought = bisect_left(range(len(written)), turn.acts_at, key=lambda n: len(_decode(written[:n], tokenizer)))
+    return _EncodedTurn(given, written, drawn, faithful, thought, turn.act, turn.learnt)
+
+
+def _ids(turn: _Turn, tokenizer: Tokenizer) -> tuple[list[int], list[int], bool]:
+    """The ids of a turn's prompt, those of its completion, and whether these are the ones that were drawn.
+
+    They are when the model that drew them was given what this student would be given, id for id, and they say how the
+    completion begins: the model has this student's tokenizer, template and prompt (it is the student itself, say), and
+    what it wrote is kept as it was. Ids that are drawn need not be those of their text: "fin" "al" for "final". What
+    they do not say (the end of a turn that a stop string cut off) is encoded and put behind. The beginning of a turn
+    that was not drawn but given (a first-thought prefix) is learnt with it.
+    """
+    given = _encode(turn.prompt, tokenizer)
+    if turn.recorded[: len(given)] == given:
+        drawn = turn.recorded[len(given) :]
+        said = _decode(drawn, tokenizer)
+        if turn.completion.startswith(said):
+            return given, drawn + _encode(turn.completion[len(said) :], tokenizer), True
+    return given, _encode(turn.completion, tokenizer), False
+
+
+def _join(turns: Sequence[_EncodedTurn]) -> list[Example]:
+    """The turns as one example, or several where a prompt does not go on from what was."""
+    made: list[Example] = []
+    for turn in turns:
+        if not made or turn.given[: len(made[-1]["input_ids"])] != made[-1]["input_ids"]:
+            made.append(Example(input_ids=[], completion_mask=[], spans=[]))
+        example, start, end = made[-1], len(turn.given), len(turn.given) + len(turn.written)
+        acts = start + turn.thought
+        example["completion_mask"] += [0] * (start - len(example["input_ids"])) + [int(turn.learnt)] * len(turn.written)
+        example["input_ids"] = turn.given + turn.written
+        spans = (Span("thought", start, acts), Span(turn.act, acts, end))
+        example["spans"] += [span for span in spans if turn.learnt and span.start < span.end]
+    return [example for example in made if example["spans"]]
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _decode(ids: list[int], tokenizer: Tokenizer) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,0 +1,82 @@
+"""How likely is what a teacher did to a student that has not learnt it yet, and what a student did to its teacher?
+
+Not here: what is done with it (distillation.py chooses among samples, training.py moves a student to its teacher).
+"""
+
+from collections.abc import Sequence
+from statistics import mean, median
+from typing import Any
+
+import torch
+
+from agentdistill._core import Trajectory
+from agentdistill.models.transformers import load
+from agentdistill.training.examples import Example, Span, load_tokenizer, to_examples
+
+
+def mean_nll(trajectories: Sequence[Trajectory], model: str, *, prompt: str | None = None) -> list[float]:
+    """For each trajectory, the mean negative log likelihood, in nats, of the tokens that ``model`` would learn from it.
+
+    ``model`` is a folder or a hub id, ``prompt`` as in ``AgentConfig``. Infinite for a trajectory that it cannot learn
+    from. Raises ModelError for a model that is not there.
+    """
+    student, tokenizer = load(model, "cuda" if torch.cuda.is_available() else "cpu")
+    made = (to_examples([trajectory], tokenizer, prompt=prompt).examples for trajectory in trajectories)
+    return [_mean([loss for example in examples for loss in _losses(example, student)]) for examples in made]
+
+
+def judged(examples: Sequence[Example], student: str, teacher: str) -> list[Example]:
+    """The examples, rollouts of ``student``, with what ``teacher`` says of each token, and how much that counts.
+
+    Where a step of the student's is strange to the teacher, what it says is worth less (SOD, arXiv:2605.07725). So a
+    step whose tokens differ in log probability between the two by more than the median step's counts as much less: the
+    formula is our own. Models are folders or hub ids. Raises ModelError for one that is not there, ValueError for two
+    that do not share a tokenizer.
+    """
+    if load_tokenizer(teacher).get_vocab() != load_tokenizer(student).get_vocab():
+        raise ValueError(f"{teacher} has another tokenizer than {student}: it cannot judge its tokens")
+    theirs, own = _logprobs(examples, teacher), _logprobs(examples, student)
+    gaps = [
+        {step: mean(abs(of[n] - to[n]) for n in step) for step in _steps(example["spans"])}
+        for example, of, to in zip(examples, own, theirs, strict=True)
+    ]
+    usual = median(gap for steps in gaps for gap in steps.values())
+    made = []
+    for example, target, steps in zip(examples, theirs, gaps, strict=True):
+        factors = [0.0] * len(target)
+        for step, gap in steps.items():
+            for n in step:
+                factors[n] = usual / max(gap, usual) if usual else 1.0
+        made.append(Example({**example, "target": target, "factors": factors}))
+    return made
+
+
+def _logprobs(examples: Sequence[Example], path: str) -> list[list[float]]:
+    """The log probability of each token of each example; 0 where it is not learnt."""
+    model, _ = load(path, "cuda" if torch.cuda.is_available() else "cpu")
+    spread = []
+    for example in examples:
+        losses = iter(_losses(example, model))
+        spread.append([-next(losses) if n and learnt else 0.0 for n, learnt in enumerate(example["completion_mask"])])
+    return spread
+
+
+def _steps(spans: Sequence[Span]) -> list[range]:
+    """The tokens of each step: it ends with its action, or its answer."""
+    starts = [start for n, (_, start, _) in enumerate(spans) if n == 0 or spans[n - 1][0] != "thought"]
+    ends = [end for kind, _, end in spans if kind != "thought"]
+    return [range(start, end) for start, end in zip(starts, ends, strict=True)]
+
+
+def _losses(example: Example, student: Any) -> list[float]:
+    """Those of the tokens that are learnt."""
+    ids = torch.tensor([example["input_ids"]], device=student.device)
+    learnt = torch.tensor(example["completion_mask"][1:], device=student.device).nonzero()[:, 0] + 1
+    with torch.inference_mode():
+        logits = student(input_ids=ids, logits_to_keep=learnt - 1, use_cache=False).logits[0]
+    losses: list[float] = torch.nn.functional.cross_entropy(logits.float(), ids[0, learnt], reduction="none").tolist()
+    return losses
+
+
+def _mean(losses: list[float]) -> float:
+    return sum(losses) / len(losses) if losses else float("inf")

@@ -1,0 +1,432 @@
+"""The sandbox from Python: States, ends of cells, tools. See test_fidelity.py and test_attacks.py, too."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from agentdistill._core import Limits, Sandbox, SandboxError, State
+
+NUMPY_EXPRESSIONS = Path(__file__).parents[1] / "golden/numpy_expressions.txt"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    return Sandbox()
+
+
+def value(sandbox: Sandbox, state: State, code: str) -> str | None:
+    observation, _ = sandbox.run(state, code)
+    assert observation.kind == "value", f"{code}: {observation.kind} {observation.error}"
+    return observation.value
+
+
+def test_forks_do_not_see_one_another(sandbox: Sandbox) -> None:
+    _, parent = sandbox.run(sandbox.initial, "x = 1\nitems = []")
+    children = sandbox.run_many([(parent, f"x += {i}\nitems.append(x)\nx") for i in range(8)])
+    assert [observation.value for observation, _ in children] == [str(1 + i) for i in range(8)]
+    assert [value(sandbox, state, "items") for _, state in children] == [f"[{1 + i}]" for i in range(8)]
+    assert value(sandbox, parent, "x, items") == "(1, [])"
+
+
+POISON = [
+    "import builtins\nbuiltins.len = lambda x: 42\nbuiltins.print = None",
+    "import sys\nsys.modules['math'] = None\nsys.modules['json'] = 7\nsys.modules.pop('random')",
+    "import math\nmath.sqrt = lambda x: 'poisoned'",
+    "import sys\nsys.stdout = None\nsys.setrecursionlimit(100)\nsys.path.clear()\nsys.meta_path.clear()",
+    "import app\napp.run_cell = None\napp.WitWorld.run = None\napp.namespace.clear()",
+    "__builtins__ = {}\nfinal_answer = ToolError = None",
+    "import gc\nfor o in gc.get_objects():\n    if isinstance(o, dict): o.pop('__builtins__', None)",
+    "class C:\n    def __del__(self): print('late')\nc = C()",
+    "import ast\nast.parse = None\nimport linecache\nlinecache.cache = None",
+]
+
+
+@pytest.mark.parametrize("poison", POISON)
+def test_what_one_state_poisons_no_other_sees(sandbox: Sandbox, poison: str) -> None:
+    _, parent = sandbox.run(sandbox.initial, "x = [1, 2]")
+    check = "import math, json, random\nprint(len(x))\nmath.sqrt(9), json.dumps(x)"
+    _, poisoned = sandbox.run(parent, poison)
+    runs = sandbox.run_many([(poisoned, check), (parent, check), (poisoned, check), (parent, check)] * 3)
+    for observation, _ in runs[1::2]:
+        assert (observation.stdout, observation.value) == ("2\n", "(3.0, '[1, 2]')")
+    assert value(sandbox, sandbox.initial, "len('abc')") == "3"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "part"),
+    [
+        ("1 / 0", "exception", "ZeroDivisionError: division by zero"),
+        ("x = = 1", "exception", "SyntaxError: invalid syntax"),
+        ("while True: pass", "timeout", "TimeoutError"),
+        ("sum(range(10**12))", "killed", "killed"),
+        ("[0] * 10**9", "out_of_memory", "MemoryError"),
+        ("fails()", "tool_error", "ToolError: KeyError: 'why'"),
+        ("exits()", "tool_error", "ToolError: SystemExit: 3"),
+        ("unsayable()", "tool_error", "not JSON serializable"),
+        ("while True: adds(1)", "tool_error", "3 times"),
+        ("adds(object())", "exception", "TypeError: adds() takes what JSON can say"),
+        ("import os; os._exit(1)", "killed", "killed"),
+        ("raise SystemExit(2)", "exception", "SystemExit: 2"),
+        ("raise KeyboardInterrupt", "exception", "KeyboardInterrupt"),
+        ("input('? ')", "exception", "EOFError: input() has nobody to ask"),
+        ("import requests", "exception", "ModuleNotFoundError: No module named 'requests'\nCells can import Python's"),
+        ("open('/etc/passwd')", "exception", "FileNotFoundError"),
+        ("import socket; socket.create_connection(('10.0.0.1', 80))", "exception", "OSError: there is no network"),
+        ("import subprocess; subprocess.run(['ls'])", "exception", "OSError"),
+        (
+            "import threading; threading.Thread(target=print).start()",
+            "exception",
+            "RuntimeError: can't start new thread",
+        ),
+    ],
+)
+def test_each_end_has_its_kind_and_spares_the_state(code: str, kind: str, part: str) -> None:
+    sandbox = small()
+    _, state = sandbox.run(sandbox.initial, "x = 7")
+    observation, after = sandbox.run(state, code)
+    assert observation.kind == kind, observation.error
+    assert observation.error is not None and part in observation.error, observation.error
+    assert value(sandbox, after, "x") == "7"
+
+
+FULL = [
+    "held = []\nwhile True: held.append(bytearray({n}))",
+    "held = []\ntry:\n    while True: held.append('x' * {n})\nexcept MemoryError: held.pop()",
+    "held = {{}}\nwhile True: held[len(held)] = [len(held)] * {n}",
+]
+IN_FULL = [
+    "x = [0] * 1000",
+    "print('a' * 100_000)",
+    "def f(n):\n    return f(n + 1)\nf(0)",
+    "import re, json\njson.dumps([m.group() for m in re.finditer('a', 'a' * 99)])",
+    "import sympy\nsympy.expand('(a + b)**5')",
+    "y = 1\n" * 2_000,
+    "final_answer('a' * 1000)",
+    "1 / 0",
+]
+
+
+@pytest.mark.parametrize("fill", FULL)
+@pytest.mark.parametrize("n", [100, 10_000, 700_000])
+def test_a_state_full_of_memory_can_be_freed(fill: str, n: int) -> None:
+    sandbox = Sandbox(limits=Limits(memory_mb=16))
+    _, state = sandbox.run(sandbox.initial, fill.format(n=n))
+    for code, (observation, after) in zip(IN_FULL, sandbox.run_many([(state, code) for code in IN_FULL]), strict=True):
+        assert observation.kind in ("value", "out_of_memory", "exception", "final_answer"), (code, observation)
+        assert observation.error_type not in ("SystemError",) or observation.kind == "out_of_memory", (
+            code,
+            observation,
+        )
+        assert value(sandbox, after, "del held\n[len(str(n)) for n in range(3)]") == "[1, 1, 1]"
+
+
+SMALL: list[Sandbox] = []
+
+
+def small() -> Sandbox:
+    """A sandbox with tools and tight limits."""
+
+    def adds(a: int, b: int = 1) -> dict[str, int]:
+        return {"sum": a + b}
+
+    def fails() -> None:
+        raise KeyError("why")
+
+    def exits() -> None:
+        sys.exit(3)
+
+    def unsayable() -> object:
+        return object()
+
+    if not SMALL:
+        limits = Limits(seconds=0.3, hard_seconds=0.3, memory_mb=64, tool_calls=3)
+        SMALL.append(Sandbox({"adds": adds, "fails": fails, "exits": exits, "unsayable": unsayable}, limits))
+    return SMALL[0]
+
+
+def test_tools_are_plain_functions() -> None:
+    sandbox = small()
+    observation, _ = sandbox.run(sandbox.initial, "print(adds(1, b=2), adds.__name__)\nadds(a=4)['sum']")
+    assert (observation.stdout, observation.value) == ("{'sum': 3} adds\n", "5")
+    assert [(call.name, call.arguments, call.result) for call in observation.tool_calls] == [
+        ("adds", '[[1], {"b": 2}]', '{"sum": 3}'),
+        ("adds", '[[], {"a": 4}]', '{"sum": 5}'),
+    ]
+    code = "try:\n    fails()\nexcept ToolError as error:\n    said = str(error)\nsaid"
+    assert value(sandbox, sandbox.initial, code) == repr("KeyError: 'why'")
+
+
+@pytest.mark.parametrize(
+    ("code", "answer", "as_json"),
+    [
+        ("final_answer(42)\nprint('never')", "42", "42"),
+        ("try: final_answer({'a': [1.5]})\nexcept Exception: print('never')", "{'a': [1.5]}", '{"a": [1.5]}'),
+        ("final_answer('é')", "é", '"é"'),
+        ("import sympy\nfinal_answer(sympy.Rational(1, 3))", "1/3", None),
+        ("final_answer(float('nan'))", "nan", None),
+        ("def f():\n    final_answer(answer=1)\nfor i in range(9): f()", "1", "1"),
+    ],
+)  # fmt: skip
+def test_final_answer_ends_the_cell(sandbox: Sandbox, code: str, answer: str, as_json: str | None) -> None:
+    observation, _ = sandbox.run(sandbox.initial, code)
+    assert (observation.kind, observation.stdout) == ("final_answer", "")
+    assert (observation.final_answer, observation.final_answer_json) == (answer, as_json)
+    assert (observation.error, observation.value) == (None, None)
+
+
+def test_a_traceback_names_the_lines_of_its_cells(sandbox: Sandbox) -> None:
+    _, state = sandbox.run(sandbox.initial, "def half(n):\n    return 1 / n")
+    observation, _ = sandbox.run(state, "x = 1\nhalf(0)")
+    assert observation.error_type == "ZeroDivisionError"
+    assert observation.error == (
+        "Traceback (most recent call last):\n"
+        '  File "<cell 2>", line 2, in <module>\n    half(0)\n    ~~~~^^^\n'
+        '  File "<cell 1>", line 2, in half\n    return 1 / n\n           ~~^~~\n'
+        "ZeroDivisionError: division by zero"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int = 1\nP()", "P(x=1)"),
+        ("import pickle\nclass Q: pass\npickle.loads(pickle.dumps(Q())).__class__ is Q", "True"),
+        ("import asyncio as a\nasync def f():\n    await a.sleep(60)\n    return 5\na.run(a.wait_for(f(), 99))", "5"),
+        ("import time\nt = time.time()\ntime.sleep(3600)\nround(time.time() - t)", "3600"),
+        ("from sympy import symbols, solve\nx = symbols('x')\nsolve(x**2 - 2)", "[-sqrt(2), sqrt(2)]"),
+        ("import mpmath\nmpmath.mp.dps = 30\nstr(mpmath.pi)", "'3.14159265358979323846264338328'"),
+        ("import xml.etree.ElementTree as e\ne.fromstring('<a>b</a>').text", "'b'"),
+        ("import zlib, base64\nzlib.decompress(zlib.compress(b'x' * 9))", "b'xxxxxxxxx'"),
+        ("__name__ == '__main__'", "True"),
+        ("None", None),
+        ("x = 1", None),
+        ("", None),
+        ("# nothing", None),
+    ],
+)  # fmt: skip
+def test_a_cell_is_python(sandbox: Sandbox, code: str, shown: str | None) -> None:
+    assert value(sandbox, sandbox.initial, code) == shown
+
+
+@pytest.fixture(scope="module")
+def numpy_sandbox(sandbox: Sandbox) -> Sandbox:
+    if "numpy" not in Sandbox.packages:
+        pytest.skip("this build of the guest has no numpy: `make numpy setup`")
+    return sandbox
+
+
+def test_a_module_that_is_not_there_names_those_that_are(sandbox: Sandbox) -> None:
+    assert {"mpmath", "sympy"} <= set(Sandbox.packages) <= {"mpmath", "numpy", "sympy"}
+    assert value(sandbox, sandbox.initial, f"import {', '.join(Sandbox.packages)}\n1") == "1"
+    observation, _ = sandbox.run(sandbox.initial, "import requests")
+    assert observation.error is not None
+    assert observation.error.splitlines()[-2:] == [
+        "ModuleNotFoundError: No module named 'requests'",
+        f"Cells can import Python's standard library and {', '.join(Sandbox.packages)}; nothing can be installed.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("np.arange(10) * 10**10", "array([          0, 10000000000, 20000000000, 30000000000, 40000000000,\n"
+         "       50000000000, 60000000000, 70000000000, 80000000000, 90000000000])"),
+        ("np.array([1, 2]).dtype, np.dtype(int)", "(dtype('int64'), dtype('int64'))"),
+        ("np.argsort([3, 1, 2]), np.nonzero([0, 5])", "(array([1, 2, 0]), (array([1]),))"),
+        ("from numpy import *\nlinalg.norm([3, 4])", "np.float64(5.0)"),
+        ("import copy\ncopy.copy(np.float64(1.5)), copy.deepcopy(np.arange(2))", "(np.float64(1.5), array([0, 1]))"),
+        ("import io\nf = io.BytesIO()\nnp.save(f, np.eye(2))\nf.seek(0)\nnp.load(f).sum()", "np.float64(2.0)"),
+        ("import pickle\npickle.loads(pickle.dumps(np.arange(3)))", "array([0, 1, 2])"),
+        ("import sympy\nnp.array(sympy.Matrix([[1, 2]])).astype(float)", "array([[1., 2.]])"),
+        ("np.testing.assert_allclose([1], [1 + 1e-9])", None),
+    ],
+)  # fmt: skip
+def test_numpy_is_numpy(numpy_sandbox: Sandbox, code: str, shown: str | None) -> None:
+    assert value(numpy_sandbox, numpy_sandbox.initial, f"import numpy as np\n{code}") == shown
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "part"),
+    [
+        ("np.linalg.inv([[1, 2], [2, 4]])", "exception", "LinAlgError: Singular matrix"),
+        ("np.linalg.cholesky([[1, 2], [2, 1]])", "exception", "LinAlgError: Matrix is not positive definite"),
+        ("np.arange(3) + np.arange(4)", "exception", "ValueError: operands could not be broadcast together"),
+        ("np.ones(10**8)", "out_of_memory", "Unable to allocate 763. MiB"),
+        ("np.save('file', np.eye(2))", "exception", "FileNotFoundError"),
+        ("while True: np.sort(np.arange(10**5))", "timeout", "TimeoutError"),
+        ("np.einsum('i,j,k->', *[np.ones(1200)] * 3)", "killed", "killed"),
+    ],
+)
+def test_numpy_keeps_to_the_limits(numpy_sandbox: Sandbox, code: str, kind: str, part: str) -> None:
+    sandbox = small()
+    _, state = sandbox.run(sandbox.initial, "import numpy as np\nx = np.arange(5)")
+    observation, after = sandbox.run(state, code)
+    assert (observation.kind, part in str(observation.error)) == (kind, True), observation.error
+    assert value(sandbox, after, "x.sum()") == "np.int64(10)"
+
+
+DESCRIBE = """
+def describe(result):
+    array = np.asarray(result)
+    numbers = array.astype(complex).view(float) if array.dtype.kind == "c" else array.astype(float)
+    return [array.dtype.kind, list(array.shape), numbers.ravel().tolist()]
+"""
+
+
+def test_numpy_computes_what_it_computes_elsewhere(numpy_sandbox: Sandbox) -> None:
+    np = pytest.importorskip("numpy")
+    scope = {"np": np}
+    exec(DESCRIBE, scope)
+    _, state = numpy_sandbox.run(numpy_sandbox.initial, f"import json\nimport numpy as np\n{DESCRIBE}")
+    expressions = NUMPY_EXPRESSIONS.read_text().splitlines()
+    cells = [(state, f"print(json.dumps(describe({expression})))") for expression in expressions]
+    for expression, (observation, _) in zip(expressions, numpy_sandbox.run_many(cells), strict=True):
+        assert observation.kind == "value", f"{expression}: {observation.error}"
+        kind, shape, numbers = json.loads(observation.stdout)
+        native_kind, native_shape, native_numbers = eval(f"describe({expression})", scope)
+        assert (kind, shape) == (native_kind, native_shape), expression
+        assert numbers == pytest.approx(native_numbers, rel=1e-6, abs=1e-12, nan_ok=True), expression
+
+
+def test_a_state_keeps_its_arrays_and_its_random_numbers(numpy_sandbox: Sandbox) -> None:
+    draw = "np.random.rand(2), np.random.randint(0, 10**6, 2), np.random.default_rng().random(2)"
+    _, state = numpy_sandbox.run(numpy_sandbox.initial, "import numpy as np\na = np.arange(6.0).reshape(2, 3)\nb = a.T")
+    data = state.to_bytes()
+    assert value(numpy_sandbox, State.from_bytes(data), "b.base is a.base, b.sum()") == "(True, np.float64(15.0))"
+    drawn = value(numpy_sandbox, state, draw)
+    assert drawn == value(numpy_sandbox, State.from_bytes(data), draw)
+    other = Sandbox(seed=5)
+    _, state = other.run(other.initial, "import numpy as np")
+    assert value(other, state, draw) != drawn
+
+
+def test_states_survive_as_bytes(sandbox: Sandbox) -> None:
+    _, state = sandbox.run(sandbox.initial, "class A:\n    n = 1\na = A()\nit = iter([1, 2, 3])\nnext(it)")
+    data = state.to_bytes()
+    assert value(sandbox, State.from_bytes(data), "a.n + next(it)") == "3"
+    assert len(data) < 32_768
+    script = "import sys; from agentdistill._core import *; s = Sandbox(); "
+    script += "print(s.run(State.from_bytes(sys.stdin.buffer.read()), 'a.n + next(it)')[0].value)"
+    run = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
+    assert run.stdout == b"3\n"
+    for damaged in (b"", data[:-1], data + b"\0", b"x" + data[1:], data[:200] + b"\0" + data[201:]):
+        with pytest.raises(SandboxError, match="State"):
+            State.from_bytes(damaged)
+
+
+REPEATABLE = [
+    "import os, random, secrets, time, uuid\nprint(random.random(), random.sample(range(99), 5), os.urandom(4))",
+    "print(uuid.uuid4(), uuid.uuid1(), secrets.token_hex(4), time.time(), time.perf_counter_ns(), time.ctime())",
+    "print({str(i) for i in range(50)}, frozenset('abcdef'), hash('x'), hash(b'x'), hash((1.5, None)))",
+    "class C: pass\nkept = [C(), object(), lambda: 1, (i for i in ''), id(C)]\nkept",
+    "import gc, tempfile\nprint(gc.collect(), len(gc.get_objects()), tempfile._RandomNameSequence().__next__())",
+    "from sympy import symbols, expand\nx, y = symbols('x y')\nexpand((x + y) ** 9), hash(x + y), {x, y}",
+    "import asyncio\nasync def f(n):\n    await asyncio.sleep(random.random())\n    print(n)\n"
+    "async def g():\n    await asyncio.gather(*map(f, range(9)))\nasyncio.run(g())",
+    "raise ValueError(kept[0])",
+]
+NOISE = [
+    f"x = [bytes([{i}]) * {i}000 for _ in range(99)]\nimport random; random.seed({i})\n1 / {i % 3}" for i in range(24)
+]
+
+
+def test_the_same_cells_from_the_same_seed_observe_the_same() -> None:
+    """On any number of threads, alone or beside others, in slots that are new or were others' before: all but the
+    seconds, and every byte of the States."""
+
+    def observed(sandbox: Sandbox, beside: list[str]) -> list[object]:
+        state, seen = sandbox.initial, []
+        for cell in REPEATABLE:
+            cells = [(sandbox.initial, noise) for noise in beside]
+            cells.insert(len(cells) // 2, (state, cell))
+            observation, state = sandbox.run_many(cells)[len(beside) // 2]
+            seen.append((observation.stdout, observation.value, observation.error, state.to_bytes()))
+        return seen
+
+    first = observed(Sandbox(seed=3, threads=1), [])
+    assert observed(Sandbox(seed=3, threads=1), NOISE) == first
+    assert observed(Sandbox(seed=3, threads=4), NOISE) == first
+    assert observed(Sandbox(seed=3, threads=4), []) == first
+    other = observed(Sandbox(seed=4, threads=1), [])
+    assert other[0] != first[0]
+
+
+def test_python_threads_run_at_once(sandbox: Sandbox) -> None:
+    seen: dict[int, str | None] = {}
+
+    def work(number: int) -> None:
+        state = sandbox.initial
+        for step in range(20):
+            observation, state = sandbox.run(state, f"x = {number} * 100 + {step}\nx")
+            seen[number] = observation.value
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {0: "19", 1: "119"}
+
+
+def test_ctrl_c_ends_a_cell_and_a_stuck_tool() -> None:
+    for code in ("while True: pass", "stuck()"):
+        script = (
+            "import time, threading, os, signal\nfrom agentdistill._core import *\n"
+            "s = Sandbox({'stuck': lambda: time.sleep(60)}, Limits(seconds=60))\n"
+            "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+            f"try: s.run(s.initial, {code!r})\nexcept KeyboardInterrupt: print('interrupted', flush=True)\n"
+            "print(s.run(s.initial, '1 + 1')[0].value, flush=True)\nos._exit(0)"
+        )
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+        assert run.stdout == "interrupted\n2\n", run.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_runs_cells(sandbox: Sandbox) -> None:
+    _, state = sandbox.run(sandbox.initial, "x = 20")
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(int(sandbox.run(state, "x + 1")[0].value or 0))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 21
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seconds": 0}, "seconds"),
+        ({"memory_mb": 8}, "memory_mb"),
+        ({"hard_seconds": float("inf")}, "hard_seconds"),
+    ],
+)
+def test_impossible_limits_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Limits(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tools", [{"a b": print}, {"final_answer": print}, {"x": 3}])
+def test_impossible_tools_are_refused(tools: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        Sandbox(tools)  # type: ignore[arg-type]
+
+
+def test_traps_are_caught_whoever_else_wants_their_signals() -> None:
+    """Ray and faulthandler take them over when they start, and Ray resets them when it stops."""
+    script = """
+import ctypes, signal
+from agentdistill import Sandbox
+sandbox = Sandbox()
+libc = ctypes.CDLL(None)
+for number in (signal.SIGILL, signal.SIGSEGV, signal.SIGFPE):
+    libc.signal(int(number), None)
+too_deep = "import sys; sys.setrecursionlimit(10**7); f = lambda: f(); f()"
+print(sandbox.run(sandbox.initial, too_deep)[0].kind)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("killed\n", 0)

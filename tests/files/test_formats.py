@@ -1,0 +1,367 @@
+"""Trajectories from and to others: their real programs write what is read, and read what is written.
+
+tests/rust/formats.rs has round trips of any trajectory, and what is wrong in files.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentdistill import (
+    Task,
+    Trajectory,
+    TrajectoryError,
+    convert,
+    iter_trajectories,
+    read_trajectories,
+    rollout,
+    select,
+)
+from agentdistill.cli import main
+from agentdistill.files.formats import COLUMNS, Format
+from agentdistill.models.model import Message
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.rollouts.prompt import assistant_turn
+
+FORMATS: tuple[Format, ...] = Format.__args__  # type: ignore[attr-defined]
+TURNS = (
+    "Thought: I multiply.\nCode:\n```py\nx = 6 * 7\nprint(x)\n```<end_code>\nObservation: made up",
+    "```py\nx / 0\n```",
+    "I give up.",
+    "Thought: It is 42.\nCode:\n```py\nfinal_answer(x)\n```",
+)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of real trajectories: one wrong, one with a turn that is no action, one good."""
+    path = tmp_path_factory.mktemp("recorded") / "traj.jsonl"
+
+    def policy(messages: Sequence[Message], *_: object) -> str:
+        turn = len(messages) // 2 - 1
+        return TURNS[turn] if turn != 2 or "(1)" in messages[1].content else TURNS[0]
+
+    model = ScriptedModel("scripted", policy)
+    tasks = [Task(f"t{i}", f"What is 6 times 7? ({i})", "42" if i else "43", "sums", "math") for i in range(3)]
+    done = rollout(tasks, model, output=path, progress=False)
+    assert [trajectory.score for trajectory in sorted(done, key=lambda one: one.task_id)] == [0, 1, 1]
+    return path
+
+
+def said(trajectory: Trajectory) -> list[tuple[str, str]]:
+    return [(assistant_turn(step.candidates[step.winner]), step.message) for step in trajectory.steps]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ""])
+@pytest.mark.parametrize("target", FORMATS)
+def test_trajectories_come_back_from_every_format(target: Format, suffix: str, recorded: Path, tmp_path: Path) -> None:
+    there, back = tmp_path / f"there{suffix}", tmp_path / "back.jsonl"
+    ours = read_trajectories(recorded)
+    done = convert(recorded, there, target=target, progress=False)
+    steps = sum(len(trajectory.steps) for trajectory in ours)
+    assert done == (3, steps if target == "prompt-completion" else 3)
+    convert(there, back, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.jsonl", there.name], "nothing else is left"
+    # Of a prompt and its completion each step comes back; the last of a trajectory has all of them.
+    read = [trajectory for trajectory in read_trajectories(back) if trajectory.outcome == "final_answer"]
+    for before, after in zip(ours, read, strict=True):
+        assert said(after) == said(before)
+        assert after.messages == before.messages
+        assert (after.question, after.answer, after.score) == (before.question, before.answer, before.score)
+        assert (after.outcome, after.task_set, after.model) == (before.outcome, before.task_set, before.model)
+    if target != "prompt-completion":
+        assert [trajectory.task_id for trajectory in select(back).kept] == ["t2"]
+    again = tmp_path / "again.jsonl"
+    convert(there, again, source=target, progress=False)
+    assert read_trajectories(again) == read_trajectories(back)
+    if suffix == ".jsonl":
+        for source in (None, target):
+            assert list(iter_trajectories(there, source=source)) == read_trajectories(back)
+
+
+def test_a_long_file_is_read_in_bounded_memory(recorded: Path, tmp_path: Path) -> None:
+    line = read_trajectories(recorded)[0].to_json()
+    file = tmp_path / "long.jsonl"
+    with file.open("w") as long:
+        for number in range(60_000):
+            long.write(line.replace('"task_id":"t', f'"task_id":"{number}-t', 1) + "\n")
+    code = """if True:
+        import re, sys
+        from pathlib import Path
+        from agentdistill import iter_trajectories
+        peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+        before = peak()
+        ids = [int(trajectory.task_id.split("-")[0]) for trajectory in iter_trajectories(sys.argv[1])]
+        print(ids == list(range(60_000)), peak() - before)
+    """
+    done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)
+    in_order, taken = done.stdout.split()
+    assert in_order == "True"
+    assert int(taken) < file.stat().st_size / 2, "bytes"
+
+
+def test_what_cannot_be_read_one_after_the_other_is_said(recorded: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    whole = recorded.read_text()
+    file.write_text(whole + 100 * "{}\n" + 100 * whole)
+    read = iter_trajectories(file)
+    with pytest.raises(TrajectoryError, match=r"bad\.jsonl:5: not a record of agentdistill: missing field"):
+        list(read)
+    assert list(read) == [], "it ends with what it raises"
+    with pytest.raises(TrajectoryError, match=r"bad\.jsonl:5: not a trajectory: missing field"):
+        read_trajectories(file)
+    file.write_text(f'{whole}{{"task_id": "to')  # as a writer leaves it that was killed
+    assert list(iter_trajectories(file)) == read_trajectories(recorded)
+    file.write_text("")
+    assert list(iter_trajectories(file)) == []
+    file.write_text('{"a": 1}\n')
+    with pytest.raises(TrajectoryError, match=r"bad\.jsonl:1: no known format has the fields a"):
+        next(iter_trajectories(file))
+    with pytest.raises(OSError, match="absent"):
+        next(iter_trajectories(tmp_path / "absent"))
+
+
+# ---- what others make of it ------------------------------------------------------------------------
+
+
+def rows(recorded: Path, target: Format, output: Path) -> list[dict[str, Any]]:
+    convert(recorded, output, target=target, progress=False)
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def template(name: str) -> str:
+    trl = pytest.importorskip("trl", reason="needs agentdistill[train]")
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+
+
+def test_messages_render_with_a_models_own_template(recorded: Path, tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = template("qwen3")
+    ours = read_trajectories(recorded)[0]
+    calls = rows(recorded, "openai", tmp_path / "openai.jsonl")[0]
+    text = tokenizer.apply_chat_template(calls["messages"], tools=calls["tools"], tokenize=False)
+    called = sum("tool_calls" in message for message in calls["messages"])
+    assert text.count("<tool_call>\n{") == 1 + called, "one of them is in the prompt"
+    assert json.dumps({"code": "x = 6 * 7\nprint(x)"}, separators=(",", ":")) in text
+    assert "<tool_response>\n42\n</tool_response>" in text
+    plain = rows(recorded, "messages", tmp_path / "messages.jsonl")[0]["messages"]
+    text = tokenizer.apply_chat_template(plain, tokenize=False)
+    assert all(turn.removeprefix("Thought: ") in text for turn, _ in said(ours))
+
+
+def test_trl_trains_on_what_the_model_wrote(recorded: Path, tmp_path: Path, tiny_model: Path) -> None:
+    pytest.importorskip("trl", reason="needs agentdistill[train]")
+    from datasets import load_from_disk
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    convert(recorded, tmp_path / "steps", target="prompt-completion", progress=False)
+    steps = load_from_disk(str(tmp_path / "steps"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    config = SFTConfig(str(tmp_path / "out"), max_length=None, report_to="none", use_cpu=True, bf16=False)
+    trainer = SFTTrainer(str(tiny_model), config, train_dataset=steps, processing_class=tokenizer)
+    ours = [turn for trajectory in read_trajectories(recorded) for turn, _ in said(trajectory)]
+    for example, turn in zip(trainer.train_dataset, ours, strict=True):
+        learnt = [label for label in example["labels"] if label != -100]
+        assert tokenizer.decode(learnt).strip() == f"{turn}<|im_end|>"
+
+
+def test_datasets_reads_tables(recorded: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs agentdistill[benchmarks]")
+    for target in FORMATS:
+        lines = rows(recorded, target, tmp_path / "lines.jsonl")[target == "agentdistill" :]
+        convert(recorded, tmp_path / target, target=target, progress=False)
+        table = datasets.load_from_disk(str(tmp_path / target))
+        assert len(table) == len(lines)
+        for name in COLUMNS & lines[0].keys() - {"tools"} if target != "agentdistill" else ():
+            got = [[{k: v for k, v in turn.items() if v is not None} for turn in turns] for turns in table[name]]
+            assert got == [line[name] for line in lines]
+    # What the library itself saved is read, too.
+    again = tmp_path / "again"
+    datasets.load_from_disk(str(tmp_path / "sharegpt")).save_to_disk(str(again))
+    convert(again, tmp_path / "back.jsonl", progress=False)
+    assert [said(t) for t in read_trajectories(tmp_path / "back.jsonl")] == [
+        said(t) for t in read_trajectories(recorded)
+    ]
+
+
+def test_sharegpt_is_as_llama_factory_wants_it(recorded: Path, tmp_path: Path) -> None:
+    """Its rules: odd turns are of one kind, even ones of the other, and a function_call is JSON behind its thought."""
+    for record in rows(recorded, "sharegpt", tmp_path / "sharegpt.jsonl"):
+        turns = [turn for turn in record["conversations"] if turn["from"] != "system"]
+        assert len(turns) % 2 == 0
+        assert {turn["from"] for turn in turns[::2]} <= {"human", "observation"}
+        assert {turn["from"] for turn in turns[1::2]} <= {"gpt", "function_call"}
+        for turn in turns:
+            if turn["from"] == "function_call":
+                call = json.loads(turn["value"].rpartition("</think>")[2])
+                assert call["name"] == json.loads(record["tools"])[0]["name"]
+                assert call["arguments"]["code"]
+
+
+def test_atif_is_valid(recorded: Path, tmp_path: Path) -> None:
+    atif = pytest.importorskip("atif", reason="needs the models of ATIF")
+    for record in rows(recorded, "atif", tmp_path / "atif.jsonl"):
+        trajectory = atif.Trajectory.model_validate(record)
+        assert trajectory.to_json_dict() == record
+        assert [step.source for step in trajectory.steps] == ["system", "user"] + ["agent"] * len(TURNS)
+
+
+# ---- what others wrote -----------------------------------------------------------------------------
+
+
+def test_a_smolagents_memory_is_read(tmp_path: Path) -> None:
+    smolagents = pytest.importorskip("smolagents", reason="needs agentdistill[smolagents]")
+    from agentdistill.serving.smolagents import AgentModel
+
+    def reply(messages: Any, *_: object) -> str:
+        return TURNS[len(messages) // 2 - 1].replace("```py", "<code>").replace("```", "</code>")
+
+    options = {"verbosity_level": 0, "max_steps": 5, "return_full_result": True}
+    agent = smolagents.CodeAgent([], AgentModel(ScriptedModel("scripted", reply)), **options)
+    run = agent.run("What is 6 times 7?").dict()
+    dumps = {
+        "full.json": agent.memory.get_full_steps(),
+        "succinct.json": agent.memory.get_succinct_steps(),
+        "run.json": run,
+        "several.json": [run, run],
+    }
+    for name, dump in dumps.items():
+        for indent in (None, 1):
+            (tmp_path / name).write_text(json.dumps(dump, indent=indent))
+            convert(tmp_path / name, tmp_path / "back.jsonl", progress=False)
+            for trajectory in read_trajectories(tmp_path / "back.jsonl"):
+                assert (trajectory.outcome, trajectory.answer) == ("final_answer", "42")
+                assert trajectory.question == "What is 6 times 7?"
+                chosen = [step.candidates[0] for step in trajectory.steps]
+                done = [candidate.observation.kind if candidate.observation else "" for candidate in chosen]
+                assert done == ["value", "exception", "", "final_answer"]
+                assert trajectory.steps[0].message == (
+                    "Observation:\nExecution logs:\n42\nLast output from code snippet:\nNone"
+                )
+                assert "ZeroDivisionError: division by zero" in trajectory.steps[1].message
+                assert "regex pattern" in trajectory.steps[2].message
+
+
+def test_real_completions_are_read_as_the_rollout_reads_them(shared_data: Path, tmp_path: Path) -> None:
+    """Those of a public set, as conversations of one turn: nothing is lost, and nothing stops the reading."""
+    import gzip
+
+    with gzip.open(shared_data / "model_outputs.jsonl.gz", "rt") as file:
+        outputs = [line["output"] for line in map(json.loads, file)][::10]
+    for name, record in {
+        "messages.jsonl": lambda text: {
+            "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": text}]
+        },
+        "sharegpt.json": lambda text: {
+            "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": text}]
+        },
+    }.items():
+        (tmp_path / name).write_text("\n".join(json.dumps(record(text)) for text in outputs))
+        convert(tmp_path / name, tmp_path / "back.jsonl", progress=False)
+        assert [t.steps[0].candidates[0].text for t in read_trajectories(tmp_path / "back.jsonl")] == outputs
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (["Q", "R"], "Q\nR"),
+        ([{"type": "text", "text": "Q"}, {"text": "R"}], "Q\nR"),
+        (42, "42"),
+        ([1, 2.5, True], "1\n2.5\nTrue"),
+        ([[1, "a"]], '[1, "a"]'),
+        ({"a": None}, '{"a": None}'),
+        ([{"a": None}], '{"a": None}'),
+    ],
+)
+def test_what_a_content_may_be(content: object, text: str, tmp_path: Path) -> None:
+    messages = [{"role": "MessageRole.USER", "content": content}, {"role": "Assistant", "content": "A"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}))
+    [read] = iter_trajectories(tmp_path / "a.jsonl")
+    assert read.question == text
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ({"role": "user", "content": [{"type": "image_url"}]}, "a part that is image_url, not text"),
+        ({"role": "wizard", "content": "Q"}, 'a message of the role "wizard", which is not known'),
+    ],
+)
+def test_what_a_message_cannot_be(message: dict[str, object], why: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [message, {"role": "assistant", "content": "A"}]}))
+    with pytest.raises(TrajectoryError, match=rf"a\.jsonl:1: not a record of openai: {why}"):
+        list(iter_trajectories(tmp_path / "a.jsonl"))
+
+
+# ---- the command -----------------------------------------------------------------------------------
+
+
+def test_the_command_converts(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "sharegpt.json"
+    main(["convert", str(recorded), "-o", str(output), "--to", "sharegpt"])
+    assert "3 trajectories read, 3 records written" in capsys.readouterr().out
+    assert len(json.loads(output.read_text())) == 3, "a list"
+    main(["convert", str(output), "-o", str(tmp_path / "back.jsonl")])
+    assert len(read_trajectories(tmp_path / "back.jsonl")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{in}", "-o", "{in}"], "would be written over itself"),
+        (["{in}", "-o", "{out}.csv"], "name it .jsonl, .json or .parquet"),
+        (["{in}", "-o", "{out}.jsonl", "--from", "atif"], "traj.jsonl:1: not a record of atif: missing field"),
+        (["{out}*.jsonl", "-o", "{out}.jsonl"], "no file is named so"),
+        (["{folder}", "-o", "{out}.jsonl"], "this folder is no dataset that was saved"),
+        (["{in}", "-o", "{folder}"], "this folder is no dataset, and is not replaced"),
+        (["-o", "{out}.jsonl"], "there is nothing to convert"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    arguments: list[str], message: str, recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    names = {"in": str(recorded), "out": str(tmp_path / "out"), "folder": str(folder)}
+    with pytest.raises(SystemExit):
+        main(["convert", *(argument.format(**names) for argument in arguments)])
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_table_that_is_none_is_said(tmp_path: Path) -> None:
+    (tmp_path / "junk.parquet").write_bytes(b"junk")
+    with pytest.raises(TrajectoryError, match=r"junk\.parquet: this file cannot be read"):
+        convert(tmp_path / "junk.parquet", tmp_path / "out.jsonl", progress=False)
+    pyarrow = pytest.importorskip("pyarrow", reason="needs agentdistill[tables]")
+    good = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    table = pyarrow.table({"messages": [good, good[:1]]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(TrajectoryError, match=r"a\.parquet: row 2: not a record of openai: there is no turn"):
+        convert(tmp_path / "a.parquet", tmp_path / "out.jsonl", progress=False)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("target", ["messages", "openai", "sharegpt", "atif", "reference"])
+def test_actions_of_another_form_stay_in_it(target: Format, tmp_path: Path) -> None:
+    turns = ['<tool_call>{"name": "python", "arguments": {"code": "x = 42"}}</tool_call>', "So.<answer>42</answer>"]
+    model = ScriptedModel("m", lambda messages, prefix, index: turns[len(messages) // 2 - 1])
+    config = RolloutConfig(action_format="tool_call")
+    [before] = rollout([Task("t", "Q?", "42")], model, config=config, output=tmp_path / "t.jsonl", progress=False)
+    convert(tmp_path / "t.jsonl", tmp_path / "there.jsonl", target=target, progress=False)
+    lines = (tmp_path / "there.jsonl").read_text().replace('"agentdistill"', '"unknown"')  # as others would write it
+    (tmp_path / "there.jsonl").write_text(lines)
+    convert(tmp_path / "there.jsonl", tmp_path / "back.jsonl", progress=False)
+    [after] = read_trajectories(tmp_path / "back.jsonl")
+    assert (after.answer, after.sampling["action_format"]) == ("42", "tool_call")
+    assert [text for text, _ in said(after)] == [text for text, _ in said(before)] == turns

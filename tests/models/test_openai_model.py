@@ -1,0 +1,375 @@
+"""The OpenAI engine, against a server that fails in every way a script says."""
+
+import asyncio
+import json
+import random
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import scripted_server
+from agentdistill import Task, read_trajectories, rollout
+from agentdistill.event_loop import run_blocking
+from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling
+from agentdistill.models.openai import OpenAIModel
+from agentdistill.models.replicas import Replicas
+from agentdistill.rollouts.player import RolloutConfig
+from scripted_server import Answer, Handler, Server, raw, serving, status, too_slow
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
+QUESTION = [Message("system", "Be brief."), Message("user", "What is 6 times 7?")]
+
+
+def completions(*texts: str, prompt_tokens: int = 10, **extra: Any) -> Answer:
+    """Answer with a chat completion of these choices."""
+    choices = [{"index": i, "message": {"role": "assistant", "content": text}} for i, text in enumerate(texts)]
+    for choice in choices:
+        choice |= {"finish_reason": "stop", **extra}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 5 * len(texts)}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": usage}
+    return lambda handler, request: handler.send(200, json.dumps(body))
+
+
+def model_of(server: Server, **options: Any) -> OpenAIModel:
+    return OpenAIModel(f"http://127.0.0.1:{server.server_port}/v1", "large", **options)
+
+
+async def ask(server: Server, *script: Answer, sampling: Sampling | None = None, **arguments: Any) -> Generation:
+    server.script = list(script)
+    model = model_of(server)
+    try:
+        return await model.generate(QUESTION, sampling or Sampling(), **arguments)
+    finally:
+        await model.close()
+
+
+async def test_a_plain_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    sampling = Sampling(temperature=0.4, top_p=0.8, max_tokens=9, stop=("x",), seed=3)
+    generation = await ask(server, completions("42"), sampling=sampling)
+    assert generation == Generation([Completion("42")], None, 10, 5)
+    assert server.requests == [
+        {
+            "model": "large",
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "What is 6 times 7?"},
+            ],
+            "temperature": 0.4,
+            "top_p": 0.8,
+            "max_tokens": 9,
+            "stop": ["x"],
+            "seed": 3,
+            "return_token_ids": True,
+            "key": "Bearer secret",
+        }
+    ]
+
+
+FLEETING = {
+    **scripted_server.FLEETING,
+    "no choices": completions(),
+    "content of a wrong type": raw('{"choices": [{"index": 0, "message": {"content": 5}}]}'),
+}
+
+
+@pytest.mark.parametrize("trouble", FLEETING.values(), ids=FLEETING.keys())
+async def test_what_passes_is_asked_again(server: Server, trouble: Answer) -> None:
+    server.script = [trouble, trouble, completions("42")]
+    model = model_of(server, timeout=0.5 if trouble is too_slow else 10)
+    assert (await model.generate(QUESTION, Sampling())).completions == [Completion("42")]
+    assert (model.retried, len(server.requests)) == (2, 3)
+    await model.close()
+
+
+def test_a_rollout_survives_a_server_of_which_a_third_fails(server: Server, tmp_path: Path) -> None:
+    luck = random.Random(0)
+
+    def adds(handler: Handler, request: dict[str, Any]) -> None:
+        if luck.random() < 0.3:
+            luck.choice(list(FLEETING.values()))(handler, request)
+            return
+        a, b = re.findall(r"\d+", request["messages"][0]["content"])
+        good = f"Thought: I add.\nCode:\n```py\nfinal_answer({a} + {b})\n```<end_code>"
+        some = [luck.choices((good, "", good[:30]), (8, 1, 1))[0] for _ in range(request.get("n", 1))]
+        completions(*some[: luck.randint(1, len(some))])(handler, request)
+
+    server.script = [adds]
+    tasks = [Task(f"t{i}", f"What is {i} + {i}?", str(2 * i), "sums", "math") for i in range(200)]
+    model, output = model_of(server, retries=30, timeout=1), tmp_path / "t.jsonl"
+    config = RolloutConfig(prompt="", candidates=4, concurrency=64)
+    done = rollout(tasks, model, config=config, output=output, progress=False)
+    run_blocking(model.close())
+    assert [trajectory.score for trajectory in done] == [1.0] * 200
+    assert sorted(t.task_id for t in read_trajectories(output)) == sorted(task.id for task in tasks)
+    assert all(len(step.candidates) == 4 for t in done for step in t.steps)
+    assert model.retried > 50
+
+
+LASTING = {
+    "no key": (status(401, "bad key"), "does not let us in: bad key. Set OPENAI_API_KEY"),
+    "not allowed": (status(403, "not yours"), "does not let us in: not yours"),
+    "no such model": (status(404, "what?"), r"has no such model: what\?. Its models: small, large"),
+    "bad request": (status(400, "temperature is odd"), "refuses the request: temperature is odd"),
+    "not processable": (status(422, "hm"), "refuses the request: hm"),
+    "no money": (status(429, "pay first", kind="insufficient_quota"), "pay first"),
+    "method": (status(405, "not so"), r"refuses: not so \(status 405\)"),
+    "told to wait an hour": (status(503, "busy", {"Retry-After": "3600"}), "1 tries: busy, and wants .* 3600 s"),
+}
+
+
+@pytest.mark.parametrize("answer, message", LASTING.values(), ids=LASTING.keys())
+async def test_what_does_not_pass_is_an_error_at_once(server: Server, answer: Answer, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        await ask(server, answer)
+    assert f"the model large at http://127.0.0.1:{server.server_port}/v1" in str(caught.value)
+    assert len(server.requests) <= 2  # at most once more, without token ids
+
+
+async def test_retries_are_bounded(server: Server) -> None:
+    server.script = [status(500, "out of order")]
+    model = model_of(server, retries=3)
+    with pytest.raises(ModelError, match="does not answer after 4 tries: out of order"):
+        await model.generate(QUESTION, Sampling())
+    assert (model.retried, len(server.requests)) == (3, 4)
+    await model.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+async def test_a_server_that_never_was_is_given_up_soon(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = OpenAIModel(f"http://{host}:9/v1", "large")  # the discard port: nobody listens
+    with pytest.raises(ModelError, match=rf"large at http://{host}:9/v1 does not answer after 3 tries: Connection err"):
+        await model.generate(QUESTION, Sampling())
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    await model.close()
+
+
+async def test_work_goes_to_the_server_that_has_least_to_do(server: Server) -> None:
+    release = threading.Event()
+
+    def wait(handler: Handler, request: dict[str, Any]) -> None:
+        release.wait()
+        completions("slow")(handler, request)
+
+    with serving(wait) as slow:
+        server.script = [completions("quick")]
+        both = Replicas([model_of(slow), model_of(server)])
+        first = asyncio.create_task(both.generate(QUESTION, Sampling()))
+        await asyncio.sleep(0)  # it has begun
+        texts = [(await both.generate(QUESTION, Sampling())).completions[0].text for _ in range(5)]
+        release.set()
+        assert texts == ["quick"] * 5
+        assert (await first).completions[0].text == "slow"
+        await both.close()
+
+
+async def test_what_one_server_cannot_another_can(server: Server) -> None:
+    with serving(status(500)) as broken:
+        server.script = [completions("42")]
+        both = Replicas([model_of(broken, retries=1), model_of(server, retries=0)])
+        for _ in range(3):
+            assert (await both.generate(QUESTION, Sampling())).completions == [Completion("42")]
+        assert (both.retried, len(broken.requests)) == (1, 2)  # then it is left alone for a while
+        server.script = [status(500)]
+        with pytest.raises(ModelError):
+            await both.generate(QUESTION, Sampling())
+        await both.close()
+
+
+async def test_a_server_that_goes_down_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(completions("42")) as server:
+        model = model_of(server, retries=20)
+        await model.generate(QUESTION, Sampling())
+    for outage in (1, 2):
+        requests = [asyncio.create_task(model.generate(QUESTION, Sampling())) for _ in range(5)]
+        before = model.retried
+        while model.retried < before + 15:  # each more often than for a server that never was
+            await asyncio.wait(requests, timeout=0.01)
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == outage
+        assert re.search(rf"large at http://127.0.0.1:{server.server_port}/v1: .*; waiting up to \d+ s", said[-1])
+        with serving(completions("42"), port=server.server_port):
+            assert [(await request).completions for request in requests] == [[Completion("42")]] * 5
+    await model.close()
+
+
+async def test_retry_after_is_honoured(server: Server) -> None:
+    start = time.monotonic()
+    await ask(server, status(429, headers={"Retry-After": "0.7"}), completions("42"))
+    assert 0.7 <= time.monotonic() - start < 3
+
+
+async def test_candidates_that_a_server_leaves_out_are_asked_for(server: Server) -> None:
+    generation = await ask(server, completions("42"), sampling=Sampling(0.4, seed=7), n=5)
+    assert generation == Generation([Completion("42")] * 5, None, 10, 25)
+    assert [request.get("n", 1) for request in server.requests] == [5, 1, 1, 1, 1]
+    assert sorted(request["seed"] for request in server.requests) == [7, 8, 9, 10, 11]
+
+
+async def test_greedy_candidates_are_asked_for_once(server: Server) -> None:
+    assert await ask(server, completions("42"), n=5) == Generation([Completion("42")] * 5, None, 10, 5)
+    assert len(server.requests) == 1
+
+
+async def test_a_server_that_gives_too_many(server: Server) -> None:
+    generation = await ask(server, completions("a", "b", "c"), sampling=Sampling(0.4), n=2)
+    assert [completion.text for completion in generation.completions] == ["a", "b"]
+
+
+def without(*names: str) -> Answer:
+    """A server that does not know these arguments."""
+
+    def answer(handler: Handler, request: dict[str, Any]) -> None:
+        if unknown := [name for name in names if name in request]:
+            hint = " Use 'max_completion_tokens' instead." if unknown == ["max_tokens"] else ""
+            status(400, f"Unrecognized argument: {unknown[0]}.{hint}")(handler, request)
+        else:
+            completions("42", prompt_tokens=len(str(request["messages"])))(handler, request)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "names, first",
+    [
+        (["return_token_ids"], 2),
+        (["n"], 3),
+        (["max_tokens"], 2),
+        (["return_token_ids", "n", "max_tokens"], 5),
+        (["continue_final_message", "return_token_ids", "n", "max_tokens"], 5),
+    ],
+)
+async def test_what_a_server_lacks_is_found_out_once(server: Server, names: list[str], first: int) -> None:
+    server.script = [without(*names)]
+    model = model_of(server)
+    for count in (first + 2, 3):  # three completions, one by one
+        server.requests.clear()
+        generation = await model.generate(QUESTION, Sampling(0.4), n=3)
+        assert [completion.text for completion in generation.completions] == ["42"] * 3
+        assert len(server.requests) == count
+    await model.close()
+
+
+async def test_a_wrong_request_teaches_nothing_about_the_server(server: Server) -> None:
+    server.script = [*[status(400, "wrong")] * 4, completions("a", "b")]
+    model = model_of(server)
+    with pytest.raises(ModelError, match="wrong"):
+        await model.generate(QUESTION, Sampling(0.4), n=2)
+    await model.generate(QUESTION, Sampling(0.4), n=2)
+    assert (server.requests[-1]["n"], server.requests[-1]["return_token_ids"]) == (2, True)
+    await model.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status(400, "This model's maximum context length is 2048 tokens. However, you requested 3000 tokens."),
+        status(400, "no", kind="context_length_exceeded"),
+        status(400, "the request exceeds the available context size. try increasing the context size"),
+    ],
+)
+async def test_a_prompt_that_is_too_long_is_a_cut_completion(server: Server, answer: Answer) -> None:
+    assert (await ask(server, answer, n=2)).completions == [Completion("", [], None, "length")] * 2
+
+
+async def test_stop_strings_that_a_server_ignores(server: Server) -> None:
+    generation = await ask(server, completions("42\nObservation: no"), sampling=Sampling(stop=("\nObservation:", "!")))
+    assert generation.completions == [Completion("42")]
+
+
+async def test_token_ids_and_logprobs_where_given(server: Server) -> None:
+    logprobs = {"content": [{"token": "4", "logprob": -0.5, "bytes": None, "top_logprobs": []}], "refusal": None}
+    answer = completions("4", logprobs=logprobs, token_ids=[19])
+    assert (await ask(server, answer, sampling=Sampling(logprobs=True))).completions == [Completion("4", [19], [-0.5])]
+
+
+def continues(handler: Handler, request: dict[str, Any]) -> None:
+    """A server that goes on with a turn that was begun: its prompt is then shorter by the end of that turn."""
+    begun = request.get("continue_final_message", False)
+    text = " of course" if begun else "Thought: of course"
+    completions(text, prompt_tokens=20 - 5 * begun)(handler, request)
+
+
+async def test_a_prefix_is_continued(server: Server) -> None:
+    generation = await ask(server, continues, prefix="Thought: I am")
+    assert generation.completions == [Completion(" of course")]
+    assert [request.get("continue_final_message") for request in server.requests] == [True, None, True]
+    assert server.requests[-1]["messages"][-1] == {"role": "assistant", "content": "Thought: I am"}
+    assert server.requests[-1]["add_generation_prompt"] is False
+
+
+CONTINUATIONS = [
+    ("Thought: I am done.", " done."),
+    ("  Thought:  I\nam done.", " done."),
+    ("I will not.", "\nI will not."),
+]
+
+
+@pytest.mark.parametrize("reply, text", CONTINUATIONS)
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_a_prefix_is_asked_for_where_it_cannot_be_given(
+    server: Server, reply: str, text: str, refuses: bool
+) -> None:
+    def answer(handler: Handler, request: dict[str, Any]) -> None:
+        if refuses and "continue_final_message" in request:
+            return status(400, "Unrecognized argument")(handler, request)
+        return completions(reply, token_ids=[1, 2])(handler, request)
+
+    generation = await ask(server, answer, prefix="Thought: I am")
+    assert generation.completions == [Completion(text)]
+    last = server.requests[-1]["messages"][-1]
+    assert last["role"] == "user"
+    assert last["content"].startswith("What is 6 times 7?\n\nBegin your reply")
+    assert last["content"].endswith("\nThought: I am")
+
+
+@pytest.mark.parametrize("n", [0, -1])
+async def test_n_must_be_positive(server: Server, n: int) -> None:
+    with pytest.raises(ValueError, match="give at least 1"):
+        await ask(server, completions("42"), n=n)
+
+
+def streamed(*pieces: str, end: bool = True) -> Answer:
+    """Answer with a stream of these pieces; without an end, hang up after them."""
+    deltas: list[dict[str, Any]] = [{"index": 0, "delta": {"content": piece}, "token_ids": [7]} for piece in pieces]
+    if end:
+        deltas.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+    known = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    chunks = [known | {"choices": [delta]} for delta in deltas]
+    usage = known | {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}
+    events = [f"data: {json.dumps(chunk)}\n\n" for chunk in (*chunks, *([usage] if end else []))]
+    return raw("".join([*events, *(["data: [DONE]\n\n"] if end else [])]), "text/event-stream")
+
+
+async def stream(server: Server, *script: Answer, **arguments: Any) -> tuple[Generation, list[str]]:
+    server.script, shown = list(script), list[str]()
+    model = model_of(server)
+    try:
+        return await model.stream(QUESTION, Sampling(), shown.append, **arguments), shown
+    finally:
+        await model.close()
+
+
+async def test_a_stream_is_shown_piece_by_piece(server: Server) -> None:
+    generation, shown = await stream(server, streamed("4", "2", "!"))
+    assert shown == ["4", "2", "!"]
+    assert generation == Generation([Completion("42!", [7, 7, 7])], None, 10, 5)
+    assert server.requests[0]["stream"] is True
+
+
+async def test_a_stream_that_breaks_off_is_asked_for_again(server: Server) -> None:
+    generation, shown = await stream(server, streamed("4", end=False), status(500), streamed("4", "2"))
+    assert shown == ["4", "4", "2"], "what was shown is not taken back"
+    assert generation.completions[0].text == "42"
+
+
+async def test_a_server_that_cannot_continue_a_turn_shows_what_comes_after_the_prefix(server: Server) -> None:
+    refused = status(400, "continue_final_message is not known")
+    generation, shown = await stream(server, refused, completions("Thought: I multiply."), prefix="Thought:")
+    assert shown == [generation.completions[0].text] == [" I multiply."]
+    assert "stream" not in server.requests[-1]

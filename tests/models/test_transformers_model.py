@@ -1,0 +1,288 @@
+"""The transformers engine: the same as transformers' own generation, whoever else is in the batch."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentdistill.models import transformers as transformers_model
+from agentdistill.models.loading import load_model
+from agentdistill.models.model import Completion, Generation, Message, Model, ModelError, Sampling, cut_at_stop
+from agentdistill.models.transformers import TransformersModel
+
+
+def ask(text: str) -> list[Message]:
+    return [Message("system", "Be brief."), Message("user", text)]
+
+
+@pytest.fixture
+async def model(tiny_model: Path) -> AsyncIterator[TransformersModel]:
+    model = TransformersModel(str(tiny_model), batch_size=16)
+    yield model
+    await model.close()
+
+
+@pytest.fixture(scope="module")
+def oracle(tiny_model: Path) -> Callable[..., Any]:
+    """Greedy ids after a prompt, one prompt at a time, by transformers itself."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
+
+    def generate(prompt: list[int], tokens: int, model: Any = model) -> list[int]:
+        ids = torch.tensor([prompt])
+        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+        return list(whole[0, len(prompt) :].tolist())
+
+    return generate
+
+
+async def test_greedy_is_what_transformers_generates(
+    model: TransformersModel, tiny_model: Path, oracle: Callable[..., Any]
+) -> None:
+    """Forty requests of different lengths through a batch of sixteen: rows join, leave and move all the time."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    prefixes = ["", "Thought: I", "Thought:\n", "\N{GREEK SMALL LETTER PI} = "]
+    cases = [("word " * (7 * i % 40), 5 + 11 * i % 60, prefixes[i % 4]) for i in range(40)]
+    generations = await asyncio.gather(
+        *(model.generate(ask(text), Sampling(max_tokens=limit), prefix=prefix) for text, limit, prefix in cases)
+    )
+    for (text, limit, prefix), generation in zip(cases, generations, strict=True):
+        written = (
+            f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        )
+        prompt = tokenizer(written + prefix)["input_ids"]
+        ids = oracle(prompt, limit)
+        ended = ids[-1] == tokenizer.eos_token_id
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        completion = Completion(text if ended else text.rstrip("\ufffd"), ids, None, "stop" if ended else "length")
+        assert generation == Generation([completion], prompt, len(prompt), len(ids))
+
+
+async def test_a_conversation_that_goes_on(
+    model: TransformersModel, oracle: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read in earlier turns is not read again, and changes nothing: ten conversations of four turns."""
+    read: list[int] = []
+    forward = model._decoder._forward
+    monkeypatch.setattr(model._decoder, "_forward", lambda *a: (read.append(sum(map(len, a[1]))), forward(*a))[1])
+
+    async def talk(number: int) -> None:
+        messages = ask(f"{number} " + "word " * 3 * number)
+        for turn in range(4):
+            n = 1 if number % 2 else 3
+            generation = await model.generate(messages, Sampling(0.6 * (n > 1), max_tokens=12 + turn, seed=1), n=n)
+            prompt, (first, *_) = generation.prompt_token_ids, generation.completions
+            if n == 1:
+                assert first.token_ids == oracle(prompt, 12 + turn)
+            # Some go on with what the model said, some with something else.
+            said = first.text if number % 3 else "Nothing."
+            messages = [*messages, Message("assistant", said), Message("user", f"Observation: {turn}")]
+
+    await asyncio.gather(*(talk(number) for number in range(10)))
+    alone = await model.generate(ask("9 " + "word " * 27), Sampling(max_tokens=1))
+    assert sum(read) < 10 * (alone.prompt_tokens + 4 * 80) + 10 * 4 * 3 * 16
+
+
+async def test_what_is_kept_is_bounded(model: TransformersModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model._decoder, "_KEPT_BYTES", 100_000)
+    await asyncio.gather(*(model.generate(ask(str(number) * 50), Sampling(max_tokens=2)) for number in range(30)))
+    kept = model._decoder._kept.values()
+    assert 0 < len(kept) < 10
+    assert sum(each.keys.nbytes + each.values.nbytes for each in kept) <= 100_000
+    monkeypatch.setattr(model._decoder, "_IDLE_SECONDS", 0.01)
+    await model.generate(ask("a"), Sampling(max_tokens=2))
+    await asyncio.sleep(0.2)
+    assert not model._decoder._kept
+    assert (await model.generate(ask("a"), Sampling(max_tokens=2))).completion_tokens == 2
+
+
+async def test_a_seed_draws_the_same_in_any_company(model: TransformersModel) -> None:
+    sampling = Sampling(temperature=0.8, top_p=0.9, max_tokens=40, seed=3)
+    alone = await model.generate(ask("a"), sampling, n=5)
+    among = await asyncio.gather(*(model.generate(ask(text), sampling, n=5) for text in ("ccc", "a", "bb", "dd")))
+    other = await model.generate(ask("a"), Sampling(temperature=0.8, top_p=0.9, max_tokens=40, seed=4), n=5)
+    assert among[1] == alone
+    assert other != alone
+    assert len({completion.text for completion in alone.completions}) == 5
+    free = Sampling(temperature=0.8, max_tokens=40)
+    assert (await model.generate(ask("a"), free)).completions != (await model.generate(ask("a"), free)).completions
+
+
+async def test_greedy_candidates_are_made_once(model: TransformersModel) -> None:
+    one = await model.generate(ask("a"), Sampling(max_tokens=9))
+    three = await model.generate(ask("a"), Sampling(max_tokens=9), n=3)
+    assert three == Generation(one.completions * 3, one.prompt_token_ids, one.prompt_tokens, one.completion_tokens)
+
+
+@pytest.mark.parametrize("stop", [("e",), ("{", "I"), ("{{",), ("\x03{",), ("{\N{EURO SIGN}", "\n"), ("never",)])
+async def test_stop_strings(model: TransformersModel, tiny_model: Path, stop: tuple[str, ...]) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    sampling = Sampling(temperature=1.0, max_tokens=60, seed=1, stop=stop)
+    for completion in (await model.generate(ask("a"), sampling, n=16)).completions:
+        ids = completion.token_ids or []
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        assert not any(s in completion.text for s in stop)
+        assert completion.text == cut_at_stop(text, stop) or completion.finish_reason == "length"
+        assert not any(s in tokenizer.decode(ids[:-1], skip_special_tokens=True) for s in stop)
+        assert (completion.finish_reason == "length") == (len(ids) == 60 and text == cut_at_stop(text, stop))
+
+
+async def test_logprobs_are_the_models(model: TransformersModel, tiny_model: Path) -> None:
+    network = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
+    generation = await model.generate(ask("a"), Sampling(0.7, 0.9, max_tokens=20, logprobs=True, seed=1), n=2)
+    for completion in generation.completions:
+        ids = (generation.prompt_token_ids or []) + (completion.token_ids or [])
+        with torch.inference_mode():
+            expected = network(torch.tensor([ids])).logits[0].log_softmax(-1)
+        start = generation.prompt_tokens
+        rows = [expected[i - 1, ids[i]].item() for i in range(start, len(ids))]
+        assert completion.logprobs == pytest.approx(rows, abs=1e-4)
+
+
+async def test_a_context_that_is_full(model: TransformersModel) -> None:
+    many = await asyncio.gather(
+        *(model.generate(ask("x" * length), Sampling(max_tokens=100)) for length in (5000, 4096, 4000, 10))
+    )
+    completions = [generation.completions[0] for generation in many]
+    assert completions[0] == completions[1] == Completion("", [], None, "length")
+    assert completions[2].finish_reason == "length"
+    assert many[2].prompt_tokens + many[2].completion_tokens == 4096
+    assert many[3].completion_tokens > 0
+
+
+async def test_more_candidates_than_the_batch_has_rows(model: TransformersModel) -> None:
+    generations = await asyncio.gather(
+        *(model.generate(ask("a"), Sampling(1.0, max_tokens=5, seed=1), n=n) for n in (1, 40, 2))
+    )
+    assert [len(generation.completions) for generation in generations] == [1, 40, 2]
+    assert generations[1].completions[:2] == generations[2].completions
+
+
+async def test_a_request_that_is_given_up_leaves_the_batch(model: TransformersModel) -> None:
+    long = asyncio.create_task(model.generate(ask("a"), Sampling(1.0, max_tokens=4000), n=8))
+    await asyncio.sleep(0.05)  # not long: all eight may end by themselves
+    long.cancel()
+    await model.generate(ask("b"), Sampling(max_tokens=3))
+    with pytest.raises(asyncio.CancelledError):
+        await long
+    assert model._decoder._rows == []
+
+
+async def test_a_request_that_fails_does_so_alone(model: TransformersModel) -> None:
+    broken: Any = [5]
+    good, bad = await asyncio.gather(
+        model.generate(ask("a"), Sampling(max_tokens=30)),
+        model.generate(broken, Sampling()),
+        return_exceptions=True,
+    )
+    assert isinstance(bad, ModelError)
+    assert isinstance(good, Generation)
+
+
+async def test_a_batch_that_fails_is_not_the_end(model: TransformersModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> list[int]:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers_model, "_draw", out_of_memory)
+        with pytest.raises(ModelError, match=r"tiny_model\d* failed: no room"):
+            await model.generate(ask("a"), Sampling(0.5), n=3)
+    assert (await model.generate(ask("a"), Sampling(max_tokens=3))).completion_tokens == 3
+
+
+async def test_closing(tiny_model: Path) -> None:
+    model = TransformersModel(str(tiny_model))
+    waiting = asyncio.create_task(model.generate(ask("a"), Sampling(1.0, max_tokens=4000), n=4))
+    await asyncio.sleep(0.2)
+    await model.close()
+    with pytest.raises(ModelError, match="is closed"):
+        await waiting
+    with pytest.raises(ModelError, match="is closed"):
+        await model.generate(ask("a"), Sampling())
+
+
+async def test_an_adapter_is_merged(tiny_model: Path, tiny_adapter: Path, oracle: Callable[..., Any]) -> None:
+    base, student = load_model(str(tiny_model)), load_model(str(tiny_adapter))
+    plain, tuned = [await m.generate(ask("a"), Sampling(max_tokens=30)) for m in (base, student)]
+    assert plain.prompt_token_ids == tuned.prompt_token_ids
+    assert plain.completions != tuned.completions
+    network = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(tiny_model), tiny_adapter
+    )
+    assert tuned.completions[0].token_ids == oracle(tuned.prompt_token_ids, 30, network)
+    await base.close()
+    await student.close()
+
+
+def changed(tiny_model: Path, folder: Path, **settings: object) -> Path:
+    """A copy of the tiny model with other settings."""
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    return folder
+
+
+def test_models_that_cannot_be_run(tiny_model: Path, tmp_path: Path) -> None:
+    sliding = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "layer_types": None}
+    with pytest.raises(ModelError, match="has layers of sliding_attention: run it by vllm:"):
+        load_model(str(changed(tiny_model, tmp_path / "sliding", **sliding)))
+    silent = changed(tiny_model, tmp_path / "silent")
+    (silent / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="has no chat template: take an instruction-tuned model"):
+        load_model(str(silent))
+    with pytest.raises(ModelError, match="cannot load"):
+        load_model(str(changed(tiny_model, tmp_path / "unknown", model_type="unheard of")))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        load_model(str(tiny_model), batch_size=0)
+
+
+@pytest.mark.parametrize("n", [0, -1])
+async def test_n_must_be_positive(model: Model, n: int) -> None:
+    with pytest.raises(ValueError, match="give at least 1"):
+        await model.generate(ask("a"), Sampling(), n=n)
+
+
+class Uniform:
+    """A random number known beforehand."""
+
+    def __init__(self, number: float) -> None:
+        self.random = lambda: number
+
+
+@given(
+    st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=100),
+    st.sampled_from([0.1, 0.4, 1.0, 2.0]),
+    st.sampled_from([0.01, 0.5, 0.8, 0.99, 1.0]),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_drawing_by_hand(logits: list[float], temperature: float, top_p: float, number: float) -> None:
+    """Nucleus sampling, written down as the definition has it, for one row with its random number."""
+    sampling = Sampling(temperature, top_p)
+    request = transformers_model._Request([], sampling, 1, "")
+    row: Any = transformers_model._Row(request, 0, 1, Uniform(number), 0, 0)  # type: ignore[arg-type]
+    (token,) = transformers_model._draw(torch.tensor([logits]), [row])
+    probabilities = (torch.tensor(logits).double() / temperature).softmax(0).tolist()
+    order = sorted(range(len(logits)), key=lambda i: -probabilities[i])
+    nucleus, mass = [], 0.0
+    for i in order:
+        if mass >= top_p - 1e-6 and nucleus:
+            break
+        nucleus.append(i)
+        mass += probabilities[i]
+    below = 0.0
+    allowed = set()
+    for i in order[
+        : len(nucleus) + 1
+    ]:  # rounding may take one more, and tokens as likely as one another are any of them
+        if below / mass <= number + 1e-4 and (below + probabilities[i]) / mass >= number - 1e-4:
+            allowed |= {j for j in range(len(logits)) if abs(probabilities[j] - probabilities[i]) < 1e-6}
+        below += probabilities[i]
+    assert token in allowed

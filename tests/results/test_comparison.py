@@ -1,0 +1,76 @@
+"""Comparing two arms: the exact test against counting all outcomes, the interval against resampling."""
+
+import random
+from fractions import Fraction
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentdistill.results.comparison import compare, holm, mcnemar
+
+
+def by_counting(only_first: int, only_second: int) -> Fraction:
+    """Of all ways that so many fair coins can fall, the share at least so uneven."""
+    n = only_first + only_second
+    falls = [abs(n - 2 * sum(coins)) for coins in product((0, 1), repeat=n)]
+    return Fraction(sum(fall >= abs(only_first - only_second) for fall in falls), len(falls))
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(b, n - b) for n in range(9) for b in range(n + 1)])
+def test_mcnemar_is_exact(only_first: int, only_second: int) -> None:
+    assert mcnemar(only_first, only_second) == float(by_counting(only_first, only_second))
+
+
+def test_mcnemar_of_many_tasks() -> None:
+    assert mcnemar(6_000, 4_000) < 1e-80
+    assert mcnemar(5_000, 5_000) == 1.0
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_rejects_as_its_procedure_does(ps: list[float]) -> None:
+    raised = holm(ps)
+    for level in (0.01, 0.05, 0.3):
+        rejected = set[int]()
+        for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):  # from the least p on, until one is not
+            if (len(ps) - rank) * ps[i] > level:
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(raised) if p <= level} == rejected
+
+
+Answers = dict[tuple[str, str], bool]
+answers = st.dictionaries(st.tuples(st.sampled_from("xyz"), st.sampled_from("123456789")), st.booleans(), max_size=20)
+
+
+@given(answers, answers)
+def test_a_comparison_is_the_same_from_both_sides(first: Answers, second: Answers) -> None:
+    one, other = compare(first, second), compare(second, first)
+    if one is None or other is None:
+        assert one is other is None and not first.keys() & second.keys()
+        return
+    assert (one.n, one.only_first, one.only_second, one.p) == (other.n, other.only_second, other.only_first, other.p)
+    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low))
+    assert -1 <= one.low < one.high <= 1
+
+
+def test_the_interval_is_that_of_resampling() -> None:
+    chance = random.Random(1)
+    sizes = {"small": 60, "large": 300}
+    keys = [(name, str(i)) for name, size in sizes.items() for i in range(size)]
+    first = {key: chance.random() < 0.6 for key in keys}
+    second = {key: first[key] if chance.random() < 0.7 else chance.random() < 0.4 for key in keys}
+    found = compare(first, second)
+    assert found is not None
+
+    def resampled() -> float:
+        of = {name: [key for key in keys if key[0] == name] for name in sizes}
+        means = [
+            sum(first[k] - second[k] for k in chance.choices(of[name], k=size)) / size for name, size in sizes.items()
+        ]
+        return sum(means) / len(means)
+
+    draws = sorted(resampled() for _ in range(2000))
+    assert (found.low, found.high) == pytest.approx((draws[50], draws[1949]), abs=0.012)
+    assert sum(draws) / len(draws) == pytest.approx(found.difference, abs=0.003)

@@ -1,0 +1,132 @@
+"""The report: its figures are those of the evaluations, it is one page, and what it cannot compare it refuses."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from agentdistill import Task, Trajectory, evaluate
+from agentdistill.models.model import Message
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.results.page import html
+from agentdistill.results.report import _training, load_arm, run_names, write_report
+from agentdistill.rollouts.player import RolloutConfig
+
+pytest.importorskip("matplotlib", reason="needs agentdistill[report]")
+
+TASKS = [Task(f"s{i}", f"{i} + {i}", str(2 * i), "sums_100%", "math") for i in range(6)]
+TASKS += [Task(f"w{i}", f"{'ab'[i % 2]} & {i}", "ab"[i % 2], "words") for i in range(4)]
+
+
+def code(text: str) -> str:
+    return f"Thought: I act.\nCode:\n```py\n{text}\n```<end_code>"
+
+
+def knows_all(messages: Sequence[Message], prefix: str, index: int) -> str:
+    question = messages[1].content
+    return code(f"final_answer({question})" if "+" in question else f"final_answer({question[0]!r})")
+
+
+def knows_sums(messages: Sequence[Message], prefix: str, index: int) -> str:
+    """Some of its candidates fail, and about words no two agree."""
+    return (
+        code("1/0")
+        if index == 1
+        else knows_all(messages, "", 0)
+        if "+" in messages[1].content
+        else code(f"final_answer({index})")
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two evaluations and a training, in a folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    evaluate(TASKS, ScriptedModel("m", knows_all), output=folder / "greedy", progress=False)
+    voting = RolloutConfig(candidates=3)
+    evaluate(TASKS, ScriptedModel("m", knows_sums), config=voting, output=folder / "sag_<b>", progress=False)
+    (folder / "student").mkdir()
+    result = {"steps": 2, "losses": [2.0, 1.0], "logged_at": [1, 2], "held_out_losses": [1.5], "held_out_at": [2]}
+    record = {"run": {"model": "base", "examples": 8, "method": "lora", "teacher": None}, "result": result}
+    (folder / "student" / "train.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_report_says_what_the_evaluations_found(runs: Path, tmp_path: Path) -> None:
+    page = write_report([runs / "greedy", runs / "sag_<b>", runs / "student"], tmp_path / "report.html").read_text()
+    beside = tmp_path / "report_files"
+    plots = {
+        f"{name}{kind}" for name in ("accuracy", "cost", "episodes", "agreement", "losses") for kind in (".svg", ".png")
+    }
+    assert {path.name for path in beside.iterdir()} == plots | {"table.md", "table.tex"}
+    assert (beside / "table.md").read_text() == (
+        "| Method | sums_100% | words | Avg. |\n| --- | ---: | ---: | ---: |\n"
+        "| greedy | **100.00** | **100.00** | **100.00** |\n| sag_<b> | **100.00** | 0.00 | 50.00 |\n"
+    )
+    assert (beside / "table.tex").read_text() == (
+        "\\begin{tabular}{lrrr}\n\\toprule\nMethod & sums\\_100\\% & words & Avg. \\\\\n\\midrule\n"
+        "greedy & \\textbf{100.00} & \\textbf{100.00} & \\textbf{100.00} \\\\\n"
+        "sag\\_<b> & \\textbf{100.00} & 0.00 & 50.00 \\\\\n\\bottomrule\n\\end{tabular}\n"
+    )
+    cells = re.findall(r"<td>(.*?)</td>", page)
+    assert "<b>100.0%</b><small>61 to 100</small>" in cells  # Wilson, 6 of 6
+    pair = cells.index("greedy over sag_&lt;b&gt;")
+    assert cells[pair + 2 : pair + 7] == ["10", "4", "0", "0.125", "0.125"]  # McNemar: 2 / 2**4
+    assert "100% of 6" in cells  # all of the sums had two votes of three
+    assert not re.findall(r"https?:|<script|<link|@import|src=", page)  # nothing is fetched
+    assert page.count("<svg") == 5 and "held out" in page and "sag_&lt;b&gt;" in page and "sag_<b>" not in page
+
+
+def test_a_report_of_one_arm_compares_nothing(runs: Path, tmp_path: Path) -> None:
+    page = write_report([runs / "greedy"], tmp_path / "alone.html").read_text()
+    assert "Accuracy" in page
+    assert "Differences" not in page and "Agreement" not in page and "Learning curves" not in page
+
+
+def test_a_training_of_the_first_versions_is_shown_too(runs: Path, tmp_path: Path) -> None:
+    result = {"steps": 12, "losses": [2.0, 1.5, 1.125], "seconds": 1.0, "resumed_from": None}
+    (tmp_path / "train.json").write_text(
+        json.dumps({"run": {"model": "base", "examples": 8, "method": "lora"}, "result": result})
+    )
+    page = write_report([runs / "greedy", tmp_path], tmp_path / "r.html").read_text()
+    assert "Learning curves" in page and "<td>1.125</td>" in page
+    known = _training(tmp_path)
+    assert known and known["logged_at"] == [1, 5, 10]
+
+
+def test_runs_of_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "greedy.jsonl"
+    file.touch()
+    assert set(run_names([runs / "greedy", runs / "student"]).values()) == {"greedy", "student"}
+    named = run_names([runs / "greedy", file])
+    assert named[file].endswith(f"{tmp_path.name}/greedy") and named[runs / "greedy"].endswith(f"{runs.name}/greedy")
+
+
+def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="different settings"):
+        load_arm(runs, "all")
+    with pytest.raises(ValueError, match="given twice"):
+        write_report([runs / "greedy", runs / "greedy"], tmp_path / "r.html")
+    with pytest.raises(ValueError, match="nothing to report on"):
+        write_report([runs / "student"], tmp_path / "r.html")
+    with pytest.raises(FileNotFoundError):
+        write_report([runs / "missing"], tmp_path / "r.html")
+    asked = Trajectory("q", "?")
+    (tmp_path / "asked.jsonl").write_text(asked.to_json() + "\n")
+    with pytest.raises(ValueError, match="'q' has no answer"):
+        write_report([tmp_path / "asked.jsonl"], tmp_path / "r.html")
+    graded = Trajectory("q", "?", reference="1", score=0.0).to_json() + "\n"
+    (tmp_path / "twice.jsonl").write_text(graded * 2)
+    with pytest.raises(ValueError, match="'q' of '' twice"):
+        write_report([tmp_path / "twice.jsonl"], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_notebooks_show_trajectories_and_results(runs: Path) -> None:
+    hostile = "<img src=x onerror=alert(1)>"
+    shown = Trajectory("q", hostile, answer=hostile, reference="1", score=0.0)._repr_html_()
+    assert hostile not in shown and shown.count(html(hostile)) == 2 and "<details open" in shown
+    table = evaluate(TASKS[:1], ScriptedModel("m", knows_all), progress=False)._repr_html_()
+    assert "<td>100.0%</td>" in table

@@ -1,0 +1,79 @@
+"""The baseline: where the answer of a chain of thought is, and what its one completion becomes."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from agentdistill import Bm25Index, Task, generate, rollout, select
+from agentdistill.distillation import GenerateConfig
+from agentdistill.models.model import Message
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.rollouts.chain_of_thought import extract_answer, run_chain_of_thought
+from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.tools.tool import web_search
+from agentdistill.training.examples import to_examples
+from samples import CHATML, tokenizer
+
+CHAINS = [
+    ("So it is Ann.\n\n<answer>Ann</answer>", "Ann"),
+    ("<answer> Ann\n</answer>", "Ann"),
+    ("<answer>Ann</answer> no, <answer>Bob</answer>", "Bob"),
+    ("<answer>Ann", "Ann"),
+    (r"<answer>\boxed{\frac{1}{2}}</answer>", r"\frac{1}{2}"),
+    (r"Thus \boxed{7} or rather \boxed{8}.", "8"),
+    (r"\boxed{1} <answer>2</answer>", "2"),
+    (r"\boxed{\frac{1}{2", None),
+    ("It is Ann.", None),
+    ("<answer></answer>", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("chain", "answer"), CHAINS)
+def test_extract_answer(chain: str, answer: str | None) -> None:
+    assert extract_answer(chain) == answer
+
+
+def test_one_completion_is_one_step() -> None:
+    model = ScriptedModel("m", lambda messages, prefix, index: "Think.\n\n<answer>Ann</answer>")
+    episode = asyncio.run(run_chain_of_thought("Who?", model, RolloutConfig(kind="cot")))
+    assert [message.role for message in episode.messages] == ["system", "user"]
+    assert (len(episode.steps), episode.outcome, episode.answer) == (1, "final_answer", "Ann")
+    assert episode.steps[0].candidates[0].text == "Think.\n\n<answer>Ann</answer>"
+
+
+PASSAGES = [("1", "Metropolis", "Metropolis is a film with music by Ann."), ("2", "Ann", "Ann writes music.")]
+WHO = Task("q", "Who wrote the music of Metropolis?", "Ann", "facts")
+
+
+def test_passages_stand_before_the_question_and_before_that_of_its_student(tmp_path: Path) -> None:
+    """CoT + RAG: what the model read is kept, and is what the student is trained under."""
+    index = Bm25Index.build(PASSAGES, tmp_path / "wiki")
+    read = []
+
+    def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
+        read.append(messages[-1].content)
+        return "Think.\n\n<answer>Ann</answer>"
+
+    config = GenerateConfig(kind="cot", passages=1)
+    [made] = generate([WHO], ScriptedModel("m", policy), [web_search(index)], config, progress=False)
+    assert read == [f"Passages:\n\n{index.search_text(WHO.question, 1)}\n\nQuestion: {WHO.question}"]
+    assert (made.question, made.score, made.messages[-1]) == (WHO.question, 1.0, ("user", read[0]))
+    tokens = tokenizer(CHATML)
+    [example] = to_examples(select([made]).kept, tokens, prompt="").examples
+    said = tokens.decode(example["input_ids"])
+    assert said.count("film with music") == 1 and f"<|im_start|>user\n{read[0]}<|im_end|>" in said
+
+
+def test_passages_need_a_chain_of_thought_and_something_to_search() -> None:
+    with pytest.raises(ValueError, match="passages is 3: give 0 or more"):
+        RolloutConfig(passages=3)
+    with pytest.raises(ValueError, match="give an index, or a retriever"):
+        rollout(
+            [WHO],
+            ScriptedModel("m", lambda messages, prefix, index: ""),
+            config=RolloutConfig(kind="cot", passages=3),
+            progress=False,
+        )

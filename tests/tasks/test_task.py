@@ -1,0 +1,155 @@
+"""Tasks: every form of file, what is told from what is missing, and errors that say where."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agentdistill.tasks.loading import load_tasks
+from agentdistill.tasks.task import Task
+
+ROWS = [
+    {"id": 7, "question": "Who?", "answer": "Ann", "level": "hard", "dataset_name": "hotpotqa"},
+    {"id": "b", "question": "How many?", "answer": 13138980.0, "dataset_name": "GSM-hard"},
+]
+TASKS = [
+    Task("7", "Who?", "Ann", "hotpotqa", "fact"),
+    Task("b", "How many?", "13138980.0", "GSM-hard", "math"),
+]
+
+FORMS = {
+    "paper.json": json.dumps({"metadata": {"dataset_info": {"name": "MATH"}}, "examples": ROWS}, indent=4),
+    "list.json": json.dumps(ROWS),
+    "lines.jsonl": "\n\n".join(map(json.dumps, ROWS)) + "\n",
+    "LINES.JSONL": "\ufeff" + "\n".join(map(json.dumps, ROWS)),
+    "table.csv": "id,question,answer,level,dataset_name\n7,Who?,Ann,hard,hotpotqa\nb,How many?,13138980.0,,GSM-hard\n",
+}
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_file(tmp_path: Path, name: str) -> None:
+    tasks = load_tasks(write(tmp_path, name, FORMS[name]))
+    assert tasks == TASKS
+    assert tasks[0].metadata["level"] == "hard"
+    assert "level" not in tasks[1].metadata or tasks[1].metadata["level"] is None
+
+
+def test_arguments_go_before_what_the_file_says(tmp_path: Path) -> None:
+    path = write(tmp_path, "list.json", FORMS["list.json"])
+    assert [(t.task_set, t.kind) for t in load_tasks(path, "mine", kind="math")] == [("mine", "math")] * 2
+    assert load_tasks(path, limit=1) == TASKS[:1]
+    assert load_tasks(path, limit=5) == TASKS
+
+
+KINDS = [
+    ({"answer": "Ann"}, "fact"),
+    ({"answer": "1887"}, "math"),
+    ({"answer": "-1,234.5e3"}, "math"),
+    ({"answer": "12 May"}, "fact"),
+    ({"answer": 5}, "math"),
+    ({"answer": "1887", "dataset_name": "2wikimultihopqa"}, "fact"),
+    ({"answer": "Evelyn", "dataset_name": "MATH"}, "math"),
+    ({"answer": "Evelyn", "task_set": "AIME 2024"}, "math"),
+    ({"answer": "1887", "kind": "fact"}, "fact"),
+]
+
+
+@pytest.mark.parametrize("fields, kind", KINDS)
+def test_the_kind_is_told(tmp_path: Path, fields: dict[str, object], kind: str) -> None:
+    (task,) = load_tasks(write(tmp_path, "tasks.jsonl", json.dumps({"question": "?", **fields})))
+    assert task.kind == kind
+    assert task.task_set == fields.get("task_set", fields.get("dataset_name", "tasks"))
+
+
+def test_an_id_is_made_from_the_question(tmp_path: Path) -> None:
+    lines = [json.dumps({"question": q, "answer": "x"}) for q in "abc"]
+    ids = [task.id for task in load_tasks(write(tmp_path, "one.jsonl", "\n".join(lines)))]
+    assert len(set(ids)) == 3
+    assert [task.id for task in load_tasks(write(tmp_path, "two.jsonl", "\n".join(lines[1:])))] == ids[1:]
+
+
+def test_answers_that_are_as_right(tmp_path: Path) -> None:
+    row = {"question": "When?", "answer": "the nineties", "answer_aliases": ["1990s", "", 1990]}
+    [task] = load_tasks(write(tmp_path, "t.jsonl", json.dumps(row)))
+    assert task.answers == ("the nineties", "1990s", "1990") and not task.metadata
+
+
+def test_tasks_without_an_answer_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"question": "a", "answer": None}, {"question": "b", "answer": "x"}, {"question": "c", "answer": ""}]
+    path = write(tmp_path, "tasks.json", json.dumps(rows))
+    assert [task.question for task in load_tasks(path, limit=1)] == ["b"]
+    assert [task.question for task in load_tasks(path)] == ["b"]
+    assert f"2 of 3 tasks have no answer (null or empty) and are left out: {path}: example 1, {path}: " in caplog.text
+
+
+GOOD = '{"question": "?", "answer": "x"}'
+BAD = [
+    ("t.jsonl", f"{GOOD}\n{{]", "t.jsonl:2: not JSON"),
+    ("t.jsonl", f"\n\n{GOOD}\n5", "t.jsonl:4: a task is an object with question and answer, not 5"),
+    ("t.jsonl", '{"answer": "x"}', "t.jsonl:1: it has no question"),
+    ("t.jsonl", '{"question": " ", "answer": "x"}', "t.jsonl:1: it has no question but an empty text"),
+    ("t.jsonl", '{"question": null, "answer": "x"}', "t.jsonl:1: it has no question but null"),
+    ("t.jsonl", '{"question": "?"}', "t.jsonl:1: it has no answer"),
+    ("t.jsonl", '{"question": "?", "answer": ["x"]}', "t.jsonl:1: its answer is a list: give a text or a number"),
+    ("t.jsonl", '{"question": "?", "answer": true}', "t.jsonl:1: its answer is a truth value"),
+    ("t.jsonl", '{"question": "?", "answer": NaN}', "t.jsonl:1: its answer is nan"),
+    ("t.jsonl", '{"question": "?", "answer": "x", "id": {}}', "t.jsonl:1: its id is an object"),
+    ("t.jsonl", '{"question": "?", "answer": "x", "kind": "fiction"}', "t.jsonl:1: its kind is 'fiction': give one of"),
+    ("t.jsonl", '{"question": "?", "answer": "x", "task_set": 3}', "t.jsonl:1: its task set is 3"),
+    ("t.jsonl", '{"question": "?", "answer": "x", "answer_aliases": "y"}', "t.jsonl:1: its answer_aliases are 'y'"),
+    ("t.jsonl", '{"question": "?", "answer": "x", "answer_aliases": [{}]}', "give a list of texts or numbers"),
+    ("t.jsonl", f"{GOOD}\n{GOOD}", r"t.jsonl:2: its id '\w+' is also that of \S*t.jsonl:1: give each task its own"),
+    ("t.jsonl", "", "t.jsonl has no task with an answer"),
+    ("t.json", '{\n"examples": [\n}', "t.json:3: not JSON"),
+    ("t.json", '{"data": []}', "t.json: not a task set"),
+    ("t.json", f'{{"examples": [{GOOD}, {{}}]}}', "t.json: example 2: it has no question"),
+    ("t.csv", "question,answer\na,b\nc\n", "t.csv:3: it has not as many fields as the header"),
+    ("t.csv", "question,answer\na,b,c\n", "t.csv:2: it has not as many fields as the header"),
+    ("t.csv", "question\na\n", "t.csv:2: it has no answer"),
+    ("t.csv", 'question,answer\n"a"b,c\n', "t.csv:2: not CSV"),
+    ("t.txt", GOOD, "tasks are read from .json, .jsonl, .csv files, not .txt"),
+    ("t", GOOD, "not one without a suffix"),
+]
+
+
+@pytest.mark.parametrize("name, text, message", BAD)
+def test_a_malformed_file_says_where(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_tasks(write(tmp_path, name, text))
+
+
+def test_other_bad_arguments(tmp_path: Path) -> None:
+    path = write(tmp_path, "t.jsonl", GOOD)
+    with pytest.raises(ValueError, match="limit is 0"):
+        load_tasks(path, limit=0)
+    with pytest.raises(ValueError, match="kind is 'x'"):
+        load_tasks(path, kind="x")  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match=r"missing\.jsonl"):
+        load_tasks(tmp_path / "missing.jsonl")
+    path.write_bytes(b'{"question": "\xff", "answer": "x"}')
+    with pytest.raises(ValueError, match=r"t\.jsonl: byte 14 is not UTF-8"):
+        load_tasks(path)
+
+
+PAPER = [
+    ("2wikimultihopqa_500_20250511.json", 500, "2wikimultihopqa", "fact"),
+    ("gsm_hard_500_20250507.json", 500, "GSM-hard", "math"),
+    ("hotpotqa_1000_20250402.json", 1000, "hotpotqa/hotpot_qa", "fact"),
+    ("hotpotqa_500_20250422.json", 500, "hotpotqa/hotpot_qa", "fact"),
+    ("math_1000_20250414.json", 998, "MATH", "math"),
+    ("math_500_20250414.json", 500, "MATH", "math"),
+    ("math_medium_1000_20250430.json", 998, "MATH", "math"),
+]
+
+
+@pytest.mark.parametrize("name, count, task_set, kind", PAPER)
+def test_the_papers_files(shared_data: Path, name: str, count: int, task_set: str, kind: str) -> None:
+    tasks = load_tasks(shared_data / "tasks" / name)
+    assert (len(tasks), {t.task_set for t in tasks}, {t.kind for t in tasks}) == (count, {task_set}, {kind})
+    assert len({task.id for task in tasks}) == count

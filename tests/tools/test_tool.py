@@ -1,0 +1,91 @@
+"""Tools: what the model is shown, and what the sandbox is given."""
+
+import threading
+
+import pytest
+
+from agentdistill import Sandbox
+from agentdistill.tools.tool import MOST_STUCK, Tool, describe_tools, python_tool, sandbox_tools
+
+
+def distance(start: str, end: str = "here", *, miles: bool = False) -> float:
+    """Distance between two towns.
+
+    In kilometres, or else in miles.
+    """
+    return 5.0 if miles else 8.0
+
+
+SEARCH = Tool("web_search", "(query: str) -> str", "Search.\nUse key words.", lambda query: "nothing")
+
+SHOWN = '''def web_search(query: str) -> str:
+    """Search.
+    Use key words."""
+
+def distance(start: str, end: str = 'here', *, miles: bool = False) -> float:
+    """Distance between two towns.
+
+    In kilometres, or else in miles."""
+
+def final_answer(answer):
+    """Give the final answer to the question and end the work."""'''
+
+
+def test_tools_are_shown_as_python() -> None:
+    shown = describe_tools([SEARCH, python_tool(distance)])
+    assert shown == SHOWN
+    compile(shown, "tools", "exec")
+
+
+def test_a_model_can_call_what_it_is_shown() -> None:
+    tools = [SEARCH, python_tool(distance)]
+    sandbox = Sandbox(sandbox_tools(tools))
+    observation, _ = sandbox.run(sandbox.initial, "web_search('x'), distance('a', miles=True)")
+    assert observation.value == "('nothing', 5.0)"
+
+
+def test_a_tool_that_hangs_is_given_up() -> None:
+    come_back = threading.Event()
+
+    def hangs() -> int:
+        """Wait."""
+        come_back.wait()
+        return 1
+
+    sandbox = Sandbox(sandbox_tools([python_tool(hangs)], seconds=0.05))
+    code = "try:\n    hangs()\nexcept Exception as error:\n    print(error)"
+    observation, _ = sandbox.run(sandbox.initial, code)
+    assert observation.stdout == "TimeoutError: hangs did not answer within 0.05 s\n"
+    observations = [sandbox.run(sandbox.initial, code)[0].stdout for _ in range(MOST_STUCK)]
+    assert observations[-1] == f"TimeoutError: hangs hangs: {MOST_STUCK} calls have not come back\n"
+    come_back.set()
+    while sandbox.run(sandbox.initial, "hangs()")[0].value != "1":
+        pass
+
+
+def test_a_tool_s_own_timeout_is_its_own() -> None:
+    def slow() -> None:
+        """Be slow."""
+        raise TimeoutError("mine")
+
+    sandbox = Sandbox(sandbox_tools([python_tool(slow)]))
+    observation, _ = sandbox.run(sandbox.initial, "slow()")
+    assert observation.error is not None and "mine" in observation.error
+
+
+def undocumented() -> None:
+    pass
+
+
+BAD = [
+    (lambda: python_tool(lambda x: x), "a tool needs a name to be called by"),
+    (lambda: python_tool(undocumented), "the tool undocumented has no docstring"),
+    (lambda: sandbox_tools([SEARCH, SEARCH]), "tools must have different names"),
+    (lambda: sandbox_tools([Tool("final_answer", "()", "", print)]), "none of them final_answer"),
+]
+
+
+@pytest.mark.parametrize("make, message", BAD)
+def test_tools_that_make_no_sense(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()  # type: ignore[operator]
