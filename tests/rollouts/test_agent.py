@@ -73,15 +73,25 @@ EPISODES: list[tuple[str, list[str | Completion], str, str | None, int]] = [
     ("goes on and on", [code("1")], "out_of_steps", None, 5),
     ("fails in the same way", [code("1/0")], "out_of_steps", None, 3),
     ("fails in other ways", [code("1/0"), code("2/0"), code("3/0"), code("4/0"), code("5/0")], "out_of_steps", None, 5),
-    ("is cut in its thought", [Completion("Thought: I", finish_reason="length")], "cut_completion", None, 1),
+    ("is cut in its thought", [Completion("Thought: I", finish_reason="length")], "cut_completion", None, 3),
     (
         "is cut in a number",
         [Completion("Thought: I act.\nCode:\n```py\nx = 12", finish_reason="length")],
         "cut_completion",
         None,
-        1,
+        3,
     ),
-    ("is cut in its answer", [Completion("Final answer: 12", finish_reason="length")], "cut_completion", None, 1),
+    ("is cut in its answer", [Completion("Final answer: 12", finish_reason="length")], "cut_completion", None, 3),
+    (
+        "recovers from a cut",
+        [
+            Completion("Thought: I act.\nCode:\n```py\nx = 12", finish_reason="length"),
+            code("final_answer('x' in globals())"),
+        ],
+        "final_answer",
+        "False",
+        2,
+    ),
     (
         "is cut after its action",
         [Completion(code("final_answer(1)") + "\nAnd so", finish_reason="length")],
@@ -97,10 +107,37 @@ EPISODES: list[tuple[str, list[str | Completion], str, str | None, int]] = [
     ("replies", "outcome", "answer", "steps"), [e[1:] for e in EPISODES], ids=[e[0] for e in EPISODES]
 )
 def test_an_episode_ends(replies: list[str | Completion], outcome: str, answer: str | None, steps: int) -> None:
-    episode = play(Script(replies))
+    episode = play(Script(replies), AgentConfig(last_word=False))
     assert (episode.outcome, episode.answer, len(episode.steps)) == (outcome, answer, steps)
     assert (episode.prompt_tokens, episode.completion_tokens) == (10 * steps, steps)
     assert [step.message == "" for step in episode.steps] == [False] * (steps - 1) + [True]
+
+
+LAST_WORDS: list[tuple[str, list[str | Completion], str, str | None]] = [
+    ("a text", [*[code("1")] * 5, "Paris"], "out_of_steps", "Paris"),
+    ("a box in a sentence", [*[code("1")] * 5, r"It is \boxed{\frac{1}{2}}."], "out_of_steps", r"\frac{1}{2}"),
+    ("tags", [*[code("1")] * 5, "It is <answer>Rome</answer>"], "out_of_steps", "Rome"),
+    ("code that answers", [code("x = 41"), *[code("x")] * 4, code("final_answer(x + 1)")], "out_of_steps", "42"),
+    ("code that goes on", [code("1")], "out_of_steps", None),
+    ("a text after it never parsed", ["Hm.", "Ha.", "Ho.", "42"], "parse_failure", "42"),
+    ("nothing", ["Hm.", "Ha.", "Ho.", " "], "parse_failure", None),
+    ("a cut text", ["Hm.", "Ha.", "Ho.", Completion("4", finish_reason="length")], "parse_failure", None),
+]
+
+
+@pytest.mark.parametrize(("replies", "outcome", "answer"), [e[1:] for e in LAST_WORDS], ids=[e[0] for e in LAST_WORDS])
+def test_who_is_out_of_steps_is_asked_for_an_answer(
+    replies: list[str | Completion], outcome: str, answer: str | None
+) -> None:
+    model = Script(replies)
+    episode = play(model, AgentConfig(candidates=3))
+    assert (episode.outcome, episode.answer) == (outcome, answer)
+    assert [len(step.candidates) for step in episode.steps] == [3] * (len(episode.steps) - 1) + [1]
+    assert ["no steps left" in step.message for step in episode.steps] == [False] * (len(episode.steps) - 2) + [
+        True,
+        False,
+    ]
+    assert model.asked[-1][-1].content == episode.steps[-2].message
 
 
 def test_the_conversation_is_what_happened() -> None:
@@ -124,7 +161,7 @@ def test_the_conversation_is_what_happened() -> None:
 
 def test_whoever_repeats_a_failure_is_told() -> None:
     messages = [step.message for step in play(Script([code("1/0")])).steps]
-    assert ["Do something else" in message for message in messages] == [False, True, False]
+    assert ["Do something else" in message for message in messages] == [False, True, True, False]
 
 
 def test_a_first_thought_begins_the_first_turn_only() -> None:

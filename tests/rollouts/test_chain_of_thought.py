@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from agentdistill import Bm25Index, Task, generate, rollout, select
+from agentdistill.answers import extract_answer
 from agentdistill.distillation import GenerateConfig
 from agentdistill.models.model import Message
 from agentdistill.models.scripted import ScriptedModel
-from agentdistill.rollouts.chain_of_thought import extract_answer, run_chain_of_thought
+from agentdistill.rollouts.chain_of_thought import run_chain_of_thought
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tools.tool import web_search
 from agentdistill.training.examples import to_examples

@@ -99,9 +99,9 @@ def test_lines_of_standard_input_are_questions(
         chat(player)
     out, err = capsys.readouterr()
     assert [line for line in out.splitlines() if "nswer:" in line] == [
-        "No answer: out_of_steps",
+        "Answer: nothing",
         "Answer: 42",
-        "No answer: out_of_steps",
+        "Answer: nothing",
     ]
     assert err == "it is down\n"
 
@@ -128,6 +128,8 @@ class Never(ScriptedModel):
 
 
 IN_A_TERMINAL = """
+import sys
+sys.path[:0] = sys.argv[1:]
 from agentdistill.serving.chat import chat
 from test_chat import Never, talking
 with talking(Never()) as player:
@@ -138,11 +140,10 @@ with talking(Never()) as player:
 def test_in_a_terminal_ctrl_c_stops_an_answer_and_no_more() -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", IN_A_TERMINAL],
+        [sys.executable, "-c", IN_A_TERMINAL, str(Path(__file__).parent), str(Path(__file__).parents[1])],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        cwd=Path(__file__).parent,
         env={**os.environ, "TERM": "dumb"},
     )
     os.close(theirs)

@@ -254,11 +254,11 @@ async def test_a_request_that_takes_too_long_has_no_answer(client: Client) -> No
         await until_episodes_are(0, server)
 
 
-async def test_an_agent_that_runs_out_of_steps_has_no_answer(client: Client) -> None:
+async def test_an_agent_that_runs_out_of_steps_and_answers_nothing(client: Client) -> None:
     with serving(ScriptedModel("m", lambda messages, prefix, index: code(f"print({len(messages)})"))) as server:
         response = await client(server).chat.completions.create(model="m", messages=SUM)
     assert (response.choices[0].message.content, response.choices[0].finish_reason) == ("", "length")
-    assert response.choices[0].message.reasoning_content.count("Observation:") == 4
+    assert response.choices[0].message.reasoning_content.count("Observation:") == 5
 
 
 @pytest.mark.parametrize("stream", [False, True])

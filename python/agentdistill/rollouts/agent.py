@@ -1,8 +1,8 @@
 """The agent loop of one episode: think, act, observe, until the answer.
 
-It sees a task, a model and a way to take a step; whether it collects data for training or sits an exam is not its
-business. Not here: many episodes at once, failures of model or sandbox (they pass through as exceptions), and
-grading: engine.py.
+The loop sees a question, a model and a way to take a step. It does not know whether the episode becomes training data
+or an evaluation. Not here: many episodes at once (``engine.py``), failures of the model or the sandbox (raised to the
+caller), and grading.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from agentdistill._core import Action, Candidate, ParseFailure, State, Step, StepResult
 from agentdistill.action_format import FORMS, ActionFormat
+from agentdistill.answers import extract_answer
 from agentdistill.models.model import Generation, Message, Model, Sampling, Show, StreamingModel
 from agentdistill.rollouts.prompt import assistant_turn, default_prompt, load_prompt, observation_message, opening
 from agentdistill.self_consistent_action import SelfConsistentAction
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
 
 PARSE_FAILURES = 3
-"""An episode ends after this many completions in a row that could not be parsed; each is answered with what was
-wrong."""
+"""An episode ends after this many unusable completions in a row; the model is told what was wrong with each."""
 
 SAME_FAILURES = 3
-"""An episode that runs the same code this often, each time in vain, is out of steps; the second time, it is told so."""
+"""An episode ends when the same code has failed this often; the second time, the model is told so."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class AgentConfig:
     """Sample from the likeliest tokens with this much probability together (paper: 0.8); nothing to greedy decoding."""
     max_tokens: int = 1024
     """Most new tokens of a completion (paper: 1,024)."""
+    last_word: bool = True
+    """When the steps are used up without an answer, ask once more, for the answer alone, and grade that (as the paper's
+    code does). The outcome stays what it was, such as "out_of_steps"."""
     keep_states: bool = False
     """Record the State after each step too, so that any step can be entered again: session.state_before."""
 
@@ -134,43 +137,78 @@ async def run_episode(
     """
     episode, state = half_done or (begin(question, config, tools), action.initial)
     while episode.outcome is None:
-        start, begun = time.perf_counter(), "" if episode.steps else prefix
-        show_now = show if config.candidates == 1 else None  # there is no vote to wait for
-        sample = partial(_sample, model, episode.conversation, config.sampling, begun, show_now)
-        generation, result = await action.act(state, sample, config.candidates, prefix=begun, adaptive=config.adaptive)
-        candidates = _candidates(generation, result, begun)
-        chosen, before = candidates[result.winner], [step.candidates[step.winner] for step in episode.steps]
-        repeats = _same_failures(chosen, before)
-        outcome = _outcome(chosen, before, repeats, config)
-        step = Step(
-            candidates,
-            winner=result.winner,
-            votes=result.vote.counts,
-            prompt_token_ids=generation.prompt_token_ids,
-            message=""
-            if outcome
-            else observation_message(chosen, repeated=repeats > 0, action_format=config.action_format),
-            state=await asyncio.to_thread(result.state.to_bytes, state) if config.keep_states else None,
-            seconds=time.perf_counter() - start,
-            model_seconds=generation.seconds,
-            cached_tokens=generation.cached_tokens,
-        )
-        episode = replace(
-            episode,
-            steps=[*episode.steps, step],
-            outcome=outcome,
-            answer=_answer(chosen) if outcome == "final_answer" else None,
-            prompt_tokens=episode.prompt_tokens + generation.prompt_tokens,
-            completion_tokens=episode.completion_tokens + generation.completion_tokens,
-        )
-        state = result.state
-        if show and not show_now:
-            show(paragraph(chosen.text))
-        if show and step.message:
-            show(paragraph(step.message))
+        begun = "" if episode.steps else prefix
+        episode, state = await _take_step(episode, state, model, action, config, begun, show)
+        if after_step:
+            await after_step(episode, state)
+    if config.last_word and episode.outcome != "final_answer":
+        episode, state = await _take_step(episode, state, model, action, config, "", show)
         if after_step:
             await after_step(episode, state)
     return episode
+
+
+async def _take_step(
+    episode: Episode,
+    state: State,
+    model: Model,
+    action: SelfConsistentAction,
+    config: AgentConfig,
+    prefix: str,
+    show: Show | None,
+) -> tuple[Episode, State]:
+    """Sample candidates, run them, vote, and tell the model what the winner did: the episode and its State after that.
+
+    An episode that has ended already is asked for its last word: one completion, whose answer is the episode's.
+    """
+    start, is_last_word = time.perf_counter(), episode.outcome is not None
+    n = 1 if is_last_word else config.candidates
+    show_now = show if n == 1 else None  # with several, nobody knows the winner before the vote
+    sample = partial(_sample, model, episode.conversation, config.sampling, prefix, show_now)
+    generation, result = await action.act(state, sample, n, prefix=prefix, adaptive=config.adaptive and n > 1)
+    candidates = _candidates(generation, result, prefix)
+    chosen, before = candidates[result.winner], [step.candidates[step.winner] for step in episode.steps]
+    is_cut = _is_cut(chosen)
+    after = state if is_cut else result.state  # half an action counts as none
+    outcome, answer, message = episode.outcome, None, ""
+    if is_last_word:
+        answer = _last_word(chosen, is_cut)
+    else:
+        repeats = 0 if is_cut else _same_failures(chosen, before)
+        outcome = _outcome(chosen, before, repeats, config)
+        answer = _answer(chosen) if outcome == "final_answer" else None
+        if outcome is None or (config.last_word and answer is None):
+            message = observation_message(
+                chosen,
+                repeated=repeats > 0,
+                cut_at=config.max_tokens if is_cut else None,
+                last=outcome is not None,
+                action_format=config.action_format,
+            )
+    step = Step(
+        candidates,
+        winner=result.winner,
+        votes=result.vote.counts,
+        prompt_token_ids=generation.prompt_token_ids,
+        message=message,
+        state=await asyncio.to_thread(after.to_bytes, state) if config.keep_states else None,
+        seconds=time.perf_counter() - start,
+        model_seconds=generation.seconds,
+        cached_tokens=generation.cached_tokens,
+    )
+    if show and not show_now:
+        show(paragraph(chosen.text))
+    if show and message:
+        show(paragraph(message))
+    episode = replace(
+        episode,
+        steps=[*episode.steps, step],
+        outcome=outcome,
+        answer=answer,
+        prompt_tokens=episode.prompt_tokens + generation.prompt_tokens,
+        completion_tokens=episode.completion_tokens + generation.completion_tokens,
+    )
+    return episode, after
 
 
 async def _sample(
@@ -213,16 +251,20 @@ def _candidates(generation: Generation, result: StepResult, begun: str) -> list[
 
 def _outcome(chosen: Candidate, before: list[Candidate], repeats: int, config: AgentConfig) -> "Outcome | None":
     """How the episode ends with this step; None when it goes on."""
-    if _is_cut(chosen):
-        return "cut_completion"
+    if _is_unusable(chosen):
+        last_ones = [*before, chosen][-PARSE_FAILURES:]
+        given_up = len(last_ones) == PARSE_FAILURES and all(map(_is_unusable, last_ones))
+        if given_up or len(before) + 1 == config.max_steps:
+            return "cut_completion" if _is_cut(chosen) else "parse_failure"
+        return None
     if _answer(chosen) is not None:
         return "final_answer"
-    last = len(before) + 1 == config.max_steps
-    if isinstance(chosen.action, ParseFailure):
-        in_a_row = [isinstance(candidate.action, ParseFailure) for candidate in before[1 - PARSE_FAILURES :]]
-        given_up = len(in_a_row) == PARSE_FAILURES - 1 and all(in_a_row)
-        return "parse_failure" if last or given_up else None
-    return "out_of_steps" if last or repeats + 1 >= SAME_FAILURES else None
+    return "out_of_steps" if len(before) + 1 == config.max_steps or repeats + 1 >= SAME_FAILURES else None
+
+
+def _is_unusable(chosen: Candidate) -> bool:
+    """Whether the completion was no action, or not a whole one."""
+    return _is_cut(chosen) or isinstance(chosen.action, ParseFailure)
 
 
 def _is_cut(chosen: Candidate) -> bool:
@@ -235,6 +277,14 @@ def _is_cut(chosen: Candidate) -> bool:
 def _answer(chosen: Candidate) -> str | None:
     """What the step answered, by final_answer(...) in its code or in plain text."""
     return chosen.observation.final_answer if chosen.observation else None
+
+
+def _last_word(chosen: Candidate, is_cut: bool) -> str | None:
+    """The answer of a last word: that of an action, or one marked as such; else the text itself, if it is no action."""
+    if answer := None if is_cut else _answer(chosen):
+        return answer
+    plain = isinstance(chosen.action, ParseFailure) and not is_cut
+    return extract_answer(chosen.text) or (chosen.text.strip() or None if plain else None)
 
 
 def _same_failures(chosen: Candidate, before: list[Candidate]) -> int:

@@ -3,11 +3,11 @@
 Its first thoughts also begin the agent's (first_thought_prefix.py). Not here: self-consistency over whole chains.
 """
 
-import re
 import time
 from typing import TYPE_CHECKING
 
 from agentdistill._core import Candidate, Step
+from agentdistill.answers import extract_answer
 from agentdistill.models.model import Model, Sampling
 from agentdistill.rollouts.agent import AgentConfig, Episode
 from agentdistill.rollouts.prompt import opening
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def run_chain_of_thought(question: str, model: Model, config: AgentConfig) -> Episode:
-    """Ask ``model`` for one chain of thought. Its answer is what :func:`extract_answer` finds. Raises ModelError."""
+    """Ask ``model`` for one chain of thought. Its answer is what ``extract_answer`` finds. Raises ModelError."""
     start = time.perf_counter()
     messages = opening(question, config.system_prompt)
     generation = await model.generate(messages, chain_sampling(config))
@@ -47,28 +47,3 @@ def chain_sampling(config: AgentConfig) -> Sampling:
     """One chain, greedy unless a temperature is given; it ends where the model ends it."""
     temperature = config.temperature or 0.0
     return Sampling(temperature=temperature, top_p=config.top_p if temperature else 1.0, max_tokens=config.max_tokens)
-
-
-def extract_answer(chain: str) -> str | None:
-    r"""The answer at the end of a chain of thought: in ``<answer>`` tags, else in ``\boxed{}``; the last one counts.
-
-    >>> extract_answer(r"Half of it. <answer>\boxed{\frac{1}{2}}</answer>")
-    '\\frac{1}{2}'
-    """
-    tagged = re.findall(r"<answer>(.*?)(?:</answer>|\Z)", chain, re.DOTALL | re.IGNORECASE)
-    answer = tagged[-1].strip() if tagged else ""
-    boxed = _last_boxed(answer or chain)
-    return boxed or answer or None
-
-
-def _last_boxed(text: str) -> str | None:
-    r"""What the last ``\boxed{...}`` holds, braces within it matched."""
-    start = text.rfind(r"\boxed{")
-    if start < 0:
-        return None
-    begin, depth = start + len(r"\boxed{"), 1
-    for i in range(begin, len(text)):
-        depth += (text[i] == "{") - (text[i] == "}")
-        if depth == 0:
-            return text[begin:i].strip()
-    return None

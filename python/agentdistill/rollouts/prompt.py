@@ -29,6 +29,11 @@ IMPORTS = ", ".join([_STANDARD, *Sandbox.packages])
 _MARK = re.compile(r"\{\{(\w+)\}\}")
 _NOTHING = "(Nothing was printed. Print what you want to see.)"
 _SAME_AGAIN = "You ran exactly this code before, and it failed then too. Do something else now."
+_CUT = "Your reply was cut after {} tokens, before its end, so nothing of it was run. Write a shorter one."
+_LAST_WORD = (
+    "There are no steps left, and no more code will be run. Give your final answer to the question now, as text: the "
+    "answer alone, in \\boxed{} if it is mathematical."
+)
 
 
 def opening(question: str, prompt: str, *, tools: str = "", max_steps: int = 0) -> list[Message]:
@@ -93,17 +98,28 @@ def assistant_turn(chosen: Candidate) -> str:
     return f"{thought}Code:\n```py\n{code}\n```<end_code>"
 
 
-def observation_message(chosen: Candidate, *, repeated: bool = False, action_format: ActionFormat = "code") -> str:
+def observation_message(
+    chosen: Candidate,
+    *,
+    repeated: bool = False,
+    cut_at: int | None = None,
+    last: bool = False,
+    action_format: ActionFormat = "code",
+) -> str:
     """The user's message after a step, in its form: what the code did, or what was wrong with the completion.
 
-    ``repeated``: the same code failed before, and the message says so.
+    ``repeated``: the same code failed before. ``cut_at``: the completion was cut after so many tokens. ``last``: the
+    steps are used up, and the model is to give its answer.
     """
-    if isinstance(chosen.action, ParseFailure):
+    if cut_at is not None:
+        said = _CUT.format(cut_at)
+    elif isinstance(chosen.action, ParseFailure):
         said = chosen.action.message
     else:
         said = what_it_did(chosen.observation) if chosen.observation else _NOTHING
     said = f"{said}\n{_SAME_AGAIN}" if repeated else said
-    return FORMS[action_format].observation.format(said)
+    message = FORMS[action_format].observation.format(said)
+    return f"{message}\n\n{_LAST_WORD}" if last else message
 
 
 def what_it_did(observation: Observation) -> str:

@@ -352,7 +352,7 @@ def _content(trajectory: Trajectory | None) -> str:
 
 def _finish_reason(trajectory: Trajectory | None) -> str:
     """An episode that ran into a limit (steps, tokens, time, completions that do not parse) was cut short."""
-    return "stop" if trajectory and trajectory.outcome == "final_answer" else "length"
+    return "stop" if trajectory and trajectory.answer else "length"
 
 
 def _usage(trajectory: Trajectory | None) -> dict[str, int]:
