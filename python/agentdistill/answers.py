@@ -18,13 +18,20 @@ def extract_answer(text: str) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last ``\boxed{...}`` holds, with the braces inside matched; None where there is none, or it is open."""
-    start = text.rfind(r"\boxed{")
-    if start < 0:
-        return None
-    begin, depth = start + len(r"\boxed{"), 1
-    for i in range(begin, len(text)):
-        depth += (text[i] == "{") - (text[i] == "}")
-        if depth == 0:
-            return text[begin:i].strip()
+    r"""What the last ``\boxed{...}`` that is not empty holds, braces inside matched; None for none, or an open one.
+
+    An empty box only repeats the instruction to use one.
+    """
+    end = len(text)
+    while (start := text.rfind(r"\boxed{", 0, end)) >= 0:
+        begin, depth = start + len(r"\boxed{"), 1
+        for at in range(begin, len(text)):
+            depth += (text[at] == "{") - (text[at] == "}")
+            if depth == 0:
+                break
+        else:
+            return None
+        if inside := text[begin:at].strip():
+            return inside
+        end = start
     return None

@@ -9,9 +9,9 @@ import pytest
 from agentdistill import Bm25Index, Task, generate, rollout, select
 from agentdistill.answers import extract_answer
 from agentdistill.distillation import GenerateConfig
-from agentdistill.models.model import Message
+from agentdistill.models.model import Message, Sampling
 from agentdistill.models.scripted import ScriptedModel
-from agentdistill.rollouts.chain_of_thought import run_chain_of_thought
+from agentdistill.rollouts.chain_of_thought import chain_sampling, run_chain_of_thought
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tools.tool import web_search
 from agentdistill.training.examples import to_examples
@@ -26,6 +26,8 @@ CHAINS = [
     (r"Thus \boxed{7} or rather \boxed{8}.", "8"),
     (r"\boxed{1} <answer>2</answer>", "2"),
     (r"\boxed{\frac{1}{2", None),
+    (r"It is \boxed{7}. I put it in \boxed{} as told: \boxed{ }.", "7"),
+    (r"In \boxed{}: <answer>7</answer>", "7"),
     ("It is Ann.", None),
     ("<answer></answer>", None),
     ("", None),
@@ -43,6 +45,34 @@ def test_one_completion_is_one_step() -> None:
     assert [message.role for message in episode.messages] == ["system", "user"]
     assert (len(episode.steps), episode.outcome, episode.answer) == (1, "final_answer", "Ann")
     assert episode.steps[0].candidates[0].text == "Think.\n\n<answer>Ann</answer>"
+
+
+CHAINS_OF_FOUR = [
+    (["Ann", "Bob", "bob.", None], "Bob", [("bob", 2), ("ann", 1)]),
+    (["Ann", "Bob"], "Ann", [("ann", 1), ("bob", 1)]),
+    ([None, None, "The"], "The", [("the", 1)]),
+    ([None, None], None, []),
+]
+
+
+@pytest.mark.parametrize(("answers", "answer", "votes"), CHAINS_OF_FOUR)
+def test_the_most_frequent_answer_of_several_chains_wins(
+    answers: list[str | None], answer: str | None, votes: list[tuple[str, int]]
+) -> None:
+    chains = ["I do not know." if answer is None else f"<answer>{answer}</answer>" for answer in answers]
+    model = ScriptedModel("m", lambda messages, prefix, index: chains[index])
+    episode = asyncio.run(run_chain_of_thought("Who?", model, RolloutConfig(kind="cot", candidates=len(chains))))
+    assert (episode.answer, episode.steps[0].votes) == (answer, votes)
+    assert [candidate.text for candidate in episode.steps[0].candidates] == chains
+
+
+def test_how_chains_are_drawn() -> None:
+    one, several = RolloutConfig(kind="cot"), RolloutConfig(kind="cot", candidates=8)
+    assert chain_sampling(one) == Sampling(max_tokens=4096)
+    assert chain_sampling(several, 8) == Sampling(temperature=0.4, top_p=0.8, max_tokens=4096)
+    assert chain_sampling(RolloutConfig(candidates=8)) == Sampling(max_tokens=4096)  # of a first-thought prefix
+    assert chain_sampling(RolloutConfig(kind="cot", max_tokens=9)).max_tokens == 9
+    assert (one.settings()["max_tokens"], RolloutConfig().settings()["max_tokens"]) == (4096, 1024)
 
 
 PASSAGES = [("1", "Metropolis", "Metropolis is a film with music by Ann."), ("2", "Ann", "Ann writes music.")]

@@ -25,7 +25,9 @@ pytest.importorskip("trl")
 
 from agentdistill.training.likelihood import mean_nll  # noqa: E402  # it imports torch
 
-TINY = TrainConfig(method="full", learning_rate=1e-2, epochs=3, batch_size=4, seed=1)
+TINY = TrainConfig(
+    method="full", learning_rate=1e-2, schedule="cosine", warmup=0.1, beta2=0.98, epochs=3, batch_size=4, seed=1
+)
 LORA = replace(TINY, method="lora", rank=8, alpha=16, epochs=30)
 
 

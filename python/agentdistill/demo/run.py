@@ -66,7 +66,15 @@ class DemoConfig:
     """Most new tokens of a completion (paper: 1,024): twice what any good one has."""
     training: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            method="full", learning_rate=1.2e-3, epochs=3, batch_size=8, max_length=1024, prompt=""
+            method="full",
+            learning_rate=1.2e-3,
+            schedule="cosine",
+            warmup=0.1,
+            beta2=0.98,
+            epochs=3,
+            batch_size=8,
+            max_length=1024,
+            prompt="",
         )
     )
     """All weights are trained: of matrices 64 to 160 wide, an adapter of the paper's rank 64 is hardly smaller than

@@ -22,6 +22,9 @@ from agentdistill.self_consistent_action import SelfConsistentAction
 if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
 
+STEP_TOKENS = 1024
+"""Most new tokens of a step where none are given (paper: 1,024)."""
+
 PARSE_FAILURES = 3
 """An episode ends after this many unusable completions in a row; the model is told what was wrong with each."""
 
@@ -48,8 +51,9 @@ class AgentConfig:
     """By default 0 (greedy) for one candidate and 0.4 for several (paper: the same)."""
     top_p: float = 0.8
     """Sample from the likeliest tokens with this much probability together (paper: 0.8); nothing to greedy decoding."""
-    max_tokens: int = 1024
-    """Most new tokens of a completion (paper: 1,024)."""
+    max_tokens: int | None = None
+    """Most new tokens of a completion. By default 1,024 for a step of an agent and 4,096 for a chain of thought, as in
+    the paper's code."""
     last_word: bool = True
     """When the steps are used up without an answer, ask once more, for the answer alone, and grade that (as the paper's
     code does). The outcome stays what it was, such as "out_of_steps"."""
@@ -75,6 +79,11 @@ class AgentConfig:
         """Text of the prompt, its marks not yet filled in. Raises ValueError for a prompt that is not there."""
         return load_prompt(self.default_prompt if self.prompt is None else self.prompt)
 
+    @property
+    def token_limit(self) -> int:
+        """Most new tokens of a completion, given or by default."""
+        return STEP_TOKENS if self.max_tokens is None else self.max_tokens
+
     @cached_property
     def sampling(self) -> Sampling:
         """What the model is asked for at each step."""
@@ -82,7 +91,7 @@ class AgentConfig:
         temperature = self.temperature if self.temperature is not None else (0.4 if several else 0.0)
         top_p = self.top_p if temperature else 1.0
         return Sampling(
-            temperature=temperature, top_p=top_p, max_tokens=self.max_tokens, stop=FORMS[self.action_format].stop
+            temperature=temperature, top_p=top_p, max_tokens=self.token_limit, stop=FORMS[self.action_format].stop
         )
 
 
@@ -181,7 +190,7 @@ async def _take_step(
             message = observation_message(
                 chosen,
                 repeated=repeats > 0,
-                cut_at=config.max_tokens if is_cut else None,
+                cut_at=config.token_limit if is_cut else None,
                 last=outcome is not None,
                 action_format=config.action_format,
             )

@@ -1,13 +1,17 @@
-"""The baseline: one completion that reasons in words and ends with the answer. No tools, no code.
+"""The baseline: completions that reason in words and end with the answer. No tools, no code.
 
-Its first thoughts also begin the agent's (first_thought_prefix.py). Not here: self-consistency over whole chains.
+With several candidates the most frequent answer wins (self-consistency, arXiv 2203.11171), as in the paper's code. The
+first thoughts of a teacher's chains also begin its agent episodes (``first_thought_prefix.py``).
 """
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agentdistill._core import Candidate, Step
 from agentdistill.answers import extract_answer
+from agentdistill.grading.squad import normalize
 from agentdistill.models.model import Model, Sampling
 from agentdistill.rollouts.agent import AgentConfig, Episode
 from agentdistill.rollouts.prompt import opening
@@ -15,35 +19,62 @@ from agentdistill.rollouts.prompt import opening
 if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
 
+CHAIN_TOKENS = 4096
+"""Most new tokens of a chain of thought where none are given (paper's code: 4,096, for teacher and student)."""
+
 
 async def run_chain_of_thought(question: str, model: Model, config: AgentConfig) -> Episode:
-    """Ask ``model`` for one chain of thought. Its answer is what ``extract_answer`` finds. Raises ModelError."""
+    """Ask ``model`` for as many chains of thought as there are candidates; the most frequent answer is the episode's.
+
+    An answer is what ``extract_answer`` finds. Raises ModelError.
+    """
     start = time.perf_counter()
     messages = opening(question, config.system_prompt)
-    generation = await model.generate(messages, chain_sampling(config))
-    completion = generation.completions[0]
-    candidate = Candidate(
-        completion.text,
-        token_ids=completion.token_ids,
-        logprobs=completion.logprobs,
-        finish_reason=completion.finish_reason,
-    )
-    answer = extract_answer(completion.text)
+    generation = await model.generate(messages, chain_sampling(config, config.candidates), n=config.candidates)
+    answers = [extract_answer(completion.text) for completion in generation.completions]
+    winner, votes = _majority(answers)
     outcome: Outcome = "final_answer"
-    if answer is None:
-        outcome = "cut_completion" if completion.finish_reason == "length" else "parse_failure"
+    if answers[winner] is None:
+        is_cut = generation.completions[winner].finish_reason == "length"
+        outcome = "cut_completion" if is_cut else "parse_failure"
+    candidates = [
+        Candidate(
+            completion.text,
+            token_ids=completion.token_ids,
+            logprobs=completion.logprobs,
+            finish_reason=completion.finish_reason,
+        )
+        for completion in generation.completions
+    ]
     seconds = time.perf_counter() - start
     step = Step(
-        [candidate],
+        candidates,
+        winner=winner,
+        votes=votes,
         prompt_token_ids=generation.prompt_token_ids,
         seconds=seconds,
         model_seconds=seconds,
         cached_tokens=generation.cached_tokens,
     )
-    return Episode(messages, [step], outcome, answer, generation.prompt_tokens, generation.completion_tokens)
+    usage = generation.prompt_tokens, generation.completion_tokens
+    return Episode(messages, [step], outcome, answers[winner], *usage)
 
 
-def chain_sampling(config: AgentConfig) -> Sampling:
-    """One chain, greedy unless a temperature is given; it ends where the model ends it."""
-    temperature = config.temperature or 0.0
-    return Sampling(temperature=temperature, top_p=config.top_p if temperature else 1.0, max_tokens=config.max_tokens)
+def chain_sampling(config: AgentConfig, n: int = 1) -> Sampling:
+    """How ``n`` chains of a prompt are drawn: one is greedy unless a temperature is given, several are as steps are.
+
+    A chain ends where the model ends it.
+    """
+    temperature = config.sampling.temperature if n > 1 else config.temperature or 0.0
+    limit = CHAIN_TOKENS if config.max_tokens is None else config.max_tokens
+    return Sampling(temperature=temperature, top_p=config.top_p if temperature else 1.0, max_tokens=limit)
+
+
+def _majority(answers: Sequence[str | None]) -> tuple[int, list[tuple[str, int]]]:
+    """The index of the first chain with the most frequent answer, and each answer with its votes, most first.
+
+    Answers are the same if their words are (SQuAD's normalization). Chains without an answer have no vote.
+    """
+    keys = [None if answer is None else normalize(answer) or answer for answer in answers]
+    votes = Counter(key for key in keys if key is not None).most_common()  # of equal counts, the first seen is first
+    return (keys.index(votes[0][0]) if votes else 0), votes

@@ -16,7 +16,7 @@ from agentdistill.first_thought_prefix import Prefix
 from agentdistill.grading.grade import grade_by_kind
 from agentdistill.models.model import Message, Model, ModelError, Show
 from agentdistill.rollouts.agent import AgentConfig, Episode, begin, paragraph, run_episode
-from agentdistill.rollouts.chain_of_thought import run_chain_of_thought
+from agentdistill.rollouts.chain_of_thought import CHAIN_TOKENS, run_chain_of_thought
 from agentdistill.rollouts.checkpoint import Checkpoints, HalfDone
 from agentdistill.rollouts.prompt import default_prompt, with_passages
 from agentdistill.rollouts.session import state_before
@@ -84,11 +84,16 @@ class RolloutConfig(AgentConfig):
         """That of a student."""
         return default_prompt("student", self.kind, self.action_format)
 
+    @property
+    def token_limit(self) -> int:
+        """Most new tokens of a completion, given or by default."""
+        return CHAIN_TOKENS if self.kind == "cot" and self.max_tokens is None else super().token_limit
+
     def settings(self) -> dict[str, Any]:
-        """What makes one run another run: all fields but those that only change its speed and safety."""
-        return {
-            name: value for name, value in asdict(self).items() if name not in ("checkpoints", "concurrency", "ray")
-        }
+        """What makes one run another run: all fields, resolved, but those that only change its speed and safety."""
+        speed = ("checkpoints", "concurrency", "ray")
+        known = {name: value for name, value in asdict(self).items() if name not in speed}
+        return known | {"max_tokens": self.token_limit}
 
 
 def sandbox_of(config: RolloutConfig, tools: Sequence[Tool] = ()) -> Sandbox:
@@ -194,7 +199,7 @@ class Player:
         if self._actions is None:
             chain = await run_chain_of_thought(await self._asked(task), self._model, self._config)
             if show:
-                show(paragraph(chain.steps[0].candidates[0].text))
+                show(paragraph(chain.steps[0].candidates[chain.steps[0].winner].text))
             return chain
         half_done = await (self._given(task, begun) if begun else self._half_done(task))
         prefix = Prefix("")

@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a student is trained. The defaults are the paper's."""
+    """How a student is trained. The defaults are those of the paper and its code."""
 
     method: Literal["lora", "full"] = "lora"
     """"lora" trains an adapter on all linear layers, "full" all weights (paper: LoRA, which did better)."""
@@ -57,10 +57,13 @@ class TrainConfig:
     """LoRA: share of an adapter's inputs left out in training (paper: 0.05)."""
     learning_rate: float = 2e-4
     """Highest learning rate (paper: 2e-4)."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """How the learning rate falls after the warm-up."""
-    warmup: float = 0.1
-    """Share of the steps in which the learning rate rises."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate falls after the warm-up (paper's code: linear)."""
+    warmup: float = 0.0
+    """Share of the steps in which the learning rate rises (paper's code: none)."""
+    beta2: float = 0.999
+    """Adam's beta2: how slowly it forgets the squares of past gradients (paper's code: 0.999). A run of some hundred
+    steps is shorter than that memory; 0.98 fits it."""
     epochs: float = 2.0
     """Times each example is seen (paper: 2)."""
     batch_size: int = 8
@@ -103,7 +106,7 @@ class TrainConfig:
         for name in ("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length", "patience"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give more than 0")
-        for name in ("dropout", "warmup", "held_out"):
+        for name in ("dropout", "warmup", "beta2", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a share from 0 to less than 1")
         for name, weight in self.weights.items():
@@ -272,7 +275,7 @@ def _fit(
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup,
         weight_decay=0.0,
-        adam_beta2=0.98,  # a run has some hundred steps: the usual 0.999 remembers more than that
+        adam_beta2=config.beta2,
         bf16=gpu,
         use_cpu=not gpu,
         gradient_checkpointing=gpu,
