@@ -89,7 +89,7 @@ async def test_a_killed_process_takes_its_engine_along(tiny_model: Path, tmp_pat
     script = tmp_path / "load.py"
     script.write_text(
         "import multiprocessing, sys\n"
-        "from agentdistill.models.model import load_model\n"
+        "from agentdistill.models.loading import load_model\n"
         "if __name__ == '__main__':\n"
         "    model = load_model(f'vllm:{sys.argv[1]}')\n"
         "    print(*(process.pid for process in multiprocessing.active_children()), flush=True)\n"
