@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentdistill import Bm25Index, RetrievalServer, Task, cli, extras, read_trajectories, rollout
+from agentdistill.cli.evaluate import Evaluate
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.player import RolloutConfig
 
@@ -57,6 +58,12 @@ def test_help_has_an_example(command: tuple[str, ...], tmp_path: Path) -> None:
     run = agentdistill(*command, "--help", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert f"agentdistill {' '.join(command)}" in re.sub(r"\s+", " ", run.stdout).split("Example:")[1]
+
+
+@pytest.mark.parametrize("flags", [["--sag", "8"], ["--sag=8"], ["--candidates=8"]])
+def test_the_papers_abbreviations(flags: list[str]) -> None:
+    command = cli.parse(["evaluate", "--tasks", "t.jsonl", "--model", "m", "-o", "r", *flags])
+    assert isinstance(command, Evaluate) and command.config.candidates == 8
 
 
 def test_index_build_info_search(tmp_path: Path) -> None:

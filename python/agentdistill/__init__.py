@@ -34,24 +34,35 @@ from agentdistill._core import (
 )
 
 if TYPE_CHECKING:
-    from agentdistill.distillation import generate, select
+    from agentdistill.distillation import GenerateConfig, SelectConfig, generate, select
     from agentdistill.files.formats import convert
     from agentdistill.grading.grade import Grade, grade
     from agentdistill.grading.math_equality import math_equal
     from agentdistill.grading.squad import exact_match, f1
     from agentdistill.models.loading import load_model
     from agentdistill.models.model import ModelError
+    from agentdistill.models.scripted import ScriptedModel
     from agentdistill.results.evaluation import evaluate
     from agentdistill.results.regrading import regrade
     from agentdistill.rollouts.engine import rollout
+    from agentdistill.rollouts.player import RolloutConfig
     from agentdistill.rollouts.session import state_before
     from agentdistill.tasks.loading import load_tasks
     from agentdistill.tasks.task import Task
     from agentdistill.tools.http_retriever import HttpRetriever
+    from agentdistill.tools.tool import Tool, python_tool, web_search
     from agentdistill.training.correction import correct
-    from agentdistill.training.trainer import train
+    from agentdistill.training.trainer import TrainConfig, train
 
 _LAZY = {
+    "ScriptedModel": "models.scripted",
+    "python_tool": "tools.tool",
+    "web_search": "tools.tool",
+    "Tool": "tools.tool",
+    "RolloutConfig": "rollouts.player",
+    "SelectConfig": "distillation",
+    "GenerateConfig": "distillation",
+    "TrainConfig": "training.trainer",
     "HttpRetriever": "tools.http_retriever",
     "Task": "tasks.task",
     "load_tasks": "tasks.loading",
@@ -78,6 +89,7 @@ __all__ = [
     "AgentDistillError",
     "Bm25Index",
     "Candidate",
+    "GenerateConfig",
     "Grade",
     "HttpRetriever",
     "Limits",
@@ -87,11 +99,16 @@ __all__ = [
     "Passage",
     "RetrievalError",
     "RetrievalServer",
+    "RolloutConfig",
     "Sandbox",
     "SandboxError",
+    "ScriptedModel",
+    "SelectConfig",
     "State",
     "Step",
     "Task",
+    "Tool",
+    "TrainConfig",
     "Trajectory",
     "TrajectoryError",
     "Vote",
@@ -108,6 +125,7 @@ __all__ = [
     "load_tasks",
     "math_equal",
     "parse_action",
+    "python_tool",
     "read_trajectories",
     "regrade",
     "rollout",
@@ -115,6 +133,7 @@ __all__ = [
     "state_before",
     "train",
     "vote",
+    "web_search",
 ]
 
 

@@ -36,7 +36,7 @@ class GenerateConfig(RolloutConfig):
 
     first_thought_prefix: bool = False
     """Begin each first Thought with the first thought of the teacher's own chain of thought (IDEA 2; costs one more
-    completion for each task; paper: with and without)."""
+    completion for each task; paper: with and without). Also ``--ftp``."""
     chain_prompt: str = "teacher_cot"
     """System prompt of that chain of thought: one of ours by name, a file, or a text."""
     chains: str | None = None

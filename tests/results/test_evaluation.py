@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentdistill import Bm25Index, Task, TrajectoryError, evaluate
+from agentdistill import AgentDistillError, Bm25Index, ModelError, Task, TrajectoryError, evaluate
 from agentdistill.models.model import Message
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.results.evaluation import wilson_interval
@@ -59,6 +59,26 @@ def test_an_evaluation_by_task_set(index: Bm25Index, tmp_path: Path) -> None:
     lines = (output / "results.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["task", "facts", "sums", "mean"]
     assert "33.3%" in lines[1] and lines[1].endswith("out_of_steps 1") and "41.7%" in lines[3]
+
+
+def test_while_episodes_are_missing_there_are_no_results(index: Bm25Index, tmp_path: Path) -> None:
+    output, is_down = tmp_path / "results", True
+
+    def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
+        if is_down and messages[1].content == "Bob born":
+            raise ModelError("the server is down")
+        return searches(messages, prefix, index)
+
+    model, tools = ScriptedModel("searcher", policy), [web_search(index)]
+    with pytest.raises(
+        AgentDistillError, match=r"1 of 5 tasks .* f2, failed so: the server is down\nRun the same .*jsonl"
+    ):
+        evaluate(TASKS, model, tools, output=output, progress=False)
+    assert not (output / "results.json").exists()
+    allowed = evaluate(TASKS, model, tools, output=output, allow_missing=True, progress=False)
+    assert (allowed.sets[0].n, allowed.sets[0].outcomes["model_error"]) == (3, 1)
+    is_down = False
+    assert "model_error" not in evaluate(TASKS, model, tools, output=output, progress=False).sets[0].outcomes
 
 
 def test_an_evaluation_goes_on_where_it_was_and_is_never_mixed(index: Bm25Index, tmp_path: Path) -> None:

@@ -67,6 +67,12 @@ def parse(argv: Sequence[str]) -> Command:
         Command,
         prog="agentdistill",
         description="Distil LLM agents into small models that think, search, run Python and answer.",
-        args=[SHORT.get(argument, argument) for argument in argv],
+        args=[_in_full(argument) for argument in argv],
         config=(OmitArgPrefixes, OmitSubcommandPrefixes),
     )
+
+
+def _in_full(argument: str) -> str:
+    """A flag with the paper's abbreviation written out: ``--sag``, ``--sag=8``."""
+    flag, equals, value = argument.partition("=")
+    return f"{SHORT.get(flag, flag)}{equals}{value}"

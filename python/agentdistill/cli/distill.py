@@ -12,6 +12,7 @@ from agentdistill.cli.arguments import ModelSpec, Output, TaskFiles, Tools
 from agentdistill.distillation import GenerateConfig, SelectConfig, generate, select
 from agentdistill.extras import need
 from agentdistill.models.loading import model_files
+from agentdistill.rollouts.engine import check_complete
 from agentdistill.training.correction import CorrectConfig, correct
 from agentdistill.training.examples import Example, SpanKind, Tokenizer, load_tokenizer, pieces, to_examples
 from agentdistill.training.trainer import TrainConfig
@@ -23,7 +24,7 @@ _COLOURS: dict[SpanKind, str] = {"thought": "cyan", "action": "green", "answer":
 class Generate:
     """Let a teacher solve tasks as an agent, and record its trajectories.
 
-    Run again after a stop, it goes on where it was.
+    Run again after a stop, it resumes. Ends with status 1 while episodes are missing (a server was down).
 
     Example: agentdistill generate --tasks train.jsonl --model openai:http://127.0.0.1:8000/v1:NAME --index wiki --ftp
     -o traj.jsonl
@@ -43,6 +44,7 @@ class Generate:
         with self.tools.open(self.config.tool_seconds) as tools:
             done = generate(tasks, self.model, tools, self.config, output=self.output, metrics=self.metrics)
         print(select(done))
+        check_complete(done, self.output)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Correct:
         with self.tools.open(self.config.tool_seconds) as tools:
             done = correct(self.trajectories, self.model, tools, self.config, output=self.output, metrics=self.metrics)
         print(select(done))
+        check_complete(done, self.output)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ from agentdistill.training.examples import load_tokenizer, pieces, to_examples
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Let a model sit an exam: accuracy with its interval, by task set.
+    """Measure a model's accuracy on tasks, by task set, with confidence intervals.
+
+    Run again after a stop, it resumes. While episodes are missing (a server was down), no results are written.
 
     Example: agentdistill evaluate --tasks test.jsonl --model vllm:student --index wiki --sag 8 -o results
     """
@@ -36,13 +38,24 @@ class Evaluate:
     """Folder for trajectories and results.json, made or continued."""
     grader: str | None = None
     """Grades the answers when all are there: judge:MODEL, FILE.py:FUNCTION or MODULE:FUNCTION, as in ``grade``."""
+    allow_missing: bool = False
+    """Write results although episodes are missing; these count as wrong."""
     tools: Tools = field(default_factory=Tools)
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
         tasks = self.files.load()
         with self.tools.open(self.config.tool_seconds) as tools:
-            print(evaluate(tasks, self.model, tools, self.config, output=self.output, grader=self.grader))
+            evaluation = evaluate(
+                tasks,
+                self.model,
+                tools,
+                self.config,
+                output=self.output,
+                grader=self.grader,
+                allow_missing=self.allow_missing,
+            )
+        print(evaluation)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from agentdistill.grading.graders import graded, grader_of
 from agentdistill.grading.squad import f1
 from agentdistill.models.model import Model
 from agentdistill.results.page import table
-from agentdistill.rollouts.engine import rollout
+from agentdistill.rollouts.engine import check_complete, rollout
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tasks.task import Task
 from agentdistill.terminal import in_columns
@@ -36,7 +36,7 @@ class SetResult:
 
     task_set: str
     n: int
-    """Tasks. Those whose episode failed or could not be had are among them, and count as wrong."""
+    """Tasks. With ``allow_missing``, those without an episode are among them, and count as wrong."""
     correct: int
     accuracy: float
     """Correct by n. Correct: by the graders named."""
@@ -124,6 +124,7 @@ def evaluate(
     *,
     output: str | Path | None = None,
     grader: Grader | str | None = None,
+    allow_missing: bool = False,
     progress: bool = True,
 ) -> Evaluation:
     """Let ``model`` work on ``tasks`` and say how many it got right, by task set.
@@ -131,8 +132,13 @@ def evaluate(
     Greedy by default; ``candidates=8`` in ``config`` adds self-consistent actions. ``output`` is a folder: it gets
     ``trajectories.jsonl``, ``results.json``, ``results.txt`` and ``metrics.json`` (see ``rollout``); an evaluation that
     was stopped goes on where it was, and a folder of other settings is refused. ``grader``, as for ``regrade``, grades
-    these tasks' answers when the rollouts are done; by default the rollouts' grades count. Raises ValueError for a task
-    without an answer or a grader that is none, ModelError for a judge that cannot be had, and what ``rollout`` raises.
+    these tasks' answers when the rollouts are done; by default the rollouts' grades count.
+
+    An episode that failed because of its surroundings (a server that was down) is missing: the next call plays it
+    again. While any is missing there are no results, unless ``allow_missing`` counts it as wrong.
+
+    Raises ValueError for a task without an answer or a grader that is none, ModelError for a judge that cannot be had,
+    AgentDistillError while episodes are missing, and what ``rollout`` raises.
     """
     config = config or RolloutConfig()
     if unknown := [task.id for task in tasks if task.answer is None]:
@@ -146,6 +152,8 @@ def evaluate(
     trajectories = rollout(
         tasks, model, tools, config, output=file, progress=progress, metrics=metrics, title="evaluate"
     )
+    if not allow_missing:
+        check_complete(trajectories, file, " With allow_missing they count as wrong.")
     if meant:
         with meant as grade:
             played = [task_of(known, task.kind) for known, task in zip(trajectories, tasks, strict=True)]

@@ -44,7 +44,8 @@ class AgentConfig:
     max_steps: int = 5
     """Most steps of an episode (paper: 5)."""
     candidates: int = 1
-    """N of self-consistent actions: how many are sampled at each step (paper: 8; 1 is the plain agent)."""
+    """N of self-consistent action generation: how many candidates to sample at each step (paper: 8; 1 is the plain
+    agent). For a chain of thought, how many chains. Also ``--sag``."""
     adaptive: bool = False
     """Sample no more of the candidates once the vote is decided: fewer tokens, the same winner, a little more time."""
     temperature: float | None = None

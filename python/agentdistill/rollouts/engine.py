@@ -171,6 +171,18 @@ def record(
     return [everything[task.id] for task in tasks]
 
 
+def check_complete(trajectories: Sequence[Trajectory], output: str | Path | None, advice: str = "") -> None:
+    """Raise AgentDistillError when episodes are missing: what failed was the model, the sandbox or this program, so they
+    were not recorded. ``advice``: what else can be done than running again."""
+    missing = [trajectory for trajectory in trajectories if trajectory.outcome in FAILED]
+    if missing:
+        kept = f" The others are kept in {output}." if output is not None else ""
+        raise AgentDistillError(
+            f"{len(missing)} of {len(trajectories)} tasks have no episode yet. The first, {missing[0].task_id}, failed "
+            f"so: {missing[0].error}\n{RESUME_HINT}{kept}{advice}"
+        )
+
+
 def run_of(model: str, tools: Sequence[Tool], config: RolloutConfig, **more: str) -> str:
     """What makes this run another run than one of other settings, as JSON. ``more``: what is no setting."""
     sizes = {tool.name: len(tool.function) if isinstance(tool.function, Bm25Index) else None for tool in tools}
