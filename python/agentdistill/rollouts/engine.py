@@ -158,7 +158,7 @@ def record(
         file = Path(metrics) if metrics is not None else None
         shown = EpisodeProgress(title, Metrics(len(tasks), old, lambda: players.retried), file, visible=progress)
         stack.enter_context(shown)
-        recorder = _Recorder(len(todo), writer, checkpoints, shown)
+        recorder = _Recorder(FAILED_IN_A_ROW if old else min(FAILED_IN_A_ROW, len(todo)), writer, checkpoints, shown)
         try:
             new = run_blocking(_play_all(todo, players, recorder)) if todo else []
         except KeyboardInterrupt:
@@ -172,8 +172,8 @@ def record(
 
 
 def check_complete(trajectories: Sequence[Trajectory], output: str | Path | None, advice: str = "") -> None:
-    """Raise AgentDistillError when episodes are missing: what failed was the model, the sandbox or this program, so they
-    were not recorded. ``advice``: what else can be done than running again."""
+    """Raise AgentDistillError when episodes are missing: the model, the sandbox or this program failed, so they were not
+    recorded. ``advice``: what else can be done than running again."""
     missing = [trajectory for trajectory in trajectories if trajectory.outcome in FAILED]
     if missing:
         kept = f" The others are kept in {output}." if output is not None else ""
@@ -230,9 +230,9 @@ class _Recorder:
     """Writes down what ends, and says when to stop."""
 
     def __init__(
-        self, todo: int, writer: TrajectoryWriter | None, checkpoints: Checkpoints | None, shown: EpisodeProgress
+        self, most_failed: int, writer: TrajectoryWriter | None, checkpoints: Checkpoints | None, shown: EpisodeProgress
     ) -> None:
-        self._todo = todo
+        self._most_failed = most_failed
         self._writer = writer
         self._checkpoints = checkpoints
         self._shown = shown
@@ -255,7 +255,7 @@ class _Recorder:
                 for trajectory in batch:
                     self._shown.advance(trajectory)
                     failed_in_a_row = failed_in_a_row + 1 if trajectory.outcome in FAILED else 0
-                    if failed_in_a_row == min(FAILED_IN_A_ROW, self._todo):
+                    if failed_in_a_row == self._most_failed:
                         raise _stopped(trajectory, failed_in_a_row, kept=self._writer is not None)
         return recorded
 
