@@ -172,8 +172,10 @@ def record(
 
 
 def check_complete(trajectories: Sequence[Trajectory], output: str | Path | None, advice: str = "") -> None:
-    """Raise AgentDistillError when episodes are missing: the model, the sandbox or this program failed, so they were not
-    recorded. ``advice``: what else can be done than running again."""
+    """Raise AgentDistillError when episodes are missing, as the model, the sandbox or this program failed in them.
+
+    ``advice``: what else can be done than running again.
+    """
     missing = [trajectory for trajectory in trajectories if trajectory.outcome in FAILED]
     if missing:
         kept = f" The others are kept in {output}." if output is not None else ""
