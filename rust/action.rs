@@ -10,14 +10,18 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use text::{in_characters, joined, loops};
+use text::{dedent, in_characters, joined, loops};
 
 pub mod call;
 mod code_tags;
+pub mod json;
 mod plain_answer;
+mod python;
 mod react;
 mod search_tags;
+mod tags;
 mod text;
+mod thinking;
 mod thought_code;
 mod tool_call;
 
@@ -179,12 +183,23 @@ impl Unread {
     fn no_action(what: impl Into<String>) -> Self {
         Self(ParseFailureKind::NoAction, what.into())
     }
+
+    fn endless_thinking() -> Self {
+        Self::no_action("Your thinking did not end: <think> without </think>. Think less, then act.")
+    }
 }
 
 /// What to do, and where that stands.
 enum Act {
     Cell(String, Vec<Range<usize>>),
     Answer(Range<usize>),
+}
+
+impl Act {
+    /// The cell that is these ranges of the text, one after another.
+    fn cell(text: &str, ranges: Vec<Range<usize>>) -> Self {
+        Self::Cell(joined(ranges.iter().map(|range| dedent(&text[range.clone()])), "\n\n"), ranges)
+    }
 }
 
 impl Action {

@@ -1,10 +1,9 @@
-//! A call of a tool as the cell that makes it, and shows what it gave.
+//! A call of a tool as the cell that makes it, and prints its result.
 //!
 //! `web_search` with `{"query": "x", "k": 2}` is `print(web_search(query="x", k=2))`. A call of an interpreter is its
 //! code, and one of `final_answer` is not printed: it ends the episode.
 
-use serde_json::{Map, Value};
-
+use super::json::Json;
 use super::text::dedent;
 
 /// Names under which agents are offered an interpreter of Python. So is what takes nothing but `code`.
@@ -16,57 +15,62 @@ const KEYWORDS: &str = " False None True and as assert async await break class c
 
 /// The cell for a call as JSON says it: arguments by name, the same as JSON in a string, or one text. `None` when nothing
 /// can be called so.
-pub fn cell_of_json(name: &str, arguments: &Value) -> Option<String> {
+pub fn cell_of_json(name: &str, arguments: &Json) -> Option<String> {
     match arguments {
-        Value::Null => cell(name, &[], &Map::new()),
-        Value::Object(named) => cell(name, &[], named),
-        Value::String(text) => match serde_json::from_str(text) {
-            Ok(Value::Object(named)) => cell(name, &[], &named),
-            _ => cell(name, std::slice::from_ref(arguments), &Map::new()),
+        Json::Object(named) => cell(name, &[], named),
+        Json::Text(text) if text.trim().is_empty() => cell(name, &[], &[]),
+        Json::Text(text) => match Json::read(text) {
+            Some(Json::Object(named)) => cell(name, &[], &named),
+            Some(Json::Constant(word)) if word == Json::NONE => cell(name, &[], &[]),
+            _ => cell(name, std::slice::from_ref(arguments), &[]),
         },
+        Json::Constant(word) if word == Json::NONE => cell(name, &[], &[]),
+        Json::List(values) if values.is_empty() => cell(name, &[], &[]),
         _ => None,
     }
 }
 
 /// The cell that calls `name` with these arguments by position and by name.
-pub fn cell(name: &str, positional: &[Value], named: &Map<String, Value>) -> Option<String> {
-    let mut arguments = positional.iter().chain(named.values());
+pub fn cell(name: &str, positional: &[Json], named: &[(String, Json)]) -> Option<String> {
+    let mut arguments = positional.iter().chain(named.iter().map(|(_, value)| value));
     let only = arguments.next().filter(|_| arguments.next().is_none());
-    if INTERPRETERS.contains(&name) || named.contains_key("code") && only.is_some() {
-        let code = only.and_then(Value::as_str)?;
-        return Some(dedent(code.trim_matches('\n')).trim_end().to_owned());
+    if INTERPRETERS.contains(&name) || only.is_some() && named.iter().any(|(key, _)| key == "code") {
+        let code = only.and_then(Json::as_text)?;
+        return Some(dedent(code.trim_matches(['\r', '\n'])).trim_end().to_owned());
     }
-    if !is_name(name) {
-        return None;
-    }
+    let name = identifier(name)?;
     let (plain, odd): (Vec<_>, Vec<_>) = named.iter().partition(|(key, _)| is_name(key));
-    let plain = plain.into_iter().map(|(key, value)| format!("{key}={}", literal(value)));
-    let odd: Map<String, Value> = odd.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-    let odd = (!odd.is_empty()).then(|| format!("**{}", literal(&Value::Object(odd))));
-    let arguments: Vec<String> = positional.iter().map(literal).chain(plain).chain(odd).collect();
+    let plain = plain.into_iter().map(|(key, value)| format!("{key}={}", value.literal()));
+    let odd: Vec<(String, Json)> = odd.into_iter().cloned().collect();
+    let odd = (!odd.is_empty()).then(|| format!("**{}", Json::Object(odd).literal()));
+    let arguments: Vec<String> = positional.iter().map(Json::literal).chain(plain).chain(odd).collect();
     let call = format!("{name}({})", arguments.join(", "));
     Some(if name == "final_answer" { call } else { format!("print({call})") })
 }
 
-fn is_name(name: &str) -> bool {
-    let mut characters = name.chars();
-    characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
-        && characters.all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && !KEYWORDS.contains(&format!(" {name} "))
+/// A tool's name as Python can say it, as `tools/mcp.py` names the tools of servers: `get-weather` is `get_weather`.
+///
+/// `None` for what no protocol allows as a tool's name.
+fn identifier(name: &str) -> Option<String> {
+    let is_sign = |c: char| "-./: ".contains(c);
+    if !name.chars().all(|c| c.is_alphanumeric() || c == '_' || is_sign(c)) || name.chars().all(is_sign) {
+        return None;
+    }
+    let name = name.replace(is_sign, "_");
+    Some(match () {
+        () if is_name(&name) => name,
+        () if is_keyword(&name) => format!("{name}_"),
+        () => format!("_{name}"), // it begins with a digit
+    })
 }
 
-/// A value of JSON in Python's words. A string of JSON is one of Python's, too.
-pub fn literal(value: &Value) -> String {
-    match value {
-        Value::Null => "None".to_owned(),
-        Value::Bool(true) => "True".to_owned(),
-        Value::Bool(false) => "False".to_owned(),
-        Value::Array(values) => format!("[{}]", values.iter().map(literal).collect::<Vec<_>>().join(", ")),
-        Value::Object(fields) => {
-            let key = |key: &str| literal(&Value::from(key));
-            let pairs = fields.iter().map(|(name, value)| format!("{}: {}", key(name), literal(value)));
-            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
-        }
-        Value::String(_) | Value::Number(_) => value.to_string(),
-    }
+fn is_keyword(name: &str) -> bool {
+    KEYWORDS.contains(&format!(" {name} "))
+}
+
+fn is_name(name: &str) -> bool {
+    let mut characters = name.chars();
+    characters.next().is_some_and(|first| first.is_alphabetic() || first == '_')
+        && characters.all(|c| c.is_alphanumeric() || c == '_')
+        && !is_keyword(name)
 }

@@ -1,7 +1,7 @@
 //! Python between tags: `<execute>...</execute>` (CodeAct), `<python>...</python>`, `<code>...</code>`, and
 //! `<|code|>...<|endofblock|>` (MathCoder).
 //!
-//! - **Code**: the first such block after the thinking, with or without a fence in it. What follows it is dropped: the
+//! - **Code**: the first such block after the thinking, with or without fences in it. What follows it is dropped: the
 //!   model made it up. Its last tag may have been kept back as a stop sequence.
 //! - **A final answer**, where there is no code: `<solution>...</solution>` (CodeAct), else what is marked as one.
 //! - **Thought**: what stands before either.
@@ -12,7 +12,10 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::plain_answer::plain_answer;
-use super::text::{Tagged, after_thinking, dedent, loops, thought, trimmed, trimmed_all};
+use super::tags::{Content, Tagged};
+use super::text::{loops, thought, trimmed, trimmed_all};
+use super::thinking::{Reply, after_thinking};
+use super::thought_code::fenced;
 use super::{Act, Action, ParseFailureKind, Read, Unread};
 
 pub const HOW: &str = "Think, then write Python between <execute> and </execute>, or the answer between <answer> and \
@@ -20,22 +23,30 @@ pub const HOW: &str = "Think, then write Python between <execute> and </execute>
 
 const TAGS: [(&str, &str); 4] =
     [("<execute>", "</execute>"), ("<python>", "</python>"), ("<code>", "</code>"), ("<|code|>", "<|endofblock|>")];
+const SOLUTION: (&str, &str) = ("<solution>", "</solution>");
 
 pub fn read(completion: &str) -> Read {
-    let body = after_thinking(completion).unwrap_or(0);
-    let blocks = TAGS.iter().filter_map(|(open, close)| Tagged::find(completion, body, open, close));
-    if let Some(block) = blocks.min_by_key(|block| block.start) {
+    let first_block = |from: usize| {
+        let blocks = TAGS.into_iter().filter_map(|tags| Tagged::find(completion, from, tags, Content::Python));
+        blocks.min_by_key(|block| block.start)
+    };
+    let Reply::Spoken { body, action } = after_thinking(completion, first_block, |block| block.start..block.end) else {
+        return Err(Unread::endless_thinking());
+    };
+    if let Some(block) = action {
         if !block.closed && loops(completion) {
             return Err(Unread(ParseFailureKind::UnclosedCode, "Your code breaks off before its end.".into()));
         }
-        let code = trimmed(completion, without_fence(completion, block.content));
-        if code.is_empty() {
+        let code = match fenced(completion, block.content.clone()) {
+            fenced if fenced.is_empty() => vec![trimmed(completion, without_fence(completion, block.content))],
+            fenced => fenced,
+        };
+        if code.iter().all(|code| code.is_empty()) {
             return Err(Unread(ParseFailureKind::EmptyCode, "Your code block is empty.".into()));
         }
-        let cell = dedent(&completion[code.clone()]).into_owned();
-        return Ok(Action::new(completion, thought(completion, 0..block.start), Act::Cell(cell, vec![code])));
+        return Ok(Action::new(completion, thought(completion, 0..block.start), Act::cell(completion, code)));
     }
-    let solution = Tagged::find(completion, body, "<solution>", "</solution>")
+    let solution = Tagged::find(completion, body, SOLUTION, Content::Text)
         .map(|found| (found.start, trimmed_all(completion, found.content)))
         .filter(|(_, answer)| !answer.is_empty());
     let marked = solution.or_else(|| plain_answer(completion, body));
@@ -43,9 +54,10 @@ pub fn read(completion: &str) -> Read {
     Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)))
 }
 
-fn without_fence(text: &str, range: Range<usize>) -> Range<usize> {
+/// A fence that does not say that it holds Python needs not: the tags do.
+pub fn without_fence(text: &str, range: Range<usize>) -> Range<usize> {
     static FENCE: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"^\s*```[^\n]*\n(?s:(.*?))\n?[ \t]*(?:```)?\s*$").unwrap());
+        LazyLock::new(|| Regex::new(r"^\s*```[^\n]*\n(?s:(.*?))\n?[ \t]*(?:```)?\s*$").expect("it is valid"));
     let inside = FENCE.captures(&text[range.clone()]).and_then(|found| found.get(1));
     inside.map_or(range.clone(), |inside| range.start + inside.start()..range.start + inside.end())
 }

@@ -5,21 +5,23 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::tags::{ANSWER, Content, Tagged};
 use super::text::trimmed_all;
 
 /// Where a final answer's markup begins, and the answer.
 pub fn plain_answer(text: &str, from: usize) -> Option<(usize, Range<usize>)> {
-    static TAGGED: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?s)<answer>(.*?)</answer>").unwrap());
     static LABELLED: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"(?im)^[ \t*#]*final answer[ \t]*\**[ \t]*:[ \t]*\**[ \t]*(?:(\S.*)|\n\s*((?:.*\S.*\n?)+))")
             .unwrap()
     });
     static OVER: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"(?m)^[ \t*#]*(?:Observation|Thought|Code)[ \t]*\**:").unwrap());
-    let marked = TAGGED.captures_at(text, from).or_else(|| LABELLED.captures_at(text, from));
-    if let Some((whole, answer)) =
-        marked.and_then(|found| Some((found.get(0)?.start(), found.get(1).or(found.get(2))?.range())))
-    {
+    let labelled = || {
+        let found = LABELLED.captures(&text[from..])?; // what follows the thinking begins a line
+        let answer = found.get(1).or(found.get(2))?.range();
+        Some((from + found.get(0)?.start(), from + answer.start..from + answer.end))
+    };
+    if let Some((whole, answer)) = tagged(text, from).or_else(labelled) {
         let end = OVER.find(&text[answer.clone()]).map_or(answer.end, |over| answer.start + over.start());
         let mut answer = trimmed_all(text, answer.start..end);
         if text[answer.clone()].matches("**").count() == 1 && text[answer.clone()].ends_with("**") {
@@ -32,24 +34,51 @@ pub fn plain_answer(text: &str, from: usize) -> Option<(usize, Range<usize>)> {
     Some((answer.start - BOX.len(), answer))
 }
 
+/// The first `<answer>` that is not empty. One that nothing closes was ended by a stop sequence, or is only spoken of.
+fn tagged(text: &str, from: usize) -> Option<(usize, Range<usize>)> {
+    let mut at = from;
+    loop {
+        let found = Tagged::find(text, at, ANSWER, Content::Text)?;
+        let starts_line = text[from..found.start].rsplit('\n').next().unwrap_or_default().trim().is_empty();
+        let is_meant = found.closed || starts_line || found.content.end < found.end;
+        if is_meant && !text[found.content.clone()].trim().is_empty() {
+            return Some((found.start, found.content));
+        }
+        at = found.end;
+    }
+}
+
 const BOX: &str = r"\boxed{";
 
-/// The content of the first `\boxed{...}` in the range, when all its boxes are closed and say the same.
+/// The content of the first `\boxed{...}` in the range, when all its boxes are closed and say the same. Boxes that only
+/// quote the instruction do not count.
 fn boxed(text: &str, range: Range<usize>) -> Option<Range<usize>> {
     let mut first: Option<Range<usize>> = None;
     let mut at = range.start;
     while let Some(found) = text[at..range.end].find(BOX) {
         let start = at + found + BOX.len();
         let end = start + closing_brace(&text[start..range.end])?;
+        at = end;
         let content = trimmed_all(text, start..end);
+        if is_placeholder(&text[content.clone()]) {
+            continue;
+        }
         match &first {
             Some(first) if text[first.clone()] != text[content.clone()] => return None,
             Some(_) => {}
             None => first = Some(content),
         }
-        at = end;
     }
-    first.filter(|content| !content.is_empty())
+    first
+}
+
+/// Whether the content of a box stands for an answer that is not given: nothing, dots, `answer`.
+fn is_placeholder(content: &str) -> bool {
+    const WORDS: [&str; 8] =
+        ["", r"\ldots", r"\dots", r"\cdots", "answer", "your answer", "final answer", "your final answer"];
+    let text = content.strip_prefix(r"\text{").and_then(|rest| rest.strip_suffix('}')).unwrap_or(content);
+    let text = text.trim_matches(|c: char| c.is_whitespace() || ".\u{2026}_?<>[]".contains(c));
+    WORDS.iter().any(|word| word.eq_ignore_ascii_case(text))
 }
 
 fn closing_brace(text: &str) -> Option<usize> {

@@ -3,33 +3,46 @@
 //! - **A query**, the first, is a call of `web_search`. What follows it is dropped: the model made it up. Its last tag
 //!   may have been kept back as a stop sequence.
 //! - **A final answer**, if it comes before a query: `<answer>...</answer>`, else what is marked as one.
-//! - **Thought**: what stands before either. These models search in the middle of their thinking, so that `<think>`
-//!   hides nothing.
-
-use serde_json::{Map, Value};
+//! - **Thought**: what stands before either. R1-Searcher searches in the middle of its thinking: a query in `<think>`
+//!   counts while the thinking has not ended, or when documents followed it there.
 
 use super::call::cell;
+use super::json::Json;
 use super::plain_answer::plain_answer;
-use super::text::{Tagged, thought, trimmed_all};
+use super::tags::{ANSWER, Content, Tagged};
+use super::text::{thought, trimmed_all};
+use super::thinking::{Reply, after_thinking};
 use super::{Act, Action, ParseFailureKind, Read, Unread};
 
 pub const HOW: &str = "Think, then ask between <search> and </search>, or write the answer between <answer> and \
                        </answer>.";
 
 const QUERIES: [(&str, &str); 2] = [("<search>", "</search>"), ("<|begin_of_query|>", "<|end_of_query|>")];
+/// What a query is answered with.
+const DOCUMENTS: [&str; 2] = ["<information>", "<|begin_of_documents|>"];
 
 pub fn read(completion: &str) -> Read {
-    let queries = QUERIES.iter().filter_map(|(open, close)| Tagged::find(completion, 0, open, close));
-    let query = queries.min_by_key(|query| query.start);
+    let first_query = |from: usize| {
+        let queries = QUERIES.into_iter().filter_map(|tags| Tagged::find(completion, from, tags, Content::Text));
+        queries.min_by_key(|query| query.start)
+    };
+    let (body, query) = match after_thinking(completion, first_query, |query| query.start..query.end) {
+        Reply::Spoken { body, action } => (body, action),
+        Reply::Unended { start } => (start, first_query(start)),
+    };
+    let searched = (body > 0).then(|| first_query(0)).flatten().filter(|query| {
+        query.end <= body && DOCUMENTS.iter().any(|documents| completion[query.end..body].contains(documents))
+    });
+    let (body, query) = if searched.is_some() { (0, searched) } else { (body, query) };
     let before = query.as_ref().map_or(completion.len(), |query| query.start);
-    if let Some(answer) = Tagged::find(&completion[..before], 0, "<answer>", "</answer>") {
+    if let Some(answer) = Tagged::find(&completion[..before], body, ANSWER, Content::Text) {
         let said = trimmed_all(completion, answer.content);
         if !said.is_empty() {
             return Ok(Action::new(completion, thought(completion, 0..answer.start), Act::Answer(said)));
         }
     }
     let Some(query) = query else {
-        let (start, answer) = plain_answer(completion, 0)
+        let (start, answer) = plain_answer(completion, body)
             .ok_or_else(|| Unread::no_action("Your reply has neither a query nor a final answer."))?;
         return Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)));
     };
@@ -37,7 +50,7 @@ pub fn read(completion: &str) -> Read {
     if asked.is_empty() {
         return Err(Unread(ParseFailureKind::EmptyCode, "Your query is empty.".into()));
     }
-    let words = Value::from(&completion[asked.clone()]);
-    let cell = cell("web_search", &[words], &Map::new()).expect("that is a name");
+    let words = Json::from(&completion[asked.clone()]);
+    let cell = cell("web_search", &[words], &[]).expect("that is a name");
     Ok(Action::new(completion, thought(completion, 0..query.start), Act::Cell(cell, vec![asked])))
 }

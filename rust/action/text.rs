@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::SpanKind;
+use super::thinking::TAG;
 
 /// Whether the text ends in at least five copies of one piece, 120 bytes in all: a model that loops.
 ///
@@ -87,15 +88,10 @@ pub fn in_characters<'a>(
     ranges.map(|(kind, range)| (kind, to_character(range.start), to_character(range.end))).collect()
 }
 
-/// Where the reply begins, after the thinking; `None` where none has ended.
-pub fn after_thinking(text: &str) -> Option<usize> {
-    const END: &str = "</think>";
-    text.find(END).map(|end| end + END.len())
-}
-
-/// The range without the tags around thinking: its pieces, trimmed.
+/// The range without the tags around thinking and without labels `Thought:`: its pieces, trimmed.
 pub fn thought(text: &str, range: Range<usize>) -> Vec<Range<usize>> {
-    static TAG: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"</?think>").unwrap());
+    static LABEL: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"^(?i:[\s*#]*thoughts?(?:[ \t]*\d+)?\s*\**\s*:\s*\**\s*)").expect("it is valid"));
     let mut pieces = Vec::new();
     let mut at = range.start;
     for tag in TAG.find_iter(&text[range.clone()]) {
@@ -103,28 +99,7 @@ pub fn thought(text: &str, range: Range<usize>) -> Vec<Range<usize>> {
         at = range.start + tag.end();
     }
     pieces.push(at..range.end);
-    pieces.into_iter().map(|piece| trimmed_all(text, piece)).filter(|piece| !piece.is_empty()).collect()
-}
-
-/// What stands between two tags.
-pub struct Tagged {
-    /// Where the first tag begins.
-    pub start: usize,
-    pub content: Range<usize>,
-    /// Without the second tag it goes to the text's end: a stop sequence is often kept back by the engine.
-    pub closed: bool,
-    /// Where the text goes on.
-    pub end: usize,
-}
-
-impl Tagged {
-    /// The first such content at `from` or later.
-    pub fn find(text: &str, from: usize, open: &str, close: &str) -> Option<Self> {
-        let start = from + text[from..].find(open)?;
-        let inside = start + open.len();
-        let length = text[inside..].find(close);
-        let until = length.map_or(text.len(), |length| inside + length);
-        let end = length.map_or(text.len(), |_| until + close.len());
-        Some(Self { start, content: inside..until, closed: length.is_some(), end })
-    }
+    let label = |piece: &Range<usize>| LABEL.find(&text[piece.clone()]).map_or(0, |label| label.end());
+    let pieces = pieces.into_iter().map(|piece| trimmed_all(text, piece.start + label(&piece)..piece.end));
+    pieces.filter(|piece| !piece.is_empty()).collect()
 }

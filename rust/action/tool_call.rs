@@ -1,49 +1,71 @@
-//! JSON between tags, as Hermes' and Qwen's chat templates ask for it:
-//! `<tool_call>{"name": "web_search", "arguments": {"query": "..."}}</tool_call>`.
+//! Calls between tags, as chat templates ask for them: JSON (Hermes, Qwen),
+//! `<tool_call>{"name": "web_search", "arguments": {"query": "..."}}</tool_call>`, or XML (Qwen3-Coder, Qwen3.5),
+//! `<tool_call><function=web_search><parameter=query>...</parameter></function></tool_call>`.
 //!
-//! - **Calls**: each `<tool_call>`, of one call or a list, after the thinking; several are made one after another. The
-//!   arguments may be JSON in a string, as in OpenAI's protocol, or be called `parameters`. The last tag may be left
-//!   open by a stop sequence.
+//! - **Calls**: each `<tool_call>`, of one call, several or a list, after the thinking; several are made one after
+//!   another. The arguments may be JSON in a string, as in OpenAI's protocol, or be called `parameters`. The last tag may
+//!   be left open by a stop sequence. In XML, a value that is JSON's number, constant, list or object is one; as the tool's
+//!   schema is not known here, any other is a text.
+//! - **Almost JSON** is read where it has one meaning (json.rs); brackets may be lacking or surplus before the closing tag.
 //! - **A final answer**, where nothing is called: what is marked as one, else the whole reply, as such models give it.
 //! - **Thought**: what stands before the first call or the answer.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
-use serde_json::Value;
+use memchr::memmem;
+use regex::Regex;
 
 use super::call::cell_of_json;
+use super::json::{Json, Reader};
 use super::plain_answer::plain_answer;
-use super::text::{Tagged, after_thinking, loops, thought, trimmed_all};
+use super::tags::{Content, Tagged, cut_tag};
+use super::text::{loops, thought, trimmed_all};
+use super::thinking::{Reply, after_thinking};
 use super::{Act, Action, ParseFailureKind, Read, Unread};
 
 pub const HOW: &str = "Think, then call a tool: <tool_call>{\"name\": ..., \"arguments\": {...}}</tool_call>; or write \
                        the answer between <answer> and </answer>.";
 
+const OPEN: &str = "<tool_call>";
+const CLOSE: &str = "</tool_call>";
+
 pub fn read(completion: &str) -> Read {
-    let body = after_thinking(completion);
-    let calls = Calls::find(completion, body.unwrap_or(0));
-    if let Some(first) = calls.first {
-        return match calls.cells {
-            Some(cells) if cells.iter().all(|cell| cell.is_empty()) => {
-                Err(Unread(ParseFailureKind::EmptyCode, "The code in your call is empty.".into()))
-            }
-            Some(cells) => {
-                let act = Act::Cell(cells.join("\n"), calls.ranges);
-                Ok(Action::new(completion, thought(completion, 0..first), act))
-            }
-            None if !calls.closed => {
-                Err(Unread(ParseFailureKind::UnclosedCode, "Your call breaks off before its end.".into()))
-            }
-            None => {
-                let what = "Your call cannot be read: it must be JSON, an object with a tool's name and its arguments.";
-                Err(Unread(ParseFailureKind::BadCall, what.into()))
-            }
-        };
+    let first_call = |from| Block::find(completion, from);
+    let (body, first) = match after_thinking(completion, first_call, |block| block.start..block.end) {
+        Reply::Spoken { body, action } => (body, action),
+        Reply::Unended { .. } => return Err(Unread::endless_thinking()),
+    };
+    let Some(first) = first else { return answer(completion, body) };
+    let start = first.start;
+    let mut blocks = vec![first];
+    while let Some(last) = blocks.last()
+        && let Some(next) = Block::find(completion, last.end)
+        // What comes between two calls is blank, or the model has made up what the first one gave.
+        && completion[last.end..next.start].trim().is_empty()
+    {
+        blocks.push(next);
     }
-    if body.is_none() && completion.trim_start().starts_with("<think>") {
-        return Err(Unread::no_action("Your thinking did not end: <think> without </think>. Think less, then act."));
+    let is_closed = blocks.last().is_some_and(|last| last.closed);
+    let ranges = blocks.iter().map(|block| block.content.clone()).collect();
+    let cells: Option<Vec<String>> =
+        blocks.into_iter().map(|block| block.cells).collect::<Option<Vec<_>>>().map(|all| all.concat());
+    match cells {
+        Some(cells) if cells.iter().all(String::is_empty) => {
+            Err(Unread(ParseFailureKind::EmptyCode, "The code in your call is empty.".into()))
+        }
+        Some(cells) => Ok(Action::new(completion, thought(completion, 0..start), Act::Cell(cells.join("\n"), ranges))),
+        None if !is_closed => {
+            Err(Unread(ParseFailureKind::UnclosedCode, "Your call breaks off before its end.".into()))
+        }
+        None => {
+            let what = "Your call cannot be read: it must be JSON, an object with a tool's name and its arguments.";
+            Err(Unread(ParseFailureKind::BadCall, what.into()))
+        }
     }
-    let body = body.unwrap_or(0);
+}
+
+fn answer(completion: &str, body: usize) -> Read {
     if let Some((start, answer)) = plain_answer(completion, body) {
         return Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)));
     }
@@ -54,46 +76,216 @@ pub fn read(completion: &str) -> Read {
     Ok(Action::new(completion, thought(completion, 0..body), Act::Answer(answer)))
 }
 
-struct Calls {
-    /// Where the first begins.
-    first: Option<usize>,
-    ranges: Vec<Range<usize>>,
-    /// What makes them; `None` when one cannot be made.
+/// What stands between a pair of tags.
+struct Block {
+    start: usize,
+    content: Range<usize>,
+    /// What makes the calls; `None` when one cannot be made.
     cells: Option<Vec<String>>,
-    /// Whether the last is.
     closed: bool,
+    end: usize,
 }
 
-impl Calls {
-    fn find(text: &str, from: usize) -> Self {
-        let mut calls = Self { first: None, ranges: Vec::new(), cells: Some(Vec::new()), closed: true };
-        let mut at = from;
-        while let Some(tagged) = Tagged::find(text, at, "<tool_call>", "</tool_call>") {
-            // What comes between two calls is blank, or the model has made up what the first one gave.
-            if calls.first.is_some() && !text[at..tagged.start].trim().is_empty() {
-                break;
-            }
-            calls.first.get_or_insert(tagged.start);
-            calls.closed = tagged.closed;
-            let content = trimmed_all(text, tagged.content);
-            calls.cells = calls.cells.zip(cells(&text[content.clone()])).map(|(cells, new)| [cells, new].concat());
-            calls.ranges.push(content);
-            at = tagged.end;
+impl Block {
+    /// The first at `from` or later.
+    fn find(text: &str, from: usize) -> Option<Self> {
+        // Qwen3-Coder forgets the tag around its functions.
+        static BARE: LazyLock<Regex> =
+            LazyLock::new(|| Regex::new(r"(?m)^[ \t]*<function=[^\s<>]+>").expect("it is valid"));
+        let tagged = Tagged::find(text, from, (OPEN, CLOSE), Content::Calls);
+        let until = tagged.as_ref().map_or(text.len(), |tagged| tagged.start);
+        if let Some(bare) = BARE.find_at(&text[..until], from) {
+            let start = bare.end() - bare.as_str().trim_start().len();
+            return Some(Self::read(text, start, start));
         }
-        calls
+        tagged.map(|tagged| Self::read(text, tagged.start, tagged.start + OPEN.len()))
+    }
+
+    fn read(text: &str, start: usize, inside: usize) -> Self {
+        let is_xml = text[inside..].trim_start().starts_with("<function");
+        let read = if is_xml { functions(text, inside) } else { objects(text, inside) };
+        let (calls, end) = match read {
+            Some((calls, end)) => (Some(calls), end),
+            None => {
+                let close = memmem::find(&text.as_bytes()[inside..], CLOSE.as_bytes());
+                (None, close.map_or(text.len(), |length| inside + length))
+            }
+        };
+        let tag = text.len() - text[end..].trim_start().len();
+        let closed = text[tag..].starts_with(CLOSE);
+        Self {
+            start,
+            content: trimmed_all(text, inside..end),
+            cells: calls
+                .and_then(|calls| calls.into_iter().map(|(name, arguments)| cell_of_json(&name, &arguments)).collect()),
+            closed,
+            end: if closed { tag + CLOSE.len() } else { end },
+        }
     }
 }
 
-fn cells(content: &str) -> Option<Vec<String>> {
-    match serde_json::from_str(content).ok()? {
-        Value::Array(calls) if !calls.is_empty() => calls.into_iter().map(one).collect(),
-        call => Some(vec![one(call)?]),
+/// A tool's name and its arguments.
+type Call = (String, Json);
+
+// ---- JSON --------------------------------------------------------------------------------------
+
+/// The calls that JSON says, and where it ends. A closing tag in one of its strings is text.
+fn objects(text: &str, inside: usize) -> Option<(Vec<Call>, usize)> {
+    let blanks = text[inside..].len() - text[inside..].trim_start().len();
+    let begin = inside + blanks;
+    let fence = if text[begin..].starts_with("```") { text[begin..].find('\n')? } else { 0 };
+    let begin = begin + fence;
+    whole_objects(&text[begin..])
+        .or_else(|| {
+            // What breaks off before its tag lacks brackets, or cannot be read.
+            let close = memmem::find(&text.as_bytes()[begin..], CLOSE.as_bytes())?;
+            let mut reader = Reader::new(&text[begin..begin + close]);
+            let value = reader.value()?;
+            (reader.lacking > 0).then_some(())?;
+            Some((calls(value)?, close))
+        })
+        .map(|(calls, length)| (calls, begin + length))
+}
+
+fn whole_objects(text: &str) -> Option<(Vec<Call>, usize)> {
+    let mut reader = Reader::new(text);
+    let mut all = Vec::new();
+    loop {
+        all.extend(calls(reader.value()?)?);
+        if reader.lacking > 0 {
+            return None;
+        }
+        let end = reader.position();
+        let rest = text[end..].trim_start_matches(|c: char| c.is_whitespace() || "`;,]}".contains(c));
+        let rest = &rest[..rest.len() - cut_tag(rest, CLOSE)];
+        if rest.is_empty() || rest.starts_with(CLOSE) || rest.starts_with(OPEN) {
+            let surplus = text.len()
+                - end
+                - text[end..].trim_start_matches(|c: char| c.is_whitespace() || "`;,]}".contains(c)).len();
+            return Some((all, end + text[end..end + surplus].trim_end().len()));
+        }
+        if !rest.starts_with('{') {
+            return None;
+        }
+        reader = Reader::starting_at(text, text.len() - rest.len());
     }
 }
 
-fn one(call: Value) -> Option<String> {
-    let Value::Object(mut call) = call else { return None };
-    let Some(Value::String(name)) = call.remove("name") else { return None };
-    let arguments = call.remove("arguments").or_else(|| call.remove("parameters"));
-    cell_of_json(&name, &arguments.unwrap_or_default())
+/// The calls that a value says: one, or a list of such.
+fn calls(value: Json) -> Option<Vec<Call>> {
+    match value {
+        Json::List(values) if !values.is_empty() => values.into_iter().map(call).collect(),
+        value => Some(vec![call(value)?]),
+    }
+}
+
+fn call(value: Json) -> Option<Call> {
+    let Json::Object(fields) = value else { return None };
+    let (mut name, mut arguments) = (None, None);
+    for (field, value) in fields {
+        match (&field[..], value) {
+            ("function", function @ Json::Object(_)) => return call(function), // as OpenAI's protocol has it
+            ("name", Json::Text(text)) => name = Some(text),
+            ("arguments", value) => arguments = Some(value),
+            ("parameters", value) if arguments.is_none() => arguments = Some(value),
+            _ => {}
+        }
+    }
+    Some((name?, arguments.unwrap_or_default()))
+}
+
+// ---- XML ---------------------------------------------------------------------------------------
+
+/// The calls `<function=...>` that begin here, and where they end.
+fn functions(text: &str, inside: usize) -> Option<(Vec<Call>, usize)> {
+    let mut calls = Vec::new();
+    let mut at = Cursor { text, at: inside };
+    while let Some(name) = at.opening("function") {
+        let arguments = match at.rest().starts_with('{') {
+            true => {
+                let mut reader = Reader::new(at.rest());
+                let value = reader.value()?;
+                at.at += reader.position();
+                value
+            }
+            false => parameters(&mut at)?,
+        };
+        if !at.closing("</function>") && !at.rest().starts_with(CLOSE) {
+            return None;
+        }
+        calls.push((name, arguments));
+    }
+    (!calls.is_empty()).then_some((calls, at.at))
+}
+
+fn parameters(at: &mut Cursor<'_>) -> Option<Json> {
+    const END: &str = "</parameter>";
+    let mut named = Vec::new();
+    while let Some(name) = at.opening_raw("parameter") {
+        let rest = &at.text[at.at..];
+        let mut ends = memmem::find_iter(rest.as_bytes(), END);
+        // One that no other tag follows is part of a text.
+        let end = ends.find(|&end| {
+            let next = rest[end + END.len()..].trim_start();
+            let is_cut = || next.len() < CLOSE.len() && cut_tag(next, "</function>") == next.len();
+            ["<parameter=", "</function>", "<function=", CLOSE].iter().any(|tag| next.starts_with(tag)) || is_cut()
+        })?;
+        named.push((name.clone(), value(&name, &rest[..end])));
+        at.at += end + END.len();
+    }
+    Some(Json::Object(named))
+}
+
+/// A parameter's value: the template puts a line break before and after it.
+fn value(name: &str, text: &str) -> Json {
+    let text = text.strip_prefix('\r').unwrap_or(text);
+    let text = text.strip_prefix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    match Json::read(text) {
+        Some(Json::Text(_)) | None => Json::from(text),
+        Some(_) if name == "code" => Json::from(text),
+        Some(value) => value,
+    }
+}
+
+struct Cursor<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// What comes next but blanks.
+    fn rest(&mut self) -> &'a str {
+        let rest = &self.text[self.at..];
+        self.at += rest.len() - rest.trim_start().len();
+        rest.trim_start()
+    }
+
+    /// Takes `<tag=name>`, if it comes next, and what is blank after it, and returns the name.
+    fn opening(&mut self, tag: &str) -> Option<String> {
+        let name = self.opening_raw(tag)?;
+        self.rest();
+        Some(name)
+    }
+
+    /// The same without the blanks.
+    fn opening_raw(&mut self, tag: &str) -> Option<String> {
+        let rest = self.rest().strip_prefix('<')?.strip_prefix(tag)?.strip_prefix('=')?;
+        let (name, _) = rest.split_once('>').filter(|(name, _)| name.len() < 200 && !name.contains(['<', '\n']))?;
+        self.at += "<=>".len() + tag.len() + name.len();
+        Some(name.trim().trim_matches(['"', '\'']).to_owned())
+    }
+
+    /// Takes the tag, if it comes next; a piece of it that ends the text is one.
+    fn closing(&mut self, tag: &str) -> bool {
+        let rest = self.rest();
+        if rest.starts_with(tag) {
+            self.at += tag.len();
+            return true;
+        }
+        let is_cut = rest.len() < tag.len() && tag.starts_with(rest.trim_end());
+        self.at += if is_cut { rest.len() } else { 0 };
+        is_cut
+    }
 }

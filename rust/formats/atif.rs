@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::chat::{Function, code_of};
 use super::conversation::{About, Conversation, PYTHON, Role, Said, Text, given_steps, observed, python_tool};
+use crate::action::json::Json;
 use crate::trajectory::Trajectory;
 
 const VERSION: &str = "ATIF-v1.7";
@@ -63,7 +64,7 @@ struct Step {
 struct Call {
     function_name: String,
     #[serde(default)]
-    arguments: Value,
+    arguments: Json,
 }
 
 #[derive(Deserialize)]

@@ -13,12 +13,14 @@
 //! What is read: all three, and calls of any tools, which become Python that makes them. In a `prompt`, an assistant's
 //! turns are steps that were given. Left out when written: all but the winner of each step.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::conversation::{
     About, Conversation, PYTHON, Role, Said, Text, call_code, given_steps, join, observed, python_tool,
 };
+use crate::action::json::Json;
 use crate::trajectory::Trajectory;
 
 #[derive(Deserialize)]
@@ -35,11 +37,21 @@ pub struct Record {
     about: Option<About>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Messages {
     Text(String),
     List(Vec<Message>),
+}
+
+impl<'de> Deserialize<'de> for Messages {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        let read = if json.starts_with('"') {
+            serde_json::from_str(json).map(Self::Text)
+        } else {
+            serde_json::from_str(json).map(Self::List)
+        };
+        read.map_err(de::Error::custom)
+    }
 }
 
 #[derive(Deserialize)]
@@ -62,7 +74,7 @@ pub struct Call {
 pub struct Function {
     pub name: String,
     #[serde(default)]
-    pub arguments: Value,
+    pub arguments: Json,
 }
 
 impl Record {

@@ -13,7 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::action::call::{cell_of_json, literal};
+use crate::action::call::cell_of_json;
+use crate::action::json::Json;
 use crate::action::{Action, ActionFormat, Parsed, parse_action};
 use crate::observation::{Observation, ObservationKind};
 use crate::trajectory::{Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, VERSION};
@@ -459,8 +460,8 @@ fn function(parameters: Value) -> Value {
 }
 
 /// A call of a tool as code; one that no code can make, as it was written.
-pub fn call_code(name: &str, arguments: &Value) -> String {
-    cell_of_json(name, arguments).unwrap_or_else(|| format!("{name}({arguments})"))
+pub fn call_code(name: &str, arguments: &Json) -> String {
+    cell_of_json(name, arguments).unwrap_or_else(|| format!("{name}({})", arguments.literal()))
 }
 
 // ---- lenient fields ----------------------------------------------------------------------------
@@ -514,7 +515,7 @@ impl<'de> de::Visitor<'de> for TextVisitor {
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Text, E> {
-        Ok(Text(Some(literal(&value.into()))))
+        Ok(Text(Some(Json::from(Value::from(value)).literal())))
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<Text, E> {
@@ -526,13 +527,13 @@ impl<'de> de::Visitor<'de> for TextVisitor {
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Text, E> {
-        Ok(Text(Some(literal(&number.into()))))
+        Ok(Text(Some(Json::from(Value::from(number)).literal())))
     }
 
     fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
         if !self.is_part {
             let value = Value::deserialize(de::value::MapAccessDeserializer::new(map))?;
-            return Ok(Text(Some(literal(&value))));
+            return Ok(Text(Some(Json::from(value).literal())));
         }
 
         #[derive(Deserialize)]
@@ -553,7 +554,7 @@ impl<'de> de::Visitor<'de> for TextVisitor {
         }
         match (kind.0.as_deref(), &text.0) {
             (None | Some("text"), Some(_)) => Ok(text),
-            (None, None) => Ok(Text(Some(literal(&Value::Object(others))))),
+            (None, None) => Ok(Text(Some(Json::from(Value::Object(others)).literal()))),
             (Some(kind), _) => Err(de::Error::custom(format!("a part that is {kind}, not text"))),
         }
     }
@@ -561,7 +562,7 @@ impl<'de> de::Visitor<'de> for TextVisitor {
     fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Text, A::Error> {
         if self.is_part {
             let value = Value::deserialize(de::value::SeqAccessDeserializer::new(seq))?;
-            return Ok(Text(Some(literal(&value))));
+            return Ok(Text(Some(Json::from(value).literal())));
         }
         let mut whole = seq.next_element::<Part>()?.map_or(String::new(), |Part(text)| text.or_empty());
         while let Some(Part(text)) = seq.next_element()? {

@@ -36,13 +36,6 @@ struct Turn {
     value: Text,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Functions {
-    One(Function),
-    Several(Vec<Function>),
-}
-
 impl Record {
     pub fn read(self) -> Result<Conversation, String> {
         let mut conversation = Conversation::new(self.about);
@@ -67,10 +60,12 @@ fn call(conversation: &mut Conversation, value: &str) -> Result<(), String> {
         Some((thought, json)) => (thought.trim(), json),
         None => ("", value),
     };
-    let functions = match serde_json::from_str(json).map_err(|error| format!("a function_call is not JSON: {error}"))? {
-        Functions::One(function) => vec![function],
-        Functions::Several(functions) => functions,
-    };
+    let functions: Vec<Function> = if json.trim_start().starts_with('[') {
+        serde_json::from_str(json)
+    } else {
+        serde_json::from_str(json).map(|function| vec![function])
+    }
+    .map_err(|error| format!("a function_call is not JSON: {error}"))?;
     conversation.act(thought, &code_of(&functions));
     Ok(())
 }

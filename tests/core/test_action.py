@@ -3,6 +3,7 @@
 import ast
 import gzip
 import json
+import keyword
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agentdistill._core import Action, ParseFailure, parse_action
@@ -37,7 +38,7 @@ OUTCOMES = {
     # Plain answers, <answer> or \boxed, of models with another action language.
     "search_query_tags": {"answer": 899},
     "think+tool_call_json": {"answer": 101, "no_action": 106},
-    "mathcoder_blocks": {"answer": 2979, "no_action": 413, "repetition": 28, "code": 1},
+    "mathcoder_blocks": {"answer": 3003, "no_action": 389, "repetition": 28, "code": 1},
     # Other action languages, and code without any mark: not guessed at. (Two of the SQL models wrote Python fences.)
     "react_thought_action": {"no_action": 755},
     "react_numbered": {"no_action": 286},
@@ -161,6 +162,65 @@ def test_all_real_outputs_are_read_in_every_form(action_format: ActionFormat, sh
         found = [parse_action(json.loads(line)["output"], action_format) for line in lines]
     assert len(found) == 12_463
     assert all(isinstance(each, ParseFailure) or (each.code is None) != (each.final_answer is None) for each in found)
+
+
+TEXT = st.characters(codec="utf-8")
+
+ARGUMENTS = st.dictionaries(
+    st.from_regex(r"[a-z]{1,5}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name) and name != "code"),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(TEXT),
+        lambda values: st.lists(values) | st.dictionaries(st.text(TEXT), values),
+        max_leaves=8,
+    ),
+)
+
+
+@given(ARGUMENTS, st.sampled_from(["json", "text", "raw", "python", "commas"]))
+def test_a_call_is_what_its_json_says(arguments: dict[str, Any], spelling: str) -> None:
+    """The oracle is Python's own reader of JSON and of literals, in each spelling that models use."""
+    call = {"name": "f", "arguments": json.dumps(arguments) if spelling == "text" else arguments}
+    match spelling:
+        case "python":
+            written = repr(call)
+            assume(not re.search(r"\\[xU]", written))  # escapes that JSON does not have
+        case "raw":
+            written = re.sub(r"(?<!\\)\\n", "\n", json.dumps(call, ensure_ascii=False))
+            call["arguments"] = json.loads(written, strict=False)["arguments"]
+        case "commas":
+            written = json.dumps(call, indent=0, separators=(",", ":")).replace("\n}", ",\n}")
+        case _:
+            written = json.dumps(call)
+    expected = arguments if spelling == "text" else call["arguments"]
+    found = said(f"<tool_call>{written}</tool_call>", "tool_call")
+    assert found == ("f", [], expected)
+
+
+ACTIONS: dict[ActionFormat, str] = {
+    "code": "Code:\n```py\nprint({}(1))\n```<end_code>",
+    "tool_call": '<tool_call>{{"name": "{}", "arguments": "1"}}</tool_call>',
+    "code_tags": "<execute>print({}(1))</execute>",
+    "react": "Action: {}[1]",
+    "search_tags": "<search>{}</search>",
+}
+
+
+@pytest.mark.parametrize("action_format", ACTIONS)
+@given(
+    st.lists(st.sampled_from(["think", "answer", "template"]), min_size=1, max_size=4), st.text("ab \n.'\"", max_size=9)
+)
+def test_no_action_in_the_thinking_is_carried_out(action_format: ActionFormat, blocks: list[str], words: str) -> None:
+    inside, outside = (ACTIONS[action_format].format(name) for name in ("inside", "outside"))
+    thinking = {
+        "think": f"<think>{words}\n{inside}\n</think>\n",
+        "answer": f"<think>\n<answer>inside</answer>{words}</think>\n",
+        "template": f"[THINK]\n{words}\n{inside}\n[/THINK]\n",
+    }
+    for start in ("", f"{words}\n{inside}\n</think>\n"):  # the template may have written the first tag
+        found = parse_action(start + "".join(thinking[block] for block in blocks) + outside, action_format)
+        assert isinstance(found, Action) and found.code is not None
+        assert "outside" in found.code and "inside" not in found.code
+        assert "inside" in found.thought
 
 
 @given(st.text(st.characters(codec=None)))
