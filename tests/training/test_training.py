@@ -18,7 +18,8 @@ from test_correction import QUESTIONS, STUDENT, TEACHER
 from agentdistill import Task, correct, rollout, select
 from agentdistill.models.model import ModelError
 from agentdistill.rollouts.player import RolloutConfig
-from agentdistill.training.trainer import TrainConfig, _labelled, train
+from agentdistill.training.examples import Example
+from agentdistill.training.trainer import TrainConfig, _held_out, _labelled, train
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -26,7 +27,15 @@ pytest.importorskip("trl")
 from agentdistill.training.likelihood import mean_nll  # noqa: E402  # it imports torch
 
 TINY = TrainConfig(
-    method="full", learning_rate=1e-2, schedule="cosine", warmup=0.1, beta2=0.98, epochs=3, batch_size=4, seed=1
+    method="full",
+    learning_rate=1e-2,
+    schedule="cosine",
+    warmup=0.1,
+    beta2=0.98,
+    precision="float32",
+    epochs=3,
+    batch_size=4,
+    seed=1,
 )
 LORA = replace(TINY, method="lora", rank=8, alpha=16, epochs=30)
 
@@ -475,9 +484,49 @@ def test_a_folder_of_another_run_is_refused(base: Path, tmp_path: Path) -> None:
         train(EXAMPLES, base, tmp_path / "other", TINY, progress=False)
 
 
+def test_a_run_that_left_nothing_is_replaced_and_any_other_is_overwritten_when_asked(
+    base: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "student"
+    with pytest.raises(
+        ValueError, match="tokenizer"
+    ):  # it fails like a run that is out of memory: the folder is claimed
+        train([*EXAMPLES, Example(input_ids=[1, 9999], completion_mask=[0, 1])], base, output, TINY, progress=False)
+    assert json.loads((output / "train.json").read_text())["result"] is None
+    train(EXAMPLES, base, output, replace(TINY, max_length=64), progress=False)
+    done = json.loads((output / "train.json").read_text())
+    cheaper = replace(TINY, max_length=32, device_batch_size=1, save_steps=5)
+    assert train(EXAMPLES, base, output, cheaper, progress=False) == output  # it is done
+    assert json.loads((output / "train.json").read_text()) == done
+    train(EXAMPLES, base, output, replace(TINY, epochs=1), overwrite=True, progress=False)
+    assert json.loads((output / "train.json").read_text())["run"]["epochs"] == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("...")
+    with pytest.raises(ValueError, match="holds no training run"):
+        train(EXAMPLES, base, tmp_path / "mine", TINY, overwrite=True, progress=False)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_examples_of_a_question_are_held_out_together() -> None:
+    examples = [Example(input_ids=[1], completion_mask=[1], question=f"q{n // 3}") for n in range(30)]
+    for seed in range(10):
+        held_out = _held_out(examples, TrainConfig(held_out=0.2, seed=seed))
+        assert len(held_out) == 6 and all({n - n % 3 + i for i in range(3)} <= held_out for n in held_out)
+    with pytest.raises(ValueError, match="all examples are of one question"):
+        _held_out(examples[:3], TrainConfig(held_out=0.5))
+
+
+def test_bfloat16_trains_float32_weights(base: Path, tmp_path: Path) -> None:
+    student = train(EXAMPLES, base, tmp_path / "s", replace(TINY, precision="bfloat16"), progress=False)
+    assert mean(losses(student, EXAMPLES)) < mean(losses(base, EXAMPLES)) - 0.5
+    assert json.loads((student / "config.json").read_text())["dtype"] == "float32"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"method": "qlora"},
+        {"precision": "float16"},
         {"rank": 0},
         {"dropout": 1.0},
         {"learning_rate": -1.0},
@@ -486,6 +535,6 @@ def test_a_folder_of_another_run_is_refused(base: Path, tmp_path: Path) -> None:
         {"thought_weight": -1.0},
     ],
 )
-def test_settings_that_cannot_be(wrong: dict[str, float]) -> None:
+def test_settings_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrainConfig(**wrong)  # type: ignore[arg-type]

@@ -140,12 +140,16 @@ class Train:
     """Folder for adapter, merged model, and configuration."""
     push_to: str | None = None
     """Repository of the Hugging Face hub to put the student into, private if it is new; otherwise nothing is pushed."""
+    overwrite: bool = False
+    """Remove a training run that is at the output, done or not."""
     config: TrainConfig = field(default_factory=TrainConfig)
 
     def run(self) -> None:
         from agentdistill.training.trainer import train  # here, since torch takes seconds to import
 
-        student = train(self.trajectories, self.model, self.output, self.config, push_to=self.push_to)
+        student = train(
+            self.trajectories, self.model, self.output, self.config, push_to=self.push_to, overwrite=self.overwrite
+        )
         print(f"student: {student}")
 
 

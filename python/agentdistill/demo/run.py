@@ -71,6 +71,7 @@ class DemoConfig:
             schedule="cosine",
             warmup=0.1,
             beta2=0.98,
+            precision="float32",
             epochs=3,
             batch_size=8,
             max_length=1024,

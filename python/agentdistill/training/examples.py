@@ -42,6 +42,8 @@ class Example(TypedDict):
     """1 where the loss counts: the assistant's words and its end of turn; 0 for prompt and observations."""
     spans: NotRequired[list[Span]]
     """What is what where the mask is 1, in order; only weights by span, and a teacher's judgement, need it."""
+    question: NotRequired[str]
+    """Of the trajectory that it is made of: examples of one question are held out together."""
     target: NotRequired[list[float]]
     """The log probability that a teacher gives each token, where it is to be approached (likelihood.judged)."""
     factors: NotRequired[list[float]]
@@ -117,7 +119,7 @@ def to_examples(
         else:
             cut += len(fitting) < len(turns)
             recorded += sum(turn.drawn and turn.learnt for turn in fitting)
-            examples += _join(fitting)
+            examples += [Example({**example, "question": trajectory.question}) for example in _join(fitting)]
     return Examples(examples, cut, dict(dropped.most_common()), recorded)
 
 

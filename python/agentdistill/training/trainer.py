@@ -26,21 +26,36 @@ import os
 import random
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from agentdistill._core import Trajectory, read_trajectories
 from agentdistill.extras import need
-from agentdistill.files.replacing import replacing
 from agentdistill.models.loading import model_files
 from agentdistill.models.model import ModelError
 from agentdistill.progress import StepProgress
 from agentdistill.training.examples import Example, SpanKind, load_tokenizer, to_examples
 from agentdistill.training.model_card import write_card
+from agentdistill.training.run_folder import (
+    checkpoints,
+    claim,
+    clear,
+    is_first,
+    last_checkpoint,
+    processes,
+    write_record,
+)
 from agentdistill.training.shares import with_shares
 
 _log = logging.getLogger(__name__)
+
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "method": ("lora", "full"),
+    "schedule": ("constant", "linear", "cosine"),
+    "precision": ("bfloat16", "float32", None),
+}
 
 
 @dataclass(frozen=True)
@@ -55,8 +70,8 @@ class TrainConfig:
     """LoRA: the adapter counts by alpha / rank (paper: 128)."""
     dropout: float = 0.05
     """LoRA: share of an adapter's inputs left out in training (paper: 0.05)."""
-    learning_rate: float = 2e-4
-    """Highest learning rate (paper: 2e-4)."""
+    learning_rate: float | None = None
+    """Highest learning rate. By default 2e-4 for LoRA (paper: 2e-4) and 2e-5 for all weights."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls after the warm-up (paper's code: linear)."""
     warmup: float = 0.0
@@ -78,6 +93,15 @@ class TrainConfig:
     """Training ends when the held-out loss has not fallen for so many checkpoints."""
     max_length: int = 10_240
     """Longest example, in tokens (paper: 10,240)."""
+    precision: Literal["bfloat16", "float32"] | None = None
+    """Of the arithmetic; weights that are trained are always float32. By default bfloat16 where the hardware has it (a
+    GPU, a CPU with AVX512-BF16 or AMX)."""
+    gradient_checkpointing: bool | None = None
+    """Compute activations again in the backward pass instead of keeping them: slower, with less memory. By default on a
+    GPU."""
+    group_by_length: bool | None = None
+    """Put examples of like length into one batch: less padding. By default where a batch holds several examples and one
+    process trains; the order of examples then depends on the number of processes."""
     packing: bool = False
     """Put several examples into one row of up to ``max_length`` tokens, where none sees another: less padding. The
     batch sizes then count rows."""
@@ -103,8 +127,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for what cannot be."""
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give one of {', '.join(map(str, allowed))}")
         for name in ("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length", "patience"):
-            if getattr(self, name) <= 0:
+            if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give more than 0")
         for name in ("dropout", "warmup", "beta2", "held_out"):
             if not 0 <= getattr(self, name) < 1:
@@ -120,6 +147,11 @@ class TrainConfig:
             raise ValueError(
                 f"device_batch_size is {self.device_batch_size}: give a divisor of batch_size {self.batch_size}"
             )
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate, given or by default."""
+        return self.learning_rate or (2e-4 if self.method == "lora" else 2e-5)
 
     @property
     def weights(self) -> dict[SpanKind, float]:
@@ -139,13 +171,15 @@ def train(
     config: TrainConfig | None = None,
     *,
     push_to: str | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
     """Fine-tune ``model`` (a folder or hub id) on ``examples``; return the folder to load the student from.
 
     ``examples``: token ids with their mask, or a file of kept trajectories, which are rendered with the model's own
     tokenizer. Only token ids of this model's tokenizer make sense. ``push_to``: the hub's repository to put the student
-    into, made private if it is not there; without it nothing leaves this machine.
+    into, made private if it is not there; without it nothing leaves this machine. ``overwrite``: remove a training run
+    that is at ``output``, done or not.
 
     Raises ValueError for examples that teach nothing (none; nothing to learn in them; ids that the model does not
     have), or have no spans to weigh, for an ``output`` of another run, and for processes that cannot train together,
@@ -162,54 +196,26 @@ def train(
     if files.adapter is not None:
         raise ModelError(f"{model} is an adapter: merge it, or train on its base {files.model}")
     tokenizer = load_tokenizer(files.model)
+    config = _within_context(config, files.model)
     given = cast("Sequence[Example]", examples) if trajectories is None else _render(trajectories, tokenizer, config)
     fitting = _check(given, config)
     student = output if config.method == "full" else output / "merged"
     run = {"model": str(model), "examples": len(fitting), "data": _fingerprint(fitting), **asdict(config)}
-    if not _begin(output, run):
+    run["learning_rate"] = config.rate
+    if overwrite and is_first():
+        clear(output)
+    if not claim(output, run):
         if config.teacher is not None:
             from agentdistill.training.likelihood import judged
 
             fitting = judged(fitting, files.model, config.teacher)
         _fit(fitting, files.model, tokenizer, output, config, run, progress)
-    if push_to is not None and _is_first():
+    if push_to is not None and is_first():
         _push(student, push_to)
     return student
 
 
-# ---- the run and its folder ----------------------------------------------------------------------
-
-
-def _begin(output: Path, run: dict[str, Any]) -> bool:
-    """Claim the folder for this run; whether it is done already. Raises ValueError for a folder of another run."""
-    record = output / "train.json"
-    if record.exists():
-        try:
-            known = json.loads(record.read_text(encoding="utf-8"))
-            other = {name for name in run if known["run"].get(name) != run[name]}
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{record} is damaged: remove the folder, or give another output") from error
-        if other:
-            differences = ", ".join(f"{name} {known['run'].get(name)!r}, not {run[name]!r}" for name in sorted(other))
-            raise ValueError(f"{output} holds another run ({differences}): give another output, or remove it")
-        return known.get("result") is not None
-    if not _is_first():
-        return False
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty and holds no training run: give another output")
-    output.mkdir(parents=True, exist_ok=True)
-    _write(record, {"run": run, "result": None})
-    return False
-
-
-def _processes() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def _is_first() -> bool:
-    """Whether this is the process that writes."""
-    return int(os.environ.get("RANK", 0)) == 0
+# ---- training ------------------------------------------------------------------------------------
 
 
 def _push(student: Path, repository: str) -> None:
@@ -218,11 +224,6 @@ def _push(student: Path, repository: str) -> None:
     hub = HfApi()
     hub.create_repo(repository, private=True, exist_ok=True)
     hub.upload_folder(repo_id=repository, folder_path=student, ignore_patterns=["train.json"])
-
-
-def _write(path: Path, value: Any) -> None:
-    with replacing(path) as new:
-        new.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _fit(
@@ -243,42 +244,50 @@ def _fit(
     from trl import SFTConfig, SFTTrainer, pack_dataset
 
     gpu = torch.cuda.is_available()
+    bfloat16 = config.precision == "bfloat16" if config.precision else gpu or _has_bfloat16()
+    frozen = config.method == "lora" and bfloat16 and gpu  # what is trained needs float32: small updates vanish in less
     weights = AutoModelForCausalLM.from_pretrained(
         model,
-        dtype=torch.bfloat16 if gpu else torch.float32,
+        dtype=torch.bfloat16 if frozen else torch.float32,
         attn_implementation="flash_attention_2" if is_flash_attn_2_available() else None,
-        distributed_config=DistributedConfig(fsdp_size=_processes()) if config.shard else None,
+        distributed_config=DistributedConfig(fsdp_size=processes()) if config.shard else None,
     )
-    if (largest := max(max(example["input_ids"]) for example in examples)) >= weights.config.vocab_size:
+    text = weights.config.get_text_config()  # a multimodal model has one within its own
+    if (largest := max(max(example["input_ids"]) for example in examples)) >= text.vocab_size:
         raise ValueError(f"token id {largest} is not one of {model}: these examples are of another tokenizer")
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules="all-linear",
+        exclude_modules=None if text is weights.config else r".*(vision|visual|audio|multi_modal).*",
         task_type="CAUSAL_LM",
     )
     device_batch, accumulated = _batches(config, gpu)
-    held_out = _held_out(len(examples), config)
+    grouped = config.group_by_length
+    if grouped is None:
+        grouped = device_batch > 1 and processes() == 1 and not config.packing
+    held_out = _held_out(examples, config)
     labelled = [_labelled(example, config) for example in examples]
     rows = Dataset.from_list([row for number, row in enumerate(labelled) if number not in held_out])
     if config.packing:
         rows = pack_dataset(rows, config.max_length)
-    checkpoints = output / "checkpoints"
     saving: Any = "epoch" if config.save_steps is None else "steps"
     settings = SFTConfig(
-        output_dir=str(checkpoints),
+        output_dir=str(checkpoints(output)),
         per_device_train_batch_size=device_batch,
         gradient_accumulation_steps=accumulated,
         num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
+        learning_rate=config.rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup,
         weight_decay=0.0,
         adam_beta2=config.beta2,
-        bf16=gpu,
+        bf16=bfloat16,
         use_cpu=not gpu,
-        gradient_checkpointing=gpu,
+        gradient_checkpointing=gpu if config.gradient_checkpointing is None else config.gradient_checkpointing,
+        train_sampling_strategy="group_by_length" if grouped else "random",
+        restore_callback_states_from_checkpoint=True,  # the patience that is used up
         max_length=None,
         packing=config.packing,  # the rows are packed already: this is for their collator
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -312,52 +321,67 @@ def _fit(
     if config.packing:
         _check_separation(trainer.model)
     trainer.remove_callback(PrinterCallback)
-    if progress and _is_first():
+    if progress and is_first():
         trainer.add_callback(_progress(f"train {output.name}"))
-    last = _last_checkpoint(checkpoints)
+    last = last_checkpoint(output)
     trainer.train(resume_from_checkpoint=last)
     student = _save(trainer.model, model, tokenizer, output, config)
-    if _is_first():
+    if is_first():
         result = {**_history(trainer.state), "resumed_from": last}
         write_card(student, output.name, run, result)
-        _write(output / "train.json", {"run": run, "result": result})
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        write_record(output, run, result)
+        shutil.rmtree(checkpoints(output), ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 
+def _within_context(config: TrainConfig, model: str) -> TrainConfig:
+    """With no more tokens to an example than the model was made for."""
+    from transformers import AutoConfig
+
+    context = getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", None)
+    if context is None or config.max_length <= context:
+        return config
+    _log.warning("max_length is %d, not %d: %s has no longer context", context, config.max_length, model)
+    return replace(config, max_length=context)
+
+
+def _has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16; elsewhere it is emulated, and slower than float32."""
+    import torch
+
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def _batches(config: TrainConfig, gpu: bool) -> tuple[int, int]:
     """Examples in one forward pass of a process, and how many passes make its share of a batch."""
-    share = config.batch_size // _processes()
+    share = config.batch_size // processes()
     at_once = config.device_batch_size or (1 if gpu or config.packing else max(1, share))
-    if config.batch_size % (at_once * _processes()):
+    if config.batch_size % (at_once * processes()):
         raise ValueError(
-            f"{_processes()} processes that take {at_once} examples at once cannot share batches of "
+            f"{processes()} processes that take {at_once} examples at once cannot share batches of "
             f"{config.batch_size}: give a batch_size that they can"
         )
     return at_once, share // at_once
 
 
-def _held_out(examples: int, config: TrainConfig) -> set[int]:
-    """Numbers of the examples that are not trained on."""
-    share = int(config.held_out * examples)
+def _held_out(examples: Sequence[Example], config: TrainConfig) -> set[int]:
+    """Numbers of the examples that are not trained on: of a question, all examples are on the same side."""
+    share = int(config.held_out * len(examples))
     if config.held_out and not share:
-        raise ValueError(f"held_out {config.held_out} of {examples} examples is not one: give more, or 0")
-    return set(random.Random(config.seed).sample(range(examples), share))
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was not cut off by a kill: its state is what is written last."""
-
-    def is_whole(checkpoint: Path) -> bool:
-        try:
-            return bool(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return False
-
-    whole = (checkpoint for checkpoint in folder.glob("checkpoint-*") if is_whole(checkpoint))
-    last = max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
-    return None if last is None else str(last)
+        raise ValueError(f"held_out {config.held_out} of {len(examples)} examples is not one: give more, or 0")
+    by_question: dict[str | int, list[int]] = {}
+    for number, example in enumerate(examples):
+        by_question.setdefault(example.get("question", number), []).append(number)
+    held_out = set[int]()
+    for question in random.Random(config.seed).sample(list(by_question), len(by_question)):
+        if len(held_out) >= share:
+            break
+        held_out.update(by_question[question])
+    if held_out and len(held_out) == len(examples):
+        raise ValueError("all examples are of one question, so that none can be held out: give held_out 0")
+    return held_out
 
 
 def _history(state: Any) -> dict[str, Any]:
@@ -436,16 +460,16 @@ def _save(model: Any, base: str, tokenizer: Any, output: Path, config: TrainConf
     """Write the student; where it is to be loaded from. All processes call this, and the first writes."""
     student = output if config.method == "full" else output / "merged"
     if config.method == "full":
-        if config.shard or _is_first():  # all have to give their shards
+        if config.shard or is_first():  # all have to give their shards
             model.save_pretrained(output)
-    elif _is_first():
+    elif is_first():
         # Its own weights are whole in each process. Unless they are given, peft gathers those of the base, from all.
         learnt = {name: weights for name, weights in model.named_parameters() if weights.requires_grad}
         model.save_pretrained(output / "adapter", state_dict=learnt)
         tokenizer.save_pretrained(output / "adapter")
         whole = _with_adapter(base, output / "adapter") if config.shard else model
         whole.merge_and_unload().save_pretrained(student)
-    if _is_first():
+    if is_first():
         tokenizer.save_pretrained(student)
     return student
 

@@ -1,0 +1,89 @@
+"""The folder of a training run: whose it is, whether the run is done, and from which checkpoint it resumes.
+
+Not here: what is trained (``trainer.py``), and the checkpoints of a sharded run (``shares.py``).
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from agentdistill.files.replacing import replacing
+
+RECORD = "train.json"
+"""What was trained on what, and how it went; its result is null until the run is done."""
+
+ONLY_SPEED = {"device_batch_size", "save_steps", "max_length", "gradient_checkpointing"}
+"""Settings that change what a run costs, and not what it learns: a run may resume with others. (A ``max_length`` that
+cuts other examples shows in the fingerprint of the data.)"""
+
+
+def claim(output: Path, run: dict[str, Any]) -> bool:
+    """Claim the folder for this run; return whether the run is done already.
+
+    A run of other settings that has neither a result nor a checkpoint left nothing to lose, and is replaced: a run that
+    was out of memory can be tried with other settings. Raises ValueError for a folder of another run.
+    """
+    record = output / RECORD
+    if record.exists():
+        try:
+            known = json.loads(record.read_text(encoding="utf-8"))
+            other = {name for name in run if known["run"].get(name) != run[name]} - ONLY_SPEED
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{record} is damaged: remove the folder, or give another output") from error
+        is_begun = known.get("result") is not None or last_checkpoint(output) is not None
+        if other and is_begun:
+            differences = ", ".join(f"{name} {known['run'].get(name)!r}, not {run[name]!r}" for name in sorted(other))
+            raise ValueError(f"{output} holds another run ({differences}): give another output, or overwrite it")
+        if is_begun:
+            return known.get("result") is not None
+    elif is_first() and output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty and holds no training run: give another output")
+    if is_first():
+        output.mkdir(parents=True, exist_ok=True)
+        write_record(output, run, None)
+    return False
+
+
+def clear(output: Path) -> None:
+    """Remove a training run and its student. Raises ValueError for a folder that holds anything else."""
+    if output.exists() and any(output.iterdir()):
+        if not (output / RECORD).is_file():
+            raise ValueError(f"{output} holds no training run, and is not overwritten: give another output")
+        shutil.rmtree(output)
+
+
+def write_record(output: Path, run: dict[str, Any], result: dict[str, Any] | None) -> None:
+    """Write ``train.json``."""
+    with replacing(output / RECORD) as new:
+        new.write_text(json.dumps({"run": run, "result": result}, indent=2) + "\n", encoding="utf-8")
+
+
+def checkpoints(output: Path) -> Path:
+    """Where a run keeps its checkpoints until it is done."""
+    return output / "checkpoints"
+
+
+def last_checkpoint(output: Path) -> str | None:
+    """The newest checkpoint that was not cut off by a kill: its state is what is written last."""
+
+    def is_whole(checkpoint: Path) -> bool:
+        try:
+            return bool(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return False
+
+    whole = (checkpoint for checkpoint in checkpoints(output).glob("checkpoint-*") if is_whole(checkpoint))
+    last = max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
+    return None if last is None else str(last)
+
+
+def processes() -> int:
+    """How many processes train together, as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return int(os.environ.get("RANK", 0)) == 0
