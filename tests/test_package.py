@@ -19,7 +19,14 @@ ONLY_IMPORTERS = {
     "openai": {"models/openai"},
     "httpx2": {"tools/http_retriever", "models/openai"},
     "pyarrow": {"files/tables"},
-    "torch": {"training/trainer", "training/shares", "training/likelihood", "models/transformers", "demo/pretrain"},
+    "torch": {
+        "training/trainer",
+        "training/shares",
+        "training/likelihood",
+        "models/transformers",
+        "models/device",
+        "demo/pretrain",
+    },
     "transformers": {
         *("training/trainer", "training/examples", "models/transformers", "models/vllm"),
         *("demo/pretrain", "demo/run"),

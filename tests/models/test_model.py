@@ -9,7 +9,7 @@ import pytest
 
 from agentdistill import AgentDistillError, Candidate, Step, Trajectory, extras
 from agentdistill._core import TrajectoryWriter
-from agentdistill.models.loading import ModelFiles, load_model, model_files
+from agentdistill.models.loading import ModelFiles, load_model, model_files, split_options
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling
 from agentdistill.models.recorded import RecordedModel
 from agentdistill.models.replicas import Replicas
@@ -23,6 +23,23 @@ BAD_SETTINGS = [
     ({"stop": "abc"}, "stop is 'abc': give a tuple"),
     ({"stop": ("a", "")}, "strings that are not empty"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "options"),
+    [
+        ("vllm:a/b", "vllm:a/b", {}),
+        (
+            "vllm:a/b,max_model_len=4096,dtype=float32,trust_remote_code=true,revision=v1.0",
+            "vllm:a/b",
+            {"max_model_len": 4096, "dtype": "float32", "trust_remote_code": True, "revision": "v1.0"},
+        ),
+        ("openai:http://a/v1,http://b/v1:m,retries=3", "openai:http://a/v1,http://b/v1:m", {"retries": 3}),
+        ("odd,name", "odd,name", {}),
+    ],
+)
+def test_options_follow_a_models_name(spec: str, name: str, options: dict[str, object]) -> None:
+    assert split_options(spec) == (name, options)
 
 
 @pytest.mark.parametrize("settings, message", BAD_SETTINGS)

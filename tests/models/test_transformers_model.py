@@ -26,7 +26,7 @@ def ask(text: str) -> list[Message]:
 
 @pytest.fixture
 async def model(tiny_model: Path) -> AsyncIterator[TransformersModel]:
-    model = TransformersModel(str(tiny_model), batch_size=16)
+    model = TransformersModel(str(tiny_model), batch_size=16, dtype="float32")
     yield model
     await model.close()
 
@@ -199,7 +199,7 @@ async def test_a_batch_that_fails_is_not_the_end(model: TransformersModel, monke
 
 
 async def test_closing(tiny_model: Path) -> None:
-    model = TransformersModel(str(tiny_model))
+    model = TransformersModel(str(tiny_model), dtype="float32")
     waiting = asyncio.create_task(model.generate(ask("a"), Sampling(1.0, max_tokens=4000), n=4))
     await asyncio.sleep(0.2)
     await model.close()
@@ -210,7 +210,7 @@ async def test_closing(tiny_model: Path) -> None:
 
 
 async def test_an_adapter_is_merged(tiny_model: Path, tiny_adapter: Path, oracle: Callable[..., Any]) -> None:
-    base, student = load_model(str(tiny_model)), load_model(str(tiny_adapter))
+    base, student = (load_model(f"{folder},dtype=float32") for folder in (tiny_model, tiny_adapter))
     plain, tuned = [await m.generate(ask("a"), Sampling(max_tokens=30)) for m in (base, student)]
     assert plain.prompt_token_ids == tuned.prompt_token_ids
     assert plain.completions != tuned.completions

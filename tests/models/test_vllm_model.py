@@ -20,7 +20,7 @@ QUESTION = [Message("system", "Be brief."), Message("user", "What is 6 times 7?"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def model(tiny_model: Path) -> AsyncIterator[Model]:
-    model = load_model(f"vllm:{tiny_model}", max_model_len=2048)
+    model = load_model(f"vllm:{tiny_model},max_model_len=2048,dtype=float32")
     yield model
     await model.close()
 
@@ -34,7 +34,7 @@ CASES = [
 
 
 async def test_greedy_is_what_transformers_generates(model: Model, tiny_model: Path) -> None:
-    local = load_model(str(tiny_model))
+    local = load_model(f"{tiny_model},dtype=float32")
     for sampling, prefix, n in CASES:
         one, other = [await m.generate(QUESTION, sampling, n=n, prefix=prefix) for m in (model, local)]
         assert without_logprobs(one) == without_logprobs(other)
@@ -122,7 +122,8 @@ async def test_n_must_be_positive(model: Model) -> None:
 
 
 async def test_an_adapter(tiny_adapter: Path) -> None:
-    student, local = load_model(f"vllm:{tiny_adapter}", max_model_len=512), load_model(str(tiny_adapter))
+    student = load_model(f"vllm:{tiny_adapter}", max_model_len=512, dtype="float32")
+    local = load_model(str(tiny_adapter), dtype="float32")
     one, other = [await m.generate(QUESTION, Sampling(max_tokens=8)) for m in (student, local)]
     assert one == other
     await student.close()

@@ -46,7 +46,7 @@ CASES = [
 async def test_it_serves_what_transformers_makes(
     vllm_server: str, tiny_model: Path, n: int, sampling: Sampling, prefix: str
 ) -> None:
-    served, local = load_model(f"openai:{vllm_server}:tiny"), load_model(str(tiny_model))
+    served, local = load_model(f"openai:{vllm_server}:tiny"), load_model(str(tiny_model), dtype="float32")
     ours = await served.generate(QUESTION, sampling, n=n, prefix=prefix)
     theirs = await local.generate(QUESTION, sampling, n=n, prefix=prefix)
     assert ours.prompt_token_ids == theirs.prompt_token_ids

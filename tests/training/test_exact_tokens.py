@@ -28,7 +28,7 @@ def trajectories(
 ) -> Iterator[list[Trajectory]]:
     pytest.importorskip(request.param)
     index = Bm25Index.build([entity.passage for entity in WORLD.entities], tmp_path_factory.mktemp("index") / "i")
-    model = load_model(f"transformers:{BASE}")
+    model = load_model(f"transformers:{BASE},dtype=float32")
     config = RolloutConfig(prompt="", max_tokens=60, candidates=2)
     yield rollout(WORLD.test[:20], model, [web_search(index)], config, progress=False)
     run_blocking(model.close())

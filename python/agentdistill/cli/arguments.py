@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 Output = Annotated[Path, arg(aliases=["-o"])]
 
 
-ModelSpec = Annotated[str, arg(help="openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH.")]
+ModelSpec = Annotated[
+    str,
+    arg(
+        help="openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH. Options of the engine may "
+        "follow: vllm:PATH,max_model_len=4096,dtype=float32."
+    ),
+]
 
 
 @dataclass(frozen=True)

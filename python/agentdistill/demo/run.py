@@ -287,7 +287,7 @@ def _examine(
     if record.exists():
         recorded: list[dict[str, Any]] = json.loads(record.read_text(encoding="utf-8"))
         return recorded
-    model = load_model(f"transformers:{student}", device="cpu")
+    model = load_model(f"transformers:{student}", device="cpu", dtype="float32")
     rows: list[dict[str, Any]] = []
     for name in SETS:
         start = time.perf_counter()

@@ -19,7 +19,7 @@ from agentdistill.models.recorded import RecordedModel
 
 
 def load_model(spec: str, **options: Any) -> Model:
-    """The model that ``spec`` names; ``options`` go to its class.
+    """The model that ``spec`` names; ``options`` go to its engine.
 
     - ``openai:URL:NAME``: a server that speaks OpenAI's protocol, e.g. ``openai:http://127.0.0.1:8000/v1:qwen``;
       several of one model are ``openai:URL,URL:NAME``
@@ -27,9 +27,16 @@ def load_model(spec: str, **options: Any) -> Model:
     - ``transformers:PATH_OR_ID``, or a bare path or id: transformers in this process
     - ``recorded:PATH``: the completions of a trajectory file, replayed
 
+    Options of the engine may follow, separated by commas: ``vllm:PATH,max_model_len=4096,dtype=float32``. For vLLM they
+    are its engine arguments (``tensor_parallel_size``, ``quantization``, ``kv_cache_memory_bytes``, ...), for
+    transformers ``batch_size``, ``device``, and those of ``from_pretrained``, for a server those of ``OpenAIModel``.
+
     A path may be that of a PEFT adapter. Raises ValueError for a spec of no such form, ModelError for a model that is
-    not there, AgentDistillError where its library is not installed.
+    not there or an option that its engine does not have, AgentDistillError where its library is not installed.
     """
+    if not Path(spec).exists():
+        spec, given = split_options(spec)
+        options = given | options
     scheme, colon, rest = spec.partition(":")
     if not colon or Path(spec).exists():
         scheme, rest = "transformers", spec
@@ -61,6 +68,30 @@ def load_model(spec: str, **options: Any) -> Model:
             return TransformersModel(rest, **options)
         case _:
             return RecordedModel(rest, **options)
+
+
+def split_options(spec: str) -> tuple[str, dict[str, Any]]:
+    """A model's name without the options that follow it, and these, each read as JSON if it is any, else as text.
+
+    >>> split_options("vllm:student,max_model_len=4096,dtype=float32")
+    ('vllm:student', {'max_model_len': 4096, 'dtype': 'float32'})
+    """
+    name, *parts = re.split(r",(?=[A-Za-z_]\w*=)", spec)
+    options: dict[str, Any] = {}
+    for part in parts:
+        option, _, text = part.partition("=")
+        try:
+            options[option] = json.loads(text)
+        except json.JSONDecodeError:
+            options[option] = text
+    return name, options
+
+
+SPEED_OPTIONS = {
+    *("batch_size", "device", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes", "max_model_len"),
+    *("max_num_batched_tokens", "max_num_seqs", "retries", "swap_space", "tensor_parallel_size", "timeout"),
+}
+"""Options that change what a run costs, and not what a model writes: a run may resume with others."""
 
 
 @contextmanager
@@ -116,7 +147,10 @@ def count_parameters(folder: Path) -> int:
     return total
 
 
-_FORMS = "give openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID, recorded:PATH, or a model's path or id"
+_FORMS = (
+    "give openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID, recorded:PATH, or a model's path or id; options "
+    "of the engine may follow (vllm:PATH,max_model_len=4096)"
+)
 
 
 # A URL ends at the first colon after its host and port; what follows is the name, which may have colons and slashes.

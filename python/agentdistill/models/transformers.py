@@ -24,6 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache
 
+from agentdistill.models.device import default_device, default_dtype
 from agentdistill.models.loading import model_files
 from agentdistill.models.model import (
     Completion,
@@ -41,16 +42,16 @@ from agentdistill.models.rendering import Renderer
 class TransformersModel(SampledModel):
     """A causal language model with a chat template, from a folder or a hub; a PEFT adapter is merged into its base."""
 
-    def __init__(self, path_or_id: str, *, batch_size: int = 128, device: str | None = None) -> None:
+    def __init__(self, path_or_id: str, *, batch_size: int = 128, device: str | None = None, **options: Any) -> None:
         """``batch_size``: most completions worked on at once. ``device``: by default the GPU if there is one.
+        ``options`` are those of transformers' ``from_pretrained``, such as ``dtype`` (by default as in ``device.py``).
 
         Raises ModelError for a model that is not there, or that this engine cannot run.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
         self.name = path_or_id
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model, tokenizer = load(path_or_id, device)
+        model, tokenizer = load(path_or_id, device or default_device(), **options)
         others = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
         if others:
             raise ModelError(f"{path_or_id} has layers of {', '.join(sorted(others))}: run it by vllm:{path_or_id}")
@@ -76,20 +77,20 @@ class TransformersModel(SampledModel):
             await asyncio.to_thread(self._thread.join)
 
 
-def load(path_or_id: str, device: str) -> tuple[Any, Any]:
-    """Model and tokenizer, ready to run; an adapter is merged into its base. Raises ModelError for a model that is not
-    there."""
+def load(path_or_id: str, device: str, **options: Any) -> tuple[Any, Any]:
+    """Model and tokenizer, ready to run; an adapter is merged into its base. ``options`` are those of
+    ``from_pretrained``. Raises ModelError for a model that is not there, or cannot be loaded so."""
     files = model_files(path_or_id)
     try:
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        model = AutoModelForCausalLM.from_pretrained(files.model, dtype=dtype)
+        options = {"dtype": default_dtype(device)} | options
+        model = AutoModelForCausalLM.from_pretrained(files.model, **options)
         if files.adapter:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, files.adapter).merge_and_unload()
         own = files.adapter and (Path(files.adapter) / "tokenizer_config.json").exists()
         tokenizer = AutoTokenizer.from_pretrained(files.adapter if own else files.model)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         raise ModelError(f"cannot load {path_or_id}: {error}") from error
     if not tokenizer.chat_template:
         raise ModelError(

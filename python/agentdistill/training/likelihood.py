@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from agentdistill._core import Trajectory
+from agentdistill.models.device import default_device
 from agentdistill.models.transformers import load
 from agentdistill.training.examples import Example, Span, load_tokenizer, to_examples
 
@@ -20,7 +21,7 @@ def mean_nll(trajectories: Sequence[Trajectory], model: str, *, prompt: str | No
     ``model`` is a folder or a hub id, ``prompt`` as in ``AgentConfig``. Infinite for a trajectory that it cannot learn
     from. Raises ModelError for a model that is not there.
     """
-    student, tokenizer = load(model, "cuda" if torch.cuda.is_available() else "cpu")
+    student, tokenizer = load(model, default_device())
     made = (to_examples([trajectory], tokenizer, prompt=prompt).examples for trajectory in trajectories)
     return [_mean([loss for example in examples for loss in _losses(example, student)]) for examples in made]
 
@@ -53,7 +54,7 @@ def judged(examples: Sequence[Example], student: str, teacher: str) -> list[Exam
 
 def _logprobs(examples: Sequence[Example], path: str) -> list[list[float]]:
     """The log probability of each token of each example; 0 where it is not learnt."""
-    model, _ = load(path, "cuda" if torch.cuda.is_available() else "cpu")
+    model, _ = load(path, default_device())
     spread = []
     for example in examples:
         losses = iter(_losses(example, model))

@@ -243,8 +243,10 @@ def _fit(
     from transformers.utils import is_flash_attn_2_available
     from trl import SFTConfig, SFTTrainer, pack_dataset
 
+    from agentdistill.models.device import cpu_has_bfloat16  # here, as it imports torch
+
     gpu = torch.cuda.is_available()
-    bfloat16 = config.precision == "bfloat16" if config.precision else gpu or _has_bfloat16()
+    bfloat16 = config.precision == "bfloat16" if config.precision else gpu or cpu_has_bfloat16()
     frozen = config.method == "lora" and bfloat16 and gpu  # what is trained needs float32: small updates vanish in less
     weights = AutoModelForCausalLM.from_pretrained(
         model,
@@ -344,14 +346,6 @@ def _within_context(config: TrainConfig, model: str) -> TrainConfig:
         return config
     _log.warning("max_length is %d, not %d: %s has no longer context", context, config.max_length, model)
     return replace(config, max_length=context)
-
-
-def _has_bfloat16() -> bool:
-    """Whether this CPU multiplies in bfloat16; elsewhere it is emulated, and slower than float32."""
-    import torch
-
-    known = torch.cpu.get_capabilities()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _batches(config: TrainConfig, gpu: bool) -> tuple[int, int]:
