@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache
+from transformers.utils import logging as transformers_logging
 
 from agentdistill.models.device import default_device, default_dtype
 from agentdistill.models.loading import model_files
@@ -81,6 +82,7 @@ def load(path_or_id: str, device: str, **options: Any) -> tuple[Any, Any]:
     """Model and tokenizer, ready to run; an adapter is merged into its base. ``options`` are those of
     ``from_pretrained``. Raises ModelError for a model that is not there, or cannot be loaded so."""
     files = model_files(path_or_id)
+    transformers_logging.disable_progress_bar()  # loading takes a second or two
     try:
         options = {"dtype": default_dtype(device)} | options
         model = AutoModelForCausalLM.from_pretrained(files.model, **options)

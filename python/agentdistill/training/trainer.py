@@ -51,6 +51,9 @@ from agentdistill.training.shares import with_shares
 _log = logging.getLogger(__name__)
 
 
+CPU_TOKENS = 2_048
+"""Most tokens of one forward pass on a CPU, padding included, which bounds its memory."""
+
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "method": ("lora", "full"),
     "schedule": ("constant", "linear", "cosine"),
@@ -85,7 +88,7 @@ class TrainConfig:
     """Examples per step of the optimizer (paper: 8)."""
     device_batch_size: int | None = None
     """Examples in one forward pass; gradients are summed up to ``batch_size``. By default 1 on a GPU and for packed
-    rows, else the process's share of ``batch_size``."""
+    rows; else as much of the process's share of ``batch_size`` as makes 2,048 tokens, to bound the memory."""
     held_out: float = 0.0
     """Share of the examples that is not trained on. Their loss is measured at every checkpoint, and the student is that
     of the lowest."""
@@ -98,7 +101,7 @@ class TrainConfig:
     GPU, a CPU with AVX512-BF16 or AMX)."""
     gradient_checkpointing: bool | None = None
     """Compute activations again in the backward pass instead of keeping them: slower, with less memory. By default on a
-    GPU."""
+    GPU, and on a CPU for examples of more than 2,048 tokens."""
     group_by_length: bool | None = None
     """Put examples of like length into one batch: less padding. By default where a batch holds several examples and one
     process trains; the order of examples then depends on the number of processes."""
@@ -241,10 +244,12 @@ def _fit(
     from transformers import AutoModelForCausalLM, EarlyStoppingCallback, PrinterCallback
     from transformers.distributed import DistributedConfig
     from transformers.utils import is_flash_attn_2_available
+    from transformers.utils import logging as transformers_logging
     from trl import SFTConfig, SFTTrainer, pack_dataset
 
     from agentdistill.models.device import cpu_has_bfloat16  # here, as it imports torch
 
+    transformers_logging.disable_progress_bar()  # ours says how far the training is
     gpu = torch.cuda.is_available()
     bfloat16 = config.precision == "bfloat16" if config.precision else gpu or cpu_has_bfloat16()
     frozen = config.method == "lora" and bfloat16 and gpu  # what is trained needs float32: small updates vanish in less
@@ -265,7 +270,11 @@ def _fit(
         exclude_modules=None if text is weights.config else r".*(vision|visual|audio|multi_modal).*",
         task_type="CAUSAL_LM",
     )
-    device_batch, accumulated = _batches(config, gpu)
+    longest = max(len(example["input_ids"]) for example in examples)
+    device_batch, accumulated = _batches(config, longest, gpu)
+    checkpointing = config.gradient_checkpointing
+    if checkpointing is None:
+        checkpointing = gpu or longest > CPU_TOKENS
     grouped = config.group_by_length
     if grouped is None:
         grouped = device_batch > 1 and processes() == 1 and not config.packing
@@ -287,7 +296,7 @@ def _fit(
         adam_beta2=config.beta2,
         bf16=bfloat16,
         use_cpu=not gpu,
-        gradient_checkpointing=gpu if config.gradient_checkpointing is None else config.gradient_checkpointing,
+        gradient_checkpointing=checkpointing,
         train_sampling_strategy="group_by_length" if grouped else "random",
         restore_callback_states_from_checkpoint=True,  # the patience that is used up
         max_length=None,
@@ -348,10 +357,14 @@ def _within_context(config: TrainConfig, model: str) -> TrainConfig:
     return replace(config, max_length=context)
 
 
-def _batches(config: TrainConfig, gpu: bool) -> tuple[int, int]:
-    """Examples in one forward pass of a process, and how many passes make its share of a batch."""
+def _batches(config: TrainConfig, longest: int, gpu: bool) -> tuple[int, int]:
+    """Examples in one forward pass of a process, and how many passes make its share of a batch. ``longest``: tokens of
+    the longest example."""
     share = config.batch_size // processes()
-    at_once = config.device_batch_size or (1 if gpu or config.packing else max(1, share))
+    at_once = config.device_batch_size or 1
+    if config.device_batch_size is None and not gpu and not config.packing:
+        fitting = [n for n in range(1, share + 1) if share % n == 0 and n * longest <= CPU_TOKENS]
+        at_once = max(fitting, default=1)
     if config.batch_size % (at_once * processes()):
         raise ValueError(
             f"{processes()} processes that take {at_once} examples at once cannot share batches of "
