@@ -21,7 +21,7 @@ def mean_nll(trajectories: Sequence[Trajectory], model: str, *, prompt: str | No
     ``model`` is a folder or a hub id, ``prompt`` as in ``AgentConfig``. Infinite for a trajectory that it cannot learn
     from. Raises ModelError for a model that is not there.
     """
-    student, tokenizer = load(model, default_device())
+    student, tokenizer = _loaded(model)
     made = (to_examples([trajectory], tokenizer, prompt=prompt).examples for trajectory in trajectories)
     return [_mean([loss for example in examples for loss in _losses(example, student)]) for examples in made]
 
@@ -54,12 +54,18 @@ def judged(examples: Sequence[Example], student: str, teacher: str) -> list[Exam
 
 def _logprobs(examples: Sequence[Example], path: str) -> list[list[float]]:
     """The log probability of each token of each example; 0 where it is not learnt."""
-    model, _ = load(path, default_device())
+    model, _ = _loaded(path)
     spread = []
     for example in examples:
         losses = iter(_losses(example, model))
         spread.append([-next(losses) if n and learnt else 0.0 for n, learnt in enumerate(example["completion_mask"])])
     return spread
+
+
+def _loaded(path: str) -> tuple[Any, Any]:
+    """Model and tokenizer: on a CPU in float32, as differences of log probabilities are small."""
+    device = default_device()
+    return load(path, device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
 
 
 def _steps(spans: Sequence[Span]) -> list[range]:
