@@ -111,13 +111,21 @@ def test_a_rollout_survives_a_server_of_which_a_third_fails(server: Server, tmp_
     assert model.retried > 50
 
 
+def refused(body: str) -> Answer:
+    """Refuse with this body, whatever its form."""
+    return lambda handler, request: handler.send(400, body)
+
+
 LASTING = {
     "no key": (status(401, "bad key"), "does not let us in: bad key. Set OPENAI_API_KEY"),
     "not allowed": (status(403, "not yours"), "does not let us in: not yours"),
     "no such model": (status(404, "what?"), r"has no such model: what\?. Its models: small, large"),
-    "bad request": (status(400, "temperature is odd"), "refuses the request: temperature is odd"),
+    "bad request": (status(400, "messages are odd"), "refuses the request: messages are odd"),
     "not processable": (status(422, "hm"), "refuses the request: hm"),
     "no money": (status(429, "pay first", kind="insufficient_quota"), "pay first"),
+    "a list": (refused('[{"error": {"code": 400, "message": "in a list"}}]'), "refuses the request: in a list"),
+    "a text as error": (refused('{"error": "in a text"}'), "refuses the request: in a text"),
+    "no JSON": (refused("plain words"), "refuses the request: plain words"),
     "method": (status(405, "not so"), r"refuses: not so \(status 405\)"),
     "told to wait an hour": (status(503, "busy", {"Retry-After": "3600"}), "1 tries: busy, and wants .* 3600 s"),
 }
@@ -255,6 +263,30 @@ async def test_what_a_server_lacks_is_found_out_once(server: Server, names: list
     await model.close()
 
 
+@pytest.mark.parametrize("name", ["stop", "temperature", "top_p", "logprobs", "seed"])
+async def test_a_parameter_that_a_server_refuses_is_left_out(server: Server, name: str) -> None:
+    server.script = [without(name)]
+    model, sampling = model_of(server), Sampling(0.4, 0.8, stop=("!",), logprobs=True, seed=1)
+    for count in (2, 1):
+        server.requests.clear()
+        assert (await model.generate(QUESTION, sampling)).completions[0].text == "42"
+        assert len(server.requests) == count
+    kept = {"stop", "temperature", "top_p", "logprobs", "seed"} - {name}
+    assert kept <= server.requests[-1].keys()
+    await model.close()
+
+
+async def test_of_two_parameters_that_exclude_each_other_temperature_stays(server: Server) -> None:
+    def answer(handler: Handler, request: dict[str, Any]) -> None:
+        both = "temperature" in request and "top_p" in request
+        said = status(400, "`temperature` and `top_p` cannot both be specified for this model")
+        (said if both else completions("42"))(handler, request)
+
+    await ask(server, answer, sampling=Sampling(0.4, 0.8))
+    assert server.requests[-1]["temperature"] == 0.4
+    assert "top_p" not in server.requests[-1]
+
+
 async def test_a_wrong_request_teaches_nothing_about_the_server(server: Server) -> None:
     server.script = [*[status(400, "wrong")] * 4, completions("a", "b")]
     model = model_of(server)
@@ -360,6 +392,29 @@ async def test_a_stream_is_shown_piece_by_piece(server: Server) -> None:
     assert shown == ["4", "2", "!"]
     assert generation == Generation([Completion("42!", [7, 7, 7])], None, 10, 5)
     assert server.requests[0]["stream"] is True
+
+
+@pytest.mark.parametrize("last", [{"choices": None}, {"choices": [{"index": 0, "delta": None}]}, {"choices": []}])
+async def test_streams_end_in_many_ways(server: Server, last: dict[str, Any]) -> None:
+    known = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    text = known | {"choices": [{"index": 0, "delta": {"content": "42"}, "finish_reason": "stop"}]}
+    events = [f"data: {json.dumps(chunk)}\n\n" for chunk in (text, known | last)]
+    body = "".join([": a comment\n\n", *events, "data: [DONE]\n\n"])
+    generation, shown = await stream(server, raw(body, "text/event-stream"))
+    assert (generation.completions[0].text, shown) == ("42", ["42"])
+
+
+async def test_a_server_that_refuses_stream_options_streams_without(server: Server) -> None:
+    refusal = json.dumps({"detail": [{"loc": ["body", "stream_options"], "msg": "extra fields not permitted"}]})
+
+    def answer(handler: Handler, request: dict[str, Any]) -> None:
+        if "stream_options" in request:
+            handler.send(422, refusal)
+        else:
+            streamed("4", "2")(handler, request)
+
+    generation, _ = await stream(server, answer)
+    assert generation.completions[0].text == "42"
 
 
 async def test_a_stream_that_breaks_off_is_asked_for_again(server: Server) -> None:

@@ -108,9 +108,13 @@ class OpenAIModel(SampledModel):
                     return Generation([cut] * n, None, 0, 0)
                 if knows.limit == "max_tokens" and "max_completion_tokens" in str(refused):
                     tries = [replace(each, limit="max_completion_tokens") for each in (knows, *tries)]
+                elif name := refused.parameter(knows.without):
+                    tries = [replace(each, without=each.without | {name}) for each in (knows, *tries)]
                 if not tries:
                     raise ModelError(f"{self._where()} refuses the request: {refused}") from refused
         if knows != self._knows:  # only what has worked is remembered: the request itself might have been wrong
+            for name in sorted(knows.without - self._knows.without):
+                _log.warning("%s refuses %s: it is asked without, and its own default holds", self._where(), name)
             self._knows = knows
         return generation
 
@@ -143,6 +147,8 @@ class OpenAIModel(SampledModel):
             arguments["seed"] = sampling.seed + first
         if show:
             arguments |= {"stream": True, "stream_options": {"include_usage": True}}
+        for name in knows.without:
+            arguments.pop(name, None)
         attempt = 0
         while True:
             wait, unreachable = None, False
@@ -209,12 +215,21 @@ class OpenAIModel(SampledModel):
 _CONTINUE: dict[str, object] = {"continue_final_message": True, "add_generation_prompt": False}
 
 
+_OPTIONAL = ("stream_options", "logprobs", "stop", "top_p", "temperature", "seed")
+"""Parameters that a request can do without. Of two that exclude each other, the one that matters less comes first."""
+
+
 class _Refused(Exception):
     """The server says that this request is wrong (400, 413, 422)."""
 
     def __init__(self, message: str, *, too_long: bool) -> None:
         super().__init__(message)
         self.too_long = too_long
+
+    def parameter(self, without: frozenset[str]) -> str | None:
+        """The parameter that it names and that can be left out; ``without``: those that were."""
+        named = (name for name in _OPTIONAL if re.search(rf"\b{name}\b", str(self)))
+        return next((name for name in named if name not in without), None)
 
 
 @dataclass(frozen=True)
@@ -224,6 +239,8 @@ class _Abilities:
     token_ids: bool = True
     several: bool = True
     limit: str = "max_tokens"
+    without: frozenset[str] = frozenset()
+    """Parameters that the server has refused."""
 
     def and_less(self, n: int) -> "list[_Abilities]":
         """This, and what to do without if the server refuses a request for ``n`` completions, the least first."""
@@ -240,8 +257,8 @@ async def _streamed(chunks: Any, show: Show) -> Any:
     async for chunk in chunks:
         usage = chunk.usage or usage
         prompt_ids = getattr(chunk, "prompt_token_ids", None) or prompt_ids
-        for choice in chunk.choices:
-            if text := choice.delta.content:
+        for choice in chunk.choices or ():  # some send null at the end, for the choices or for the delta
+            if choice.delta and (text := choice.delta.content):
                 show(text)
                 message += text
             ids += getattr(choice, "token_ids", None) or []
@@ -318,6 +335,13 @@ def _is_too_long(error: openai.APIStatusError) -> bool:
 
 def _message(error: openai.APIStatusError) -> str:
     """The server's own words, in one line."""
-    body = error.body
-    said = body.get("message") or body.get("detail") if isinstance(body, dict) else None
-    return " ".join(str(said or error.message).split())[:500]
+    try:
+        body = error.response.json()  # the client's own message says nothing of a body that it does not expect
+    except ValueError:
+        body = error.response.text
+    while isinstance(body, list) and body:  # Gemini sends a list
+        body = body[0]
+    while isinstance(body, dict):
+        inner = body.get("error")
+        body = inner if isinstance(inner, str | dict) else body.get("message") or body.get("detail")
+    return " ".join(str(body or error.message).split())[:500]
