@@ -173,6 +173,11 @@ pub fn parse_action(completion: &str, format: ActionFormat) -> Parsed {
     Parsed::Failure(ParseFailure { kind, message: format!("{what} {}", format.how()) })
 }
 
+/// A text without the tags around thinking and without labels `Thought:`.
+pub fn spoken(text: &str) -> String {
+    joined(text::thought(text, 0..text.len()).into_iter().map(|range| text[range].into()), "\n")
+}
+
 /// What a format makes of a completion.
 type Read = Result<Action, Unread>;
 

@@ -62,6 +62,8 @@ struct Step {
 
 #[derive(Deserialize)]
 struct Call {
+    #[serde(default)]
+    tool_call_id: Text,
     function_name: String,
     #[serde(default)]
     arguments: Json,
@@ -74,6 +76,8 @@ struct Seen {
 
 #[derive(Deserialize)]
 struct SeenOfCall {
+    #[serde(default)]
+    source_call_id: Text,
     #[serde(default)]
     content: Text,
 }
@@ -125,7 +129,8 @@ impl Record {
 }
 
 impl Step {
-    fn read(self, conversation: &mut Conversation) -> Result<(), String> {
+    fn read(mut self, conversation: &mut Conversation) -> Result<(), String> {
+        let ids: Vec<Text> = self.tool_calls.iter().flatten().map(|call| call.tool_call_id.clone()).collect();
         let message = self.message.or_empty();
         if self.source != "agent" {
             conversation.say(Role::of(&self.source)?, message);
@@ -144,6 +149,11 @@ impl Step {
                 turn.token_ids = metrics.completion_token_ids;
                 turn.logprobs = metrics.logprobs;
             }
+        }
+        if let Some(seen) = &mut self.observation {
+            let place =
+                |result: &SeenOfCall| ids.iter().position(|id| id.0.is_some() && id.0 == result.source_call_id.0);
+            seen.results.sort_by_key(|result| place(result).unwrap_or(ids.len())); // into the calls' order
         }
         for result in self.observation.into_iter().flat_map(|seen| seen.results) {
             conversation.observe(result.content.or_empty());

@@ -59,14 +59,25 @@ pub struct Message {
     role: Role,
     #[serde(default)]
     content: Text,
+    /// vLLM and others call it `reasoning`.
     #[serde(default)]
     reasoning_content: Text,
     #[serde(default)]
+    reasoning: Text,
+    #[serde(default)]
     tool_calls: Option<Vec<Call>>,
+    /// The one call of OpenAI's older protocol.
+    #[serde(default)]
+    function_call: Option<Function>,
+    /// Which call a message of a tool answers.
+    #[serde(default)]
+    tool_call_id: Text,
 }
 
 #[derive(Deserialize)]
 pub struct Call {
+    #[serde(default)]
+    id: Text,
     pub function: Function,
 }
 
@@ -99,22 +110,42 @@ impl Messages {
         match self {
             Self::List(messages) => messages,
             Self::Text(text) => {
-                vec![Message { role, content: Text(Some(text)), reasoning_content: Text(None), tool_calls: None }]
+                let none = || Text(None);
+                let (reasoning_content, reasoning, tool_call_id) = (none(), none(), none());
+                let content = Text(Some(text));
+                let (tool_calls, function_call) = (None, None);
+                vec![Message { role, content, reasoning_content, reasoning, tool_calls, function_call, tool_call_id }]
             }
         }
     }
 }
 
-pub fn say_all(conversation: &mut Conversation, messages: Vec<Message>) {
-    for Message { role, content, reasoning_content, tool_calls } in messages {
-        let mut thought = reasoning_content.or_empty();
+pub fn say_all(conversation: &mut Conversation, mut messages: Vec<Message>) {
+    sort_results(&mut messages);
+    for message in messages {
+        let Message { role, content, reasoning_content, reasoning, tool_calls, function_call, .. } = message;
+        let mut thought = reasoning_content.0.or(reasoning.0).unwrap_or_default();
         join(&mut thought, content.or_empty());
-        match tool_calls {
-            Some(calls) if !calls.is_empty() => {
-                conversation.act(&thought, &code_of(calls.iter().map(|call| &call.function)));
-            }
-            _ => conversation.say(role, thought),
+        let calls = tool_calls.into_iter().flatten().map(|call| call.function).chain(function_call);
+        match &calls.collect::<Vec<_>>()[..] {
+            [] => conversation.say(role, thought),
+            calls => _ = conversation.act(&thought, &code_of(calls)),
         }
+    }
+}
+
+/// Puts the results of calls that were made at once into the calls' order, which is that of what the code prints.
+fn sort_results(messages: &mut [Message]) {
+    let mut at = 0;
+    while at < messages.len() {
+        let calls = messages[at].tool_calls.as_deref().unwrap_or_default();
+        let ids: Vec<String> = calls.iter().map(|call| call.id.0.clone().unwrap_or_default()).collect();
+        let results = messages[at + 1..].iter().take_while(|message| message.role.is_tool()).count();
+        if ids.len() > 1 {
+            let place = |message: &Message| ids.iter().position(|id| message.tool_call_id.0.as_ref() == Some(id));
+            messages[at + 1..=at + results].sort_by_key(|message| place(message).unwrap_or(ids.len()));
+        }
+        at += 1 + results;
     }
 }
 

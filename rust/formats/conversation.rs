@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::action::call::cell_of_json;
 use crate::action::json::Json;
-use crate::action::{Action, ActionFormat, Parsed, parse_action};
+use crate::action::{Action, ActionFormat, Parsed, parse_action, spoken};
 use crate::observation::{Observation, ObservationKind};
 use crate::trajectory::{Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, VERSION};
 
@@ -134,6 +134,13 @@ impl Role {
     }
 }
 
+impl Role {
+    /// Whether it answers calls.
+    pub fn is_tool(self) -> bool {
+        matches!(self, Self::Tool | Self::ToolResponse)
+    }
+}
+
 impl<'de> Deserialize<'de> for Role {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -196,7 +203,14 @@ impl Conversation {
     /// The model's next words, with calls of tools as code.
     pub fn act(&mut self, thought: &str, code: &str) -> &mut Turn {
         self.calls = true;
-        self.turn(turn_text(thought.trim_start().trim_start_matches("Thought:"), code))
+        let thought = spoken(thought);
+        let text = turn_text(&thought, code);
+        let parsed = parse_action(&text, ActionFormat::Code);
+        let is_read = matches!(parsed, Parsed::Action(Action { code: Some(read), .. }) if read.trim() == code.trim());
+        // A thought that itself looks like an action is marked as one.
+        let marked = || format!("<think>\n{thought}\n</think>\n{}", turn_text("", code));
+        let text = if is_read || thought.is_empty() { text } else { marked() };
+        self.turn(text)
     }
 
     /// What the last action did.

@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use memchr::memchr_iter;
 use serde::de::IgnoredAny;
 
-use crate::error::{AtPath, Result};
+use crate::error::{AtPath, Error, Result};
 use crate::text_file::TextFile;
 
 /// Read at once for each thread: what comes of it fits into a core's cache, so that it is still there when it is used and
 /// freed.
 const BLOCK: usize = 256 << 10;
+
+/// Bytes of one record at most: records are read whole, and a compressed file may hide one of any size.
+const MAX_RECORD: usize = 64 << 20;
 
 /// Where records are in a file.
 #[derive(Clone, Copy, PartialEq)]
@@ -90,7 +93,7 @@ impl Records {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Io`].
+    /// [`crate::Error::Io`]; [`crate::Error::Trajectory`] for a record that is too long.
     pub fn next_block(&mut self) -> Result<bool> {
         self.block.clear();
         loop {
@@ -102,6 +105,12 @@ impl Records {
                 Cut::Values => self.scan.find(text, 0, &mut self.line, &mut self.block, ended),
                 Cut::Elements => self.scan.find(text, 1, &mut self.line, &mut self.block, ended),
             };
+            let unfinished = (self.given..self.end, self.scan.start.map_or(self.line, |(_, line)| line));
+            let mut all = self.block.iter().chain([&unfinished]);
+            if let Some((_, line)) = all.find(|(range, _)| range.len() > MAX_RECORD) {
+                let why = format!("a record of more than {} MiB, which is the most that is read", MAX_RECORD >> 20);
+                return Err(Error::trajectory((self.path.as_path(), *line), why));
+            }
             self.torn = ended && text.last().is_some_and(|&last| last != b'\n');
             if !self.block.is_empty() || ended {
                 return Ok(!self.block.is_empty());
@@ -130,7 +139,7 @@ impl Records {
     /// Whether there was more to read.
     fn read(&mut self) -> Result<bool> {
         // A record that is longer than a block is looked at again with each: as much again, so that this is not often.
-        let more = (BLOCK * rayon::current_num_threads()).max(self.end);
+        let more = (BLOCK * rayon::current_num_threads()).max(self.end.min(MAX_RECORD));
         let before = self.end;
         self.buffer.resize(self.buffer.len().max(before + more), 0);
         while self.end < before + more {

@@ -5,18 +5,29 @@
 //! a `plan`, or is an ActionStep: `step_number`, `timing`, `model_output`, `code_action`, `tool_calls` (`{id, type, function}`),
 //! `observations`, `error`, `action_output`, `token_usage`, `is_final_answer`. Source: smolagents 1.26, `memory.py`, `agents.py`.
 //!
+//! Code and calls are the step's own, with what the model wrote before them as the Thought; where they are no part of what
+//! it wrote, as a ToolCallingAgent's, they are its action all the same.
+//!
 //! What is not read: `model_input_messages`, which repeat the steps before, images, and what managed agents did within
 //! a step. Left out when written: all but the winner of each step, token ids.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::chat::{Call, code_of};
-use super::conversation::{About, Conversation, Role, Said, Text, observed, turn_text};
+use super::conversation::{About, Conversation, Role, Said, Text, observed};
 use super::parse;
+use crate::action::json::Json;
+use crate::action::{Action, ActionFormat, Parsed, parse_action};
 use crate::observation::ObservationKind;
 use crate::trajectory::{Outcome, Trajectory};
+
+/// The error of the step in which an agent that is out of steps answers.
+const MAX_STEPS: &str = "AgentMaxStepsError";
 
 #[derive(Default, Deserialize)]
 struct Run {
@@ -51,6 +62,8 @@ struct Step {
     #[serde(default)]
     model_output: Text,
     #[serde(default)]
+    model_output_message: Option<Message>,
+    #[serde(default)]
     code_action: Text,
     #[serde(default)]
     observations: Text,
@@ -60,6 +73,13 @@ struct Step {
     token_usage: Option<TokenUsage>,
     #[serde(default)]
     is_final_answer: bool,
+}
+
+/// Of the model's message only the calls that it asked for: where one failed, the step does not have them.
+#[derive(Deserialize)]
+struct Message {
+    #[serde(default)]
+    tool_calls: Option<Vec<Call>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -119,14 +139,23 @@ impl Step {
         if self.step_number.is_none() {
             return; // the FinalAnswerStep, whose output the step before it has
         }
-        let code = || match (self.code_action.0, self.tool_calls) {
-            (Some(code), _) => turn_text("", &code),
-            (None, Some(calls)) => turn_text("", &code_of(calls.iter().map(|call| &call.function))),
-            (None, None) => String::new(),
-        };
-        let text = self.model_output.0.filter(|text| !text.is_empty()).unwrap_or_else(code);
+        let is_last_word = self.error.as_ref().is_some_and(|error| error.kind.0.as_deref() == Some(MAX_STEPS));
+        let said = self.model_output.0.unwrap_or_default();
+        let asked = self.model_output_message.and_then(|message| message.tool_calls);
+        let calls = self.tool_calls.filter(|calls| !calls.is_empty()).or(asked).unwrap_or_default();
+        let code = self.code_action.0.unwrap_or_else(|| code_of(calls.iter().map(|call| &call.function)));
         let seconds = self.timing.duration.unwrap_or(0.0);
-        conversation.turn(text).seconds = seconds;
+        let turn = if is_last_word && said.is_empty() {
+            // Out of steps, the agent is asked once more for its answer.
+            conversation.about.outcome = conversation.about.outcome.or(Some(Outcome::OutOfSteps));
+            conversation.about.answer = conversation.about.answer.take().or(self.action_output.0.clone());
+            conversation.turn(self.action_output.0.clone().unwrap_or_default())
+        } else if code.trim().is_empty() || acts(&said, &code) {
+            conversation.turn(said)
+        } else {
+            conversation.act(&thought(&said, &code), &code)
+        };
+        turn.seconds = seconds;
         conversation.seconds += seconds;
         let observations = self.observations.or_empty();
         let message = |failure: Failure| failure.message.0.or(failure.kind.0).unwrap_or_default();
@@ -145,6 +174,32 @@ impl Step {
             used.output_tokens += output_tokens;
         }
     }
+}
+
+/// Whether this is the action of what the model wrote.
+fn acts(said: &str, code: &str) -> bool {
+    let parsed = parse_action(said, ActionFormat::Code);
+    matches!(parsed, Parsed::Action(Action { code: Some(read), .. }) if read.trim() == code.trim())
+}
+
+/// What the model wrote before its action: a ToolCallingAgent's call is JSON after `Action:`, a CodeAgent's with structured
+/// output is an object with its thought, and code may stand in tags of the agent's own.
+fn thought(said: &str, code: &str) -> String {
+    if let Some(Json::Object(fields)) = Json::read(said.trim()) {
+        let thought = fields.iter().find(|(name, _)| name == "thought");
+        return thought.and_then(|(_, thought)| thought.as_text()).unwrap_or_default().to_owned();
+    }
+    let before = match parse_action(said, ActionFormat::Code) {
+        Parsed::Action(Action { thought, code: Some(_), .. }) => return thought, // of code that the agent mended
+        _ => said.find(code.trim()).map(|at| &said[..at]),
+    };
+    if let Some(before) = before {
+        let tag = before.trim_end().rfind(char::is_whitespace).map_or(0, |blank| blank + 1);
+        return before[..tag].trim_end().trim_end_matches("Code:").to_owned();
+    }
+    static CALL: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(?s)(?:\bAction:\s*)?(?:```\w*\s*)?\{.*$").expect("it is valid"));
+    CALL.replace(said, "").into_owned()
 }
 
 pub fn write(trajectory: &Trajectory) -> Value {

@@ -22,6 +22,7 @@ from agentdistill import (
     rollout,
     select,
 )
+from agentdistill._core import Action
 from agentdistill.cli import main
 from agentdistill.files.formats import COLUMNS, Format
 from agentdistill.models.model import Message
@@ -249,6 +250,133 @@ def test_a_smolagents_memory_is_read(tmp_path: Path) -> None:
                 )
                 assert "ZeroDivisionError: division by zero" in trajectory.steps[1].message
                 assert "regex pattern" in trajectory.steps[2].message
+
+
+def test_every_smolagents_agent_keeps_its_actions(tmp_path: Path) -> None:
+    """Logs that the library itself writes, of each class of agent and each way in which it writes code."""
+    smolagents = pytest.importorskip("smolagents", reason="needs agentdistill[smolagents]")
+    from smolagents.models import ChatMessageToolCall, ChatMessageToolCallFunction
+
+    @smolagents.tool
+    def multiply(a: int, b: int) -> int:
+        """Multiply.
+
+        Args:
+            a: one
+            b: the other
+        """
+        return a * b
+
+    class Scripted(smolagents.Model):
+        def __init__(self, turns: Sequence[Any]) -> None:
+            super().__init__(model_id="scripted")
+            self.turns = list(turns)
+
+        def generate(self, messages: Any, **_: Any) -> Any:
+            text, name, arguments = self.turns.pop(0)
+            function = ChatMessageToolCallFunction(name=name, arguments=arguments)
+            calls = [ChatMessageToolCall(id="c", type="function", function=function)] if name else None
+            return smolagents.ChatMessage(role=smolagents.MessageRole.ASSISTANT, content=text, tool_calls=calls)
+
+    def code(start: str, end: str) -> list[Any]:
+        lines = ("I multiply.", "x = 6 * 7\nprint(x)"), ("Done.", "final_answer(x)")
+        return [(f"Thought: {thought}\n{start}\n{line}\n{end}", "", None) for thought, line in lines]
+
+    structured = [
+        ('{"thought": "I multiply.", "code": "x = 6 * 7"}', "", None),
+        ('{"code": "final_answer(x)"}', "", None),
+    ]
+    call, done = ("multiply", {"a": 6, "b": 7}), ("", "final_answer", {"answer": 42})
+    written = 'Thought: I multiply.\nAction:\n{"name": "multiply", "arguments": {"a": 6, "b": 7}}'
+    tools = smolagents.ToolCallingAgent, [multiply]
+    coder = smolagents.CodeAgent, []
+    cases: list[tuple[Any, list[Any], dict[str, Any], str]] = [
+        (tools, [("I multiply.", *call), done], {}, "print(multiply(a=6, b=7))"),
+        (tools, [(written, "", None), done], {}, "print(multiply(a=6, b=7))"),
+        (tools, [("I multiply.", "nope", {}), done], {}, "print(nope())"),
+        (
+            tools,
+            [("Plan", "", None), ("I multiply.", *call), done],
+            {"planning_interval": 5},
+            "print(multiply(a=6, b=7))",
+        ),
+        (coder, structured, {"use_structured_outputs_internally": True}, "x = 6 * 7"),
+        (coder, code("<code>", "</code>"), {}, "x = 6 * 7\nprint(x)"),
+        (coder, code("<code>", ""), {}, "x = 6 * 7\nprint(x)"),
+        (coder, code("```python", "```"), {"code_block_tags": "markdown"}, "x = 6 * 7\nprint(x)"),
+        (coder, code("<run>", "</run>"), {"code_block_tags": ("<run>", "</run>")}, "x = 6 * 7\nprint(x)"),
+    ]
+    for (kind, given), turns, options, expected in cases:
+        agent = kind(given, Scripted(turns), verbosity_level=0, max_steps=5, return_full_result=True, **options)
+        run = agent.run("What is 6 times 7?").dict()
+        for dump in (run, agent.memory.get_full_steps(), agent.memory.get_succinct_steps()):
+            (tmp_path / "log.json").write_text(json.dumps(dump, default=str))
+            [trajectory] = iter_trajectories(tmp_path / "log.json")
+            actions = [step.candidates[0].action for step in trajectory.steps]
+            assert all(isinstance(action, Action) for action in actions)
+            first, last = actions
+            assert first.code == expected and first.thought.endswith("I multiply.")
+            assert last.code.startswith("final_answer(")
+            assert (trajectory.outcome, trajectory.answer) == ("final_answer", "42")
+
+
+def asked(call: dict[str, Any]) -> dict[str, Any]:
+    return {"tool_calls": [{"id": "c1", "type": "function", "function": call}]}
+
+
+SEARCH = asked({"name": "search", "arguments": '{"query":"x"}'})
+
+
+@pytest.mark.parametrize(
+    ("message", "thought", "code"),
+    [
+        (SEARCH | {"reasoning": "I think"}, "I think", 'print(search(query="x"))'),
+        (SEARCH | {"reasoning": "R", "reasoning_content": "R"}, "R", 'print(search(query="x"))'),
+        (SEARCH | {"content": "<think>hm</think>I search"}, "hm\nI search", 'print(search(query="x"))'),
+        (SEARCH | {"content": "a\nCode:\n```py\nb()\n```"}, "a\nCode:\n```py\nb()\n```", 'print(search(query="x"))'),
+        ({"function_call": {"name": "search", "arguments": '{"query":"x"}'}}, "", 'print(search(query="x"))'),
+        (asked({"name": "get-weather", "arguments": '{"metric":true}'}), "", "print(get_weather(metric=True))"),
+        (asked({"name": "calendar.list", "arguments": '{"day":"Mon"}'}), "", 'print(calendar_list(day="Mon"))'),
+        (asked({"name": "f", "arguments": {"n": 10**30}}), "", f"print(f(n={10**30}))"),
+        (asked({"name": "f", "arguments": ""}), "", "print(f())"),
+    ],
+)
+def test_calls_that_clients_write_otherwise(message: dict[str, Any], thought: str, code: str, tmp_path: Path) -> None:
+    messages = [
+        {"role": "user", "content": "Q?"},
+        {"role": "assistant", "content": None} | message,
+        {"role": "tool", "tool_call_id": "c1", "content": "r"},
+        {"role": "assistant", "content": "Paris."},
+    ]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}))
+    [trajectory] = iter_trajectories(tmp_path / "a.jsonl")
+    action = trajectory.steps[0].candidates[0].action
+    assert isinstance(action, Action)
+    assert (action.thought, action.code) == (thought, code)
+    assert trajectory.answer == "Paris."
+
+
+def test_results_of_parallel_calls_are_in_the_order_of_the_calls(tmp_path: Path) -> None:
+    calls = [{"id": i, "type": "function", "function": {"name": i, "arguments": "{}"}} for i in "ab"]
+    messages = [
+        {"role": "user", "content": "Q?"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        *({"role": "tool", "tool_call_id": i, "content": f"of {i}"} for i in "ba"),
+        {"role": "assistant", "content": "Paris."},
+    ]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}))
+    [trajectory] = iter_trajectories(tmp_path / "a.jsonl")
+    assert trajectory.steps[0].message.index("of a") < trajectory.steps[0].message.index("of b")
+
+
+def test_a_record_that_is_too_long_is_refused_with_its_place(tmp_path: Path) -> None:
+    import gzip
+
+    line = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "%s"}]}\n'
+    with gzip.open(tmp_path / "long.jsonl.gz", "wt", compresslevel=1) as file:
+        file.write(line % "A" + line % ("A" * (65 << 20)))
+    with pytest.raises(TrajectoryError, match=r"long\.jsonl\.gz:2: a record of more than 64 MiB"):
+        list(iter_trajectories(tmp_path / "long.jsonl.gz"))
 
 
 def test_real_completions_are_read_as_the_rollout_reads_them(shared_data: Path, tmp_path: Path) -> None:
