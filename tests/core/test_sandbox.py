@@ -430,3 +430,21 @@ print(sandbox.run(sandbox.initial, too_deep)[0].kind)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("killed\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("cells", "answer"),
+    [
+        (["final_answer = 6 * 7\nfinal_answer(final_answer)"], "42"),
+        (["final_answer = 41", "final_answer(42)"], "42"),
+        (["x = final_answer = 42", "final_answer(final_answer_variable)"], "42"),
+        (["for final_answer in (41, 42): pass\nfinal_answer(str(final_answer))"], "42"),
+        (["answer = final_answer\nanswer(42)"], "42"),
+    ],
+)
+def test_a_variable_called_final_answer_does_not_hide_the_function(cells: list[str], answer: str) -> None:
+    sandbox = Sandbox()
+    state = sandbox.initial
+    for cell in cells:
+        observation, state = sandbox.run(state, cell)
+    assert (observation.kind, observation.final_answer) == ("final_answer", answer)

@@ -85,6 +85,7 @@ SAID = [
     (Observation("value", value="42"), "Value: 42"),
     (Observation("value", stdout="a\n", value="'b\\nc'"), "a\nValue: b\nc"),
     (Observation("value", value="'cut of"), "Value: 'cut of"),
+    (Observation("value", value="'a', {[]: 1}"), "Value: 'a', {[]: 1}"),
     (Observation("value", value=r"'\ud800'"), r"Value: '\ud800'"),
     (Observation("value", value="''" + "+''" * 3_000), "Value: ''" + "+''" * 3_000),
     (Observation("final_answer", stdout="a\n", final_answer="b"), "a\nFinal answer: b"),

@@ -73,6 +73,16 @@ def test_a_tool_s_own_timeout_is_its_own() -> None:
     assert observation.error is not None and "mine" in observation.error
 
 
+def test_a_tool_s_arguments_may_have_any_name() -> None:
+    def total(result: int, args: int = 0, self: int = 0, tool: int = 0) -> int:
+        """Add up."""
+        return result + args + self + tool
+
+    sandbox = Sandbox(sandbox_tools([python_tool(total)]))
+    observation, _ = sandbox.run(sandbox.initial, "total(result=1, args=2, tool=3)")
+    assert (observation.value, observation.error) == ("6", None)
+
+
 def undocumented() -> None:
     pass
 

@@ -157,5 +157,5 @@ def _readable(value: str) -> str:
         text = str(ast.literal_eval(value))
         text.encode()  # a lone surrogate fits in no message
         return text
-    except (ValueError, SyntaxError, RecursionError, MemoryError):  # cut somewhere, or a __repr__ that pretends
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # cut, or a __repr__ that pretends
         return value

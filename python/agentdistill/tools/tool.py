@@ -14,7 +14,6 @@ import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentdistill._core import Bm25Index
@@ -116,8 +115,9 @@ class _Timed:
         if len(self._stuck) >= MOST_STUCK:
             raise TimeoutError(f"{self._tool.name} hangs: {len(self._stuck)} calls have not come back")
         result: Future[Any] = Future()
-        call = partial(self._call, result, *args, **kwargs)
-        threading.Thread(target=call, name=f"tool-{self._tool.name}", daemon=True).start()
+        threading.Thread(
+            target=self._call, args=(result, args, kwargs), name=f"tool-{self._tool.name}", daemon=True
+        ).start()
         try:
             return result.result(self._seconds)
         except TimeoutError:
@@ -127,7 +127,7 @@ class _Timed:
             result.add_done_callback(self._stuck.discard)
             raise TimeoutError(f"{self._tool.name} did not answer within {self._seconds:g} s") from None
 
-    def _call(self, result: "Future[Any]", *args: Any, **kwargs: Any) -> None:
+    def _call(self, result: "Future[Any]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             result.set_result(self._tool.function(*args, **kwargs))  # type: ignore[operator]  # not native
         except BaseException as error:

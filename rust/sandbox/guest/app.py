@@ -210,8 +210,23 @@ def execute(code: str):
 def compile_cell(code: str, file: str) -> tuple[types.CodeType, types.CodeType | None]:
     """Its statements but for the last, if that is an expression; and that."""
     tree = ast.parse(code, file)
+    if "final_answer" in code:
+        keep_final_answer(tree)
     last = ast.Expression(tree.body.pop().value) if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     return compile(tree, file, "exec"), last and compile(last, file, "eval")
+
+
+def keep_final_answer(tree: ast.Module) -> None:
+    """Renames a variable called final_answer, which would hide the function from this cell and all later ones.
+
+    Weak models write ``final_answer = x`` before ``final_answer(final_answer)``.
+    """
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "final_answer"]
+    if any(isinstance(name.ctx, ast.Store) for name in names):
+        called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for name in names:
+            if id(name) not in called:
+                name.id = "final_answer_variable"
 
 
 def run_cell(code: str, limit: int) -> Report:
