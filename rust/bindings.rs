@@ -12,6 +12,7 @@ mod trajectory;
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyOSError, PyValueError};
@@ -23,6 +24,7 @@ use serde::de::value::Error as Unknown;
 
 use crate::Error;
 use crate::action::{Action, ActionFormat, ParseFailure, ParseFailureKind, SpanKind};
+use crate::error::panic_message;
 use crate::formats::Format;
 use crate::observation::{Observation, ObservationKind, ToolCall};
 use crate::retrieval::Passage;
@@ -108,8 +110,24 @@ impl From<Error> for PyErr {
     }
 }
 
-/// Text in which any Python string fits: a lone surrogate, which UTF-8 cannot say, becomes `?`, one for one.
+/// Runs the core's `work` without the GIL. A panic in it is a fault of ours: it becomes an AgentDistillError, since
+/// `except Exception` misses PyO3's PanicException.
+fn without_gil<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    py.detach(|| catch_unwind(AssertUnwindSafe(work))).map_err(|panic| {
+        let message = panic_message(&*panic);
+        AgentDistillError::new_err(format!("agentdistill itself failed, please report this: {message}"))
+    })
+}
+
+/// Text in which any Python string fits: a lone surrogate, which UTF-8 cannot say, becomes U+FFFD, one for one.
+#[derive(Default)]
 struct AnyText(String);
+
+impl From<AnyText> for String {
+    fn from(AnyText(text): AnyText) -> Self {
+        text
+    }
+}
 
 impl<'a, 'py> FromPyObject<'a, 'py> for AnyText {
     type Error = PyErr;
@@ -124,7 +142,12 @@ fn any_text<'a>(text: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, str>> {
     if let Ok(text) = text.to_str() {
         return Ok(text.into());
     }
-    let bytes: Vec<u8> = text.call_method1("encode", ("utf-8", "replace"))?.extract()?;
+    let mut bytes: Vec<u8> = text.call_method1("encode", ("utf-8", "surrogatepass"))?.extract()?;
+    for at in 0..bytes.len().saturating_sub(2) {
+        if bytes[at] == 0xed && bytes[at + 1] >= 0xa0 {
+            bytes[at..at + 3].copy_from_slice("\u{fffd}".as_bytes());
+        }
+    }
     Ok(String::from_utf8_lossy(&bytes).into_owned().into())
 }
 

@@ -2,6 +2,7 @@
 //!
 //! What a model or its code does wrong is never an error: that is a `ParseFailure` or an `Observation`.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,12 @@ impl Error {
     pub(crate) fn trajectory(place: impl Into<Place>, message: impl Into<String>) -> Self {
         Self::Trajectory { place: place.into(), message: message.into() }
     }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown")
 }
 
 /// Attaches the path that an [`io::Error`] does not carry.

@@ -28,7 +28,9 @@ use serde_json::{Map, Value};
 use self::conversation::Conversation;
 use self::records::{Record, Records};
 use crate::error::{AtPath, Error, Result};
-use crate::trajectory::{Trajectory, header_line, is_header, sync_folder};
+use crate::json;
+use crate::threads;
+use crate::trajectory::{Trajectory, header_line, is_header, is_unfinished, sync_folder};
 
 /// A format of trajectories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,7 +74,7 @@ impl Format {
         if record.trim_ascii_start().first() == Some(&b'[') {
             return Ok(Self::Smolagents);
         }
-        let fields: HashMap<String, IgnoredAny> = serde_json::from_slice(record).map_err(|error| not_json(&error))?;
+        let fields: HashMap<String, IgnoredAny> = parse(record)?;
         let has = |name: &str| fields.contains_key(name);
         let found = match () {
             () if has("log_data") || has("response") && has("messages") => Self::Reference,
@@ -138,13 +140,22 @@ fn to_json(record: &Value) -> String {
 }
 
 fn parse<T: DeserializeOwned>(record: &[u8]) -> std::result::Result<T, String> {
-    serde_json::from_slice(record).map_err(|error| not_json(&error))
+    json::parse(record).map_err(|error| error.to_string())
 }
 
-fn not_json(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    let message = message.split(" at line ").next().unwrap_or_default();
-    format!("{message} (column {})", error.column())
+/// Reads a file of our own format, on all cores. An unfinished last line is left out; header lines, of joined files too, are
+/// passed over.
+///
+/// # Errors
+///
+/// [`Error::Io`]; [`Error::Trajectory`] with path and line.
+pub fn read_trajectories(path: &Path) -> Result<Vec<Trajectory>> {
+    let mut reader = Reader::new(&[path.to_owned()], Some(Format::Agentdistill));
+    let mut all = Vec::new();
+    while let Some(block) = reader.next_block(|trajectory| trajectory)? {
+        all.extend(block);
+    }
+    Ok(all)
 }
 
 /// Reads files of trajectories, one after the other: a block at a time, on all cores, so that memory is bounded.
@@ -185,7 +196,7 @@ impl Reader {
             let (records, format) = (&*records, *format);
             let all = (0..records.len()).into_par_iter();
             let all = all.filter_map(|index| read(records.get(index), format, records.path()).transpose());
-            let all: Vec<Result<T>> = all.map(|read| read.map(&take)).collect();
+            let all: Vec<Result<T>> = threads::share(|| all.map(|read| read.map(&take)).collect());
             return all.into_iter().collect::<Result<_>>().map(Some); // of several errors the first
         }
     }
@@ -312,12 +323,16 @@ impl<'a> Conversion<'a> {
 /// `None` for headers, and for what a killed writer of ours left half-written.
 fn read(record: Record<'_>, format: Format, path: &Path) -> Result<Option<Trajectory>> {
     let Record { json, line, torn } = record;
-    if format == Format::Agentdistill && is_header(json, (path, line))? {
+    if format == Format::Agentdistill && !(torn && is_unfinished::<Trajectory>(json)) && is_header(json, (path, line))?
+    {
         return Ok(None);
     }
     match format.read(json) {
         Ok(trajectory) => Ok(Some(trajectory)),
-        Err(_) if torn && format == Format::Agentdistill => Ok(None),
+        Err(_) if torn && format == Format::Agentdistill && is_unfinished::<Trajectory>(json) => Ok(None),
+        Err(why) if format == Format::Agentdistill => {
+            Err(Error::trajectory((path, line), format!("not a trajectory: {why}")))
+        }
         Err(why) => Err(Error::trajectory((path, line), format!("not a record of {}: {why}", name(format)))),
     }
 }

@@ -10,7 +10,9 @@ pub mod action;
 #[cfg(feature = "python")]
 mod bindings;
 pub mod error;
+mod file_lock;
 pub mod formats;
+mod json;
 pub mod observation;
 pub mod retrieval;
 pub mod retrieval_server;
@@ -19,6 +21,7 @@ pub mod search_tool;
 pub mod self_consistency;
 pub mod step_queue;
 pub mod text_file;
+mod threads;
 pub mod trajectory;
 pub mod vote;
 

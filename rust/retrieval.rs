@@ -1,18 +1,22 @@
 //! BM25 over passages on disk: Tantivy's postings, searched by [`block_bounds`]; the passages themselves are in
 //! [`passages`].
 //!
-//! One merged field, title (once or oftener) and text, with Tantivy's k1 1.2 and b 0.75; words are what [`analyzer`]
-//! makes of them; one segment, memory-mapped. A query is a bag of words: every string is one, and a word said twice
-//! counts twice. Equal scores come in the order of indexing.
+//! There is one merged field, title (once or several times) and text. Words are what [`analyzer`] makes of them; the index is
+//! one segment, memory-mapped. A query is a bag of words: every string is a query, and a repeated word counts twice. Equal
+//! scores come in the order of indexing. The parameters k1 and b belong to the search, not to the index.
+//!
+//! An index is a folder: Tantivy's files, those of the two modules, and [`METADATA`], which holds [`checksums`]. [`build`]
+//! makes it, from passages or from [`jsonl`] files. Damage is an error: sizes and small files are verified when an index is
+//! opened (a damaged one refuses every search), every byte by [`Bm25Index::check`], and what goes wrong in a damaged file is caught. The
+//! exception is a file that is cut while it is mapped: reading past its new end kills the process (SIGBUS). Replace an index
+//! by building it anew or by renaming folders, never by writing into its files.
 //!
 //! Not here: dense retrieval, changing an index (build it again), and making sure that ids are unique.
-//!
-//! An index is a folder: Tantivy's files, those of the two modules, and [`METADATA`]. [`build`] makes it, from passages
-//! or from [`jsonl`] files.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -25,18 +29,34 @@ use tantivy::{Index, ReloadPolicy, SegmentReader};
 pub use self::analyzer::Language;
 use self::block_bounds::BlockBounds;
 pub use self::build::{Bm25Builder, BuildOptions};
-pub use self::jsonl::{Fields, JsonlFile, Lines};
+pub use self::checksums::{Checksum, Checksums};
+pub use self::jsonl::{Fields, Id, JsonlFile, Lines};
 use self::passages::Passages;
 use crate::error::{AtPath, Error, Result};
+use crate::json;
+use crate::threads;
 
 mod analyzer;
 mod block_bounds;
 mod build;
+mod checksums;
 mod jsonl;
 mod passages;
 
 /// The version of the index format: of the analyzers, the schema, Tantivy's files and ours together.
-pub const VERSION: u32 = 3;
+///
+/// 4: words are normalised (NFKC, case folding) and keep their combining marks; files have checksums. 3 can still be read.
+pub const VERSION: u32 = 4;
+
+const OLDEST_VERSION: u32 = 3;
+
+/// Distinct words of a query, and its bytes; what comes after them is not read. They bound the time and the memory of a
+/// search.
+const MOST_WORDS: usize = 1_024;
+const MOST_QUERY_BYTES: usize = 1 << 20;
+
+/// Bytes of a file that is verified when the index is opened.
+const VERIFIED_ON_OPEN: u64 = 4 << 20;
 
 /// The file that makes a folder an index.
 const METADATA: &str = "agentdistill.json";
@@ -62,51 +82,105 @@ pub struct Metadata {
     pub language: Language,
     /// How often a title counts.
     pub title_weight: u32,
+    /// Of all other files; none before version 4.
+    #[serde(default)]
+    pub checksums: Checksums,
+}
+
+/// The parameters of BM25, which a search may choose.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Parameters {
+    /// How slowly a repeated word saturates: 0 counts only whether it is there.
+    pub k1: f32,
+    /// How much a long passage is held against it, from 0 to 1.
+    pub b: f32,
+}
+
+impl Default for Parameters {
+    /// Those of Lucene and Tantivy.
+    fn default() -> Self {
+        Self { k1: 1.2, b: 0.75 }
+    }
+}
+
+impl Parameters {
+    const HIGHEST_K1: f32 = 100.0;
+
+    fn check(self) -> Result<Self> {
+        let Self { k1, b } = self;
+        if !(0.0..=Self::HIGHEST_K1).contains(&k1) {
+            return Err(Error::Argument(format!("k1 is {k1}, and must be from 0 to {}", Self::HIGHEST_K1)));
+        }
+        if !(0.0..=1.0).contains(&b) {
+            return Err(Error::Argument(format!("b is {b}, and must be from 0 to 1")));
+        }
+        Ok(self)
+    }
 }
 
 /// An open index. Shared freely between threads.
 pub struct Bm25Index {
     path: PathBuf,
     metadata: Metadata,
+    parameters: Parameters,
     bytes: u64,
     passages: Passages,
     bounds: BlockBounds,
     analyzer: TextAnalyzer,
+    /// What was found when it was opened: an index that can be opened but must not be searched.
+    damage: Option<String>,
 }
 
 impl Bm25Index {
-    /// Opens the index at `path`.
+    /// Opens the index at `path`, to be searched with these parameters.
     ///
     /// # Errors
     ///
-    /// [`Error::Retrieval`] when there is none, or one of another version, or a damaged one.
-    pub fn open(path: &Path) -> Result<Self> {
-        // What was opened may be files of two indexes, if another took the place meanwhile.
-        let identity = || fs::metadata(path).map(|folder| (folder.dev(), folder.ino())).ok();
-        loop {
-            let before = identity();
-            let index = Self::open_files(path);
-            if identity() == before {
-                return index;
-            }
-        }
+    /// [`Error::Retrieval`] when there is none, or one of another version, or a damaged one; [`Error::Argument`] for
+    /// parameters out of range.
+    pub fn open(path: &Path, parameters: Parameters) -> Result<Self> {
+        let parameters = parameters.check()?;
+        at_one_time(path, || caught(path, || Self::open_files(path, parameters)))
     }
 
-    fn open_files(path: &Path) -> Result<Self> {
+    fn open_files(path: &Path, parameters: Parameters) -> Result<Self> {
         let metadata = read_metadata(path)?;
-        let damaged = |error| Error::retrieval(path, format!("the index cannot be read ({error}); build it again"));
-        let (segment, body) = segment(path).map_err(damaged)?;
-        let passages = Passages::open(path).map_err(damaged)?;
+        let small = |_: &str, bytes| bytes <= VERIFIED_ON_OPEN;
+        let damage = checksums::verify(path, &metadata.checksums, small).err();
+        let unreadable = |error: tantivy::TantivyError| damaged(path, error);
+        let (segment, body) = segment(path).map_err(unreadable)?;
+        let passages = Passages::open(path).map_err(unreadable)?;
         for held in [segment.num_docs() as usize, passages.len()] {
             if held as u64 != metadata.documents {
-                let held = format!("it holds {held} of {} passages", metadata.documents);
-                return Err(Error::retrieval(path, format!("the index is damaged: {held}; build it again")));
+                return Err(damaged(path, format!("it holds {held} of {} passages", metadata.documents)));
             }
         }
-        let bounds = BlockBounds::open(&segment, body, path).map_err(damaged)?;
-        let analyzer = metadata.language.analyzer();
+        let bounds = BlockBounds::open(&segment, body, path, parameters).map_err(unreadable)?;
+        let analyzer = metadata.language.analyzer(metadata.version);
         let (path, bytes) = (path.to_owned(), bytes_of(path)?);
-        Ok(Self { path, metadata, bytes, passages, bounds, analyzer })
+        Ok(Self { path, metadata, parameters, bytes, passages, bounds, analyzer, damage })
+    }
+
+    /// Verifies every byte of the index that is at the path now. One of version 3 has no checksums; of that, only Tantivy's own files are verified.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Retrieval`], which names the damaged files.
+    pub fn check(&self) -> Result<()> {
+        let path = &*self.path;
+        at_one_time(path, || {
+            caught(path, || {
+                let metadata = read_metadata(path)?;
+                checksums::verify(path, &metadata.checksums, |_, _| true).map_err(|found| damaged(path, found))?;
+                let unreadable = |error: tantivy::TantivyError| damaged(path, error);
+                let tantivy = Index::open_in_dir(path).map_err(unreadable)?;
+                let wrong = tantivy.validate_checksum().map_err(unreadable)?;
+                match wrong.iter().next() {
+                    None => Ok(()),
+                    Some(name) => Err(damaged(path, format!("{} is not what was written", name.display()))),
+                }
+            })
+        })
     }
 
     /// The `k` passages of highest score, best first; fewer when fewer share a word with the query.
@@ -124,10 +198,8 @@ impl Bm25Index {
     ///
     /// As [`search`](Self::search).
     pub fn search_batch<Q: AsRef<str> + Sync>(&self, queries: &[Q], k: usize) -> Result<Vec<Vec<Passage>>> {
-        queries
-            .par_iter()
-            .map_init(|| self.analyzer.clone(), |analyzer, query| self.search_with(analyzer, query.as_ref(), k))
-            .collect()
+        let one = |analyzer: &mut TextAnalyzer, query: &Q| self.search_with(analyzer, query.as_ref(), k);
+        threads::share(|| queries.par_iter().map_init(|| self.analyzer.clone(), one).collect())
     }
 
     pub fn path(&self) -> &Path {
@@ -138,28 +210,89 @@ impl Bm25Index {
         &self.metadata
     }
 
+    pub fn parameters(&self) -> Parameters {
+        self.parameters
+    }
+
     /// Size on disk.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     fn search_with(&self, analyzer: &mut TextAnalyzer, query: &str, k: usize) -> Result<Vec<Passage>> {
+        self.find(analyzer, query, k)?.into_iter().map(|(score, number)| self.passage(number, score)).collect()
+    }
+
+    /// [`search`](Self::search), unless `accept` refuses the bytes that the passages take: `None` then, and none is read.
+    ///
+    /// # Errors
+    ///
+    /// As [`search`](Self::search).
+    pub fn search_if(&self, query: &str, k: usize, accept: impl FnOnce(u64) -> bool) -> Result<Option<Vec<Passage>>> {
+        let found = self.find(&mut self.analyzer.clone(), query, k)?;
+        let size = |&(_, number): &(f32, usize)| self.passages.size(number).map_err(|error| damaged(&self.path, error));
+        if !accept(found.iter().map(size).sum::<Result<u64>>()?) {
+            return Ok(None);
+        }
+        found.into_iter().map(|(score, number)| self.passage(number, score)).collect::<Result<_>>().map(Some)
+    }
+
+    fn find(&self, analyzer: &mut TextAnalyzer, query: &str, k: usize) -> Result<Vec<(f32, usize)>> {
         if k == 0 {
             return Err(Error::Argument("k must be at least 1".to_owned()));
         }
-        let broken = |error| Error::retrieval(self.path.as_path(), format!("the index cannot be read: {error}"));
-        let top = self.bounds.top(&terms(analyzer, query), k.min(self.passages.len())).map_err(broken)?;
-        let passage = |(score, document)| self.passages.get(document as usize, score);
-        top.into_iter().map(|found| passage(found).map_err(|error| broken(error.into()))).collect()
+        if let Some(damage) = &self.damage {
+            return Err(damaged(&self.path, damage));
+        }
+        caught(&self.path, || {
+            let top = self.bounds.top(&terms(analyzer, query), k.min(self.passages.len()));
+            let top = top.map_err(|error| damaged(&self.path, error))?;
+            Ok(top.into_iter().map(|(score, document)| (score, document as usize)).collect())
+        })
     }
+
+    fn passage(&self, number: usize, score: f32) -> Result<Passage> {
+        self.passages.get(number, score).map_err(|error| damaged(&self.path, error))
+    }
+}
+
+/// Reads files of the index at `path`, again if another took its place meanwhile: they would be files of two indexes.
+fn at_one_time<T>(path: &Path, read: impl Fn() -> T) -> T {
+    let identity = || fs::metadata(path).map(|folder| (folder.dev(), folder.ino())).ok();
+    loop {
+        let before = identity();
+        let read = read();
+        if identity() == before {
+            return read;
+        }
+    }
+}
+
+/// Runs what reads the files of an index, of which Tantivy and others assume that they are whole: a panic means that they
+/// are not.
+fn caught<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(damaged(path, crate::error::panic_message(&*panic))))
+}
+
+fn damaged(path: &Path, found: impl std::fmt::Display) -> Error {
+    let advice = "`agentdistill index check` says which files; build it again";
+    Error::retrieval(path, format!("the index is damaged ({found}); {advice}"))
 }
 
 /// The query's words and how often it says each; in an order of their own, so that equal queries add up scores alike.
 fn terms(analyzer: &mut TextAnalyzer, query: &str) -> BTreeMap<String, usize> {
     let mut terms = BTreeMap::new();
-    let mut tokens = analyzer.token_stream(query);
+    let mut tokens = analyzer.token_stream(&query[..query.floor_char_boundary(MOST_QUERY_BYTES)]);
     while tokens.advance() {
-        *terms.entry(tokens.token().text.clone()).or_insert(0) += 1;
+        let word = &tokens.token().text;
+        if let Some(count) = terms.get_mut(word) {
+            *count += 1;
+        } else if terms.len() < MOST_WORDS {
+            terms.insert(word.clone(), 1);
+        } else {
+            break;
+        }
     }
     terms
 }
@@ -190,14 +323,41 @@ fn read_metadata(path: &Path) -> Result<Metadata> {
     struct Version {
         version: u32,
     }
-    let damaged = |error| Error::retrieval(file.as_path(), format!("damaged ({error}); {again}"));
-    let Version { version } = serde_json::from_slice(&json).map_err(damaged)?;
-    if version != VERSION {
-        let message =
-            format!("this index is of version {version}, and this agentdistill reads version {VERSION}; {again}");
+    let damaged = |found: String| Error::retrieval(file.as_path(), format!("damaged ({found}); {again}"));
+    let Version { version } = json::parse(&json).map_err(|error| damaged(error.to_string()))?;
+    if !(OLDEST_VERSION..=VERSION).contains(&version) {
+        let message = format!(
+            "this index is of version {version}, and this agentdistill reads versions {OLDEST_VERSION} to {VERSION}; {again}"
+        );
         return Err(Error::retrieval(path, message));
     }
-    serde_json::from_slice(&json).map_err(damaged)
+    let Stored { metadata, crc32 } = json::parse(&json).map_err(|error| damaged(error.to_string()))?;
+    if crc32.is_some_and(|crc32| crc32 != metadata.crc32()) || crc32.is_none() && version > OLDEST_VERSION {
+        return Err(damaged("it is not what was written".to_owned()));
+    }
+    Ok(metadata)
+}
+
+fn write_metadata(metadata: Metadata, folder: &Path) -> Result<()> {
+    let file = folder.join(METADATA);
+    let crc32 = Some(metadata.crc32());
+    let json = serde_json::to_vec_pretty(&Stored { metadata, crc32 }).expect("metadata is JSON");
+    fs::write(&file, json).at(&file)
+}
+
+/// The metadata as they are in their file.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(flatten)]
+    metadata: Metadata,
+    /// Of the metadata themselves; none before version 4.
+    crc32: Option<u32>,
+}
+
+impl Metadata {
+    fn crc32(&self) -> u32 {
+        crc32fast::hash(&serde_json::to_vec(self).expect("metadata is JSON"))
+    }
 }
 
 fn bytes_of(folder: &Path) -> Result<u64> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
 use crate::error::{AtPath, Result};
 
@@ -26,7 +26,7 @@ impl TextFile {
         let file = Counted { file: File::open(path).at(path)?, bytes_read: bytes_read.clone() };
         let mut file = BufReader::with_capacity(1 << 16, file);
         let text: Box<dyn BufRead + Send + Sync> = match file.fill_buf().at(path)? {
-            [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file))),
+            [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 18, Gzip::new(file))),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => {
                 Box::new(BufReader::with_capacity(1 << 18, zstd::Decoder::with_buffer(file).at(path)?))
             }
@@ -54,6 +54,45 @@ impl BufRead for TextFile {
 
     fn consume(&mut self, bytes: usize) {
         self.text.consume(bytes);
+    }
+}
+
+/// The members of a gzip file, one after another. Zeros after the last one are padding (of tapes, of `tar`), as for gzip(1).
+struct Gzip<R> {
+    /// None at the end.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Gzip<R> {
+    fn new(file: R) -> Self {
+        Self { member: Some(GzDecoder::new(file)) }
+    }
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let read = member.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let mut file = self.member.take().expect("it was there").into_inner();
+            self.member = has_more(&mut file)?.then(|| GzDecoder::new(file));
+        }
+        Ok(0)
+    }
+}
+
+/// Whether anything but zeros comes next.
+fn has_more(file: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let text = file.fill_buf()?;
+        let zeros = text.iter().take_while(|&&byte| byte == 0).count();
+        match (text.len(), zeros) {
+            (0, _) => return Ok(false),
+            (length, zeros) if zeros < length => return Ok(true),
+            _ => file.consume(zeros),
+        }
     }
 }
 

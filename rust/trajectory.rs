@@ -1,17 +1,18 @@
 //! Trajectories: what an episode was, complete, and the JSONL files they live in.
 //!
 //! A file begins with a header line, `{"agentdistill": "trajectories", "version": 1, "run": {...}}`; every other line
-//! is one [`Trajectory`]. A line is whole or it is not there: the [`TrajectoryWriter`] syncs whole lines, and what a
-//! killed writer left half-written at the end is left out by readers and cut off by the next writer. Files of all
-//! versions up to ours can be read; a newer one is refused.
+//! is one [`Trajectory`]. A line is whole or it is not there: the [`TrajectoryWriter`] syncs whole lines. A killed writer
+//! can leave an unfinished last line, which readers leave out and the next writer cuts off. A writer changes no byte of a
+//! file that does not begin with a header of its own run. Files of all versions up to ours can be read; a newer one is
+//! refused.
 //!
-//! Not here: making trajectories (the agent loop, in Python), choosing among them, turning them into training
+//! Not here: reading files of trajectories (they come in other formats too, so [`crate::formats`] does); making trajectories (the agent loop, in Python), choosing among them, turning them into training
 //! examples.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::mem::replace;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,10 +26,17 @@ use serde_json::{Map, Value};
 
 use crate::action::Parsed;
 use crate::error::{AtPath, Error, Place, Result};
+use crate::file_lock::FileLock;
+use crate::json;
 use crate::observation::Observation;
+use crate::text_file::TextFile;
+use crate::threads;
 
 /// The version of the format that this build writes, and the highest that it reads.
 pub const VERSION: u32 = 1;
+
+/// Bytes of a line. A longer one is refused rather than held in memory.
+const LONGEST_LINE: u64 = 1 << 30;
 
 /// One episode: enough to train on, to grade again, and to enter again at any step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +56,7 @@ pub struct Trajectory {
     pub model: String,
     /// `(role, content)` of what stood before the first step.
     pub messages: Vec<(String, String)>,
+    #[serde(deserialize_with = "with_winners")]
     pub steps: Vec<Step>,
     pub outcome: Outcome,
     pub answer: Option<String>,
@@ -195,16 +204,6 @@ impl<'de> Deserialize<'de> for Sampling {
     }
 }
 
-/// Reads a file, on all cores. A half-written last line is left out; header lines, of joined files too, are passed
-/// over.
-///
-/// # Errors
-///
-/// [`Error::Io`]; [`Error::Trajectory`] with path and line.
-pub fn read_trajectories(path: &Path) -> Result<Vec<Trajectory>> {
-    Ok(Lines::open(path)?.parse_all()?.records)
-}
-
 /// The `run` of a file's header, as JSON; `None` when it has no header.
 ///
 /// # Errors
@@ -212,7 +211,8 @@ pub fn read_trajectories(path: &Path) -> Result<Vec<Trajectory>> {
 /// [`Error::Io`]; [`Error::Trajectory`] for a header of a newer version, or of something else than trajectories.
 pub fn read_header(path: &Path) -> Result<Option<String>> {
     let mut line = Vec::new();
-    BufReader::new(File::open(path).at(path)?).read_until(b'\n', &mut line).at(path)?;
+    let file = BufReader::new(TextFile::open(path)?);
+    file.take(LONGEST_LINE).read_until(b'\n', &mut line).at(path)?;
     let header = Header::read(&line, path, 1)?;
     Ok(header.map(|header| Value::Object(header.run).to_string()))
 }
@@ -221,53 +221,53 @@ pub fn read_header(path: &Path) -> Result<Option<String>> {
 #[derive(Debug)]
 pub struct TrajectoryWriter {
     path: PathBuf,
-    /// Holds the lock for as long as it is open.
     file: File,
     /// Bytes of whole lines.
     length: u64,
     done: HashSet<String>,
+    /// Whether part of a line may be at the end of the file: nothing may follow it.
+    broken: bool,
+    _lock: FileLock,
 }
 
 impl TrajectoryWriter {
-    /// Opens or creates the file for a run (its settings, a JSON object), and cuts off what a killed writer left.
+    /// Opens or creates the file for a run (its settings, a JSON object), and cuts off what a killed writer left. A file
+    /// that is refused keeps every byte.
     ///
     /// # Errors
     ///
     /// [`Error::Io`]; [`Error::Argument`] when `run` is no JSON object; [`Error::Trajectory`] when another writer has
     /// the file, when it belongs to another run, or when it holds something else than trajectories.
     pub fn open(path: &Path, run: &str) -> Result<Self> {
-        let run: Map<String, Value> =
-            serde_json::from_str(run).map_err(|error| Error::Argument(format!("run is not a JSON object: {error}")))?;
+        let run: Map<String, Value> = json::parse(run.as_bytes())
+            .map_err(|error| Error::Argument(format!("run is not a JSON object: {error}")))?;
         let file = OpenOptions::new().read(true).append(true).create(true).open(path).at(path)?;
         if !file.metadata().at(path)?.is_file() {
             return Err(Error::trajectory(path, "this is not a regular file; choose another path"));
         }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::trajectory(path, "another process is writing to this file; wait for it or end it"));
-            }
-            Err(TryLockError::Error(error)) => return Err(error).at(path),
-        }
+        let busy = || Error::trajectory(path, "another process is writing to this file; wait for it or end it");
+        let lock = FileLock::acquire(&file, path)?.ok_or_else(busy)?;
         let found = Lines::open(path)?.parse_all::<TaskId>()?;
-        let mut writer = Self { path: path.to_owned(), file, length: found.whole, done: HashSet::new() };
+        match &found.header {
+            Some(header) => header.check_run(&run, path)?,
+            None if is_unfinished_header(&file).at(path)? => {}
+            None => {
+                return Err(Error::trajectory(
+                    path,
+                    "the file has no header line, so it cannot be told which run it belongs to; choose another path",
+                ));
+            }
+        }
+        let length = found.whole;
+        let done = found.records.into_iter().map(|task| task.task_id).collect();
+        let mut writer = Self { path: path.to_owned(), file, length, done, broken: false, _lock: lock };
         writer.file.set_len(writer.length).at(path)?;
         if writer.length == 0 {
             writer.write(&Header::new(run).to_line())?;
             sync_folder(path)?;
-        } else {
-            let header = found.header.ok_or_else(|| {
-                Error::trajectory(
-                    path,
-                    "the file has no header line, so it cannot be told which run it belongs to; choose another path",
-                )
-            })?;
-            header.check_run(&run, path)?;
-            if found.open_ended {
-                writer.write("\n")?;
-            }
+        } else if found.open_ended {
+            writer.write("\n")?;
         }
-        writer.done.extend(found.records.into_iter().map(|task| task.task_id));
         Ok(writer)
     }
 
@@ -290,7 +290,8 @@ impl TrajectoryWriter {
                 return Err(Error::Argument(format!("task {:?} is already in {path}", trajectory.task_id)));
             }
         }
-        let lines: Vec<String> = trajectories.par_iter().map(|trajectory| trajectory.to_json() + "\n").collect();
+        let line = |trajectory: &&Trajectory| trajectory.to_json() + "\n";
+        let lines: Vec<String> = threads::share(|| trajectories.par_iter().map(line).collect());
         let together = self.write(&lines.concat());
         for (trajectory, line) in trajectories.iter().zip(&lines) {
             if together.is_err() {
@@ -303,15 +304,28 @@ impl TrajectoryWriter {
 
     /// All of it or nothing.
     fn write(&mut self, lines: &str) -> Result<()> {
+        if self.broken {
+            let message =
+                "an earlier write failed and could not be undone; open the file anew, which cuts off what it left";
+            return Err(Error::trajectory(self.path.as_path(), message));
+        }
         let written = self.file.write_all(lines.as_bytes()).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // Best effort: should this fail too, the torn line is cut off by the next writer.
-            let _ = self.file.set_len(self.length);
+            self.broken = self.file.set_len(self.length).is_err();
             return Err(error).at(&self.path);
         }
         self.length += lines.len() as u64;
         Ok(())
     }
+}
+
+/// Whether the file is empty, or the beginning of a header and nothing else: its writer was killed before the first line was
+/// whole.
+fn is_unfinished_header(file: &File) -> std::io::Result<bool> {
+    let mut start = Vec::new();
+    file.take(1 << 20).read_to_end(&mut start)?;
+    let begins = start.starts_with(Header::START) || Header::START.starts_with(&start);
+    Ok(begins && (start.is_empty() || is_unfinished::<Header>(&start)))
 }
 
 // ---- the file format ---------------------------------------------------------------------------
@@ -392,10 +406,11 @@ pub(crate) fn is_header(line: &[u8], place: (&Path, u64)) -> Result<bool> {
 /// A file, read a block of lines at a time so that memory holds little besides the records.
 struct Lines<'a> {
     path: &'a Path,
-    file: BufReader<File>,
+    file: BufReader<TextFile>,
 }
 
-struct Parsing<T> {
+/// What is in a file.
+struct Content<T> {
     header: Option<Header>,
     records: Vec<T>,
     /// Bytes up to the end of the last whole line.
@@ -404,21 +419,30 @@ struct Parsing<T> {
     open_ended: bool,
 }
 
+/// What a line is.
+enum Line<T> {
+    Record(T),
+    Header(Header),
+    Blank,
+    /// The last line, which a killed writer left.
+    Unfinished,
+}
+
 impl<'a> Lines<'a> {
     const BLOCK: usize = 16 << 20;
 
     fn open(path: &'a Path) -> Result<Self> {
-        Ok(Self { path, file: BufReader::with_capacity(1 << 20, File::open(path).at(path)?) })
+        Ok(Self { path, file: BufReader::with_capacity(1 << 20, TextFile::open(path)?) })
     }
 
-    fn parse_all<T: de::DeserializeOwned + Send>(mut self) -> Result<Parsing<T>> {
-        let mut all = Parsing { header: None, records: Vec::new(), whole: 0, open_ended: false };
+    fn parse_all<T: de::DeserializeOwned + Send>(mut self) -> Result<Content<T>> {
+        let mut all = Content { header: None, records: Vec::new(), whole: 0, open_ended: false };
         let mut block = Vec::new();
         let mut lines_before = 0;
         loop {
             block.clear();
             let mut ends = Vec::new();
-            while block.len() < Self::BLOCK && self.file.read_until(b'\n', &mut block).at(self.path)? > 0 {
+            while block.len() < Self::BLOCK && self.next_line(&mut block, lines_before + ends.len() as u64 + 1)? {
                 ends.push(block.len());
             }
             if block.is_empty() {
@@ -426,47 +450,56 @@ impl<'a> Lines<'a> {
             }
             let mut start = 0;
             let lines: Vec<&[u8]> = ends.into_iter().map(|end| &block[replace(&mut start, end)..end]).collect();
-            let records: Vec<Result<Option<T>>> = lines
-                .par_iter()
-                .enumerate()
-                .map(|(index, line)| self.record(line, lines_before + index as u64 + 1))
-                .collect();
-            let records: Vec<Option<T>> = records.into_iter().collect::<Result<_>>()?; // of several errors the first
-            if all.whole == 0 && lines[0].ends_with(b"\n") {
-                all.header = Header::read(lines[0], self.path, 1)?;
+            let numbered = lines.par_iter().enumerate();
+            let read = numbered.map(|(index, line)| self.read(line, lines_before + index as u64 + 1));
+            let read: Vec<Result<Line<T>>> = threads::share(|| read.collect());
+            let ends_with_newline = block.ends_with(b"\n");
+            for (index, (read, line)) in read.into_iter().zip(&lines).enumerate() {
+                let read = read?; // of several errors the first
+                all.open_ended = !ends_with_newline && matches!(read, Line::Record(_) | Line::Header(_));
+                all.whole += if matches!(read, Line::Unfinished) { 0 } else { line.len() as u64 };
+                match read {
+                    Line::Record(record) => all.records.push(record),
+                    Line::Header(header) if lines_before == 0 && index == 0 => all.header = Some(header),
+                    Line::Header(_) | Line::Blank | Line::Unfinished => {}
+                }
             }
-            let last = lines[lines.len() - 1];
-            all.open_ended = !last.ends_with(b"\n") && records[records.len() - 1].is_some();
-            all.whole += block.len() as u64;
-            if !last.ends_with(b"\n") && !all.open_ended {
-                all.whole -= last.len() as u64;
-            }
-            all.records.extend(records.into_iter().flatten());
             lines_before += lines.len() as u64;
         }
     }
 
-    /// `None` for headers, blank lines and a half-written last line.
-    fn record<T: de::DeserializeOwned>(&self, line: &[u8], number: u64) -> Result<Option<T>> {
-        let is_whole = line.ends_with(b"\n");
-        if line.trim_ascii().is_empty() || is_whole && Header::read(line, self.path, number)?.is_some() {
-            return Ok(None);
+    /// Appends the next line to the block. False at the end of the file.
+    fn next_line(&mut self, block: &mut Vec<u8>, number: u64) -> Result<bool> {
+        let read = self.file.by_ref().take(LONGEST_LINE).read_until(b'\n', block).at(self.path)?;
+        if read as u64 == LONGEST_LINE && !block.ends_with(b"\n") {
+            let message = format!("the line is longer than {} MiB", LONGEST_LINE >> 20);
+            return Err(Error::trajectory((self.path, number), message));
         }
-        match parse(line, || Place::from((self.path, number))) {
-            Ok(record) => Ok(Some(record)),
-            Err(_) if !is_whole => Ok(None),
-            Err(error) => Err(error),
+        Ok(read > 0)
+    }
+
+    fn read<T: de::DeserializeOwned>(&self, line: &[u8], number: u64) -> Result<Line<T>> {
+        if line.trim_ascii().is_empty() {
+            return Ok(Line::Blank);
         }
+        if is_unfinished::<T>(line) {
+            return Ok(Line::Unfinished);
+        }
+        if let Some(header) = Header::read(line, self.path, number)? {
+            return Ok(Line::Header(header));
+        }
+        parse(line, || Place::from((self.path, number))).map(Line::Record)
     }
 }
 
+/// Whether this is a last line that was not written to its end: JSON that breaks off, or holds the zeros that a power cut can
+/// leave.
+pub(crate) fn is_unfinished<T: de::DeserializeOwned>(line: &[u8]) -> bool {
+    !line.ends_with(b"\n") && (line.contains(&0) || json::parse::<T>(line).is_err_and(|error| error.is_unfinished))
+}
+
 fn parse<T: de::DeserializeOwned>(line: &[u8], place: impl FnOnce() -> Place) -> Result<T> {
-    serde_json::from_slice(line).map_err(|error| {
-        // serde_json counts lines within what it is given, which is one line.
-        let message = error.to_string();
-        let message = message.split(" at line ").next().unwrap_or_default();
-        Error::trajectory(place(), format!("not a trajectory: {message} (column {})", error.column()))
-    })
+    json::parse(line).map_err(|error| Error::trajectory(place(), format!("not a trajectory: {error}")))
 }
 
 /// So that the file's name, too, survives a power cut.
@@ -504,6 +537,18 @@ fn without_room<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     let mut list = Vec::deserialize(deserializer)?;
     list.shrink_to_fit();
     Ok(list)
+}
+
+/// Steps whose winner is one of their candidates.
+fn with_winners<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<Step>, D::Error> {
+    let steps = Vec::<Step>::deserialize(deserializer)?;
+    match (1..).zip(&steps).find(|(_, step)| step.winner >= step.candidates.len()) {
+        None => Ok(steps),
+        Some((number, Step { winner, candidates, .. })) => Err(de::Error::custom(format!(
+            "the winner of step {number} is {winner}, but there are {} candidates",
+            candidates.len()
+        ))),
+    }
 }
 
 fn null_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {

@@ -64,7 +64,8 @@ class Passage:
 
 @final
 class Bm25Index:
-    """BM25 (k1 1.2, b 0.75) over passages on disk. A query is a bag of words: any string is a valid one."""
+    """BM25 over passages on disk. A query is a bag of words: any string is a valid one, of which 1,024 distinct words
+    count."""
 
     @staticmethod
     def build(
@@ -90,8 +91,16 @@ class Bm25Index:
         that is not known, a title that does not count, or under 64 MB of memory.
         """
     @staticmethod
-    def open(path: str | PathLike[str]) -> Bm25Index:
-        """Open an index. Raises RetrievalError when there is none, or one of another version."""
+    def open(path: str | PathLike[str], k1: float = 1.2, b: float = 0.75) -> Bm25Index:
+        """Open an index, to be searched with these parameters of BM25: ``k1`` from 0 to 100 (how slowly a repeated word
+        saturates), ``b`` from 0 to 1 (how much a long passage is held against it).
+
+        Raises RetrievalError when there is none, one of another version, or a damaged one; ValueError for parameters
+        out of range.
+        """
+    def check(self) -> None:
+        """Verify every byte. Raises RetrievalError, which names the damaged files. An index of version 3 has no
+        checksums, and only a part of it is verified."""
     def search(self, query: str, k: int = 3) -> list[Passage]: ...
     def search_text(self, query: str, k: int = 3) -> str:
         """The same as text for a model to read: what a cell's ``web_search`` returns."""
@@ -99,7 +108,7 @@ class Bm25Index:
         """The same for many queries, in parallel on all cores."""
     def info(self) -> dict[str, Any]:
         """``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``, ``analyzer``,
-        ``title_weight``."""
+        ``title_weight``; and the parameters it is searched with, ``k1`` and ``b``."""
     def __len__(self) -> int: ...
 
 def for_reading(passages: Sequence[Passage]) -> str:

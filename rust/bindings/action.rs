@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::{any_text, field, spelling};
+use super::{any_text, field, spelling, without_gil};
 use crate::action::{Action, ActionFormat, ParseFailure, ParseFailureKind, Parsed, SpanKind};
 use crate::observation::Observation;
 use crate::vote::Vote;
@@ -15,7 +15,7 @@ pub fn parse_action(py: Python<'_>, completion: &Bound<'_, PyString>, format: Ac
     const LONG: usize = 1 << 14; // bytes that take longer than to let others have the GIL and to get it back
     let completion = any_text(completion)?;
     let parse = || crate::action::parse_action(&completion, format);
-    Ok(if completion.len() < LONG { parse() } else { py.detach(parse) })
+    if completion.len() < LONG { Ok(parse()) } else { without_gil(py, parse) }
 }
 
 /// The majority over what candidates did; failures have no vote. ``compat="reference"`` votes as the paper's code.
@@ -23,7 +23,7 @@ pub fn parse_action(py: Python<'_>, completion: &Bound<'_, PyString>, format: Ac
 #[pyo3(signature = (observations, *, compat = None))]
 pub fn vote(py: Python<'_>, observations: Vec<Candidate>, compat: Option<&str>) -> PyResult<Vote> {
     let compat = super::compat(compat)?;
-    Ok(py.detach(|| crate::vote::vote(observations.iter().map(Candidate::observation), compat)))
+    without_gil(py, || crate::vote::vote(observations.iter().map(Candidate::observation), compat))
 }
 
 /// A candidate as a vote sees it: what its code did, or that it did not parse.

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyList, PyTuple, PyType};
+use pyo3::types::{PyBool, PyDict, PyIterator, PyList, PyTuple, PyType};
 use serde_json::Value as Json;
 
-use super::{AnyText, RetrievalError, short};
-use crate::retrieval::{Bm25Builder, Bm25Index, BuildOptions, Fields, JsonlFile, Passage};
+use super::{AnyText, RetrievalError, short, without_gil};
+use crate::retrieval::{Bm25Builder, Bm25Index, BuildOptions, Fields, Id, JsonlFile, Parameters, Passage};
 use crate::search_tool;
 
 /// Passages indexed between two looks at Python: its progress callback, its signals.
 const BATCH: usize = 10_000;
 
-/// BM25 (k1 1.2, b 0.75) over passages on disk. A query is a bag of words: any string is a valid one.
+/// BM25 over passages on disk. A query is a bag of words: any string is a valid one, of which 1,024 distinct words count.
 #[pyclass(frozen, name = "Bm25Index", module = "agentdistill._core")]
 pub struct PyBm25Index(pub Arc<Bm25Index>);
 
@@ -52,7 +52,7 @@ impl PyBm25Index {
             memory: memory_mb.saturating_mul(1 << 20),
         };
         let sources = sources(passages)?;
-        let mut builder = Bm25Builder::new(&path, options)?;
+        let mut builder = without_gil(py, || Bm25Builder::new(&path, options))??;
         let total: u64 = sources.iter().map(|source| source.bytes).sum();
         let tick = |documents: u64, bytes: u64| {
             py.check_signals()?;
@@ -64,22 +64,33 @@ impl PyBm25Index {
             source.add_to(&mut builder, skip_bad, py, |documents, bytes| tick(documents, before + bytes))?;
             before += source.bytes;
         }
-        py.detach(|| builder.wait())?;
+        without_gil(py, || builder.wait())??;
         tick(builder.documents(), total)?;
-        Ok(Self(Arc::new(py.detach(|| builder.finish())?)))
+        Ok(Self(Arc::new(without_gil(py, || builder.finish())??)))
     }
 
-    /// Open an index. Raises RetrievalError when there is none, or one of another version.
+    /// Open an index, to be searched with these parameters of BM25: ``k1`` from 0 to 100 (how slowly a repeated word
+    /// saturates), ``b`` from 0 to 1 (how much a long passage is held against it).
+    ///
+    /// Raises RetrievalError when there is none, one of another version, or a damaged one; ValueError for parameters out of
+    /// range.
     #[staticmethod]
-    fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        Ok(Self(Arc::new(py.detach(|| Bm25Index::open(&path))?)))
+    #[pyo3(signature = (path, k1 = 1.2, b = 0.75))]
+    fn open(py: Python<'_>, path: PathBuf, k1: f32, b: f32) -> PyResult<Self> {
+        Ok(Self(Arc::new(without_gil(py, || Bm25Index::open(&path, Parameters { k1, b }))??)))
+    }
+
+    /// Verify every byte. Raises RetrievalError, which names the damaged files. An index of version 3 has no checksums, and
+    /// only a part of it is verified.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(without_gil(py, || self.0.check())??)
     }
 
     /// The ``k`` passages of highest score, best first.
     #[pyo3(signature = (query, k = 3))]
     fn search(&self, py: Python<'_>, query: AnyText, k: i64) -> PyResult<Vec<Passage>> {
         let k = natural(k)?;
-        Ok(py.detach(|| self.0.search(&query.0, k))?)
+        Ok(without_gil(py, || self.0.search(&query.0, k))??)
     }
 
     /// ``search`` as text for a model to read: what a cell's ``web_search`` returns.
@@ -92,16 +103,17 @@ impl PyBm25Index {
     #[pyo3(signature = (queries, k = 3))]
     fn search_batch(&self, py: Python<'_>, queries: Vec<AnyText>, k: i64) -> PyResult<Vec<Vec<Passage>>> {
         let k = natural(k)?;
-        Ok(py.detach(|| self.0.search_batch(&queries, k))?)
+        Ok(without_gil(py, || self.0.search_batch(&queries, k))??)
     }
 
     /// By its path: another process opens the same folder.
-    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PathBuf,))> {
-        Ok((PyType::new::<Self>(py).getattr("open")?, (std::path::absolute(self.0.path())?,)))
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PathBuf, f32, f32))> {
+        let Parameters { k1, b } = self.0.parameters();
+        Ok((PyType::new::<Self>(py).getattr("open")?, (std::path::absolute(self.0.path())?, k1, b)))
     }
 
     /// What is known of the index: ``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``,
-    /// ``analyzer``, ``title_weight``.
+    /// ``analyzer``, ``title_weight``; and the parameters it is searched with, ``k1`` and ``b``.
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let info = PyDict::new(py);
         let metadata = self.0.metadata();
@@ -113,6 +125,9 @@ impl PyBm25Index {
         info.set_item("language", metadata.language.to_string())?;
         info.set_item("analyzer", metadata.language.description())?;
         info.set_item("title_weight", metadata.title_weight)?;
+        let Parameters { k1, b } = self.0.parameters();
+        info.set_item("k1", decimal(k1))?;
+        info.set_item("b", decimal(b))?;
         Ok(info)
     }
 
@@ -129,8 +144,8 @@ impl PyBm25Index {
 impl Passage {
     #[new]
     #[pyo3(signature = (id, title, text, score = 0.0))]
-    fn py_new(id: String, title: String, text: String, score: f32) -> Self {
-        Self { id, title, text, score }
+    fn py_new(id: AnyText, title: AnyText, text: AnyText, score: f32) -> Self {
+        Self { id: id.into(), title: title.into(), text: text.into(), score }
     }
 
     fn __repr__(&self) -> String {
@@ -188,8 +203,8 @@ impl Source<'_> {
     ) -> PyResult<()> {
         let Some(passages) = &self.passages else {
             let mut file = JsonlFile::open(self.path.as_deref().unwrap_or(Path::new("")))?;
-            while let Some(lines) = py.detach(|| file.next_lines(builder.run_bytes()))? {
-                py.detach(|| builder.add_lines(lines))?;
+            while let Some(lines) = without_gil(py, || file.next_lines(builder.run_bytes()))?? {
+                without_gil(py, || builder.add_lines(lines))??;
                 tick(builder.documents(), file.bytes_read())?;
             }
             return tick(builder.documents(), self.bytes);
@@ -210,7 +225,7 @@ impl Source<'_> {
                     }
                 }
             }
-            py.detach(|| batch.into_iter().try_for_each(|passage| builder.add(passage)))?;
+            without_gil(py, || batch.into_iter().try_for_each(|passage| builder.add(passage)))??;
             tick(builder.documents(), (self.bytes * seen).checked_div(self.rows).unwrap_or(0))?;
             if seen < before + BATCH as u64 {
                 return Ok(());
@@ -224,8 +239,10 @@ fn passage(item: &Bound<'_, PyAny>) -> Result<Passage, String> {
         return Ok(passage.get().clone());
     }
     if let Ok(fields) = item.cast::<PyDict>() {
-        let field = |name| fields.get_item(name).ok().flatten().map_or(Json::Null, |value| json(&value));
-        let [id, _id, title, text, contents] = ["id", "_id", "title", "text", "contents"].map(field);
+        let value = |name| fields.get_item(name).ok().flatten();
+        let [id, _id] = ["id", "_id"].map(|name| value(name).map_or(Id::Absent, |value| id_of(&value)));
+        let [title, text, contents] =
+            ["title", "text", "contents"].map(|name| value(name).map_or(Json::Null, |value| json(&value)));
         return Fields { id, _id, title, text, contents }.passage();
     }
     match item.extract::<Vec<AnyText>>().map(<[AnyText; 3]>::try_from) {
@@ -238,13 +255,30 @@ fn passage(item: &Bound<'_, PyAny>) -> Result<Passage, String> {
 fn json(value: &Bound<'_, PyAny>) -> Json {
     if let Ok(text) = value.extract::<AnyText>() {
         Json::String(text.0)
-    } else if let Ok(number) = value.extract::<i64>() {
-        number.into()
     } else if value.is_none() {
         Json::Null
     } else {
         Json::Array(vec![])
     }
+}
+
+/// A string, or an integer of any size.
+fn id_of(value: &Bound<'_, PyAny>) -> Id {
+    if let Ok(text) = value.extract::<AnyText>() {
+        return Id::Text(text.0);
+    }
+    // Through __index__, so that numpy's integers are integers.
+    let number = if value.is_instance_of::<PyBool>() { None } else { value.call_method0("__index__").ok() };
+    match number.and_then(|number| number.str().ok()) {
+        Some(digits) => Id::Text(digits.to_string()),
+        None if value.is_none() => Id::Absent,
+        None => Id::Other("neither a string nor an integer"),
+    }
+}
+
+/// The number that was meant: 1.2, not the 1.2000000476837158 that an ``f32`` holds.
+fn decimal(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or(number.into())
 }
 
 impl AsRef<str> for AnyText {

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyTuple};
 
 use super::retrieval::PyBm25Index;
+use super::without_gil;
 use crate::Error;
 use crate::observation::Observation;
 use crate::sandbox::{Limits, Sandbox, State, Tool, Tools};
@@ -86,9 +87,9 @@ pub struct PyState(pub State);
 impl PyState {
     /// The State as bytes, for this build's guest: about 20 kB for a few variables, or what differs from ``base``.
     #[pyo3(signature = (base=None))]
-    fn to_bytes<'py>(&self, py: Python<'py>, base: Option<&Bound<'_, PyState>>) -> Bound<'py, PyBytes> {
+    fn to_bytes<'py>(&self, py: Python<'py>, base: Option<&Bound<'_, PyState>>) -> PyResult<Bound<'py, PyBytes>> {
         let base = base.map(|base| &base.get().0);
-        PyBytes::new(py, &py.detach(|| self.0.to_bytes(base)))
+        Ok(PyBytes::new(py, &without_gil(py, || self.0.to_bytes(base))?))
     }
 
     /// The State that ``to_bytes`` gave with the same ``base``. Raises SandboxError when the bytes are damaged, of another
@@ -103,7 +104,7 @@ impl PyState {
     ) -> PyResult<Self> {
         // Copied, since `data` is Python's and may only be read while attached.
         let (data, limits, base) = (data.to_vec(), limits_or_default(limits), base.map(|base| &base.get().0));
-        Ok(Self(py.detach(|| State::from_bytes(&data, base, &limits))?))
+        Ok(Self(without_gil(py, || State::from_bytes(&data, base, &limits))??))
     }
 
     /// Memory held beyond the base image, in bytes.
@@ -141,7 +142,7 @@ impl PySandbox {
             named.insert(name, tool);
         }
         let limits = limits_or_default(limits);
-        Ok(Self(Arc::new(py.detach(|| Sandbox::new(named, limits, seed, threads))?)))
+        Ok(Self(Arc::new(without_gil(py, || Sandbox::new(named, limits, seed, threads))??)))
     }
 
     /// Names of the packages that cells can import besides Python's standard library.
@@ -196,7 +197,7 @@ fn until_signal<T: Send>(
             true
         }
     };
-    let outcome = py.detach(|| work(&interrupted));
+    let outcome = without_gil(py, || work(&interrupted))?;
     match signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(outcome?),

@@ -9,10 +9,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
-use super::{field, short, spelling};
-use crate::Result;
+use super::{AnyText, field, short, spelling, without_gil};
 use crate::action::Parsed;
-use crate::formats::{Conversion, Counts, Format, Reader};
+use crate::formats::{self, Conversion, Counts, Format, Reader};
 use crate::observation::Observation;
 use crate::trajectory::{
     self, Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, TrajectoryWriter, VERSION,
@@ -20,8 +19,8 @@ use crate::trajectory::{
 
 /// Read a JSONL file in parallel. A torn last line (a killed writer) is left out. Raises TrajectoryError.
 #[pyfunction]
-pub fn read_trajectories(py: Python<'_>, path: PathBuf) -> Result<Vec<Trajectory>> {
-    py.detach(|| trajectory::read_trajectories(&path))
+pub fn read_trajectories(py: Python<'_>, path: PathBuf) -> PyResult<Vec<Trajectory>> {
+    Ok(without_gil(py, || formats::read_trajectories(&path))??)
 }
 
 /// Read a file of trajectories one after the other: some at a time, in parallel, so that memory is bounded.
@@ -53,7 +52,8 @@ impl PyTrajectoryIterator {
                 return Ok(Some(trajectory));
             }
             py.check_signals()?;
-            let more = py.detach(|| self.reader.next_block(|trajectory| trajectory)).inspect_err(|_| {
+            let more = without_gil(py, || self.reader.next_block(|trajectory| trajectory));
+            let more = more.and_then(|more| Ok(more?)).inspect_err(|_| {
                 self.reader = Reader::new(&[], None); // as a generator ends with what it raises
             })?;
             let Some(more) = more else { return Ok(None) };
@@ -64,8 +64,8 @@ impl PyTrajectoryIterator {
 
 /// The ``run`` (JSON) that a trajectory file was opened with; None for a file without a header.
 #[pyfunction]
-pub fn read_header(py: Python<'_>, path: PathBuf) -> Result<Option<String>> {
-    py.detach(|| trajectory::read_header(&path))
+pub fn read_header(py: Python<'_>, path: PathBuf) -> PyResult<Option<String>> {
+    Ok(without_gil(py, || trajectory::read_header(&path))??)
 }
 
 /// Convert files of trajectories from one format to another: ``agentdistill.files.formats.convert`` says how.
@@ -84,11 +84,11 @@ pub fn convert(
     run: &str,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<(usize, usize)> {
-    let run = serde_json::from_str(run)
+    let run = crate::json::parse(run.as_bytes())
         .map_err(|error| PyValueError::new_err(format!("run is not a JSON object: {error}")))?;
     let mut conversion = Conversion::new(&inputs, &output, source, target, run)?;
     let total: u64 = inputs.iter().filter_map(|path| path.metadata().ok()).map(|file| file.len()).sum();
-    while py.detach(|| conversion.step())? {
+    while without_gil(py, || conversion.step())?? {
         py.check_signals()?;
         let share = (total > 0).then(|| conversion.bytes_read() as f64 / total as f64);
         progress.map_or(Ok(()), |progress| progress.call1((conversion.counts().read, share)).map(drop))?;
@@ -100,8 +100,8 @@ pub fn convert(
 #[pymethods]
 impl Trajectory {
     #[new]
-    #[pyo3(signature = (task_id, question, *, reference = None, aliases = vec![], task_set = String::new(),
-        kind = TrajectoryKind::Agent, model = String::new(), messages = vec![], steps = vec![],
+    #[pyo3(signature = (task_id, question, *, reference = None, aliases = vec![], task_set = AnyText::default(),
+        kind = TrajectoryKind::Agent, model = AnyText::default(), messages = vec![], steps = vec![],
         outcome = Outcome::FinalAnswer, answer = None, score = None, grader = None, error = None,
         sampling = None, usage = (0, 0), seconds = 0.0),
         text_signature = "(task_id, question, *, reference=None, aliases=(), task_set='', kind='agent', \
@@ -109,40 +109,40 @@ impl Trajectory {
         sampling=None, usage=(0, 0), seconds=0.0)")]
     #[allow(clippy::too_many_arguments)] // keywords in Python
     fn py_new(
-        task_id: String,
-        question: String,
-        reference: Option<String>,
-        aliases: Vec<String>,
-        task_set: String,
+        task_id: AnyText,
+        question: AnyText,
+        reference: Option<AnyText>,
+        aliases: Vec<AnyText>,
+        task_set: AnyText,
         kind: TrajectoryKind,
-        model: String,
-        messages: Vec<(String, String)>,
+        model: AnyText,
+        messages: Vec<(AnyText, AnyText)>,
         steps: Vec<Step>,
         outcome: Outcome,
-        answer: Option<String>,
+        answer: Option<AnyText>,
         score: Option<f64>,
-        grader: Option<String>,
-        error: Option<String>,
+        grader: Option<AnyText>,
+        error: Option<AnyText>,
         sampling: Option<Sampling>,
         usage: (u64, u64),
         seconds: f64,
     ) -> Self {
         Self {
             version: VERSION,
-            task_id,
-            question,
-            reference,
-            aliases,
-            task_set,
+            task_id: task_id.into(),
+            question: question.into(),
+            reference: reference.map(String::from),
+            aliases: aliases.into_iter().map(String::from).collect(),
+            task_set: task_set.into(),
             kind,
-            model,
-            messages,
+            model: model.into(),
+            messages: messages.into_iter().map(|(role, content)| (role.into(), content.into())).collect(),
             steps,
             outcome,
-            answer,
+            answer: answer.map(String::from),
             score,
-            grader,
-            error,
+            grader: grader.map(String::from),
+            error: error.map(String::from),
             sampling: sampling.unwrap_or_default(),
             usage,
             seconds,
@@ -151,15 +151,15 @@ impl Trajectory {
 
     /// The trajectory as one line of JSON.
     #[pyo3(name = "to_json")]
-    fn py_to_json(&self, py: Python<'_>) -> String {
-        py.detach(|| self.to_json())
+    fn py_to_json(&self, py: Python<'_>) -> PyResult<String> {
+        without_gil(py, || self.to_json())
     }
 
     /// The trajectory that ``to_json`` gave. Raises TrajectoryError.
     #[staticmethod]
     #[pyo3(name = "from_json")]
-    fn py_from_json(py: Python<'_>, line: &str) -> Result<Self> {
-        py.detach(|| Self::from_json(line))
+    fn py_from_json(py: Python<'_>, line: AnyText) -> PyResult<Self> {
+        Ok(without_gil(py, || Self::from_json(&line.0))??)
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
@@ -181,7 +181,7 @@ impl Trajectory {
 #[pymethods]
 impl Step {
     #[new]
-    #[pyo3(signature = (candidates, *, winner = 0, votes = vec![], prompt_token_ids = None, message = String::new(),
+    #[pyo3(signature = (candidates, *, winner = 0, votes = vec![], prompt_token_ids = None, message = AnyText::default(),
         state = None, seconds = 0.0, model_seconds = 0.0, cached_tokens = 0),
         text_signature = "(candidates, *, winner=0, votes=(), prompt_token_ids=None, message='', state=None, seconds=0.0, \
         model_seconds=0.0, cached_tokens=0)")]
@@ -189,9 +189,9 @@ impl Step {
     fn py_new(
         candidates: Vec<Candidate>,
         winner: usize,
-        votes: Vec<(String, usize)>,
+        votes: Vec<(AnyText, usize)>,
         prompt_token_ids: Option<Vec<u32>>,
-        message: String,
+        message: AnyText,
         state: Option<Vec<u8>>,
         seconds: f64,
         model_seconds: f64,
@@ -201,6 +201,8 @@ impl Step {
             let message = format!("winner is {winner}, but there are {} candidates", candidates.len());
             return Err(PyValueError::new_err(message));
         }
+        let votes = votes.into_iter().map(|(outcome, votes)| (outcome.into(), votes)).collect();
+        let message = message.into();
         Ok(Self { candidates, winner, votes, prompt_token_ids, message, state, seconds, model_seconds, cached_tokens })
     }
 
@@ -217,19 +219,20 @@ impl Step {
 #[pymethods]
 impl Candidate {
     #[new]
-    #[pyo3(signature = (text, *, prefix = String::new(), token_ids = None, logprobs = None, finish_reason = None,
+    #[pyo3(signature = (text, *, prefix = AnyText::default(), token_ids = None, logprobs = None, finish_reason = None,
         action = None, observation = None),
         text_signature = "(text, *, prefix='', token_ids=None, logprobs=None, finish_reason=None, action=None, \
         observation=None)")]
     fn py_new(
-        text: String,
-        prefix: String,
+        text: AnyText,
+        prefix: AnyText,
         token_ids: Option<Vec<u32>>,
         logprobs: Option<Vec<f64>>,
-        finish_reason: Option<String>,
+        finish_reason: Option<AnyText>,
         action: Option<Parsed>,
         observation: Option<Observation>,
     ) -> Self {
+        let (text, prefix, finish_reason) = (text.into(), prefix.into(), finish_reason.map(String::from));
         Self { text, prefix, token_ids, logprobs, finish_reason, action, observation }
     }
 
@@ -245,21 +248,22 @@ pub struct PyTrajectoryWriter(Mutex<Option<TrajectoryWriter>>);
 #[pymethods]
 impl PyTrajectoryWriter {
     #[new]
-    fn new(py: Python<'_>, path: PathBuf, run: &str) -> Result<Self> {
-        Ok(Self(Mutex::new(Some(py.detach(|| TrajectoryWriter::open(&path, run))?))))
+    fn new(py: Python<'_>, path: PathBuf, run: &str) -> PyResult<Self> {
+        let writer = without_gil(py, || TrajectoryWriter::open(&path, run))??;
+        Ok(Self(Mutex::new(Some(writer))))
     }
 
     #[getter]
     fn done(&self, py: Python<'_>) -> PyResult<HashSet<String>> {
-        py.detach(|| Ok(self.writer().as_ref().ok_or_else(closed)?.done().clone()))
+        without_gil(py, || Ok(self.writer().as_ref().ok_or_else(closed)?.done().clone()))?
     }
 
     /// Append whole lines and sync. Raises OSError (a full disk); then those that had room are in the file.
     fn append(&self, py: Python<'_>, trajectories: Vec<Py<Trajectory>>) -> PyResult<()> {
-        py.detach(|| {
+        without_gil(py, || {
             let trajectories: Vec<&Trajectory> = trajectories.iter().map(Py::get).collect();
             Ok(self.writer().as_mut().ok_or_else(closed)?.append(&trajectories)?)
-        })
+        })?
     }
 
     fn close(&self, py: Python<'_>) {
@@ -304,7 +308,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Sampling {
         let py = object.py();
         let dict = py.get_type::<PyDict>().call1((object,))?;
         let json: String = py.import("json")?.call_method1("dumps", (dict,))?.extract()?;
-        let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json)
+        let settings: serde_json::Map<String, serde_json::Value> = crate::json::parse(json.as_bytes())
             .map_err(|error| PyValueError::new_err(format!("sampling is not JSON: {error}")))?;
         Ok(settings.into())
     }

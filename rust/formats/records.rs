@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 
 use crate::error::{AtPath, Error, Result};
 use crate::text_file::TextFile;
+use crate::threads;
 
 /// Read at once for each thread: what comes of it fits into a core's cache, so that it is still there when it is used and
 /// freed.
@@ -139,7 +140,7 @@ impl Records {
     /// Whether there was more to read.
     fn read(&mut self) -> Result<bool> {
         // A record that is longer than a block is looked at again with each: as much again, so that this is not often.
-        let more = (BLOCK * rayon::current_num_threads()).max(self.end.min(MAX_RECORD));
+        let more = (BLOCK * threads::count()).max(self.end.min(MAX_RECORD));
         let before = self.end;
         self.buffer.resize(self.buffer.len().max(before + more), 0);
         while self.end < before + more {

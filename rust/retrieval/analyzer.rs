@@ -1,22 +1,26 @@
 //! How text becomes words: one analyzer for each language, used on passages and on queries alike.
 //!
-//! For most languages a word is a run of letters and digits, in lower case; stop words are dropped where Tantivy has a
-//! list of them, and Snowball takes the stem. [`Language::Cjk`] is for text that has no spaces between words: each two
+//! Text is normalised first (NFKC), so that composed and decomposed characters, ligatures and full-width forms are alike. For
+//! most languages a word is a run of letters, digits and their combining marks, case folded; stop words are dropped where
+//! Tantivy has a list of them, and Snowball takes the stem. [`Language::Cjk`] is for text that has no spaces between words: each two
 //! neighbouring characters are a word, as in Lucene's CJKAnalyzer, which needs no dictionary. [`Language::None`] knows
 //! nothing of any language.
 //!
-//! Not here: telling the language from the text; Tamil, whose words Tantivy's tokenizer breaks at the pulli; simplified
-//! and traditional Chinese as one.
+//! Indexes of version 3 know words as they were then: not normalised, without combining marks, in lower case.
+//!
+//! Not here: telling the language from the text; simplified and traditional Chinese as one.
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
+use caseless::Caseless;
 use serde::{Deserialize, Serialize};
 use tantivy::tokenizer::{
-    Language as Snowball, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, Token,
-    TokenStream, Tokenizer,
+    Language as Snowball, RemoveLongFilter, Stemmer, StopWordFilter, TextAnalyzer, Token, TokenStream, Tokenizer,
 };
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 
 use crate::Error;
 
@@ -28,7 +32,7 @@ pub enum Language {
     Stemmed(Snowball),
     /// Chinese, Japanese or Korean: pairs of characters; what else there is, by words.
     Cjk,
-    /// Words as they are, in lower case.
+    /// Words as they are, case folded.
     None,
 }
 
@@ -69,7 +73,7 @@ impl Language {
 
     /// What becomes of text, in words.
     pub fn description(self) -> String {
-        let kept = format!("words of at most {LONGEST} bytes, lower case");
+        let kept = format!("words of at most {LONGEST} bytes, case folded");
         match self {
             Self::Stemmed(stems) if StopWordFilter::new(stems).is_some() => {
                 format!("{kept}, without stop words, Snowball stems")
@@ -80,16 +84,18 @@ impl Language {
         }
     }
 
-    pub(super) fn analyzer(self) -> TextAnalyzer {
-        let long = RemoveLongFilter::limit(LONGEST + 1);
-        let words = || TextAnalyzer::builder(SimpleTokenizer::default()).filter(long.clone()).filter(LowerCaser);
+    /// The analyzer of an index of this version.
+    pub(super) fn analyzer(self, version: u32) -> TextAnalyzer {
+        let normalised = version > 3;
+        let split = if self == Self::Cjk { pairs } else { runs };
+        let words = Words { split, normalised, ..Words::default() };
+        let words = TextAnalyzer::builder(words).filter(RemoveLongFilter::limit(LONGEST + 1));
         match self {
             Self::Stemmed(stems) => match StopWordFilter::new(stems) {
-                Some(stop_words) => words().filter(stop_words).filter(Stemmer::new(stems)).build(),
-                None => words().filter(Stemmer::new(stems)).build(),
+                Some(stop_words) => words.filter(stop_words).filter(Stemmer::new(stems)).build(),
+                None => words.filter(Stemmer::new(stems)).build(),
             },
-            Self::Cjk => TextAnalyzer::builder(Pairs::default()).filter(long).filter(LowerCaser).build(),
-            Self::None => words().build(),
+            Self::Cjk | Self::None => words.build(),
         }
     }
 }
@@ -131,26 +137,62 @@ impl From<Language> for String {
     }
 }
 
-/// Tokens of [`Language::Cjk`].
-#[derive(Clone, Default)]
-struct Pairs {
-    /// Where they are in the text.
+/// The tokens of all languages.
+#[derive(Clone)]
+struct Words {
+    /// Where they are in a text.
+    split: fn(&str, bool, &mut Vec<Range<usize>>),
+    /// False for an index of version 3.
+    normalised: bool,
+    /// The normalised text, where it is another than the given one.
+    text: String,
     ranges: Vec<Range<usize>>,
     token: Token,
 }
 
-impl Tokenizer for Pairs {
-    type TokenStream<'a> = PairStream<'a>;
-
-    fn token_stream<'a>(&'a mut self, text: &'a str) -> PairStream<'a> {
-        find(text, &mut self.ranges);
-        self.token.reset();
-        PairStream { text, ranges: self.ranges.iter(), token: &mut self.token }
+impl Default for Words {
+    fn default() -> Self {
+        Self { split: runs, normalised: true, text: String::new(), ranges: vec![], token: Token::default() }
     }
 }
 
-fn find(text: &str, ranges: &mut Vec<Range<usize>>) {
-    ranges.clear();
+impl Tokenizer for Words {
+    type TokenStream<'a> = WordStream<'a>;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> WordStream<'a> {
+        let text = if self.normalised && !text.is_ascii() {
+            self.text.clear();
+            self.text.extend(text.nfkc());
+            &self.text
+        } else {
+            text
+        };
+        self.ranges.clear();
+        (self.split)(text, self.normalised, &mut self.ranges);
+        self.token.reset();
+        WordStream { text, normalised: self.normalised, ranges: self.ranges.iter(), token: &mut self.token }
+    }
+}
+
+/// Runs of letters, digits and, if `marks`, combining marks after them.
+fn runs(text: &str, marks: bool, ranges: &mut Vec<Range<usize>>) {
+    let mut start = None;
+    for (at, character) in text.char_indices() {
+        let is_part = character.is_alphanumeric() || marks && start.is_some() && is_combining_mark(character);
+        match (start, is_part) {
+            (None, true) => start = Some(at),
+            (Some(begun), false) => {
+                ranges.push(begun..at);
+                start = None;
+            }
+            _ => {}
+        }
+    }
+    ranges.extend(start.map(|start| start..text.len()));
+}
+
+/// Pairs of Chinese, Japanese and Korean characters; runs of others.
+fn pairs(text: &str, _marks: bool, ranges: &mut Vec<Range<usize>>) {
     let mut before = (Kind::Other, 0);
     for (start, character) in text.char_indices() {
         let (kind, end) = (Kind::of(character), start + character.len_utf8());
@@ -184,19 +226,28 @@ impl Kind {
     }
 }
 
-struct PairStream<'a> {
+struct WordStream<'a> {
     text: &'a str,
+    normalised: bool,
     ranges: std::slice::Iter<'a, Range<usize>>,
     token: &'a mut Token,
 }
 
-impl TokenStream for PairStream<'_> {
+impl TokenStream for WordStream<'_> {
     fn advance(&mut self) -> bool {
         let Some(range) = self.ranges.next() else { return false };
         self.token.position = self.token.position.wrapping_add(1);
         (self.token.offset_from, self.token.offset_to) = (range.start, range.end);
-        self.token.text.clear();
-        self.token.text.extend(self.text[range.clone()].chars().map(narrow));
+        let (word, folded) = (&self.text[range.clone()], &mut self.token.text);
+        folded.clear();
+        if word.is_ascii() {
+            folded.push_str(word);
+            folded.make_ascii_lowercase();
+        } else if self.normalised {
+            folded.extend(word.chars().default_case_fold().nfkc());
+        } else {
+            folded.extend(word.chars().map(narrow).flat_map(char::to_lowercase));
+        }
         true
     }
 
@@ -209,7 +260,7 @@ impl TokenStream for PairStream<'_> {
     }
 }
 
-/// Of the wide forms of ASCII, which such text uses, the plain one.
+/// Of the wide forms of ASCII, which Chinese and Japanese text uses, the plain one.
 fn narrow(character: char) -> char {
     match character {
         '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(character) - 0xfee0).unwrap_or(character),

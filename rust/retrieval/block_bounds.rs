@@ -10,6 +10,9 @@
 //! Plain Tantivy prunes too (block-max WAND), but goes through documents in their order, with a threshold that is low
 //! for long, and aligns its bounds, each of 128 postings of one term, document by document.
 //!
+//! The bounds are those of the default k1 and b. A search with others turns each into one that holds for them: see
+//! [`Segment::rescale`].
+//!
 //! It is exact. A bound is rounded up, and is widened by the error that adding up in `f32` can make, so a skipped
 //! document is strictly worse than the k-th. Equal scores come in the order of indexing. The idea is from
 //! "Faster Learned Sparse Retrieval with Block-Max Pruning" (Mallia, Suel and Tonellotto, SIGIR 2024).
@@ -32,14 +35,12 @@ use tantivy::fieldnorm::FieldNormReader;
 use tantivy::index::InvertedIndexReader;
 use tantivy::postings::{BlockSegmentPostings, TermInfo};
 use tantivy::schema::{Field, IndexRecordOption};
-use tantivy::{DocId, Result, Score, SegmentReader, Term};
+use tantivy::{DocId, Result, Score, SegmentReader, TantivyError, Term};
+
+use super::Parameters;
 
 /// The file of bounds in an index's folder.
 const FILE: &str = "block_bounds";
-
-/// As in Tantivy.
-const K1: Score = 1.2;
-const B: Score = 0.75;
 
 /// Documents in a block: 2 to this power; more where blocks would not be numbered in two bytes.
 const BLOCK_BITS: u32 = 9;
@@ -59,12 +60,14 @@ pub(super) struct BlockBounds {
     segment: Segment,
     bounds: OwnedBytes,
     table: OwnedBytes,
+    /// For each bound of the file the one that holds for other parameters than the default ones.
+    rescaled: Option<[u8; 256]>,
 }
 
 impl BlockBounds {
     /// Makes the bounds of a finished index in `folder`.
     pub(super) fn write(segment: &SegmentReader, field: Field, folder: &Path) -> Result<()> {
-        let segment = Segment::open(segment, field)?;
+        let segment = Segment::open(segment, field, Parameters::default())?;
         let mut file = BufWriter::new(File::create(folder.join(FILE))?);
         let mut table = Vec::new();
         let mut end = 0;
@@ -81,9 +84,9 @@ impl BlockBounds {
                 postings.advance();
             }
             let bytes = if bounds.len() * SPARSE < segment.blocks() {
-                bounds.into_iter().flat_map(|(block, bound)| [block as u8, (block >> 8) as u8, bound]).collect()
+                bounds.concat()
             } else {
-                dense(bounds, segment.blocks())
+                dense(&bounds, segment.blocks())
             };
             file.write_all(&bytes)?;
             end += bytes.len();
@@ -95,8 +98,7 @@ impl BlockBounds {
         Ok(())
     }
 
-    pub(super) fn open(segment: &SegmentReader, field: Field, folder: &Path) -> Result<Self> {
-        let damaged = || DataCorruption::comment_only(format!("{FILE} is damaged"));
+    pub(super) fn open(segment: &SegmentReader, field: Field, folder: &Path, parameters: Parameters) -> Result<Self> {
         let file = MmapDirectory::open(folder)?.open_read(Path::new(FILE))?.read_bytes()?;
         let (rest, rows) = file.split_last_chunk().ok_or_else(damaged)?;
         let start =
@@ -104,9 +106,11 @@ impl BlockBounds {
         let (bounds, table) = file.slice(0..rest.len()).split(start.ok_or_else(damaged)?);
         let end = table.as_chunks().0.last().map_or(0, ends);
         if end != bounds.len() {
-            return Err(damaged().into());
+            return Err(damaged());
         }
-        Ok(Self { segment: Segment::open(segment, field)?, bounds, table })
+        let segment = Segment::open(segment, field, parameters)?;
+        let rescaled = (parameters != Parameters::default()).then(|| segment.rescale(parameters));
+        Ok(Self { segment, bounds, table, rescaled })
     }
 
     /// The `k` documents of highest score above 0, best first, for words with their counts.
@@ -116,7 +120,7 @@ impl BlockBounds {
         let slack = 1.0 + (2 * terms.len() + 8) as Score * Score::EPSILON;
         let mut bounds = vec![0.0; self.segment.blocks()];
         for term in &terms {
-            bounds.iter_mut().zip(&*term.bounds).for_each(|(sum, &bound)| *sum += term.unit * Score::from(bound));
+            term.bounds.add_to(&mut bounds, term.unit);
         }
         bounds.iter_mut().for_each(|bound| *bound *= slack);
 
@@ -149,36 +153,42 @@ impl BlockBounds {
             let term = Term::from_field_text(self.segment.field, word);
             if let Some(info) = self.segment.inverted.get_term_info(&term)? {
                 let frequency = info.doc_freq as usize;
-                let idf = (1.0 + ((documents - frequency) as Score + 0.5) / (frequency as Score + 0.5)).ln();
-                found.push((count as Score * idf * (1.0 + K1), info));
+                let idf =
+                    (1.0 + (documents.saturating_sub(frequency) as Score + 0.5) / (frequency as Score + 0.5)).ln();
+                found.push((count as Score * idf * (1.0 + self.segment.k1), info));
             }
         }
         found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
         let open = |(weight, info)| {
             let postings = self.segment.postings(&info)?;
-            let bounds = self.bounds(&info, &postings);
-            Ok(QueryTerm { weight, unit: weight / 255.0, bounds, info, postings, start: 0, next: 0, rest: 0.0 })
+            let bounds = self.bounds(&info, &postings)?;
+            let unit = weight / 255.0;
+            Ok(QueryTerm { weight, unit, bounds, info, postings, start: 0, next: 0, bound: 0, rest: 0.0 })
         };
         found.into_iter().map(open).collect()
     }
 
-    /// A term's bounds, one for each block.
-    fn bounds(&self, term: &TermInfo, postings: &BlockSegmentPostings) -> Cow<'_, [u8]> {
-        let blocks = self.segment.blocks();
+    /// A term's bounds: those of the file, or for a rare term those of its postings.
+    fn bounds(&self, term: &TermInfo, postings: &BlockSegmentPostings) -> Result<Bounds<'_>> {
         if term.doc_freq < FREQUENT {
             let mut bounds = Vec::new();
             self.segment.bound(postings, &mut bounds);
-            return Cow::Owned(dense(bounds, blocks));
+            return Ok(Bounds::Sparse(bounds.into()));
         }
         let rows = self.table.as_chunks().0;
         let row = rows.partition_point(|row| starts(row) < term.postings_range.start);
         let start = row.checked_sub(1).map_or(0, |before| ends(&rows[before]));
-        let bytes = &self.bounds[start..ends(&rows[row])];
-        if bytes.len() == blocks {
-            return Cow::Borrowed(bytes);
-        }
-        let entries = bytes.as_chunks::<SPARSE>().0;
-        Cow::Owned(dense(entries.iter().map(|&[low, high, bound]| (u16::from_le_bytes([low, high]), bound)), blocks))
+        let row = rows.get(row).filter(|row| starts(row) == term.postings_range.start).ok_or_else(damaged)?;
+        let bytes = self.bounds.get(start..ends(row)).ok_or_else(damaged)?;
+        let bounds = match bytes.as_chunks() {
+            _ if bytes.len() == self.segment.blocks() => Bounds::Dense(bytes.into()),
+            (entries, []) => Bounds::Sparse(entries.into()),
+            _ => return Err(damaged()),
+        };
+        Ok(match &self.rescaled {
+            Some(rescaled) => bounds.rescaled(rescaled),
+            None => bounds,
+        })
     }
 
     /// Offers the documents of a block, unless it turns out on the way that none can be among the best.
@@ -192,7 +202,8 @@ impl BlockBounds {
     ) -> Result<()> {
         let mut rest = 0.0;
         for term in terms.iter_mut().rev() {
-            rest += term.unit * Score::from(term.bounds[block]);
+            term.bound = term.bounds.get(block);
+            rest += term.unit * Score::from(term.bound);
             term.rest = rest;
         }
         let documents = self.segment.documents(block);
@@ -202,7 +213,7 @@ impl BlockBounds {
             if (highest + term.rest) * slack <= best.threshold {
                 return Ok(());
             }
-            if term.bounds[block] > 0 {
+            if term.bound > 0 {
                 highest = highest.max(term.add(&self.segment, documents.clone(), scores)?);
             }
         }
@@ -226,19 +237,20 @@ struct Segment {
     lengths: OwnedBytes,
     /// For each such byte, the term frequency that makes half the weight.
     norms: [Score; 256],
+    average: Score,
+    k1: Score,
     block_bits: u32,
 }
 
 impl Segment {
-    fn open(segment: &SegmentReader, field: Field) -> Result<Self> {
+    fn open(segment: &SegmentReader, field: Field, parameters: Parameters) -> Result<Self> {
         let inverted = segment.inverted_index(field)?;
         let lengths = segment.fieldnorms_readers().get_inner_file().open_read(field);
         let lengths = lengths.ok_or_else(|| DataCorruption::comment_only("there are no lengths"))?.read_bytes()?;
         let average = inverted.total_num_tokens() as Score / lengths.len() as Score;
-        let norm = |length| K1 * (1.0 - B + B * FieldNormReader::id_to_fieldnorm(length) as Score / average);
-        let norms = std::array::from_fn(|length| norm(length as u8));
+        let norms = std::array::from_fn(|length| norm(length as u8, average, parameters));
         let block_bits = (BLOCK_BITS..).find(|bits| lengths.len() >> bits <= u16::MAX.into()).expect("it gets 0");
-        Ok(Self { field, inverted, lengths, norms, block_bits })
+        Ok(Self { field, inverted, lengths, norms, average, k1: parameters.k1, block_bits })
     }
 
     fn postings(&self, term: &TermInfo) -> Result<BlockSegmentPostings> {
@@ -261,16 +273,45 @@ impl Segment {
     }
 
     /// Adds, for the current documents of `postings`, the bound of each block: the highest share, in 255ths, rounded up.
-    fn bound(&self, postings: &BlockSegmentPostings, bounds: &mut Vec<(u16, u8)>) {
+    fn bound(&self, postings: &BlockSegmentPostings, bounds: &mut Vec<Entry>) {
         for (&document, &frequency) in postings.docs().iter().zip(postings.freqs()) {
-            let block = (document >> self.block_bits) as u16;
+            let [low, high] = ((document >> self.block_bits) as u16).to_le_bytes();
             let bound = (255.0 * self.share(frequency, self.lengths[document as usize])).ceil() as u8;
             match bounds.last_mut() {
-                Some((last, highest)) if *last == block => *highest = bound.max(*highest),
-                _ => bounds.push((block, bound)),
+                Some([last_low, last_high, highest]) if [*last_low, *last_high] == [low, high] => {
+                    *highest = bound.max(*highest);
+                }
+                _ => bounds.push([low, high, bound]),
             }
         }
     }
+
+    /// For each bound that the default parameters give, one that holds for `parameters`.
+    ///
+    /// A share is f / (f + n), with n the norm of the document's length. Other parameters make another norm of each length,
+    /// at least r times the default one, r over all lengths there are. A share of at most s has n / f of at least (1 - s) / s,
+    /// so with the other norm it is at most s / (s + r (1 - s)).
+    fn rescale(&self, parameters: Parameters) -> [u8; 256] {
+        let mut is_there = [false; 256];
+        self.lengths.iter().for_each(|&length| is_there[usize::from(length)] = true);
+        let ratio = |length: u8| {
+            let default = norm(length, self.average, Parameters::default());
+            f64::from(norm(length, self.average, parameters)) / f64::from(default)
+        };
+        let lowest = (0..=255).filter(|&length| is_there[usize::from(length)]).map(ratio).fold(f64::INFINITY, f64::min);
+        std::array::from_fn(|bound| match bound as f64 / 255.0 {
+            0.0 => 0,
+            share => (255.0 * share / (share + lowest * (1.0 - share)) + ROUNDING).ceil().min(255.0) as u8,
+        })
+    }
+}
+
+/// In 255ths: more than the errors of `f32` that go into a share.
+const ROUNDING: f64 = 1e-3;
+
+/// The term frequency that makes half the weight in a document of this length.
+fn norm(length: u8, average: Score, Parameters { k1, b }: Parameters) -> Score {
+    k1 * (1.0 - b + b * FieldNormReader::id_to_fieldnorm(length) as Score / average)
 }
 
 /// A word of the query and where it is being read.
@@ -278,14 +319,15 @@ struct QueryTerm<'a> {
     weight: Score,
     /// What one step of a bound is worth.
     unit: Score,
-    bounds: Cow<'a, [u8]>,
+    bounds: Bounds<'a>,
     info: TermInfo,
     postings: BlockSegmentPostings,
     /// The first document of the block that was read last, and in `postings` the place after that block: cursors only
     /// move forward.
     start: DocId,
     next: usize,
-    /// Bound, in the block that is being scored, of this term and those after it.
+    /// Bounds in the block that is being scored: of this term, and of this term and those after it.
+    bound: u8,
     rest: Score,
 }
 
@@ -359,14 +401,68 @@ impl Best {
     }
 }
 
-/// Bytes of a bound in a term that few blocks have: the block's number, and the bound.
+/// A term's bounds, in 255ths of its weight.
+enum Bounds<'a> {
+    /// One for each block.
+    Dense(Cow<'a, [u8]>),
+    /// Of the blocks that have the term, in their order.
+    Sparse(Cow<'a, [Entry]>),
+}
+
+/// A block's number, little-endian, and its bound.
+type Entry = [u8; SPARSE];
 const SPARSE: usize = 3;
 
-/// A bound for each of `blocks`, 0 for those that are not in `bounds`.
-fn dense(bounds: impl IntoIterator<Item = (u16, u8)>, blocks: usize) -> Vec<u8> {
+impl Bounds<'_> {
+    fn get(&self, block: usize) -> u8 {
+        match self {
+            Self::Dense(bounds) => bounds[block],
+            Self::Sparse(entries) => {
+                entries.binary_search_by_key(&block, block_of).map_or(0, |found| entries[found][SPARSE - 1])
+            }
+        }
+    }
+
+    /// Adds each, times `unit`, to its block's sum.
+    fn add_to(&self, sums: &mut [Score], unit: Score) {
+        match self {
+            Self::Dense(bounds) => {
+                sums.iter_mut().zip(&**bounds).for_each(|(sum, &bound)| *sum += unit * Score::from(bound));
+            }
+            Self::Sparse(entries) => {
+                for entry in &**entries {
+                    if let Some(sum) = sums.get_mut(block_of(entry)) {
+                        *sum += unit * Score::from(entry[SPARSE - 1]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn rescaled(self, to: &[u8; 256]) -> Self {
+        let bound = |bound: u8| to[usize::from(bound)];
+        match self {
+            Self::Dense(bounds) => Self::Dense(bounds.iter().copied().map(bound).collect()),
+            Self::Sparse(entries) => {
+                Self::Sparse(entries.iter().map(|&[low, high, old]| [low, high, bound(old)]).collect())
+            }
+        }
+    }
+}
+
+fn block_of(&[low, high, _]: &Entry) -> usize {
+    u16::from_le_bytes([low, high]).into()
+}
+
+/// A bound for each of `blocks`, 0 for those that are not in `entries`.
+fn dense(entries: &[Entry], blocks: usize) -> Vec<u8> {
     let mut dense = vec![0; blocks];
-    bounds.into_iter().for_each(|(block, bound)| dense[usize::from(block)] = bound);
+    entries.iter().for_each(|entry| dense[block_of(entry)] = entry[SPARSE - 1]);
     dense
+}
+
+fn damaged() -> TantivyError {
+    DataCorruption::comment_only(format!("{FILE} is damaged")).into()
 }
 
 /// Bytes of a term in the table, which is in the order of [`starts`].

@@ -6,14 +6,16 @@
 //! whatever ends a build before that leaves what was there.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use tantivy::directory::MmapDirectory;
 use tantivy::indexer::{SingleSegmentIndexWriter, merge_indices};
 use tantivy::schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
@@ -22,8 +24,13 @@ use tantivy::{Index, TantivyDocument, TantivyError};
 
 use super::block_bounds::BlockBounds;
 use super::passages::{Encoded, PassageWriter};
-use super::{BODY, Bm25Index, Language, Lines, METADATA, Metadata, Passage, VERSION, segment};
+use super::{
+    BODY, Bm25Index, Language, Lines, METADATA, Metadata, Parameters, Passage, VERSION, checksums, segment,
+    write_metadata,
+};
 use crate::error::{AtPath, Error, Place, Result};
+use crate::file_lock::{FileLock, beside};
+use crate::threads;
 
 /// How to build.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +99,7 @@ impl Bm25Builder {
         let site = BuildingSite::open(path)?;
         let passages = PassageWriter::new(&site.passages()).at(path)?;
         // One more than there are cores, so that none waits while the oldest run is put away.
-        let most_under_way = (rayon::current_num_threads() + 1).min(options.memory / Self::LEAST_FOR_A_RUN);
+        let most_under_way = (threads::count() + 1).min(options.memory / Self::LEAST_FOR_A_RUN);
         Ok(Self {
             path: path.to_owned(),
             options,
@@ -178,13 +185,12 @@ impl Bm25Builder {
         let built = built.map_err(|error| failed(&self.path, error))?;
         let BuildOptions { language, title_weight, overwrite, .. } = self.options;
         let Self { documents, skipped, .. } = self;
-        let metadata = Metadata { version: VERSION, documents, skipped, language, title_weight };
-        let file = built.join(METADATA);
-        fs::write(&file, serde_json::to_vec_pretty(&metadata).expect("metadata is JSON")).at(&file)?;
+        let checksums = checksums::compute(&built).at(&built)?;
+        write_metadata(Metadata { version: VERSION, documents, skipped, language, title_weight, checksums }, &built)?;
         sync(&built)?;
         check_free(&self.path, overwrite)?;
         publish(&built, &self.path)?;
-        Bm25Index::open(&self.path)
+        Bm25Index::open(&self.path, Parameters::default())
     }
 
     fn start_waiting(&mut self) -> Result<()> {
@@ -322,7 +328,7 @@ impl PartsWriter {
         let folder = self.folder.join(self.parts.len().to_string());
         fs::create_dir(&folder)?;
         let tokenizers = TokenizerManager::default();
-        tokenizers.register(TOKENIZER, self.options.language.analyzer());
+        tokenizers.register(TOKENIZER, self.options.language.analyzer(VERSION));
         let index = Index::builder().schema(schema().0).tokenizers(tokenizers);
         let writer = index.single_segment_index_writer(MmapDirectory::open(&folder)?, self.budget)?;
         let most_memory = writer.mem_usage() + self.budget; // it has some MB from the beginning
@@ -370,33 +376,30 @@ fn check_free(path: &Path, overwrite: bool) -> Result<()> {
 /// The hidden folder beside an index-to-be. A build that was killed leaves it, and the next one clears it.
 struct BuildingSite {
     folder: PathBuf,
-    _lock: File,
+    _lock: FileLock,
+    _lock_file: File,
 }
 
 impl BuildingSite {
     fn open(path: &Path) -> Result<Self> {
-        let name = path
-            .file_name()
-            .ok_or_else(|| Error::Argument(format!("{} does not name a folder to build in", path.display())))?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(".building");
-        let folder = path.with_file_name(hidden);
-        fs::create_dir_all(&folder).at(&folder)?;
-        let lock_path = folder.join("lock");
-        let lock = File::create(&lock_path).at(&lock_path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::retrieval(path, "another process is building this index; wait for it or end it"));
-            }
-            Err(TryLockError::Error(error)) => return Err(error).at(&lock_path),
+        let folder = beside(path, ".building")?;
+        if let Some(parent) = folder.parent() {
+            fs::create_dir_all(parent).at(parent)?;
         }
-        let site = Self { folder, _lock: lock };
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_ours(&folder)?,
+            created => created.at(&folder)?,
+        }
+        let lock_path = folder.join("lock");
+        let lock_file = OpenOptions::new().write(true).create(true).custom_flags(libc::O_NOFOLLOW).open(&lock_path);
+        let lock_file = lock_file.at(&lock_path)?;
+        let busy = || Error::retrieval(path, "another process is building this index; wait for it or end it");
+        let lock = FileLock::acquire(&lock_file, &lock_path)?.ok_or_else(busy)?;
+        let site = Self { folder, _lock: lock, _lock_file: lock_file };
         for entry in fs::read_dir(&site.folder).at(&site.folder)? {
-            let entry = entry.at(&site.folder)?.path();
-            if entry.is_dir() {
-                fs::remove_dir_all(&entry).at(&entry)?;
+            let entry = entry.at(&site.folder)?;
+            if entry.file_type().at(&entry.path())?.is_dir() {
+                fs::remove_dir_all(entry.path()).at(&entry.path())?;
             }
         }
         Ok(site)
@@ -412,6 +415,18 @@ impl Drop for BuildingSite {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Refuses a building site that another user could have prepared: what is in it will be deleted.
+fn check_ours(folder: &Path) -> Result<()> {
+    let found = folder.symlink_metadata().at(folder)?;
+    if found.is_dir() && found.uid() == geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(Error::retrieval(
+        folder,
+        "an index is built here, but this is not a folder of yours; remove it or choose another path",
+    ))
 }
 
 /// Moves what was built to its place. What is there changes places with it, in one step, and goes with the building site.

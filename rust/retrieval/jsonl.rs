@@ -7,11 +7,13 @@ use std::io::{BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use super::Passage;
 use crate::error::{AtPath, Error, Result};
+use crate::json::{self, JsonError};
 use crate::text_file::TextFile;
 
 /// A longer line, in bytes, is none of passages.
@@ -45,11 +47,18 @@ impl JsonlFile {
         if text.last().is_none_or(|&last| last != b'\n') {
             self.text.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut text).at(&self.path)?;
         }
-        if text.len() as u64 > LONGEST_LINE && !text.contains(&b'\n') {
-            return Err(Error::retrieval((&*self.path, self.line), "this line does not end"));
-        }
         let first = self.line;
         self.line += text.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        let last_line = text.len() - text.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        if last_line as u64 >= LONGEST_LINE {
+            let message = format!("the line is longer than {} MiB", LONGEST_LINE >> 20);
+            return Err(Error::retrieval((&*self.path, self.line), message));
+        }
+        if first == 1 && text.trim_ascii_start().first() == Some(&b'[') {
+            let message =
+                "the file is one JSON list, and must have an object a line: `jq -c '.[]' LIST > LINES` makes them";
+            return Err(Error::retrieval((&*self.path, 1), message));
+        }
         Ok((!text.is_empty()).then(|| Lines { path: self.path.clone(), first, text }))
     }
 
@@ -79,23 +88,20 @@ impl Lines {
 }
 
 fn passage(line: &[u8]) -> std::result::Result<Passage, String> {
-    let not_json = |error: serde_json::Error| {
-        let message = error.to_string();
-        format!("not JSON: {} (column {})", message.split(" at line ").next().unwrap_or_default(), error.column())
-    };
+    let not_json = |error: JsonError| format!("not JSON: {error}");
     if line.first() != Some(&b'{') {
-        let json = serde_json::from_slice(line).map_err(not_json)?;
+        let json = json::parse(line).map_err(not_json)?;
         return Err(format!("not a JSON object but {}", kind(&json)));
     }
-    serde_json::from_slice::<Fields>(line).map_err(not_json)?.passage()
+    json::parse::<Fields>(line).map_err(not_json)?.passage()
 }
 
 /// What of a line, or of another record, makes a passage. Other fields are passed over.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct Fields {
-    pub id: Json,
-    pub _id: Json,
+    pub id: Id,
+    pub _id: Id,
     pub title: Json,
     pub text: Json,
     pub contents: Json,
@@ -111,11 +117,12 @@ impl Fields {
             Json::String(text) => Ok(Some(text)),
             other => Err(format!("`{name}` is {}, not a string", kind(&other))),
         };
-        let id = match if self.id.is_null() { self._id } else { self.id } {
-            Json::String(id) => id,
-            Json::Number(id) => id.to_string(),
-            Json::Null => return Err("no field `id` or `_id`".to_owned()),
-            other => return Err(format!("its id is {}, not a string", kind(&other))),
+        let id = match (self.id, self._id) {
+            (Id::Absent, Id::Absent) => return Err("no field `id` or `_id`".to_owned()),
+            (Id::Other(kind), _) | (Id::Absent, Id::Other(kind)) => {
+                return Err(format!("its id is {kind}; it must be a string or a number"));
+            }
+            (Id::Text(id), _) | (Id::Absent, Id::Text(id)) => id,
         };
         let title = text_of("title", self.title)?;
         match (text_of("text", self.text)?, text_of("contents", self.contents)?) {
@@ -129,6 +136,31 @@ impl Fields {
             }
             (None, None) => Err("no field `text` or `contents`".to_owned()),
         }
+    }
+}
+
+/// An id: a string, or a number as it is written, of any size.
+#[derive(Default)]
+pub enum Id {
+    #[default]
+    Absent,
+    Text(String),
+    /// What it is instead.
+    Other(&'static str),
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        match json.as_bytes()[0] {
+            b'-' | b'0'..=b'9' => return Ok(Self::Text(json.to_owned())),
+            b'"' => {}
+            b'n' => return Ok(Self::Absent),
+            b'[' => return Ok(Self::Other("a list")),
+            b'{' => return Ok(Self::Other("an object")),
+            _ => return Ok(Self::Other("a boolean")),
+        }
+        serde_json::from_str(json).map(Self::Text).map_err(de::Error::custom)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -72,14 +73,17 @@ impl PassageWriter {
 pub(super) struct Passages {
     file: File,
     ends: OwnedBytes,
+    bytes: u64,
 }
 
 impl Passages {
     pub(super) fn open(folder: &Path) -> tantivy::Result<Self> {
         let ends = MmapDirectory::open(folder)?.open_read(Path::new(ENDS))?.read_bytes()?;
-        let passages = Self { file: File::open(folder.join(FILE))?, ends };
+        let file = File::open(folder.join(FILE))?;
+        let bytes = file.metadata()?.len();
+        let passages = Self { file, ends, bytes };
         let end = passages.ends().last().map_or(0, |&end| u64::from_le_bytes(end));
-        if end != passages.file.metadata()?.len() {
+        if end != bytes || !passages.ends.len().is_multiple_of(8) {
             return Err(DataCorruption::comment_only(format!("{FILE} is damaged")).into());
         }
         Ok(passages)
@@ -89,20 +93,34 @@ impl Passages {
         self.ends().len()
     }
 
+    /// Bytes of a passage.
+    pub(super) fn size(&self, number: usize) -> io::Result<u64> {
+        self.range(number).map(|range| range.end - range.start)
+    }
+
     pub(super) fn get(&self, number: usize, score: f32) -> io::Result<Passage> {
-        let ends = self.ends();
-        let end = |number: usize| u64::from_le_bytes(ends[number]);
-        let start = number.checked_sub(1).map_or(0, end);
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("passage {number} is damaged"));
-        let mut bytes = vec![0; end(number).checked_sub(start).ok_or_else(damaged)? as usize];
-        self.file.read_exact_at(&mut bytes, start)?;
-        let passage = decode(bytes).ok_or_else(damaged)?;
+        let range = self.range(number)?;
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.file.read_exact_at(&mut bytes, range.start)?;
+        let passage = decode(bytes).ok_or_else(|| damaged(number))?;
         Ok(Passage { score, ..passage })
+    }
+
+    /// Where a passage is.
+    fn range(&self, number: usize) -> io::Result<Range<u64>> {
+        let end = |number: usize| self.ends().get(number).map(|&end| u64::from_le_bytes(end));
+        let start = number.checked_sub(1).map_or(Some(0), end);
+        let range = start.zip(end(number)).map(|(start, end)| start..end);
+        range.filter(|range| range.start <= range.end && range.end <= self.bytes).ok_or_else(|| damaged(number))
     }
 
     fn ends(&self) -> &[[u8; 8]] {
         self.ends.as_chunks().0
     }
+}
+
+fn damaged(number: usize) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("passage {number} is damaged"))
 }
 
 /// Bytes of the two lengths.

@@ -66,11 +66,13 @@ def test_an_index_is_built_opened_and_searched(tmp_path: Path) -> None:
     assert "Snowball stems" in info.pop("analyzer")
     assert info == {
         "documents": 3,
-        "version": 3,
+        "version": 4,
         "path": str(path),
         "skipped": 0,
         "language": "english",
         "title_weight": 1,
+        "k1": 1.2,
+        "b": 0.75,
     }
 
 

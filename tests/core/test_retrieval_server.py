@@ -134,7 +134,7 @@ def test_many_at_once(url: str, index: Bm25Index) -> None:
 @pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_when_the_requests_under_way_are_answered(ends: signal.Signals, index: Bm25Index) -> None:
     body = json.dumps({"queries": ["Rome"], "topk": 1}).encode()
-    head = f"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    head = f"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
     with process(index) as (server, url):
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:

@@ -6,11 +6,9 @@ use std::slice::from_ref;
 
 use agentdistill::Error;
 use agentdistill::action::{Action, ActionFormat, Parsed, parse_action};
-use agentdistill::formats::{Conversion, Counts, Format};
+use agentdistill::formats::{Conversion, Counts, Format, read_trajectories};
 use agentdistill::observation::{Observation, ObservationKind};
-use agentdistill::trajectory::{
-    Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, VERSION, read_header, read_trajectories,
-};
+use agentdistill::trajectory::{Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, VERSION, read_header};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tempfile::tempdir;

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use agentdistill::retrieval::{Bm25Builder, Bm25Index, BuildOptions, JsonlFile, Language, Passage};
+use agentdistill::retrieval::{Bm25Builder, Bm25Index, BuildOptions, JsonlFile, Language, Parameters, Passage};
 use agentdistill::{Error, Result};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -32,7 +33,8 @@ fn build_with(path: &Path, passages: &[Passage], options: BuildOptions) -> Resul
 
 /// BM25 as defined, with Lucene's idf and Tantivy's one-byte lengths, of every passage; for words that the analyzer
 /// leaves alone.
-fn reference(passages: &[Passage], title_weight: u32, query: &str) -> Vec<f64> {
+fn reference(passages: &[Passage], title_weight: u32, query: &str, parameters: Parameters) -> Vec<f64> {
+    let (k1, b) = (f64::from(parameters.k1), f64::from(parameters.b));
     fn words(text: &str) -> impl Iterator<Item = &str> {
         text.split(' ').filter(|word| !word.is_empty())
     }
@@ -48,8 +50,9 @@ fn reference(passages: &[Passage], title_weight: u32, query: &str) -> Vec<f64> {
         let df = frequencies.iter().filter(|&&tf| tf > 0.0).count() as f64;
         for ((score, document), tf) in scores.iter_mut().zip(&documents).zip(frequencies) {
             let length = FieldNormReader::id_to_fieldnorm(FieldNormReader::fieldnorm_to_id(document.len() as u32));
-            let norm = 1.2 * (1.0 - 0.75 + 0.75 * f64::from(length) / average);
-            *score += (1.0 + (count - df + 0.5) / (df + 0.5)).ln() * 2.2 * tf / (tf + norm);
+            let norm = k1 * (1.0 - b + b * f64::from(length) / average);
+            let share = if tf > 0.0 { tf / (tf + norm) } else { 0.0 };
+            *score += (1.0 + (count - df + 0.5) / (df + 0.5)).ln() * (1.0 + k1) * share;
         }
     }
     scores
@@ -75,7 +78,7 @@ fn check(passages: &[Passage], index: &Bm25Index, query: &str, k: usize) -> Test
     let mut seen = HashMap::new();
     // Tantivy's weight of a word in nearly all passages, ln(1 + 0.003), has few digits left in an f32.
     let near = |a: f32, b: f64| (f64::from(a) - b).abs() <= 1e-5 * b.abs() + 1e-6;
-    let scores = reference(passages, index.metadata().title_weight, query);
+    let scores = reference(passages, index.metadata().title_weight, query, index.parameters());
     let mut best: Vec<usize> = (0..passages.len()).filter(|&number| scores[number] > 0.0).collect();
     best.sort_by(|&a, &b| scores[b].total_cmp(&scores[a])); // stable
     best.truncate(k);
@@ -89,6 +92,9 @@ fn check(passages: &[Passage], index: &Bm25Index, query: &str, k: usize) -> Test
         prop_assert_eq!(number, equal[*nth], "equal passages come in the order of indexing");
         *nth += 1;
         prop_assert_eq!((&found.title, &found.text), contents(number));
+    }
+    if index.parameters() != Parameters::default() {
+        return Ok(());
     }
     let plain = plain(index.path(), query, k);
     prop_assert_eq!(found.len(), plain.len());
@@ -172,11 +178,15 @@ proptest! {
         longest in 1.0..40.0,
         queries in prop::collection::vec(query(), 1..5),
         k in prop_oneof![1..20usize, 1..5_000usize],
+        k1 in prop_oneof![Just(0.0f32), 0.0..4.0f32, 0.0..100.0f32],
+        b in prop_oneof![Just(0.0f32), Just(1.0f32), 0.0..1.0f32],
     ) {
         let passages = Words { state, vocabulary }.passages(documents, distinct, longest);
         let folder = tempdir().unwrap();
         let index = build(&folder.path().join("index"), &passages).unwrap();
         queries.iter().try_for_each(|query| check(&passages, &index, query, k))?;
+        let other = Bm25Index::open(index.path(), Parameters { k1, b }).unwrap();
+        queries.iter().try_for_each(|query| check(&passages, &other, query, k))?;
     }
 
 }
@@ -294,13 +304,28 @@ fn languages() {
         ("cjk", "서울특별시", "특별", true),
         ("cjk", "ＢＭ２５ means Rank", "bm25", true),
         ("cjk", "BM25の順位rank", "ＲＡＮＫ", true),
+        ("cjk", "ｶﾀｶﾅ", "カタカナ", true),
+        ("cjk", "が行", "か\u{3099}行", true),
+        // Composed or not, full width, ligatures, case folding.
+        ("english", "cafe\u{301}s", "CAFÉ", true),
+        ("english", "café", "cafe", false),
+        ("english", "ＢＭ２５ ﬁeld", "bm25 xyz", true),
+        ("english", "the ﬁelds", "FIELD", true),
+        ("german", "STRASSE", "Straße", true),
+        ("greek", "ΟΔΟΣ", "οδός", true),
+        ("none", "ΟΔΟΣ", "οδος", true),
+        ("none", "İstanbul", "I\u{307}STANBUL", true),
+        ("none", "naïve", "NAI\u{308}VE", true),
+        ("none", "x\u{304}y", "y", false),
+        ("none", "हिन्दी", "हिन", false),
+        ("none", "தமிழ்நாடு", "தமிழ்நாடு", true),
     ];
     for (name, text, query, expected) in cases {
         let folder = tempdir().unwrap();
         let path = folder.path().join("index");
         let options = BuildOptions { language: name.parse().unwrap(), ..BuildOptions::default() };
         build_with(&path, &[passage(0, "", text)], options).unwrap();
-        let index = Bm25Index::open(&path).unwrap();
+        let index = Bm25Index::open(&path, Parameters::default()).unwrap();
         assert_eq!(index.metadata().language.to_string(), name);
         assert_eq!(!index.search(query, 1).unwrap().is_empty(), expected, "{query:?} in {text:?}, {name}");
     }
@@ -315,6 +340,8 @@ fn lines_of_jsonl() {
         (r#"{"id": "a", "title": "T", "text": "x"}"#, ("a", "T", "x")),
         (r#"{"_id": "a", "title": "T", "text": "x", "metadata": {"k": 1}}"#, ("a", "T", "x")),
         (r#"{"id": 7, "text": "x"}"#, ("7", "", "x")),
+        (r#"{"id": 123456789012345678901234567890, "text": "x"}"#, ("123456789012345678901234567890", "", "x")),
+        (r#"{"id": -1.50, "text": "\ud83d"}"#, ("-1.50", "", "\u{fffd}")),
         (r#"{"id": "a", "title": null, "text": "x"}"#, ("a", "", "x")),
         (r#"{"id": "a", "contents": "\"T\"\nx\ny"}"#, ("a", "T", "x\ny")),
         (r#"{"id": "a", "contents": "x"}"#, ("a", "", "x")),
@@ -324,7 +351,7 @@ fn lines_of_jsonl() {
         (b"{\"id\": \"a\"", "not JSON"),
         (b"[1]", "not a JSON object but a list"),
         (b"{\"text\": \"x\"}", "no field `id` or `_id`"),
-        (b"{\"id\": [], \"text\": \"x\"}", "its id is a list, not a string"),
+        (b"{\"id\": [], \"text\": \"x\"}", "its id is a list; it must be a string or a number"),
         (b"{\"id\": \"a\", \"title\": \"T\"}", "no field `text` or `contents`"),
         (b"{\"id\": \"a\", \"text\": 1}", "`text` is a number, not a string"),
         (b"{\"id\": \"a\", \"text\": \"\xff\"}", "not JSON"),
@@ -376,7 +403,7 @@ proptest! {
         let zstd = |bytes| zstd::encode_all(bytes, 1).unwrap();
         let folder = tempdir().unwrap();
         let file = folder.path().join("corpus");
-        for bytes in [text.clone().into_bytes(), [gzip(half), gzip(rest)].concat(), [zstd(half), zstd(rest)].concat()] {
+        for bytes in [text.clone().into_bytes(), [gzip(half), gzip(rest)].concat(), [gzip(half), gzip(rest), vec![0; 70_000]].concat(), [zstd(half), zstd(rest)].concat()] {
             fs::write(&file, &bytes).unwrap();
             let mut reader = JsonlFile::open(&file).unwrap();
             let mut read = Vec::new();
@@ -393,6 +420,17 @@ proptest! {
             }).collect();
             prop_assert_eq!(read, expected);
         }
+    }
+}
+
+#[test]
+fn a_list_is_said_to_be_one() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("corpus.json");
+    for list in ["[{\"id\": 1, \"text\": \"x\"}]", "\n [\n{\"id\": 1, \"text\": \"x\"}\n]\n"] {
+        fs::write(&file, list).unwrap();
+        let error = JsonlFile::open(&file).unwrap().next_lines(1 << 20).err().unwrap().to_string();
+        assert!(error.contains("corpus.json:1: the file is one JSON list"), "{error}");
     }
 }
 
@@ -430,10 +468,95 @@ fn an_index_appears_only_when_complete() {
     assert_eq!(new.search("two", 1).unwrap()[0].id, "1");
 }
 
+/// In a folder that others may write to, what they put at the building site is not followed.
+#[test]
+fn a_building_site_is_ours() {
+    let folder = tempdir().unwrap();
+    let [home, site] = ["home", ".index.building"].map(|name| folder.path().join(name));
+    fs::create_dir_all(home.join("photos")).unwrap();
+    fs::write(home.join("photos/1"), "x").unwrap();
+    let build = || build(&folder.path().join("index"), &[passage(0, "", "one")]);
+    symlink(&home, &site).unwrap();
+    assert!(build().err().unwrap().to_string().contains("this is not a folder of yours"));
+    fs::remove_file(&site).unwrap();
+    fs::create_dir(&site).unwrap();
+    symlink(home.join("photos"), site.join("run-0")).unwrap();
+    symlink(home.join("photos/1"), site.join("lock")).unwrap();
+    assert!(build().is_err());
+    assert_eq!(fs::read_to_string(home.join("photos/1")).unwrap(), "x");
+}
+
+/// The metadata of an index as version 3 wrote them: without checksums.
+fn version_3(documents: usize) -> String {
+    format!(r#"{{"version": 3, "documents": {documents}, "skipped": 0, "language": "english", "title_weight": 1}}"#)
+}
+
+/// A byte that changes anywhere is an error. Without checksums, as in version 3, whatever changes
+/// is an error or another answer: never a panic, a hang or the process's end.
+#[test]
+fn damage_is_an_error() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("index");
+    let passages = Words { state: 7, vocabulary: 300.0 }.passages(3_000, 2_000, 12.0);
+    let index = build(&path, &passages).unwrap();
+    index.check().unwrap();
+    let open = || Bm25Index::open(&path, Parameters::default());
+    let written = fs::read(path.join("agentdistill.json")).unwrap();
+    let mut random = Words { state: 11, vocabulary: 0.0 };
+    let names = index.metadata().checksums.keys();
+    assert!(names.len() > 5, "{names:?}");
+    for name in names {
+        let file = path.join(name);
+        let whole = fs::read(&file).unwrap();
+        for round in 0..40 {
+            let mut bytes = whole.clone();
+            let Some(last) = bytes.len().checked_sub(1) else { continue };
+            // From both ends, where lengths and tables are, and in between.
+            let at = match round % 3 {
+                0 => (round / 3).min(last),
+                1 => last.saturating_sub(round / 3),
+                _ => (random.number() * last as f64) as usize,
+            };
+            bytes[at] ^= [0xff, 0x01, 0x80][round % 2];
+            replace(&file, &bytes);
+            let error = open().and_then(|index| index.check()).unwrap_err().to_string();
+            assert!(error.contains("the index is damaged"), "{name}: {error}");
+            replace(&path.join("agentdistill.json"), version_3(passages.len()).as_bytes());
+            let _ = open().and_then(|index| index.search_batch(&["zq1 zq2 zq7 zq250", "zq299"], 10));
+            replace(&path.join("agentdistill.json"), &written);
+        }
+        replace(&file, &whole);
+    }
+    open().unwrap().check().unwrap();
+}
+
+/// Puts another file at its place: one that is mapped is not written into.
+fn replace(path: &Path, bytes: &[u8]) {
+    let new = path.with_extension("new");
+    fs::write(&new, bytes).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+/// However long a query is, what it takes is bounded: its first 1,024 distinct words count.
+#[test]
+fn the_words_of_a_query_are_bounded() {
+    let folder = tempdir().unwrap();
+    let passages: Vec<Passage> = (0..3_000).map(|number| passage(number, "", &format!("zq{number}"))).collect();
+    let index = build(&folder.path().join("index"), &passages).unwrap();
+    let query = |words: usize| (0..words).map(|word| format!("zq{word} ")).collect::<String>();
+    assert_eq!(index.search(&query(1_024), 3_000).unwrap().len(), 1_024);
+    assert_eq!(index.search(&query(3_000), 3_000).unwrap(), index.search(&query(1_024), 3_000).unwrap());
+    let long = format!("zq7 {} zq8", "é, ".repeat(1 << 20));
+    assert_eq!(index.search(&long, 9).unwrap().len(), 1);
+}
+
 #[test]
 fn what_is_no_index_of_ours_is_refused() {
     let folder = tempdir().unwrap();
-    let open = |name: &str| Bm25Index::open(&folder.path().join(name)).map(|_| ()).unwrap_err().to_string();
+    let open = |name: &str| {
+        let index = Bm25Index::open(&folder.path().join(name), Parameters::default());
+        index.err().map(|error| error.to_string()).unwrap_or_default()
+    };
     assert!(open("absent").contains("there is no index here"));
     fs::create_dir(folder.path().join("other")).unwrap();
     fs::write(folder.path().join("other/file"), "mine").unwrap();
@@ -446,9 +569,13 @@ fn what_is_no_index_of_ours_is_refused() {
     build(&path, &[passage(0, "", "one")]).unwrap();
     let metadata = path.join("agentdistill.json");
     let written = fs::read_to_string(&metadata).unwrap();
-    fs::write(&metadata, written.replace("\"version\": 3", "\"version\": 1")).unwrap();
-    assert!(open("index").contains("of version 1, and this agentdistill reads version 3; build it"));
-    fs::write(&metadata, written.replace("\"documents\": 1", "\"documents\": 5")).unwrap();
+    fs::write(&metadata, written.replace("\"version\": 4", "\"version\": 1")).unwrap();
+    assert!(open("index").contains("of version 1, and this agentdistill reads versions 3 to 4; build it"));
+    fs::write(&metadata, written.replace("\"title_weight\": 1", "\"title_weight\": 2")).unwrap();
+    assert!(open("index").contains("damaged (it is not what was written)"));
+    fs::write(&metadata, version_3(1)).unwrap();
+    assert_eq!(open("index"), "");
+    fs::write(&metadata, version_3(5)).unwrap();
     assert!(open("index").contains("it holds 1 of 5 passages"));
     fs::write(&metadata, "junk").unwrap();
     assert!(open("index").contains("damaged"));

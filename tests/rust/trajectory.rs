@@ -5,10 +5,10 @@ use std::io::Write;
 use std::path::Path;
 
 use agentdistill::action::{ActionFormat, parse_action};
+use agentdistill::formats::read_trajectories;
 use agentdistill::observation::{Observation, ToolCall};
 use agentdistill::trajectory::{
     Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, TrajectoryWriter, VERSION, read_header,
-    read_trajectories,
 };
 use proptest::prelude::*;
 use tempfile::tempdir;
@@ -200,12 +200,67 @@ fn files_that_are_not_ours() {
     let error = Trajectory::from_json(&line.replace(r#""steps":[]"#, step)).unwrap_err();
     assert!(error.to_string().contains("an action has a thought, and a failure to parse one a kind"), "{error}");
 
+    let step = r#""steps":[{"candidates":[{"text":"t"}],"winner":1,"votes":[],"message":"","seconds":0}]"#;
+    let error = Trajectory::from_json(&line.replace(r#""steps":[]"#, step)).unwrap_err().to_string();
+    assert!(error.contains("the winner of step 1 is 1, but there are 1 candidates"), "{error}");
+    let deep = format!(r#""sampling":{{"a":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    let error = Trajectory::from_json(&line.replace(r#""sampling":{}"#, &deep)).unwrap_err().to_string();
+    assert!(error.contains("recursion limit exceeded"), "{error}");
+    let lone = Trajectory::from_json(&line.replace("What is", r"\ud83d \ud83d\ude00")).unwrap();
+    assert!(lone.question.starts_with("\u{fffd} \u{1f600}"), "{}", lone.question);
+
     // Without a header, or joined from several files: fine to read; to write, it must be known which run it is.
     fs::write(&path, format!("{line}\n{header}\n\n{line}")).unwrap();
     assert_eq!(ids(&path), ["a", "a"]);
     assert_eq!(read_header(&path).unwrap(), None);
     assert!(TrajectoryWriter::open(&path, "{}").unwrap_err().to_string().contains("has no header line"));
     assert!(read_trajectories(&folder.path().join("absent")).unwrap_err().to_string().contains("absent: No such file"));
+}
+
+/// A refused file keeps every byte; only what follows a header of our own run may be cut off.
+#[test]
+fn a_refused_file_keeps_every_byte() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("t.jsonl");
+    let header = r#"{"agentdistill":"trajectories","version":1,"run":{}}"#;
+    let other = header.replace("{}", r#"{"n":8}"#);
+    let line = trajectory("a").to_json();
+    let half = &line[..line.len() / 2];
+    let refused = [
+        r#"{"accuracy": 0.93, "weeks": true}"#.to_owned(),
+        r#"{"accuracy": [0.93, "#.to_owned(),
+        "important, and no newline".to_owned(),
+        "-----BEGIN".to_owned(),
+        "\n\n".to_owned(),
+        " ".to_owned(),
+        "{\n".to_owned(),
+        half.to_owned(),
+        format!("{line}\n{half}"),
+        other.clone(),
+        format!("{other}\n{half}"),
+        format!("{header}\n{{\"accuracy\": 0.93}}"),
+        format!("{header}\n{line}\nimportant, and no newline"),
+        format!("{}\n{half}", header.replace("trajectories", "tasks")),
+    ];
+    for content in refused {
+        fs::write(&path, &content).unwrap();
+        assert!(TrajectoryWriter::open(&path, "{}").is_err(), "{content}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+    }
+    let cut = [
+        (&header[..20], vec![]),
+        (&header[..5], vec![]),
+        (header, vec![]),
+        (&*format!("{header}\n{line}\n{half}"), vec!["a"]),
+        (&*format!("{header}\n{line}\n{half}\0\0\0"), vec!["a"]),
+        (&*format!("{header}\n{line}"), vec!["a"]),
+    ];
+    for (content, done) in cut {
+        fs::write(&path, content).unwrap();
+        assert_eq!(TrajectoryWriter::open(&path, "{}").unwrap().done().iter().collect::<Vec<_>>(), done, "{content}");
+        assert!(fs::read_to_string(&path).unwrap().starts_with(&format!("{header}\n")), "{content}");
+        assert_eq!(ids(&path), done);
+    }
 }
 
 /// More than one block of lines, so that blocks meet in the middle of one.

@@ -1,0 +1,73 @@
+//! Checksums of an index's files: a changed byte is an error, not another answer.
+//!
+//! They are CRC-32, which finds damage. It does not find a forgery: whoever can write to an index decides what it says.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::METADATA;
+
+/// What a file was when the index was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksum {
+    bytes: u64,
+    crc32: u32,
+}
+
+/// By name.
+pub type Checksums = BTreeMap<String, Checksum>;
+
+/// Those of all files in a folder but the one that will hold them.
+pub(super) fn compute(folder: &Path) -> io::Result<Checksums> {
+    let mut checksums = Checksums::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type()?.is_file() && name != METADATA && !name.ends_with(".lock") {
+            checksums.insert(name, compute_one(&entry.path())?);
+        }
+    }
+    Ok(checksums)
+}
+
+/// Verifies the sizes of all files, and the contents of those that `counts` chooses by name and size.
+///
+/// # Errors
+///
+/// Which files are not what they were.
+pub(super) fn verify(folder: &Path, expected: &Checksums, counts: impl Fn(&str, u64) -> bool) -> Result<(), String> {
+    let differs = |(name, expected): (&String, &Checksum)| {
+        let path = folder.join(name);
+        let found = fs::metadata(&path).and_then(|file| match counts(name, expected.bytes) {
+            true => compute_one(&path),
+            false => Ok(Checksum { bytes: file.len(), ..*expected }),
+        });
+        match found {
+            Ok(found) if found == *expected => None,
+            Ok(_) => Some(format!("{name} is not what was written")),
+            Err(error) => Some(format!("{name}: {error}")),
+        }
+    };
+    let found: Vec<String> = expected.iter().filter_map(differs).collect();
+    if found.is_empty() { Ok(()) } else { Err(found.join("; ")) }
+}
+
+fn compute_one(path: &Path) -> io::Result<Checksum> {
+    let mut file = File::open(path)?;
+    let mut crc32 = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 18];
+    let mut bytes = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Checksum { bytes, crc32: crc32.finalize() }),
+            read => {
+                crc32.update(&buffer[..read]);
+                bytes += read as u64;
+            }
+        }
+    }
+}
