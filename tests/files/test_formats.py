@@ -112,7 +112,7 @@ def test_what_cannot_be_read_one_after_the_other_is_said(recorded: Path, tmp_pat
     whole = recorded.read_text()
     file.write_text(whole + 100 * "{}\n" + 100 * whole)
     read = iter_trajectories(file)
-    with pytest.raises(TrajectoryError, match=r"bad\.jsonl:5: not a record of agentdistill: missing field"):
+    with pytest.raises(TrajectoryError, match=r"bad\.jsonl:5: not a trajectory: missing field"):
         list(read)
     assert list(read) == [], "it ends with what it raises"
     with pytest.raises(TrajectoryError, match=r"bad\.jsonl:5: not a trajectory: missing field"):
