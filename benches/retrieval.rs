@@ -1,7 +1,7 @@
 //! Search and building on generated passages whose words are as uneven as a language's (Zipf). BENCHMARKS.md has
 //! figures on real text.
 
-use agentdistill::retrieval::{Bm25Builder, Bm25Index, BuildOptions, Parameters, Passage};
+use agentdistill::retrieval::{Bm25Builder, Bm25Index, BuildOptions, Passage};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const PASSAGES: usize = 100_000;

@@ -20,6 +20,7 @@ COMMANDS = [
     ("index", "build"),
     ("index", "info"),
     ("index", "search"),
+    ("index", "check"),
     ("serve-retrieval",),
     ("generate",),
     ("select",),
@@ -76,6 +77,19 @@ def test_index_build_info_search(tmp_path: Path) -> None:
     assert "[1] Paris" in found.stdout
     found = agentdistill("index", "search", "wiki", "capital", "--json", cwd=tmp_path)
     assert [json.loads(line).pop("title") for line in found.stdout.splitlines()] == ["Paris"]
+
+
+def test_a_damaged_index_is_found(tmp_path: Path) -> None:
+    write_lines(tmp_path / "corpus.jsonl", PASSAGE)
+    assert agentdistill("index", "build", "corpus.jsonl", "-o", "wiki", cwd=tmp_path).returncode == 0
+    whole = agentdistill("index", "check", "wiki", cwd=tmp_path)
+    assert (whole.returncode, whole.stdout) == (0, "wiki is as it was built\n"), whole.stderr
+    largest = max((tmp_path / "wiki").iterdir(), key=lambda file: file.stat().st_size)
+    damaged = bytearray(largest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    largest.write_bytes(damaged)
+    run = agentdistill("index", "check", "wiki", cwd=tmp_path)
+    assert run.returncode == 1 and largest.name in run.stderr and run.stderr.count("\n") == 1, run.stderr
 
 
 def test_index_build_of_several_files(tmp_path: Path) -> None:

@@ -78,6 +78,21 @@ class IndexInfo:
 
 
 @dataclass(frozen=True)
+class IndexCheck:
+    """Verify the checksum of every file of an index.
+
+    Example: agentdistill index check wiki
+    """
+
+    index: Positional[Path]
+    """Folder of the index."""
+
+    def run(self) -> None:
+        Bm25Index.open(self.index).check()
+        print(f"{self.index} is as it was built")
+
+
+@dataclass(frozen=True)
 class IndexSearch:
     """Search an index.
 
@@ -113,6 +128,7 @@ class Index:
         Annotated[IndexBuild, subcommand("build")]
         | Annotated[IndexInfo, subcommand("info")]
         | Annotated[IndexSearch, subcommand("search")]
+        | Annotated[IndexCheck, subcommand("check")]
     )
 
     def run(self) -> None:
