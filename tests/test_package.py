@@ -39,8 +39,7 @@ ONLY_IMPORTERS = {
     "starlette": {"serving/chat_server"},
     "smolagents": {"serving/smolagents"},
     "ray": {"rollouts/cluster"},
-    "math_verify": {"grading/math_equality"},
-    "sympy": {"grading/math_equality"},
+    "sympy": {"grading/mathematics/comparing", "grading/mathematics/reading", "grading/mathematics/values"},
     "datasets": {"tasks/benchmark", "training/trainer"},
     "matplotlib": {"results/plots", "demo/page"},
 }

@@ -1,19 +1,30 @@
-"""Equality of mathematical answers: pairs judged by hand, what must hold for all, and a worker that hangs, dies and
-comes back."""
+"""Equality of mathematical answers: pairs judged by hand, what must hold for all, and a worker that is stopped
+and comes back."""
 
+import csv
 import json
-import time
+import os
+import re
+import subprocess
+import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import sympy
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import agentdistill
 from agentdistill.grading import math_equality
 from agentdistill.grading.grade import grade
-from agentdistill.grading.math_equality import math_equal
+from agentdistill.grading.math_equality import UndecidedError, math_equal
+from agentdistill.grading.mathematics.comparing import equal
+from agentdistill.grading.mathematics.reading import read
+from agentdistill.grading.mathematics.values import UnreadError
 from agentdistill.tasks.loading import load_tasks
+from agentdistill.tasks.task import Task
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -66,7 +77,6 @@ def test_no_text_is_an_error(text: str) -> None:
 
 def test_every_answer_of_the_paper_is_itself(shared_data: Path) -> None:
     tasks = [task for path in sorted((shared_data / "tasks").glob("*math*")) for task in load_tasks(path)]
-    start = time.monotonic()
     wrong = [
         (task.answer, dressed)
         for task in tasks
@@ -74,7 +84,6 @@ def test_every_answer_of_the_paper_is_itself(shared_data: Path) -> None:
         if grade(task, dressed).score != 1
     ]
     assert not wrong
-    assert time.monotonic() - start < 60
 
 
 def test_answers_of_the_paper_are_not_those_of_their_neighbours(shared_data: Path) -> None:
@@ -82,19 +91,105 @@ def test_answers_of_the_paper_are_not_those_of_their_neighbours(shared_data: Pat
     assert [pair for pair in pairwise(answers) if math_equal(*pair)] == [p for p in pairwise(answers) if p[0] == p[1]]
 
 
-def test_a_comparison_that_hangs_is_not_equal_and_the_next_one_works() -> None:
+HARD = ("x", "9^{9^{9^{9^{9}}}}+x")
+
+
+def test_a_comparison_beyond_its_limit_is_not_graded_and_the_next_one_works(caplog: pytest.LogCaptureFixture) -> None:
     assert math_equal(r"\sqrt{8}", r"2\sqrt{2}")
-    start = time.monotonic()
-    assert not math_equal("x", "9^{9^{9^{9^{9}}}}+x", seconds=1)
-    assert time.monotonic() - start < 10
+    with pytest.raises(UndecidedError, match="processor time"):
+        math_equal(*HARD, seconds=0.5)
     assert math_equal(r"\sqrt{8}", r"2\sqrt{2}")
+
+
+def test_what_is_not_decided_is_neither_right_nor_wrong(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("agentdistill.grading.grade.math_equal", partial(math_equal, seconds=0.5))
+    assert grade(Task("7", "?", HARD[0], kind="math"), HARD[1]).score is None
+    assert "task '7'" in caplog.text and "not graded" in caplog.text
 
 
 def test_a_worker_that_died_is_replaced() -> None:
     assert math_equal(r"\sqrt{8}", r"2\sqrt{2}")
-    worker = math_equality._math_verify._process
-    assert worker is not None
-    worker.kill()
-    worker.wait()
-    assert not math_equal(r"\sqrt{18}", r"3\sqrt{2}")  # this one is lost with it
+    process = math_equality._worker._process
+    assert process is not None
+    process.kill()
+    process.wait()
     assert math_equal(r"\sqrt{18}", r"3\sqrt{2}")
+
+
+FORKED = """
+import os, sys
+from agentdistill import math_equal
+assert math_equal("x+1", "1+x")
+child = os.fork() == 0
+for n in range(40):
+    if child:
+        assert not math_equal(f"sqrt(2)+{n}", f"sqrt(3)+{n}")
+    else:
+        assert math_equal(rf"\\frac{{x+{n}}}{{2}}", f"({n}+x)/2")
+if child:
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_a_forked_child_has_a_worker_of_its_own(tmp_path: Path) -> None:
+    """And a json.py in the working folder is run by neither: the program prints nothing."""
+    (tmp_path / "json.py").write_text("print('run')")
+    (tmp_path / "sympy.py").write_text("print('run')")
+    environment = {**os.environ, "PYTHONPATH": str(Path(agentdistill.__file__).parents[1])}
+    program = f"import sys; sys.path.remove('')\n{FORKED}"
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "text", ["5-", r"4\sqrt", "(1", r"\frac{1}", "3 + ", "2 3", r"\foo{3}", "__import__('os')", "x y ? z"]
+)
+def test_what_is_not_read_whole_is_refused(text: str) -> None:
+    with pytest.raises(UnreadError):
+        read(text)
+    assert math_equal(text, text)
+
+
+LETTERS = st.sampled_from("abcdkmnrtxyz")
+NUMBERS = st.integers(0, 30).map(str)
+EXPRESSIONS = st.recursive(
+    LETTERS | NUMBERS,
+    lambda inner: (
+        st.tuples(inner, st.sampled_from("+-*"), inner).map(lambda parts: f"({''.join(parts)})")
+        | st.tuples(inner, st.integers(2, 3)).map(lambda parts: f"{parts[0]}**{parts[1]}")
+    ),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(EXPRESSIONS, EXPRESSIONS)
+def test_expressions_are_equal_if_sympy_says_so(one: str, other: str) -> None:
+    """Sympy's own parser and expansion as the oracle."""
+    same = sympy.expand(sympy.sympify(one, locals=SYMBOLS) - sympy.sympify(other, locals=SYMBOLS)) == 0
+    assert equal(one, other) == same
+    assert equal(one, sympy.latex(sympy.expand(sympy.sympify(one, locals=SYMBOLS))))
+
+
+SYMBOLS = {letter: sympy.Symbol(letter) for letter in "abcdkmnrtxyz"}
+
+
+def test_cases_of_public_reports(shared_data: Path) -> None:
+    file = shared_data.parent / "cases" / "public_reports.tsv"
+    if not file.is_file():
+        pytest.skip(f"there are no public cases at {file}")
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = [row for row in csv.DictReader(lines, delimiter="\t") if row["area"] == "math"]
+    wrong = []
+    for row in rows:
+        said = re.fullmatch(r"reference '(.*)', answer '(.*)'", row["input"], re.DOTALL)
+        assert said, row
+        reference, answer = (side.replace("\\\\", "\\").replace("\\n", "\n") for side in said.groups())
+        if math_equal(reference, answer, seconds=60) != (row["expected"] == "equal"):
+            wrong.append(row["id"])
+    assert len(rows) > 30 and not wrong

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentdistill.tasks.loading import load_tasks
-from agentdistill.tasks.task import Task
+from agentdistill.tasks.task import Task, kind_of
 
 ROWS = [
     {"id": 7, "question": "Who?", "answer": "Ann", "level": "hard", "dataset_name": "hotpotqa"},
@@ -153,3 +153,41 @@ def test_the_papers_files(shared_data: Path, name: str, count: int, task_set: st
     tasks = load_tasks(shared_data / "tasks" / name)
     assert (len(tasks), {t.task_set for t in tasks}, {t.kind for t in tasks}) == (count, {task_set}, {kind})
     assert len({task.id for task in tasks}) == count
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        *[(text, "math") for text in ("1/2", "-3/4", "50%", "$70,000", r"\frac{18}{5}", "x^2", "1e-5")],
+        *[(text, "fact") for text in ("Paris", "1990-05-12", "12/25/1990", "AC/DC", "3 Doors Down", "either/or")],
+    ],
+)
+def test_the_kind_is_told_from_the_answer(answer: str, kind: str) -> None:
+    assert kind_of("mine", answer) == kind
+
+
+FILES: list[tuple[str, str, list[tuple[str, str, tuple[str, ...]]]]] = [
+    ("gsm8k.jsonl", '{"question": "Q?", "answer": "3+4=<<3+4=7>>7 apples.\\n#### 7"}\n', [("Q?", "7", ())]),
+    ("gsm8k.jsonl", '{"question": "Q?", "answer": "So\\n#### 1,234\\n"}\n', [("Q?", "1,234", ())]),
+    ("hashes.jsonl", '{"question": "Q?", "answer": "C#### is none"}\n', [("Q?", "C#### is none", ())]),
+    ("long.csv", f"question,answer,context\nWho?,Me,{'x' * 200_000}\n", [("Who?", "Me", ())]),
+    (
+        "aliases.csv",
+        'question,answer,answer_aliases\nWho?,Me,"[""I"", ""myself""]"\n',
+        [("Who?", "Me", ("I", "myself"))],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "tasks"), FILES)
+def test_files_as_others_write_them(
+    name: str, text: str, tasks: list[tuple[str, str, tuple[str, ...]]], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert [(task.question, task.answer, task.aliases) for task in load_tasks(tmp_path / name)] == tasks
+
+
+def test_a_file_with_semicolons_says_which_columns_there_are(tmp_path: Path) -> None:
+    (tmp_path / "semi.csv").write_text("question;answer\nWho?;Me\n")
+    with pytest.raises(ValueError, match=r"its columns are 'question;answer': give question and answer"):
+        load_tasks(tmp_path / "semi.csv")

@@ -44,7 +44,7 @@ class Run:
                 print(f"[{step.name}] is done: {step.output}")
                 continue
             print(f"[{step.name}] {step}", flush=True)
-            if status := subprocess.run([sys.executable, "-m", "agentdistill", *step.arguments]).returncode:
+            if status := subprocess.run([sys.executable, "-P", "-m", "agentdistill", *step.arguments]).returncode:
                 sys.exit(status)
             step.set_done()
 

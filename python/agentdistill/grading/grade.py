@@ -9,22 +9,26 @@ import asyncio
 import hashlib
 import importlib
 import importlib.util
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from agentdistill._core import Trajectory
-from agentdistill.grading.math_equality import math_equal, math_grader
+from agentdistill.grading.math_equality import UndecidedError, math_equal, math_grader
 from agentdistill.grading.squad import exact_match
 from agentdistill.tasks.task import Kind, Task, kind_of
+
+_log = logging.getLogger(__name__)
 
 
 class Grade(NamedTuple):
     """How good an answer is, and who says so."""
 
-    score: float
-    """1 when it is right, else 0. The paper keeps a teacher's trajectory when it is 1."""
+    score: float | None
+    """1 when it is right, else 0; None when the grader could not decide, which is neither. The paper keeps a teacher's
+    trajectory when it is 1."""
     grader: str
     """Name and version of the rule: scores of different ones are not to be compared."""
 
@@ -37,14 +41,27 @@ def grade(task: Task, answer: str | None) -> Grade:
     """Grade an answer to ``task`` by the task's kind: it is right when it is one of its answers; None, or nothing but
     white space, is wrong.
 
-    May take seconds for a hard mathematical answer: not for an event loop's own thread. Raises ValueError for a task
+    A mathematical answer whose comparison runs into its limit of processor time or memory is not graded: its score is
+    None, and a warning says so. May take seconds: not for an event loop's own thread. Raises ValueError for a task
     whose answer is not known.
     """
     if task.answer is None:
         raise ValueError(f"task {task.id!r} has no answer to compare with")
     if task.kind == "math":
-        return Grade(float(any(math_equal(right, answer or "") for right in task.answers)), math_grader())
+        return Grade(_math_score(task, answer or ""), math_grader())
     return Grade(float(any(exact_match(right, answer or "") for right in task.answers)), "exact_match-2")
+
+
+def _math_score(task: Task, answer: str) -> float | None:
+    score: float | None = 0.0
+    for right in task.answers:
+        try:
+            if math_equal(right, answer):
+                return 1.0
+        except UndecidedError as error:
+            _log.warning("task %r: %s", task.id, error)
+            score = None
+    return score
 
 
 def task_of(trajectory: Trajectory, kind: Kind | None = None) -> Task:

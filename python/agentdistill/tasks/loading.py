@@ -7,11 +7,13 @@ are optional; all other fields are kept as metadata. The paper's own files (an o
 Not here: where benchmarks are found (``benchmark.py``).
 """
 
+import contextlib
 import csv
 import hashlib
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -104,8 +106,14 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
+        csv.field_size_limit(1 << 30)  # a question may hold a whole document
         rows = csv.DictReader(lines, strict=True)
         try:
+            if "question" not in (rows.fieldnames or ()):
+                columns = ", ".join(rows.fieldnames or ())
+                raise ValueError(
+                    f"{path}: its columns are {columns!r}: give question and answer, and put commas between columns"
+                )
             for row in rows:
                 where = f"{path}:{rows.line_num}"
                 if None in row or None in row.values():  # DictReader's marks for too many and too few
@@ -120,6 +128,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
 _READERS = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
 
 
+_FINAL = re.compile(r"^#### *(\S.*?)\s*\Z", re.MULTILINE)
+
+
 def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: str) -> Task:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a task is an object with question and answer, not {_what(row)}")
@@ -129,6 +140,8 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     if "answer" not in row:
         raise ValueError(f"{where}: it has no answer")
     answer = _text(row["answer"])
+    if answer and (final := _FINAL.search(answer)):
+        answer = final[1]  # GSM8K's own files: a rationale, and the answer on its last line
     if answer is None and row["answer"] not in (None, ""):
         raise ValueError(f"{where}: its answer is {_what(row['answer'])}: give a text or a number")
     identifier = _text(row.get("id"))
@@ -141,6 +154,9 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     if own not in get_args(Kind):
         raise ValueError(f"{where}: its kind is {own!r}: give one of {', '.join(get_args(Kind))}")
     aliases = row.get("answer_aliases") or []
+    if isinstance(aliases, str) and aliases.startswith("["):  # in CSV
+        with contextlib.suppress(json.JSONDecodeError):
+            aliases = json.loads(aliases)
     if not isinstance(aliases, list) or not all(isinstance(alias, str | int | float) for alias in aliases):
         raise ValueError(f"{where}: its answer_aliases are {aliases!r}: give a list of texts or numbers")
     known = ("id", "question", "answer", "task_set", "kind", "answer_aliases")

@@ -39,10 +39,16 @@ _MATHS = re.compile(r"math|gsm|aime|olym|asdiv|svamp|arithmetic", re.IGNORECASE)
 _FACTS = re.compile(r"hotpot|2wiki|musique|bamboogle|trivia|nq|qa", re.IGNORECASE)
 
 
+_NUMBER = re.compile(r"\$?[-+]?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?(\s*/\s*\d[\d,]*)?\s*(\\?%)?\$?")
+_LATEX = re.compile(
+    r"\\(?:d?frac|sqrt|boxed|left|pi|infty|cdot|times|text|mathbb|begin|cup|circ|l?og|sin|cos|tan|pm)|\^"
+)
+
+
 def kind_of(task_set: str, answer: str | None) -> Kind:
     """The kind of a task that does not say it: by the name of its set, or else by its answer."""
     if _MATHS.search(task_set):
         return "math"
     if _FACTS.search(task_set) or answer is None:
         return "fact"
-    return "math" if re.fullmatch(r"[-+]?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?", answer.strip()) else "fact"
+    return "math" if _NUMBER.fullmatch(answer.strip()) or _LATEX.search(answer) else "fact"

@@ -1,0 +1,411 @@
+"""When are two values that were read (``values.py``) equal? Each type has its own rule.
+
+Exact values are compared exactly. Where one of the texts has a decimal, values are equal to nine digits: floating point
+is trusted so far. Expressions with variables are compared at fixed points, to thirty
+digits.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import sympy
+from sympy import Expr, Float, Integer, Rational, Symbol, oo
+
+from agentdistill.grading.mathematics.reading import Reading, read, solved
+from agentdistill.grading.mathematics.values import (
+    All,
+    Family,
+    Interval,
+    Listing,
+    Matrix,
+    Member,
+    NumberSet,
+    Ratio,
+    Relation,
+    Union,
+    UnreadError,
+    Value,
+    Without,
+)
+
+_DIGITS = 30
+_EXACT = Rational(1, 10**25)
+_DECIMAL = Rational(1, 10**9)
+_POINTS = [Rational(n, 1009) for n in (1777, -2741, 523, 3623, -911, 4937, 1231, -401)]
+_INTEGERS = [2, 5, 3, 7, 4, 6, 11, 8]
+
+
+def equal(expected: str, given: str) -> bool:
+    """Whether two texts are read whole, and as the same value. Raises UnreadError for a text that is not read."""
+    is_decimal = any("." in text.replace("...", "") or "e-" in text for text in (expected, given))
+    percents = (Integer(1), Rational(1, 100)) if ("%" in expected) != ("%" in given) else (Integer(1),)
+    logs = (sympy.E, Integer(10)) if re.search(r"\\log(?!\s*_)", expected + given) else (sympy.E,)
+    compare = _Comparison(_DECIMAL if is_decimal else _EXACT)
+    return any(
+        compare.same(
+            _read(expected, Reading(percent=percent, log=log)), _read(given, Reading(percent=percent, log=log))
+        )
+        for percent, log in product(percents, logs)
+    )
+
+
+def _read(text: str, reading: Reading) -> Value:
+    r"""The value of ``text``; of one with ``\pm``, those of both signs."""
+    plus = read(text, reading)
+    if r"\pm" not in text and r"\mp" not in text:
+        return plus
+    minus = read(text, replace(reading, plus_minus=-1))
+    return Listing("", tuple(dict.fromkeys((*_items(plus), *_items(minus)))))
+
+
+def _items(value: Value) -> tuple[Value, ...]:
+    return value.items if isinstance(value, Listing) and value.brackets in ("", "{}") else (value,)
+
+
+class _Comparison:
+    """Comparisons to one relative error."""
+
+    def __init__(self, error: Rational) -> None:
+        self._error = error
+
+    def same(self, one: Value, other: Value) -> bool:
+        """Whether two whole answers say the same."""
+        if one == other:
+            return True
+        if isinstance(one, Family) or isinstance(other, Family):
+            return self._families(one, other)
+        if isinstance(one, Relation) and isinstance(other, Relation) and self._relations(one, other):
+            return True
+        one, other = _simple(one), _simple(other)
+        if isinstance(one, Member) and isinstance(other, Member) and one.variable != other.variable:
+            return False
+        one, other = (side.values if isinstance(side, Member) else side for side in (one, other))
+        if isinstance(one, Expr) and isinstance(other, Expr):
+            return self.expressions(one, other)
+        if _is_set(one) or _is_set(other):
+            return self._sets(one, other)
+        if isinstance(one, Matrix) or isinstance(other, Matrix):
+            rows = _rows(one), _rows(other)
+            if rows[0] is None or rows[1] is None or len(rows[0]) != len(rows[1]):
+                return False
+            return self._in_order(_flat(rows[0]), _flat(rows[1]))
+        if isinstance(one, Listing) or isinstance(other, Listing):
+            return self._listings(one, other)
+        if isinstance(one, Ratio) and isinstance(other, Ratio):
+            return self._in_order(one.terms, other.terms)
+        if isinstance(one, Ratio) or isinstance(other, Ratio):
+            ratio, rest = (one, other) if isinstance(one, Ratio) else (other, one)
+            if not isinstance(ratio, Ratio) or len(ratio.terms) != 2 or not isinstance(rest, Expr):
+                return False
+            above, below = ratio.terms
+            if not isinstance(above, Expr) or not isinstance(below, Expr) or below == 0:
+                return False
+            return self.expressions(above / below, rest)
+        if isinstance(one, Relation) and isinstance(other, Relation):
+            return one.operator == other.operator and self._in_order((one.left, one.right), (other.left, other.right))
+        return False
+
+    def _in_order(self, some: Sequence[Value], others: Sequence[Value]) -> bool:
+        return len(some) == len(others) and all(map(self.same, some, others))
+
+    def _in_any_order(self, some: Iterable[Value], others: Iterable[Value], same: Callable[..., bool]) -> bool:
+        some, rest = list(some), list(others)
+        if len(some) != len(rest):
+            return False
+        for value in some:
+            found = next((index for index, other in enumerate(rest) if same(value, other)), None)
+            if found is None:
+                return False
+            del rest[found]
+        return True
+
+    # ---- expressions
+
+    def expressions(self, one: Expr, other: Expr) -> bool:
+        """Whether two expressions have the same value wherever both have a real one."""
+        if one.is_Rational and other.is_Rational:
+            is_near = self._error > _EXACT and abs(one - other) <= self._error * max(abs(one), abs(other))
+            return bool(one == other or is_near)
+        symbols = sorted(one.free_symbols | other.free_symbols, key=str)
+        if not symbols:
+            return self._close(_evaluated(one, {}), _evaluated(other, {}))
+        if one.free_symbols != other.free_symbols and (isinstance(one, Symbol) or isinstance(other, Symbol)):
+            return False
+        both = [(a, b) for a, b in self._samples((one, other), symbols)]
+        real = [(a, b) for a, b in both if _is_real(a) and _is_real(b)]
+        chosen = real if len(real) >= 3 else both
+        return len(chosen) >= 3 and all(self._close(a, b) for a, b in chosen)
+
+    def _samples(self, values: tuple[Expr, ...], symbols: list[Symbol]) -> list[tuple[Expr, ...]]:
+        """The values at the points where all are finite."""
+        points = [
+            {symbol: choices[(3 * at + number) % len(choices)] for at, symbol in enumerate(symbols)}
+            for choices in (_POINTS, _INTEGERS)
+            for number in range(len(choices))
+        ]
+        samples = [tuple(_evaluated(value, point) for value in values) for point in points]
+        return [sample for sample in samples if None not in sample]
+
+    def _close(self, a: Expr | None, b: Expr | None) -> bool:
+        if a is None or b is None:
+            return False
+        if a in (oo, -oo) or b in (oo, -oo):
+            return bool(a == b)
+        difference, size = abs(a - b), max(abs(a), abs(b))
+        return bool(difference == 0 or difference <= self._error * size or (_is_noise(a) and _is_noise(b)))
+
+    # ---- equations and inequalities
+
+    def _relations(self, one: Relation, other: Relation) -> bool:
+        if one.operator != other.operator or one.operator == "~":
+            return False
+        return self._equations(one, other) if one.operator == "=" else self._inequalities(one, other)
+
+    def _equations(self, one: Relation, other: Relation) -> bool:
+        """Whether both sides' differences are multiples of one another by a constant."""
+        ratios = self._ratios(one, other)
+        return len(ratios) >= 3 and all(self._close(ratio, ratios[0]) for ratio in ratios)
+
+    def _inequalities(self, one: Relation, other: Relation) -> bool:
+        ratios = self._ratios(one, other)
+        return len(ratios) >= 3 and all(ratio > 0 and self._close(ratio, ratios[0]) for ratio in ratios)
+
+    def _ratios(self, one: Relation, other: Relation) -> list[Expr]:
+        sides = []
+        for relation in (one, other):
+            if not isinstance(relation.left, Expr) or not isinstance(relation.right, Expr):
+                return []
+            difference = relation.left - relation.right
+            sides.append(sympy.fraction(sympy.together(difference))[0] if relation.operator == "=" else difference)
+        symbols = sides[0].free_symbols
+        if not symbols or symbols != sides[1].free_symbols:
+            return []
+        samples = self._samples((sides[0], sides[1]), sorted(symbols, key=str))
+        if any((a == 0) != (b == 0) for a, b in samples):
+            return []
+        return [a / b for a, b in samples if _is_real(a) and _is_real(b) and b != 0]
+
+    # ---- sets, tuples, families
+
+    def _listings(self, one: Value, other: Value) -> bool:
+        brackets = [side.brackets if isinstance(side, Listing) else None for side in (one, other)]
+        if None in brackets:
+            listing, single = (one, other) if isinstance(one, Listing) else (other, one)
+            assert isinstance(listing, Listing)
+            return len(listing.items) == 1 and listing.brackets != "()" and self.same(listing.items[0], single)
+        assert isinstance(one, Listing) and isinstance(other, Listing)
+        some, others = _deduplicated(one), _deduplicated(other)
+        if named := (_assignments(one), _assignments(other)):
+            if all(named):
+                return named[0].keys() == named[1].keys() and all(
+                    self.same(named[0][name], named[1][name]) for name in named[0]
+                )
+            if any(named):
+                values, rest = (named[0], other) if named[0] else (named[1], one)
+                in_order = [values[name] for name in sorted(values, key=str)]
+                return rest.brackets in ("()", "") and self._in_order(in_order, rest.items)
+        if one.brackets in ("", "{}") or other.brackets in ("", "{}"):
+            loose = {"", "{}", "[]"}
+            if not set(brackets) <= loose:
+                return False
+            return self._in_any_order(some, others, self.same)
+        if brackets[0] != brackets[1] and not set(brackets) <= {"()", "[]"}:
+            return False
+        if brackets[0] != brackets[1] and len(one.items) == 2 and all(isinstance(i, Expr) for i in one.items):
+            return False  # [1, 2] and (1, 2) may be intervals
+        return self._in_order(one.items, other.items)
+
+    def _sets(self, one: Value, other: Value) -> bool:
+        try:
+            some, others = _pieces(one), _pieces(other)
+        except UnreadError:
+            return False
+        return self._in_any_order(some, others, self._same_piece)
+
+    def _same_piece(self, one: Value, other: Value) -> bool:
+        if isinstance(one, Interval) and isinstance(other, Interval):
+            ends = (one.low_open, one.high_open) == (other.low_open, other.high_open)
+            return ends and self.expressions(one.low, other.low) and self.expressions(one.high, other.high)
+        if isinstance(one, Without) and isinstance(other, Without):
+            return self._sets(one.whole, other.whole) and self._sets(one.part, other.part)
+        return self.same(one, other) if type(one) is type(other) or isinstance(one, Expr) else False
+
+    def _families(self, one: Value, other: Value) -> bool:
+        """Families are equal when a change of the parameter makes one the other: its name, its sign, a shift."""
+        if isinstance(one, Family) and isinstance(other, Family) and one.domain != other.domain:
+            return False
+        named = one if isinstance(one, Family) else other
+        assert isinstance(named, Family)
+        bodies = [_simple(side.value if isinstance(side, Family) else side) for side in (one, other)]
+        if not all(isinstance(body, Expr) for body in bodies):
+            lists = [_items(body) for body in bodies]
+            if len(lists[0]) < 2:
+                return False
+            some, others = ([Family(v, named.parameter, named.domain) for v in items] for items in lists)
+            return self._in_any_order(some, others, self._families)
+        first, second = map(_expression, bodies)
+        parameters: list[Any] = [
+            side.parameter if isinstance(side, Family) else _only_symbol(body, named.parameter)
+            for side, body in ((one, first), (other, second))
+        ]
+        if None in parameters:
+            return False
+        second = second.subs(parameters[1], parameters[0])
+        shifts = range(-3, 4) if named.domain == NumberSet("Z") else (0,)
+        signs = (1, -1) if named.domain == NumberSet("Z") else (1,)
+        return any(
+            self.expressions(first, second.subs(parameters[0], sign * parameters[0] + shift))
+            for sign, shift in product(signs, shifts)
+        )
+
+
+def _evaluated(value: Expr, point: dict[Symbol, Expr]) -> Expr | None:
+    """A number to thirty digits, exact where it is rational; None where there is none."""
+    if point:
+        value = value.subs(point)
+    if value.is_Rational or value in (oo, -oo):
+        return value
+    number = value.evalf(_DIGITS, maxn=400)
+    real, imaginary = number.as_real_imag()
+    if not all(part.is_number and part.is_finite for part in (real, imaginary)) or number.has(sympy.nan, sympy.zoo):
+        return None
+    if not all(isinstance(part, Float | Rational) for part in (real, imaginary)):
+        return None
+    return number if not _is_noise(imaginary) else real
+
+
+def _is_noise(number: Expr) -> bool:
+    """Whether it is zero, or what is left of it after its digits were cancelled."""
+    return bool(number == 0 or (isinstance(number, Float) and (number._prec == 1 or abs(number) < 1e-100)))
+
+
+def _is_real(number: Expr) -> bool:
+    return bool(number.is_real)
+
+
+def _simple(value: Value) -> Value:
+    """The value that ``x = 5`` names, the set that ``x > 3`` bounds; for a list, those of its items."""
+    if (chained := _chained(value)) is not None:
+        return _simple(chained)
+    if isinstance(value, Relation | All) and (member := solved(value)):
+        return member
+    if isinstance(value, Listing) and value.brackets in ("", "{}", "[]"):
+        names = {item.left for item in value.items if isinstance(item, Relation) and item.operator == "="}
+        if len(names) <= 1:
+            return Listing(value.brackets, tuple(map(_simple, value.items)))
+    return value
+
+
+def _chained(value: Value) -> Value | None:
+    """What a chain of equal values says: 128 for ``2^7 = 128``, 1/6 for ``x = 1/6``, about 0.1667; or None."""
+    relations = value.relations if isinstance(value, All) else (value,)
+    if not all(isinstance(relation, Relation) and relation.operator in ("=", "~") for relation in relations):
+        return None
+    sides = [relation.left for relation in relations if isinstance(relation, Relation)]
+    operators = [relation.operator for relation in relations if isinstance(relation, Relation)]
+    last = relations[-1].right if isinstance(relations[-1], Relation) else None
+    sides.append(last)
+    if _is_name(sides[0]) or (isinstance(sides[0], Listing) and all(map(_is_name, sides[0].items))):
+        del sides[0], operators[0]
+    elif len(relations) == 1 and not (isinstance(sides[0], Expr) and sides[0].is_number):
+        return None
+    precise = _Comparison(_EXACT)
+    for operator, other in zip(operators, sides[1:], strict=True):
+        if operator == "=" and not precise.same(sides[0], other):
+            return None
+    return sides[0]
+
+
+def _is_name(value: Value) -> bool:
+    """A variable, or ``f(x)``."""
+    return isinstance(value, Symbol) or (
+        isinstance(value, Expr) and value.is_Mul and len(value.args) == 2 and all(map(_is_name, value.args))
+    )
+
+
+def _is_set(value: Value) -> bool:
+    return isinstance(value, Interval | Union | NumberSet | Without)
+
+
+def _assignments(value: Value) -> dict[Expr, Value]:
+    """The values by name of ``x = 1, y = 2``."""
+    items = value.items if isinstance(value, Listing) else ()
+    named = {i.left: i.right for i in items if isinstance(i, Relation) and i.operator == "=" and _is_name(i.left)}
+    return named if len(named) == len(items) else {}
+
+
+def _deduplicated(value: Listing) -> list[Value]:
+    return list(dict.fromkeys(value.items)) if value.brackets == "{}" else list(value.items)
+
+
+def _only_symbol(value: Expr, preferred: Symbol) -> Symbol | None:
+    symbols = value.free_symbols
+    if preferred in symbols:
+        return preferred
+    return next(iter(symbols)) if len(symbols) == 1 else None
+
+
+def _pieces(value: Value) -> list[Value]:
+    """The intervals and points of a set."""
+    if isinstance(value, Union):
+        return [piece for part in value.parts for piece in _pieces(part)]
+    if isinstance(value, Member):
+        return _pieces(value.values)
+    if isinstance(value, Interval):
+        return [value]
+    if value == NumberSet("R"):
+        return [Interval(-oo, oo, True, True)]
+    if isinstance(value, NumberSet):
+        return [value]
+    if isinstance(value, Without):
+        return _cut(value)
+    if isinstance(value, Listing) and value.brackets == "{}":
+        return list(value.items)
+    if isinstance(value, Listing) and len(value.items) == 2 and value.brackets in ("()", "[]", "(]", "[)"):
+        low, high = value.items
+        if isinstance(low, Expr) and isinstance(high, Expr):
+            return [Interval(low, high, value.brackets[0] == "(", value.brackets[1] == ")")]
+    raise UnreadError("no set")
+
+
+def _cut(value: Without) -> list[Value]:
+    """The intervals that are left of the real line, or a part of it, without some points."""
+    pieces = _pieces(value.whole)
+    holes = _pieces(value.part)
+    if (
+        len(pieces) != 1
+        or not isinstance(pieces[0], Interval)
+        or not all(isinstance(h, Expr) and h.is_real for h in holes)
+    ):
+        return [value]
+    whole = pieces[0]
+    ends = [whole.low, *sorted(holes, key=lambda hole: _expression(hole).evalf()), whole.high]
+    last = len(ends) - 2
+    return [
+        Interval(ends[i], ends[i + 1], whole.low_open if i == 0 else True, whole.high_open if i == last else True)
+        for i in range(last + 1)
+    ]
+
+
+def _rows(value: Value) -> tuple[tuple[Value, ...], ...] | None:
+    """The rows of a matrix; of a list of lists likewise, and of a plain list a column."""
+    if isinstance(value, Matrix):
+        return value.rows
+    if isinstance(value, Listing) and value.brackets in ("[]", "()"):
+        if all(isinstance(item, Listing) for item in value.items):
+            return tuple(item.items for item in value.items if isinstance(item, Listing))
+        if value.brackets == "[]":
+            return tuple((item,) for item in value.items)
+    return None
+
+
+def _expression(value: Value) -> Expr:
+    assert isinstance(value, Expr)
+    return value
+
+
+def _flat(rows: tuple[tuple[Value, ...], ...]) -> list[Value]:
+    return [value for row in rows for value in row]

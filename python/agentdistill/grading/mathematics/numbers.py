@@ -1,0 +1,87 @@
+"""Plain numbers, exactly: decimals, fractions, mixed and recurring ones, percentages, other bases, powers of ten.
+
+Most answers are plain numbers, and are compared here at once, without sympy.
+"""
+
+import re
+from decimal import Decimal
+from fractions import Fraction
+
+DIGITS = 9
+"""Floating point is trusted to so many digits."""
+
+NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,9})?")
+_BASE = re.compile(r"(\d+)_\{?(\d{1,2})\}?")
+_LIST = re.compile(r"\[([^\[\](){}]*,[^\[\](){}]*)\]")
+_POWER_OF_TEN = re.compile(r"(?:([-+]?[\d.,]+) ?(?:\\times|\\cdot|\*|x) ?)?10(?:\^|\*\*)(?:\{([-+]?\d+)\}|([-+]?\d+))")
+_RECURRING = re.compile(r"([-+]?)(\d*)\.(\d*)\\(?:overline|bar)\{(\d+)\}")
+_MIXED = re.compile(r"([-+]?)(\d+)(?: ?\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+))")
+
+
+def alike(expected: str, given: str) -> tuple[str, str]:
+    """Both, without what only one of them has and the other leaves to the question: a base, the brackets of a list. A
+    list beside a matrix is its column."""
+    if r"\begin{" in expected and (column := re.fullmatch(r"\[([^\[\]]*)\]", given)):
+        given = "[[" + column[1].replace(",", "],[") + "]]"
+    for form, bare in ((_BASE, r"\d+"), (_LIST, r"[^\[\](){}]*,[^\[\](){}]*")):
+        if (found := form.fullmatch(expected)) and re.fullmatch(bare, given):
+            expected = found[1]
+        elif (found := form.fullmatch(given)) and re.fullmatch(bare, expected):
+            given = found[1]
+    return expected, given
+
+
+def number(value: str) -> tuple[Fraction, bool] | None:
+    """The number that ``value`` is, exactly, and whether it is a percentage; None when it is no plain number."""
+    bare = value.removesuffix("%").strip()
+    number = _recurring(bare) or _based(bare) or _fraction(bare)
+    return None if number is None else (number, value.endswith("%"))
+
+
+def _recurring(value: str) -> Fraction | None:
+    if not (found := _RECURRING.fullmatch(value)):
+        return None
+    sign, whole, fixed, again = found.groups()
+    tail = Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(fixed))
+    return (Fraction(f"{whole}.{fixed}0") + tail) * (-1 if sign == "-" else 1)
+
+
+def _based(value: str) -> Fraction | None:
+    try:
+        return Fraction(int(found[1], int(found[2]))) if (found := _BASE.fullmatch(value)) else None
+    except ValueError:  # a digit that the base has not
+        return None
+
+
+def _fraction(value: str) -> Fraction | None:
+    """That of a decimal, a fraction, a mixed number, or one in scientific notation."""
+    value = re.sub(r"^(?:Fraction|Rational)\((-?\d+),(\d+)\)$", r"\1/\2", value)
+    if power := _POWER_OF_TEN.fullmatch(value):
+        value = f"{power[1] or 1}e{power[2] or power[3]}"
+    if mixed := _MIXED.fullmatch(value):
+        sign, whole, above, below = (part for part in mixed.groups() if part is not None)
+        value = f"{sign}{int(whole) * int(below) + int(above)}/{below}"
+    value = re.sub(r"^([-+]?)\\frac\{(-?[\d.,]+)\}\{([\d.,]+)\}$", r"\1\2/\3", value)
+    above, slash, below = value.partition("/")
+    numerator, denominator = _decimal(above), _decimal(below) if slash else Fraction(1)
+    return numerator / denominator if numerator is not None and denominator else None
+
+
+def _decimal(text: str) -> Fraction | None:
+    if not NUMBER.fullmatch(text := text.strip().removesuffix(".")):
+        return None
+    digits = Decimal(text.replace(",", ""))
+    return Fraction(digits) if abs(digits.adjusted()) < 400 else None  # 1e999999999 would fill the memory
+
+
+def close(a: Fraction, b: Fraction, expected: str, given: str) -> bool:
+    """Whether two numbers are the same but for rounding, as far as their texts allow it."""
+    if a == b:
+        return True
+    if a.denominator == b.denominator == 1 and (abs(a) < 2**53 or not re.search("[.eE]", expected + given)):
+        return False  # integers, exact in floating point too, or never in it
+    error = abs(a - b)
+    if error <= max(abs(a), abs(b)) / 10**DIGITS:  # the noise of floating point
+        return True
+    decimals = -int(Decimal(expected.replace(",", "")).as_tuple().exponent) if NUMBER.fullmatch(expected) else 0
+    return decimals >= 6 and error <= Fraction(1, 2 * 10**decimals)
