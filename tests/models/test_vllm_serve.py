@@ -119,7 +119,8 @@ def test_a_hundred_real_tasks_are_all_recorded(
     assert Counter(t.task_id for t in recorded) == Counter(ids)
     assert {t.outcome for t in recorded} <= OUTCOMES
     assert all(t.steps and t.score is not None and t.usage[1] > 0 for t in recorded)
-    assert all(c.token_ids for t in recorded for s in t.steps for c in s.candidates)
+    # A conversation that fills the context gets an empty completion: it has no ids.
+    assert all(c.token_ids for t in recorded for s in t.steps for c in s.candidates if c.text)
 
     results = json.loads((tmp_path / "results/results.json").read_text())
     assert [result["n"] for result in results["sets"]] == [50, 50]
