@@ -83,7 +83,7 @@ class Bm25Index:
         progress: Callable[[int, float | None], object] | None = None,
     ) -> Bm25Index:
         """Index passages: an iterable of ``(id, title, text)`` or of dicts with ``id|_id``, ``title``, ``text`` (or
-        ``contents``); or files and folders of them, which ``agentdistill.corpus`` reads.
+        ``contents``); or files and folders of them, which ``agentdistill.files.corpus`` reads.
 
         A title counts ``title_weight`` times. ``progress`` is called now and then with the number of passages indexed
         and, for files, the share of them that has been read, 0 to 1. The index appears at ``path`` only when complete.
@@ -461,7 +461,7 @@ def convert(
     run: str = "{}",
     progress: Callable[[int, float | None], object] | None = None,
 ) -> tuple[int, int]:
-    """Convert files of trajectories from one format to another: ``agentdistill.formats.convert`` says how.
+    """Convert files of trajectories from one format to another: ``agentdistill.files.formats.convert`` says how.
 
     ``run`` (JSON) is for the header of ours. ``progress`` is called now and then with the number of trajectories read
     and the share of the files that has been read, 0 to 1. Gives how many trajectories were read, and how many records
