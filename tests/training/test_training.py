@@ -33,7 +33,6 @@ TINY = TrainConfig(
     warmup=0.1,
     beta2=0.98,
     precision="float32",
-    group_by_length=False,
     epochs=3,
     batch_size=4,
     seed=1,
@@ -519,7 +518,7 @@ def test_examples_of_a_question_are_held_out_together() -> None:
 
 def test_bfloat16_trains_float32_weights(base: Path, tmp_path: Path) -> None:
     student = train(
-        EXAMPLES, base, tmp_path / "s", replace(TINY, precision="bfloat16", group_by_length=None), progress=False
+        EXAMPLES, base, tmp_path / "s", replace(TINY, precision="bfloat16", group_by_length=True), progress=False
     )
     assert mean(losses(student, EXAMPLES)) < mean(losses(base, EXAMPLES)) - 0.5
     assert json.loads((student / "config.json").read_text())["dtype"] == "float32"

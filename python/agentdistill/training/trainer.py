@@ -102,9 +102,9 @@ class TrainConfig:
     gradient_checkpointing: bool | None = None
     """Compute activations again in the backward pass instead of keeping them: slower, with less memory. By default on a
     GPU, and on a CPU for examples of more than 2,048 tokens."""
-    group_by_length: bool | None = None
-    """Put examples of like length into one batch: less padding. By default where a batch holds several examples and one
-    process trains; the order of examples then depends on the number of processes."""
+    group_by_length: bool = False
+    """Put examples of like length into one batch: less padding, but batches of one kind of task where lengths tell them
+    apart, which made the demo's students far worse."""
     packing: bool = False
     """Put several examples into one row of up to ``max_length`` tokens, where none sees another: less padding. The
     batch sizes then count rows."""
@@ -275,9 +275,6 @@ def _fit(
     checkpointing = config.gradient_checkpointing
     if checkpointing is None:
         checkpointing = gpu or longest > CPU_TOKENS
-    grouped = config.group_by_length
-    if grouped is None:
-        grouped = device_batch > 1 and processes() == 1 and not config.packing
     held_out = _held_out(examples, config)
     labelled = [_labelled(example, config) for example in examples]
     rows = Dataset.from_list([row for number, row in enumerate(labelled) if number not in held_out])
@@ -297,7 +294,7 @@ def _fit(
         bf16=bfloat16,
         use_cpu=not gpu,
         gradient_checkpointing=checkpointing,
-        train_sampling_strategy="group_by_length" if grouped else "random",
+        train_sampling_strategy="group_by_length" if config.group_by_length else "random",
         restore_callback_states_from_checkpoint=True,  # the patience that is used up
         max_length=None,
         packing=config.packing,  # the rows are packed already: this is for their collator
