@@ -25,7 +25,7 @@ def vllm_serve(model: Path, folder: Path, name: str, *options: str) -> Iterator[
     log = folder / "log"
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", name, "--dtype", "float32"]
-    command += ["--enforce-eager", "--no-enable-chunked-prefill", *options]  # see vllm_model.py
+    command += ["--enforce-eager", "--no-enable-chunked-prefill", *options]  # see vllm.py
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if not _is_distribution("vllm"):
         # The command of vllm-cpu 0.32 looks for its version under the name "vllm", and there is none.

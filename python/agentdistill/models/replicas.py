@@ -1,7 +1,7 @@
 """Several servers of one model as one model: each request goes to the one that has the least to do.
 
 What a server cannot answer within some seconds is asked elsewhere, and that server gets nothing new for a while. Not
-here: how one server is spoken to (openai_model.py).
+here: how one server is spoken to (openai.py).
 """
 
 import time

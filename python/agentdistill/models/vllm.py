@@ -2,7 +2,7 @@
 
 Prompts are rendered and tokenized here, once, so that a trajectory has the exact ids; all n completions are one
 request, and vLLM keeps the common beginnings of prompts. When this process ends, be it killed, so does the engine's.
-Not here: ``vllm serve`` (``openai_model.py`` talks to it), and merging adapters.
+Not here: ``vllm serve`` (``openai.py`` talks to it), and merging adapters.
 """
 
 import gc

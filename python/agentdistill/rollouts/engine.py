@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from agentdistill._core import AgentDistillError, Bm25Index, Trajectory, TrajectoryWriter, read_trajectories
 from agentdistill.event_loop import run_blocking
 from agentdistill.extras import need
-from agentdistill.models.loading import SPEED_OPTIONS, load_model, opened, split_options
+from agentdistill.models.loading import SPEED_OPTIONS, opened, split_options
 from agentdistill.models.model import Model, ModelError
 from agentdistill.progress import RESUME_HINT
 from agentdistill.rollouts.checkpoint import Checkpoints
@@ -99,12 +99,8 @@ def player_of(model: str, tools: Sequence[Tool] = (), config: RolloutConfig | No
     config = config or RolloutConfig()
     if config.checkpoints or config.ray:
         raise ValueError("checkpoints and ray are for many tasks: give neither")
-    loaded = load_model(model)
-    try:
-        with Player(loaded, tools, config) as player:
-            yield player
-    finally:
-        run_blocking(loaded.close())
+    with opened(model) as loaded, Player(loaded, tools, config) as player:
+        yield player
 
 
 class Players(Protocol):

@@ -4,7 +4,7 @@ A tool is shown as a Python function with its docstring, since code is how it wi
 call out; what a tool may take and give is whatever JSON can say. ``final_answer`` is the sandbox's own, and is only
 described here.
 
-Not here: running a tool (the core), and others' tools (mcp_tools.py).
+Not here: running a tool (the core), and others' tools (mcp.py).
 """
 
 import ast
