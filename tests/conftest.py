@@ -1,6 +1,7 @@
 """What many tests need: public data, a server that fails, and real tiny models."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,24 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model's name is never looked u
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for one another only cost time
+
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run with a skipped test whose reason is not expected, where EXPECTED_SKIPS (a regular expression) is set.
+
+    CI sets it, so that no test stops running there unnoticed.
+    """
+    expected = os.environ.get("EXPECTED_SKIPS")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if expected is None or reporter is None:  # a worker of pytest-xdist has no reporter: the controller decides
+        return
+    reasons = {str(report.longrepr[2]) for report in reporter.stats.get("skipped", ())}
+    if unexpected := {reason for reason in reasons if not re.search(expected, reason)}:
+        reporter.write_line(f"\nskipped for reasons that EXPECTED_SKIPS does not list: {sorted(unexpected)}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

@@ -2,9 +2,13 @@
 
 Rollouts, models and graders are asynchronous; the public functions are not. They share one loop, which runs in a thread
 of its own: the caller may have a running loop (a notebook), and a model keeps its connections between rollouts.
+
+Not anyio's blocking portal: it lives as long as a ``with`` block, and after Ctrl-C it does not wait for the cancelled
+work to clean up.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from functools import cache
@@ -14,20 +18,19 @@ T = TypeVar("T")
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` on the one event loop that all rollouts of this process share, and wait for it.
+    """Run ``work`` on the shared event loop and return its result.
 
-    The loop has a thread of its own: the caller may have a running loop (a notebook), and a model keeps its
-    connections from one rollout to the next. Ctrl-C cancels ``work``, waits until it has cleaned up, and is raised.
+    Ctrl-C cancels ``work``, waits up to 60 s for it to clean up, and is raised.
     """
     ended = threading.Event()
 
-    async def work_and_say() -> T:
+    async def run_to_end() -> T:
         try:
             return await work
         finally:
             ended.set()
 
-    future = asyncio.run_coroutine_threadsafe(work_and_say(), event_loop())
+    future = asyncio.run_coroutine_threadsafe(run_to_end(), event_loop())
     try:
         return future.result()
     except KeyboardInterrupt:
@@ -38,7 +41,11 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
 @cache
 def event_loop() -> asyncio.AbstractEventLoop:
-    """The loop that all rollouts of this process share, running in a thread of its own."""
+    """The event loop that everything in this process shares; it runs in a daemon thread."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="agentdistill", daemon=True).start()
     return loop
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=event_loop.cache_clear)  # a child has the loop, but not the thread that runs it
