@@ -105,6 +105,8 @@ BAD = {
     "no step": ("", "no steps"),
     "no output": ("[select]\ntrajectories = 't.jsonl'", r"\[select\] is no step"),
     "no table": ("select = 1", r"\[select\] is no step"),
+    "no such variable": ("[select]\ntrajectories = '${t}'\noutput = 'x'", r"\$\{t\} is no variable of \[set\]"),
+    "a variable that is no text": ("[set]\nsize = 1\n[select]\noutput = 'x'", r"give each a text"),
     "no such command": ("[distil]\noutput = 'x'", r"\[distil\] is no command"),
     "no such flag": ("[select]\ntrajectories = 't.jsonl'\nbest = 3\noutput = 'x'", r"\[select\] is no command"),
 }
@@ -122,13 +124,46 @@ def test_a_recipe_that_makes_no_sense_is_refused_before_anything_is_run(
     assert re.search(rf"agentdistill: \S+r\.toml.*{said}", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("recipe", sorted(PAPER.glob("*.toml")), ids=lambda path: path.stem)
-def test_the_paper_s_recipes_are_commands_and_differ_in_size_alone(recipe: Path) -> None:
-    for step in load_recipe(recipe):
+METHODS = [path.stem for path in sorted(PAPER.glob("*.toml"))]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_paper_s_recipes_are_commands_and_the_size_is_a_variable(method: str) -> None:
+    small, large = (load_recipe(PAPER / f"{method}.toml", {"size": size}) for size in ("0.5B", "7B"))
+    for step in small:
         cli.parse(step.arguments)
-    kind, size = recipe.stem.rsplit("-", 1)
-    smallest = (PAPER / f"{kind}-0.5b.toml").read_text()
-    assert recipe.read_text() == smallest.replace("0.5b", size).replace("0.5B", size.upper())
+    assert [str(step).replace("0.5B", "7B") for step in small] == [str(step) for step in large]
+    assert [step.name.split(".")[0] for step in small][:4] == ["generate", "grade", "select", "train"]
+    assert {str(a.output) == str(b.output) for a, b in zip(small[:3], large[:3], strict=True)} == {True}
+
+
+def test_the_paper_s_methods_are_evaluated_on_the_same_tasks() -> None:
+    asked = set()
+    for method in METHODS:
+        for step in load_recipe(PAPER / f"{method}.toml"):
+            command = cli.parse(step.arguments)
+            asked |= {(step.name.split(".")[0], command.files.tasks)} if hasattr(command, "files") else set()
+    assert sorted(name for name, _ in asked) == ["evaluate", "generate"], "one way of naming tasks"
+
+
+VARIABLES = {
+    "another value": ({"size": "7B"}, "model-7B"),
+    "its own": ({}, "model-1B"),
+    "one that is not there": ({"sice": "7B"}, "no variable 'sice': it has size"),
+}
+
+
+@pytest.mark.parametrize("case", VARIABLES)
+def test_variables_of_a_recipe(case: str, tmp_path: Path) -> None:
+    given, expected = VARIABLES[case]
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[set]\nsize = "1B"\n[train]\ntrajectories = "t"\nmodel = "model-${size}"\noutput = "${size}/o"')
+    if "variable" in expected:
+        with pytest.raises(ValueError, match=expected):
+            load_recipe(recipe, given)
+        return
+    [step] = load_recipe(recipe, given)
+    assert step.arguments == ("train", "t", "--model", expected, "--output", f"{expected[6:]}/o")
 
 
 def test_the_paper_s_training_sets_are_read_and_cost_something(
@@ -137,12 +172,15 @@ def test_the_paper_s_training_sets_are_read_and_cost_something(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(shared_data / "tasks")
     known = [path.name for path in (shared_data / "tasks").iterdir()]
-    text = (PAPER / "agent-1.5b.toml").read_text()
+    text = (PAPER / "agent.toml").read_text()
     text = re.sub(r'"data/([\w.]+)",?', lambda file: file[0] if file[1] in known else "", text)
     (tmp_path / "r.toml").write_text(text)
-    cli.main(["run", "r.toml", "--dry-run"])
+    cli.main(["run", "r.toml", "--set", "size=1.5B", "--dry-run"])
     out = capsys.readouterr().out
     assert len(re.findall(r"tokens, [\d.]+ GPU-hours", out)) == 4
+    stated = " ".join(out.split())
+    for setting in ("learning_rate 0.0002", "schedule linear", "max_steps 5", "candidates 8", "cell_seconds 50.0"):
+        assert setting in stated
     assert "100 TFLOP/s" in out
 
 

@@ -1,9 +1,9 @@
 """A recipe: the commands of an experiment in one TOML file, and what each would cost.
 
 Every table is a command, run in the order of the file; its keys are the command's flags. What follows a dot in a
-table's name only tells two of them apart ([evaluate.greedy], [evaluate.sag]). A step is done when its command line is
-the one that made its output, from what its inputs hold now, and the output is still what it was: that is written beside
-it.
+table's name only tells two of them apart ([evaluate.greedy], [evaluate.sag]). The table [set] has variables, which
+stand in other values as ${name}, and which the command line may change. A step is done when its command line is the one
+that made its output, from what its inputs hold now, and the output is still what it was: that is written beside it.
 
 Not here: what a command does (cli.py runs each in a process of its own, which frees its memory).
 """
@@ -14,8 +14,8 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from agentdistill._core import iter_trajectories, read_trajectories
 from agentdistill.distillation import GenerateConfig
 from agentdistill.grading.grade import task_of
 from agentdistill.models.loading import count_parameters
+from agentdistill.rollouts.chain_of_thought import chain_sampling
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.rollouts.prompt import assistant_turn, load_prompt
 from agentdistill.tasks.benchmark import located
@@ -73,13 +74,26 @@ class Step:
         return {"command": str(self), "inputs": inputs, "output": _content(self.output)}
 
 
-def load_recipe(path: str | Path) -> list[Step]:
-    """The steps of a recipe. Raises OSError for a file that cannot be read, ValueError for one that is no recipe."""
+def load_recipe(path: str | Path, variables: Mapping[str, str] | None = None) -> list[Step]:
+    """The steps of a recipe. ``variables``: other values for those of its table [set].
+
+    Raises OSError for a file that cannot be read, ValueError for one that is no recipe, and for a variable that it does
+    not have.
+    """
     path = Path(path)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not TOML: {error}") from error
+    known, given = tables.pop("set", {}), variables or {}
+    if not isinstance(known, dict) or not all(isinstance(value, str) for value in known.values()):
+        raise ValueError(f"{path}: [set] holds variables: give each a text")
+    if unknown := given.keys() - known.keys():
+        raise ValueError(f"{path} has no variable {unknown.pop()!r}: it has {', '.join(known) or 'none'}")
+    try:
+        tables = _filled_in(tables, known | given)
+    except KeyError as error:
+        raise ValueError(f"{path}: ${{{error.args[0]}}} is no variable of [set]") from error
     steps = []
     for command, table in tables.items():
         several = isinstance(table, dict) and table and all(isinstance(value, dict) for value in table.values())
@@ -91,6 +105,19 @@ def load_recipe(path: str | Path) -> list[Step]:
     if not steps:
         raise ValueError(f"{path} has no steps")
     return steps
+
+
+def _filled_in(value: Any, variables: Mapping[str, str]) -> Any:
+    """The same with the variables in its texts. Raises KeyError for one that is not there."""
+    match value:
+        case str():
+            return re.sub(r"\$\{(\w+)\}", lambda mark: variables[mark[1]], value)
+        case list():
+            return [_filled_in(part, variables) for part in value]
+        case dict():
+            return {name: _filled_in(part, variables) for name, part in value.items()}
+        case _:
+            return value
 
 
 def _arguments(flags: dict[str, Any]) -> list[str]:
@@ -121,10 +148,29 @@ def _content(path: Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+# ---- settings ------------------------------------------------------------------------------------
+
+
+def settings(config: Any) -> str:
+    """All that a command's configuration says, defaults included, in words. What is left to chance of the moment, such
+    as a batch size that depends on the memory, is left out."""
+    known = asdict(config)
+    if isinstance(config, RolloutConfig):
+        sampling = config.sampling if config.kind == "agent" else chain_sampling(config, config.candidates)
+        known |= {"prompt": config.prompt or config.default_prompt, "max_tokens": config.token_limit}
+        known |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    elif isinstance(config, TrainConfig):
+        known |= {"learning_rate": config.rate}
+    words = {True: "yes", False: "no"}
+    said = {name: words[value] if isinstance(value, bool) else value for name, value in known.items()}
+    return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
+
+
 # ---- costs ---------------------------------------------------------------------------------------
 
-TURN, OBSERVATION, CHAIN = 150, 350, 300
-"""Assumed: tokens of an agent's turn, of what it is told, and of a chain of thought."""
+TURN, OBSERVATION, CHAIN, JUDGED = 150, 350, 300, 350
+"""Assumed: tokens of an agent's turn, of what it is told, of a chain of thought, and of what a judge reads and writes
+for one answer."""
 CHARACTERS = 4
 """Assumed: characters of a token."""
 
@@ -133,8 +179,9 @@ def formula(tflops: float) -> str:
     """How costs are worked out, for whoever reads them."""
     return f"""\
 Tokens: all that is read and written, as if every episode took all its steps (a turn of {TURN} tokens, an observation of
-{OBSERVATION}, as are the passages before a question, a chain of thought of {CHAIN}) and nothing were read twice; in
-training, as if all were kept, until it is known what is. FLOPs: 2 for each token and parameter, 6 in training.
+{OBSERVATION}, as are the passages before a question, a chain of thought of {CHAIN}; {JUDGED} for a judged answer) and
+nothing were read twice; in training, as if all were kept, until it is known what is. FLOPs: 2 for each token and
+parameter, 6 in training.
 GPU-hours: FLOPs at a sustained {tflops:g} TFLOP/s (--tflops)."""
 
 
@@ -173,6 +220,17 @@ def correct_cost(trajectories: Path, model: str, config: CorrectConfig) -> Cost 
         return None
     wrong = to_correct(read_trajectories(trajectories))
     return rollout_cost([task_of(trajectory) for trajectory in wrong for _ in trajectory.steps], model, config)
+
+
+def grade_cost(trajectories: Path, grader: str | None) -> Cost | None:
+    """Of grading a file again: a judge reads every answer to a question of fact. None until the file is there."""
+    if grader is None or not grader.startswith("judge:"):
+        return Cost(0, 0.0)
+    if not trajectories.is_file():
+        return None
+    recorded = iter_trajectories(trajectories, source="agentdistill")
+    tokens = JUDGED * sum(task_of(trajectory).kind == "fact" for trajectory in recorded)
+    return Cost(tokens, _flops(2, tokens, grader))
 
 
 def train_cost(trajectories: Path, model: str, config: TrainConfig, generated: int) -> Cost:

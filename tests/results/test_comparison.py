@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentdistill.results.comparison import compare, holm, mcnemar
+from agentdistill.results.comparison import compare, holm, mcnemar, sign_flips
 
 
 def by_counting(only_first: int, only_second: int) -> Fraction:
@@ -26,6 +26,41 @@ def test_mcnemar_is_exact(only_first: int, only_second: int) -> None:
 def test_mcnemar_of_many_tasks() -> None:
     assert mcnemar(6_000, 4_000) < 1e-80
     assert mcnemar(5_000, 5_000) == 1.0
+
+
+def all_ways(sets: list[tuple[int, int, int]]) -> float:
+    """Of all ways to hand out the tasks that one arm alone got right, the share with a mean at least so large."""
+    weights = [Fraction(1, size) for size, won, lost in sets for _ in range(won + lost)]
+    seen = abs(sum(Fraction(won - lost, size) for size, won, lost in sets))
+    means = [
+        abs(sum(map(Fraction.__mul__, weights, map(Fraction, signs))))
+        for signs in product((-1, 1), repeat=len(weights))
+    ]
+    return float(Fraction(sum(mean >= seen for mean in means), len(means)))
+
+
+SETS = {
+    "the large set says one thing, the small one another": [(500, 6, 2), (20, 0, 2)],
+    "both say the same": [(40, 4, 0), (10, 3, 0)],
+    "sets of one size": [(10, 4, 1), (10, 0, 3)],
+    "one set decides nothing": [(7, 2, 2), (30, 5, 1)],
+    "no difference at all": [(7, 0, 0), (9, 0, 0)],
+}
+
+
+@pytest.mark.parametrize("case", SETS)
+def test_the_test_of_a_mean_over_sets_is_the_share_of_all_ways(case: str) -> None:
+    assert sign_flips(SETS[case]) == pytest.approx(all_ways(SETS[case]), abs=0.005)
+
+
+def test_the_sign_of_a_difference_and_its_p_are_of_one_quantity() -> None:
+    """Pooled, the first arm wins 12 to 4; by the mean over the sets, the second does, and that is what is tested."""
+    sizes = {"large": 1000, "small": 10}
+    keys = [(name, str(i)) for name, size in sizes.items() for i in range(size)]
+    only = {"first": {("large", str(i)) for i in range(12)}, "second": {("small", str(i)) for i in range(4)}}
+    found = compare(*({key: key in only[arm] for key in keys} for arm in ("first", "second")))
+    assert found is not None and found.difference < 0
+    assert found.p == pytest.approx(all_ways([(1000, 12, 0), (10, 0, 4)]), abs=0.005) and found.p > mcnemar(12, 4)
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

@@ -4,14 +4,15 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from textwrap import fill, indent
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from agentdistill.cli.arguments import Output
 from agentdistill.cli.distill import Correct, Generate, Train
-from agentdistill.cli.evaluate import Evaluate
-from agentdistill.recipe import Step, correct_cost, formula, load_recipe, rollout_cost, train_cost
+from agentdistill.cli.evaluate import Evaluate, Grade
+from agentdistill.recipe import Step, correct_cost, formula, grade_cost, load_recipe, rollout_cost, settings, train_cost
 
 if TYPE_CHECKING:
     from agentdistill.cli.commands import Command
@@ -23,18 +24,22 @@ class Run:
 
     Steps whose output is what they would make of their inputs now are not run again; one that was stopped goes on.
 
-    Example: agentdistill run recipes/paper/agent-1.5b.toml --dry-run
+    Example: agentdistill run recipes/paper/agent.toml --set size=1.5B --dry-run
     """
 
     recipe: Positional[Path]
     """TOML file: a table for each command, its flags as keys."""
+    variables: Annotated[tuple[str, ...], arg(name="set")] = ()
+    """Other values for the variables in the recipe's table [set]: size=1.5B."""
     dry_run: bool = False
-    """Only say what would be run, and what it would cost."""
+    """Only say what would be run, with which settings, and what it would cost."""
     tflops: float = 100.0
     """For --dry-run: TFLOP/s that the GPU sustains."""
 
     def run(self) -> None:
-        steps = load_recipe(self.recipe)
+        if bad := [variable for variable in self.variables if "=" not in variable]:
+            raise ValueError(f"--set {bad[0]}: give NAME=VALUE")
+        steps = load_recipe(self.recipe, dict(variable.split("=", 1) for variable in self.variables))
         commands = [self._parsed(step) for step in steps]  # so that what makes no sense is said before hours of work
         if self.dry_run:
             self._say_costs(steps, commands)
@@ -67,13 +72,21 @@ class Run:
                     generated = cost.tokens if isinstance(command, Generate) else generated
                 case Correct():
                     cost = correct_cost(command.trajectories, command.model, command.config)
+                case Grade():
+                    cost = grade_cost(command.trajectories, command.grader)
                 case Train() if generated or command.trajectories.exists():
                     cost = train_cost(command.trajectories, command.model, command.config, generated)
             if not done:
                 anew.add(step.output)
-            unknown = "known when there are trajectories" if isinstance(command, Correct | Train) else "next to nothing"
+            unknown = (
+                "known when there are trajectories"
+                if isinstance(command, Correct | Grade | Train)
+                else "next to nothing"
+            )
             said = "done" if done else cost.said(self.tflops) if cost else unknown
             print(f"[{step.name}] {said}\n    {step}")
+            if config := getattr(command, "config", None):
+                print(indent(fill(settings(config), 112, break_long_words=False), " " * 8))
         print(formula(self.tflops))
 
 

@@ -179,6 +179,8 @@ def _opening(arms: Sequence[Arm]) -> Html:
         said += f" The best mean is that of {best.name}, {best.evaluation.accuracy:.1%}."
     graders = {tuple(arm.evaluation.graders) for arm in arms}
     warning = " Their graders differ: these scores are not to be compared." if len(graders) > 1 else ""
+    if apart := [f"{a.name} and {b.name}" for a, b in combinations(arms, 2) if not a.right.keys() & b.right.keys()]:
+        warning += f" No task in common: {', '.join(apart)}. Tasks are the same by set and id: name their files alike."
     return Html(f'<p class="soft">{html(said)}<b>{warning}</b></p>')
 
 
@@ -250,8 +252,8 @@ def _differences(arms: Sequence[Arm]) -> list[Html]:
         Html("<h2>Differences</h2>"),
         Html(
             '<p class="soft">Points of mean accuracy by which the arm of the row is above that of the column, over the '
-            f"tasks that both have. Coloured where luck would hardly do it: p below {SIGNIFICANT} by the exact McNemar "
-            "test on the pairs of answers, raised for the number of comparisons (Holm).</p>"
+            f"tasks that both have. Coloured where luck would hardly do it: p below {SIGNIFICANT} by the paired "
+            "permutation test of the same mean, raised for the number of comparisons (Holm).</p>"
         ),
         table(["", *(arm.name for arm in arms)], [[row.name, *(cell(row, column) for column in arms)] for row in arms]),
         Html(f"<details><summary>Each pair</summary>{table(head, [line(*one) for one in pairs.items()])}</details>"),
