@@ -181,7 +181,7 @@ def _opening(arms: Sequence[Arm]) -> Html:
     warning = " Their graders differ: these scores are not to be compared." if len(graders) > 1 else ""
     if apart := [f"{a.name} and {b.name}" for a, b in combinations(arms, 2) if not a.right.keys() & b.right.keys()]:
         warning += f" No task in common: {', '.join(apart)}. Tasks are the same by set and id: name their files alike."
-    return Html(f'<p class="soft">{html(said)}<b>{warning}</b></p>')
+    return Html(f'<p class="soft">{html(said)}<b>{html(warning)}</b></p>')
 
 
 def _accuracy(arms: Sequence[Arm], plot: Plot) -> list[Html]:
