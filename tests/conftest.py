@@ -22,7 +22,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for one another only cost time
 
 
-
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run with a skipped test whose reason is not expected, where EXPECTED_SKIPS (a regular expression) is set.
