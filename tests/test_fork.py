@@ -17,7 +17,8 @@ sandbox = Sandbox()
 index = Bm25Index.build([(str(n), f"title {n}", f"passage {n}") for n in range(100)], "index")
 
 def use_everything(where):
-    model = ScriptedModel("scripted", lambda messages, prefix, n: "Thought: now.\\nCode:\\n```py\\nfinal_answer(5)\\n```<end_code>")
+    action = "Thought: now.\\nCode:\\n```py\\nfinal_answer(5)\\n```<end_code>"
+    model = ScriptedModel("scripted", lambda messages, prefix, n: action)
     tasks = [Task(str(n), f"What is {n} - {n} + 5?", "5", "sums", "math") for n in range(8)]
     played = rollout(tasks, model, config=RolloutConfig(candidates=2), output=f"{where}.jsonl", progress=False)
     assert [t.score for t in played] == [1.0] * 8, played
