@@ -91,7 +91,7 @@ def load_recipe(path: str | Path, variables: Mapping[str, str] | None = None) ->
     if unknown := given.keys() - known.keys():
         raise ValueError(f"{path} has no variable {unknown.pop()!r}: it has {', '.join(known) or 'none'}")
     try:
-        tables = _filled_in(tables, known | given)
+        tables = _filled_in(tables, {**known, **given})
     except KeyError as error:
         raise ValueError(f"{path}: ${{{error.args[0]}}} is no variable of [set]") from error
     steps = []
