@@ -8,13 +8,14 @@ into typed values, and values are compared by type (``mathematics/comparing.py``
 No text of a model is ever evaluated as Python. tests/golden/math_answers.tsv says what is to be equal, by examples.
 """
 
+import re
 from functools import cache
 from importlib.metadata import version
 
 from agentdistill.grading.mathematics.numbers import alike, close, number
 from agentdistill.grading.mathematics.text import undress
 from agentdistill.grading.mathematics.units import scales
-from agentdistill.grading.mathematics.words import is_prose
+from agentdistill.grading.mathematics.words import chosen, is_prose
 from agentdistill.grading.mathematics.worker import UndecidedError, Worker
 from agentdistill.grading.squad import normalize
 
@@ -36,14 +37,14 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
     if not answer.strip() or len(answer) > _LONGEST:
         return False
     expected, given = undress(reference), undress(answer)
-    if expected == given:
+    if expected == given or chosen(expected.text, given.text):
         return True
     if is_prose(expected.text) or is_prose(given.text):
         return normalize(expected.text) == normalize(given.text)
     if (sizes := scales(expected.unit, given.unit)) is None:
         return False
     one, other = alike(expected.text, given.text)
-    if sizes[0] == sizes[1] and one == other:
+    if sizes[0] == sizes[1] and _tokens(one) == _tokens(other):
         return True
     if (numbers := number(one)) and (others := number(other)):
         (a, a_percent), (b, b_percent) = numbers, others
@@ -56,6 +57,11 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
     if sizes[0] != sizes[1]:
         one, other = (rf"({size})*({text})" for size, text in zip(sizes, (one, other), strict=True))
     return _worker.equal(one, other, seconds)
+
+
+def _tokens(text: str) -> list[str]:
+    """So that blanks between signs are none, and those between digits count."""
+    return re.findall(r"\\[A-Za-z]+|\d+|\S", text)
 
 
 @cache

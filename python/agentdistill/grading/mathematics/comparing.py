@@ -5,11 +5,13 @@ is trusted so far. Expressions with variables are compared at fixed points, to t
 digits.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import NamedTuple
 
 import sympy
 from sympy import Expr, Float, Integer, Rational, Symbol, oo
@@ -36,6 +38,7 @@ _EXACT = Rational(1, 10**25)
 _DECIMAL = Rational(1, 10**9)
 _POINTS = [Rational(n, 1009) for n in (1777, -2741, 523, 3623, -911, 4937, 1231, -401)]
 _INTEGERS = [2, 5, 3, 7, 4, 6, 11, 8]
+_MOST_OFFSETS = 400
 
 
 def equal(expected: str, given: str) -> bool:
@@ -95,7 +98,7 @@ class _Comparison:
         if isinstance(one, Listing) or isinstance(other, Listing):
             return self._listings(one, other)
         if isinstance(one, Ratio) and isinstance(other, Ratio):
-            return self._in_order(one.terms, other.terms)
+            return self._in_order(_scaled(one), _scaled(other))
         if isinstance(one, Ratio) or isinstance(other, Ratio):
             ratio, rest = (one, other) if isinstance(one, Ratio) else (other, one)
             if not isinstance(ratio, Ratio) or len(ratio.terms) != 2 or not isinstance(rest, Expr):
@@ -195,7 +198,7 @@ class _Comparison:
         if None in brackets:
             listing, single = (one, other) if isinstance(one, Listing) else (other, one)
             assert isinstance(listing, Listing)
-            return len(listing.items) == 1 and listing.brackets != "()" and self.same(listing.items[0], single)
+            return len(listing.items) == 1 and self.same(listing.items[0], single)
         assert isinstance(one, Listing) and isinstance(other, Listing)
         some, others = _deduplicated(one), _deduplicated(other)
         if named := (_assignments(one), _assignments(other)):
@@ -220,46 +223,90 @@ class _Comparison:
 
     def _sets(self, one: Value, other: Value) -> bool:
         try:
-            some, others = _pieces(one), _pieces(other)
+            some, others = _canonical(one), _canonical(other)
         except UnreadError:
             return False
         return self._in_any_order(some, others, self._same_piece)
 
     def _same_piece(self, one: Value, other: Value) -> bool:
         if isinstance(one, Interval) and isinstance(other, Interval):
-            ends = (one.low_open, one.high_open) == (other.low_open, other.high_open)
-            return ends and self.expressions(one.low, other.low) and self.expressions(one.high, other.high)
+            return (
+                _openness(one) == _openness(other)
+                and self.expressions(one.low, other.low)
+                and self.expressions(one.high, other.high)
+            )
         if isinstance(one, Without) and isinstance(other, Without):
             return self._sets(one.whole, other.whole) and self._sets(one.part, other.part)
         return self.same(one, other) if type(one) is type(other) or isinstance(one, Expr) else False
 
     def _families(self, one: Value, other: Value) -> bool:
-        """Families are equal when a change of the parameter makes one the other: its name, its sign, a shift."""
+        """Families are equal when they have the same values: as progressions, or after a change of the parameter (its
+        name, its sign, a shift)."""
         if isinstance(one, Family) and isinstance(other, Family) and one.domain != other.domain:
             return False
         named = one if isinstance(one, Family) else other
         assert isinstance(named, Family)
-        bodies = [_simple(side.value if isinstance(side, Family) else side) for side in (one, other)]
-        if not all(isinstance(body, Expr) for body in bodies):
-            lists = [_items(body) for body in bodies]
-            if len(lists[0]) < 2:
+        parameter, is_whole = named.parameter, named.domain == NumberSet("Z")
+        sides = []
+        for side in (one, other):
+            values = _items(_simple(side.value if isinstance(side, Family) else side))
+            old = side.parameter if isinstance(side, Family) else _only_symbol(values, parameter)
+            if old is None or not all(isinstance(value, Expr) for value in values):
                 return False
-            some, others = ([Family(v, named.parameter, named.domain) for v in items] for items in lists)
-            return self._in_any_order(some, others, self._families)
-        first, second = map(_expression, bodies)
-        parameters: list[Any] = [
-            side.parameter if isinstance(side, Family) else _only_symbol(body, named.parameter)
-            for side, body in ((one, first), (other, second))
-        ]
-        if None in parameters:
+            if not isinstance(side, Family) and not is_whole and any(_expression(v).has(sympy.pi) for v in values):
+                return False  # angles are meant for all integers
+            sides.append([_expression(value).subs(old, parameter) for value in values])
+        progressions = [_progressions(side, parameter) for side in sides] if is_whole else [None, None]
+        if progressions[0] and progressions[1]:
+            return self._same_progressions(progressions[0], progressions[1])
+        shifts, signs = (range(-3, 4), (1, -1)) if is_whole else ((0,), (1,))
+
+        def same(some: Expr, others: Expr) -> bool:
+            return any(
+                self.expressions(some, others.subs(parameter, sign * parameter + shift))
+                for sign, shift in product(signs, shifts)
+            )
+
+        return self._in_any_order(sides[0], sides[1], same)
+
+    def _same_progressions(self, some: list[_Progression], others: list[_Progression]) -> bool:
+        unit = some[0].step
+        steps = [abs(sympy.simplify(p.step / unit)) for p in (*some, *others)]
+        if not all(step.is_Rational for step in steps):
             return False
-        second = second.subs(parameters[1], parameters[0])
-        shifts = range(-3, 4) if named.domain == NumberSet("Z") else (0,)
-        signs = (1, -1) if named.domain == NumberSet("Z") else (1,)
-        return any(
-            self.expressions(first, second.subs(parameters[0], sign * parameters[0] + shift))
-            for sign, shift in product(signs, shifts)
+        period = sympy.ilcm(*(step.p for step in steps)) / sympy.igcd(*(step.q for step in steps))
+        if sum(period / step for step in steps) > _MOST_OFFSETS:
+            return False
+        sides: list[list[Expr]] = [[], []]
+        for at, (progression, step) in enumerate(zip((*some, *others), steps, strict=True)):
+            start = (progression.start / unit).evalf(_DIGITS)
+            sides[at >= len(some)] += [(start + n * step) % period for n in range(int(period / step))]
+        error = max(self._error, _EXACT) * period
+
+        def is_near(a: Expr, b: Expr) -> bool:
+            return bool(min(abs(a - b), period - abs(a - b)) <= error)
+
+        return all(any(is_near(a, b) for b in sides[1]) for a in sides[0]) and all(
+            any(is_near(a, b) for b in sides[0]) for a in sides[1]
         )
+
+
+class _Progression(NamedTuple):
+    """``start + k step`` for all integers k."""
+
+    start: Expr
+    step: Expr
+
+
+def _progressions(values: list[Expr], parameter: Symbol) -> list[_Progression] | None:
+    found = []
+    for value in values:
+        start = value.subs(parameter, 0)
+        step = sympy.expand(value.subs(parameter, 1) - start)
+        if step == 0 or not (step.is_real and start.is_real) or sympy.expand(value - start - parameter * step) != 0:
+            return None
+        found.append(_Progression(start, step))
+    return found
 
 
 def _evaluated(value: Expr, point: dict[Symbol, Expr]) -> Expr | None:
@@ -341,11 +388,9 @@ def _deduplicated(value: Listing) -> list[Value]:
     return list(dict.fromkeys(value.items)) if value.brackets == "{}" else list(value.items)
 
 
-def _only_symbol(value: Expr, preferred: Symbol) -> Symbol | None:
-    symbols = value.free_symbols
-    if preferred in symbols:
-        return preferred
-    return next(iter(symbols)) if len(symbols) == 1 else None
+def _only_symbol(values: Iterable[Value], preferred: Symbol) -> Symbol | None:
+    symbols = set().union(*(value.free_symbols for value in values if isinstance(value, Expr)))
+    return preferred if preferred in symbols else next(iter(symbols)) if len(symbols) == 1 else None
 
 
 def _pieces(value: Value) -> list[Value]:
@@ -358,10 +403,8 @@ def _pieces(value: Value) -> list[Value]:
         return [value]
     if value == NumberSet("R"):
         return [Interval(-oo, oo, True, True)]
-    if isinstance(value, NumberSet):
+    if isinstance(value, NumberSet | Without):
         return [value]
-    if isinstance(value, Without):
-        return _cut(value)
     if isinstance(value, Listing) and value.brackets == "{}":
         return list(value.items)
     if isinstance(value, Listing) and len(value.items) == 2 and value.brackets in ("()", "[]", "(]", "[)"):
@@ -371,23 +414,57 @@ def _pieces(value: Value) -> list[Value]:
     raise UnreadError("no set")
 
 
-def _cut(value: Without) -> list[Value]:
-    """The intervals that are left of the real line, or a part of it, without some points."""
-    pieces = _pieces(value.whole)
-    holes = _pieces(value.part)
-    if (
-        len(pieces) != 1
-        or not isinstance(pieces[0], Interval)
-        or not all(isinstance(h, Expr) and h.is_real for h in holes)
-    ):
-        return [value]
-    whole = pieces[0]
-    ends = [whole.low, *sorted(holes, key=lambda hole: _expression(hole).evalf()), whole.high]
-    last = len(ends) - 2
-    return [
-        Interval(ends[i], ends[i + 1], whole.low_open if i == 0 else True, whole.high_open if i == last else True)
-        for i in range(last + 1)
-    ]
+def _canonical(value: Value) -> list[Value]:
+    """The intervals and points of a set of real numbers, in one way for each set; else its pieces as written."""
+    pieces = _pieces(value)
+    number_set = _number_set(pieces)
+    if number_set is None:
+        return pieces
+    parts = number_set.args if isinstance(number_set, sympy.Union) else (number_set,)
+    found: list[Value] = []
+    for part in parts:
+        if isinstance(part, sympy.Interval):
+            found.append(Interval(part.start, part.end, bool(part.left_open), bool(part.right_open)))
+        elif isinstance(part, sympy.FiniteSet):
+            found += part.args
+        elif part is not sympy.S.EmptySet:
+            return pieces
+    return found
+
+
+def _number_set(pieces: list[Value]) -> sympy.Set | None:
+    """Sympy's set of these pieces, where their ends are real numbers."""
+    sets = []
+    for piece in pieces:
+        if isinstance(piece, Interval) and all(_is_extended_real(end) for end in (piece.low, piece.high)):
+            sets.append(sympy.Interval(piece.low, piece.high, piece.low_open, piece.high_open))
+        elif isinstance(piece, Expr) and _is_extended_real(piece):
+            sets.append(sympy.FiniteSet(piece))
+        elif isinstance(piece, Without):
+            whole, part = _number_set(_pieces(piece.whole)), _number_set(_pieces(piece.part))
+            if whole is None or part is None:
+                return None
+            sets.append(sympy.Complement(whole, part))
+        else:
+            return None
+    return sympy.Union(*sets)
+
+
+def _is_extended_real(value: Expr) -> bool:
+    return bool(value.is_number and value.is_extended_real)
+
+
+def _openness(interval: Interval) -> tuple[bool, bool]:
+    """Whether its ends are not in it; infinite ones never are."""
+    return interval.low_open or interval.low == -oo, interval.high_open or interval.high == oo
+
+
+def _scaled(ratio: Ratio) -> tuple[Value, ...]:
+    """The terms, beside the first as 1: 2:4 is 1:2."""
+    terms = ratio.terms
+    if ratio.is_time or not all(isinstance(term, Rational) and term > 0 for term in terms):
+        return terms
+    return tuple(_expression(term) / _expression(terms[0]) for term in terms)
 
 
 def _rows(value: Value) -> tuple[tuple[Value, ...], ...] | None:
@@ -397,8 +474,7 @@ def _rows(value: Value) -> tuple[tuple[Value, ...], ...] | None:
     if isinstance(value, Listing) and value.brackets in ("[]", "()"):
         if all(isinstance(item, Listing) for item in value.items):
             return tuple(item.items for item in value.items if isinstance(item, Listing))
-        if value.brackets == "[]":
-            return tuple((item,) for item in value.items)
+        return tuple((item,) for item in value.items)
     return None
 
 

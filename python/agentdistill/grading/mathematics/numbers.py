@@ -11,7 +11,7 @@ DIGITS = 9
 """Floating point is trusted to so many digits."""
 
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,9})?")
-_BASE = re.compile(r"(\d+)_\{?(\d{1,2})\}?")
+_BASE = re.compile(r"((?=[A-Z]*\d)[\dA-Z]+)_\{?(\d{1,2})\}?")
 _LIST = re.compile(r"\[([^\[\](){}]*,[^\[\](){}]*)\]")
 _POWER_OF_TEN = re.compile(r"(?:([-+]?[\d.,]+) ?(?:\\times|\\cdot|\*|x) ?)?10(?:\^|\*\*)(?:\{([-+]?\d+)\}|([-+]?\d+))")
 _RECURRING = re.compile(r"([-+]?)(\d*)\.(\d*)\\(?:overline|bar)\{(\d+)\}")
@@ -23,7 +23,7 @@ def alike(expected: str, given: str) -> tuple[str, str]:
     list beside a matrix is its column."""
     if r"\begin{" in expected and (column := re.fullmatch(r"\[([^\[\]]*)\]", given)):
         given = "[[" + column[1].replace(",", "],[") + "]]"
-    for form, bare in ((_BASE, r"\d+"), (_LIST, r"[^\[\](){}]*,[^\[\](){}]*")):
+    for form, bare in ((_BASE, r"[\dA-Z]+"), (_LIST, r"[^\[\](){}]*,[^\[\](){}]*")):
         if (found := form.fullmatch(expected)) and re.fullmatch(bare, given):
             expected = found[1]
         elif (found := form.fullmatch(given)) and re.fullmatch(bare, expected):

@@ -30,12 +30,15 @@ from agentdistill.grading.mathematics.values import (
     Value,
     Without,
 )
+from agentdistill.grading.mathematics.words import GREEK
 
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<recurring>\d*\.\d*(?:\\(?:overline|bar|dot)\s*\{\d+\}\d*)+)
   | (?P<number>\d+(?:\.\d*)?(?:[eE][-+]?\d{1,4}(?![\d.]))?|\.\d+(?:[eE][-+]?\d{1,4}(?!\d))?)
   | (?P<command>\\[A-Za-z]+|\\[{}%|\\])
+  | (?P<logarithm>log(?:2|10)(?=\())
+  | (?P<indexed>[A-Za-z]\d+(?![\w.]))
   | (?P<name>[A-Za-z\u0370-\u03ff]+)
   | (?P<mark>\*\*|<=|>=|==|!=|\.\.\.|\.(?=[A-Za-z])|[-+*/^_=<>(){}\[\],;:|&!%'~])
   )""",
@@ -48,10 +51,6 @@ _SYMPY_NAMES = (
     "factorial gamma cbrt re im arg conjugate sign gcd lcm "
 )
 _INVERTED = "sin cos tan cot sec csc sinh cosh tanh "
-_GREEK_NAMES = (
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma "
-    "tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell "
-)
 
 _FUNCTIONS: dict[str, Callable[..., Expr]] = {
     **{name: getattr(sympy, name) for name in _SYMPY_NAMES.split()},
@@ -76,6 +75,7 @@ _BY_NAME = {"sqrt", "Abs", "abs", "floor", "ceil", "ceiling", "binomial", "facto
 _PRINTED = {
     "Interval", "FiniteSet", "Union", "Complement", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Matrix",
     "Rational", "Fraction", "Integer", "Float", "EmptySet", "Reals", "Integers", "Naturals", "Tuple", "set", "Symbol",
+    "ImageSet", "Lambda", "frozenset", "array",
 }  # fmt: skip
 _CONSTANTS: dict[str, Value] = {
     "pi": pi,
@@ -86,6 +86,7 @@ _CONSTANTS: dict[str, Value] = {
     "infinity": oo,
     "emptyset": Union(()),
     "EmptySet": Union(()),
+    "GoldenRatio": sympy.GoldenRatio,
     "Reals": NumberSet("R"),
     "Integers": NumberSet("Z"),
     "Naturals": NumberSet("N"),
@@ -97,7 +98,7 @@ _CONSTANTS: dict[str, Value] = {
     "False": Truth(False),
 }
 _NAMES = sorted({*_FUNCTIONS, *_PRINTED, *(name for name in _CONSTANTS if len(name) > 1)}, key=len, reverse=True)
-_GREEK = set(_GREEK_NAMES.split())
+_GREEK = set(GREEK)
 _OPEN = {"": (False, False), "open": (True, True), "Lopen": (True, False), "Ropen": (False, True)}
 """Which ends are open, by the constructors of sympy's intervals."""
 _RELATIONS = {
@@ -155,12 +156,18 @@ class _Parser:
             end, kind, token = found.end(), found.lastgroup, found[found.lastgroup]
             if kind == "name":
                 self._tokens += [("name", name) for name in self._split(token)]
+            elif kind in ("logarithm", "indexed"):  # log10(x) and x1, as Python has them
+                digits = token.lstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+                index = [("mark", "_"), ("mark", "{"), ("number", digits), ("mark", "}")]
+                self._tokens += [("name", token.removesuffix(digits)), *index]
             elif token not in ("~", r"\quad"):
                 self._tokens.append((kind, token))
 
     @staticmethod
     def _split(run: str) -> list[str]:
         """A run of letters as names: those that are known, and single letters."""
+        if run in _GREEK and run != "xi":
+            return [run]
         names = []
         while run:
             name = next((name for name in _NAMES if run.startswith(name)), run[0])
@@ -202,9 +209,14 @@ class _Parser:
             raise UnreadError(self._peek())
         if len(items) == 1:
             return items[0]
+        first, *others = items
+        if isinstance(first, Relation) and first.operator == "!=" and all(isinstance(other, Expr) for other in others):
+            return All((first, *(Relation("!=", first.left, other) for other in others)))
         *values, last = items
         if isinstance(last, Member) and isinstance(last.values, NumberSet) and not isinstance(values[-1], Member):
             rest = values[0] if len(values) == 1 else Listing("", tuple(values))
+            if _is_condition(rest) and last.values == NumberSet("R"):
+                return rest  # x > 2, x in R
             return Family(rest, last.variable, last.values)
         return Listing("", tuple(items))
 
@@ -245,15 +257,20 @@ class _Parser:
                 relations.append(_relate(_RELATIONS[operator], left, right))
                 left = right
             elif self._take(r"\in"):
+                name = self._peek()
                 values = self._sum()
+                if isinstance(values, Symbol) and name in ("R", "Z", "N", "Q", "C"):
+                    values = NumberSet(name)
                 if not isinstance(left, Symbol) or relations:
                     raise UnreadError("a member that is no variable")
                 return Member(left, _as_set(values))
             elif self._peek() == ":" and not relations and isinstance(left, Expr) and self._braces == 0:
                 terms: list[Value] = [left]
+                is_time = True
                 while self._take(":"):
+                    is_time = is_time and bool(re.fullmatch("[0-5][0-9]", self._peek()))
                     terms.append(self._sum())
-                return Ratio(tuple(terms))
+                return Ratio(tuple(terms), is_time)
             else:
                 break
         if not relations:
@@ -268,7 +285,7 @@ class _Parser:
         while token := self._take("+", "-", r"\pm", r"\mp", r"\cup", r"\setminus", r"\backslash", "U"):
             other = self._product()
             if token in (r"\cup", "U"):
-                value = Union((*_parts(value), *_parts(other)))
+                value = _union([value, other])
             elif token in (r"\setminus", r"\backslash"):
                 value = Without(_as_set(value), _as_set(other))
             else:
@@ -282,8 +299,8 @@ class _Parser:
     def _product(self) -> Value:
         value = self._unary()
         while token := self._take(*_TIMES, *_OVER):
-            other = _expr(self._unary())
-            value = _quotient(_expr(value), other) if token in _OVER else _expr(value) * other
+            other = self._unary()
+            value = _quotient(_expr(value), _expr(other)) if token in _OVER else _times(value, other)
         return value
 
     def _unary(self) -> Value:
@@ -292,7 +309,7 @@ class _Parser:
             raise UnreadError("too deep")
         try:
             if token := self._take("-", "+", r"\pm", r"\mp"):
-                return self._signed(token, _expr(self._unary()))
+                return _times(self._signed(token, Integer(1)), self._unary())
             return self._implicit()
         finally:
             self._depth -= 1
@@ -305,12 +322,12 @@ class _Parser:
                 raise UnreadError("two numbers in a row")
             is_mixed = was_number and isinstance(value, Integer) and self._peek() in (r"\frac", r"\dfrac", r"\tfrac")
             before = self._at
-            other = _expr(self._power())
+            other = self._power()
             digits = "".join(token for _, token in self._tokens[before + 1 : self._at])
             if is_mixed and re.fullmatch(r"\{?\d+\}?\{?\d+\}?", digits):
-                value = _expr(value) + other
+                value = _expr(value) + _expr(other)
             else:
-                value = _expr(value) * other
+                value = _times(value, other)
             was_number = False
         return value
 
@@ -386,6 +403,8 @@ class _Parser:
             return self._command(token[1:])
         if token == "...":
             return Ellipsis()
+        if token == "_" and self._kind() == "name":  # a dummy of sympy's
+            return self._symbol("_" + self._next())
         raise UnreadError(token)
 
     def _number(self, token: str) -> Value:
@@ -518,7 +537,7 @@ class _Parser:
         closing = self._expect(*closings)
         if len(items) == 1 and closing == closings[0] and not has_comma:
             return items[0]
-        if len(items) == 1:
+        if len(items) == 1 and closing != closings[0]:
             raise UnreadError("an interval with one end")
         if opening == "[" and all(isinstance(item, Listing) and item.brackets == "[]" for item in items):
             rows = tuple(item.items for item in items if isinstance(item, Listing))
@@ -531,7 +550,7 @@ class _Parser:
         bars, self._bars = self._bars, 0
         self._braces += 1
         first = self._clause()
-        if isinstance(first, Symbol | Member | Listing) and self._take("|", r"\mid", ":", r"\vert"):
+        if isinstance(first, Expr | Member | Listing) and self._take("|", r"\mid", ":", r"\vert"):
             value = self._described(first, closing)
         else:
             items = [first]
@@ -552,6 +571,8 @@ class _Parser:
             while self._take(","):
                 conditions.append(self._clause())
             self._expect(closing)
+            if (family := _described_family(first, conditions)) is not None:
+                return family
             if isinstance(first, Member) and isinstance(first.values, NumberSet) and first.values.name != "R":
                 raise UnreadError("a set within another than the reals")
             return _solutions(conditions)
@@ -693,12 +714,18 @@ class _Parser:
             if flags is None:
                 raise UnreadError(variant)
             return Interval(_expr(items[0]), _expr(items[1]), *flags)
-        if name in ("FiniteSet", "set"):
+        if name in ("set", "frozenset", "array") and len(items) == 1 and isinstance(items[0], Listing):
+            return items[0]
+        if name in ("FiniteSet", "set", "frozenset"):
             return Listing("{}", tuple(items)) if items else Union(())
         if name == "Tuple":
             return Listing("()", tuple(items))
         if name == "Union":
-            return Union(tuple(part for item in items for part in _parts(item)))
+            return _union(items)
+        if name == "Lambda" and len(items) == 2:
+            return Family(items[1], _expr(items[0]), NumberSet("C"))
+        if name == "ImageSet" and len(items) == 2 and isinstance(items[0], Family):
+            return Family(items[0].value, items[0].parameter, _as_set(items[1]))
         if name == "Complement" and len(items) == 2:
             return Without(_as_set(items[0]), _as_set(items[1]))
         if name == "And":
@@ -714,7 +741,7 @@ class _Parser:
 
 _OTHER_FACTORS = {
     "frac", "dfrac", "tfrac", "cfrac", "binom", "dbinom", "tbinom", "sqrt", "mathbf", "vec", "overline", "hat",
-    "overrightarrow", "boldsymbol", "mathcal", "lvert", "bar", "infty",
+    "overrightarrow", "boldsymbol", "mathcal", "lvert", "bar", "infty", "begin",
 }  # fmt: skip
 
 
@@ -731,6 +758,15 @@ def _quotient(above: Expr, below: Expr) -> Expr:
     if below == 0:
         raise UnreadError("division by zero")
     return above / below
+
+
+def _times(one: Value, other: Value) -> Value:
+    """The product of numbers, or of a number and a matrix."""
+    if isinstance(one, Matrix) and not isinstance(other, Matrix):
+        one, other = other, one
+    if isinstance(other, Matrix):
+        return Matrix(tuple(tuple(_expr(one) * _expr(value) for value in row) for row in other.rows))
+    return _expr(one) * _expr(other)
 
 
 def _raise(base: Expr, power: Expr) -> Expr:
@@ -772,6 +808,32 @@ def _either(parts: list[Value]) -> Value:
         raise UnreadError("alternatives")
     variable = next(member.variable for member in sets if member)
     return Member(variable, Union(tuple(p for member in sets if member for p in _parts(member.values))))
+
+
+def _union(parts: list[Value]) -> Value:
+    """The union of sets, or of families of values."""
+    if not all(isinstance(part, Family) for part in parts):
+        return Union(tuple(piece for part in parts for piece in _parts(part)))
+    families = [part for part in parts if isinstance(part, Family)]
+    first, values = families[0], []
+    for family in families:
+        if family.domain != first.domain:
+            raise UnreadError("families over different domains")
+        for value in family.value.items if isinstance(family.value, Listing) else (family.value,):
+            values.append(_expr(value).subs(family.parameter, first.parameter))
+    return Family(Listing("", tuple(values)), first.parameter, first.domain)
+
+
+def _described_family(first: Value, conditions: list[Value]) -> Family | None:
+    """``{2k | k in Z}``, or ``{x | x = 2k, k in Z}``."""
+    *others, last = conditions
+    if not isinstance(last, Member) or not isinstance(last.values, NumberSet) or not isinstance(first, Expr):
+        return None
+    if not others and not isinstance(first, Symbol):
+        return Family(first, last.variable, last.values)
+    if len(others) == 1 and isinstance(others[0], Relation) and others[0].operator == "=" and others[0].left == first:
+        return Family(others[0].right, last.variable, last.values)
+    return None
 
 
 def _solutions(conditions: list[Value]) -> Value:

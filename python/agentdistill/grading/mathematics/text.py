@@ -5,6 +5,7 @@ Not here: what the answer itself says (``reading.py``).
 
 import re
 import unicodedata
+from decimal import Decimal
 from typing import NamedTuple
 
 from agentdistill.grading.mathematics.numbers import NUMBER
@@ -22,6 +23,7 @@ class Dressed(NamedTuple):
     """The whole, where the value is what ``x =`` leaves of it."""
 
 
+_GREEK = "alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi omega Delta Omega"
 _CHARACTERS: dict[str | int, str | None] = {
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63", "-"),
     **dict.fromkeys("\u00b7\u22c5\u2219\u2022", r"\cdot "),
@@ -29,8 +31,11 @@ _CHARACTERS: dict[str | int, str | None] = {
     **dict.fromkeys("\u2044\u2215", "/"),
     "\N{MULTIPLICATION SIGN}": "*",
     "\N{DIVISION SIGN}": "/",
-    "\N{GREEK SMALL LETTER PI}": "pi",
+    "\N{GREEK SMALL LETTER PI}": " pi ",
     "\N{SQUARE ROOT}": "sqrt",
+    "\N{CUBE ROOT}": r"\sqrt[3]",
+    "\N{FOURTH ROOT}": r"\sqrt[4]",
+    "\N{ANGLE}": r"\angle ",
     "\N{INFINITY}": "oo",
     "\N{UNION}": r"\cup ",
     "\N{EMPTY SET}": r"\emptyset ",
@@ -56,6 +61,7 @@ _CHARACTERS: dict[str | int, str | None] = {
         fraction: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", fraction).split("\N{FRACTION SLASH}"))
         for fraction in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
     },
+    **{letter: rf"\{name} " for letter, name in zip("αβγδεθλμρστφωΔΩ", _GREEK.split(), strict=True)},
     **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if code != 0xFF5C},  # full width
 }
 _UNICODE = str.maketrans(_CHARACTERS)
@@ -63,7 +69,7 @@ _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "₀₁₂₃₄₅�
 _SCRIPTS = re.compile(f"([{_RAISED}]+)|([{_LOWERED}]+)")
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|~|\s+")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,!])(?=\d{3}(?!\d))")
-_DELIMITERS = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle\b|\\\(|\\\)|\\\[(?!\d+(pt|em))|\\\]|\$")
+_DELIMITERS = re.compile(r"\\(?:left|right|middle)(?![a-z])|\\displaystyle\b|\\\(|\\\)|\\\[(?!\d+(pt|em))|\\\]|\$")
 _SEGMENT = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _AROUND = re.compile(r"[\s.,:;]*[A-Za-z]{2,}[A-Za-z\s.,:;]*")
 """Words beside mathematics between dollar signs."""
@@ -79,15 +85,68 @@ _COUNTED = (
 _DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)\s*[({]?)([\d.]+)\s*\^\s*(?:\\circ|\{\\circ\})")
 """The angle of a trigonometric function; elsewhere degrees are read as their number."""
 _INEQUALITY = re.compile(r"([A-Za-z])\s*([<>]=?|\\(?:le|ge)q?|\\[lg]t)(?![a-z])\s*([^<>,=]+)")
-_PRINTED = re.compile(r"(?:(?:np|numpy)\.\w+|(?:sympy\.|sp\.)?(?:Integer|Float)|Decimal)\('?([^()']*)'?\)")
+_PRINTED = re.compile(r"(?:(?:np|numpy)\.\w+|(?:sympy\.|sp\.)?(?:Integer|Float)|Decimal)\('?([-+\d.eE]*)'?\)")
 """A number as Python shows it."""
+_MODULE = re.compile(r"\b(?:np|numpy|math|cmath|sympy|sp)\.(?=[A-Za-z])")
+_KEY = re.compile(r"""(['"])([A-Za-z]\w*)\1(?=\s*:)""")
+_WRAPPED = re.compile(r"""(\*{1,3}|`+|"|')((?:(?!\1).)+)\1\.?""", re.DOTALL)
+"""Emphasis of Markdown, or quotes."""
+_GROUPS = re.compile(r"([-+]?)(\d{1,3})((?:([ _'])\d{3})(?:\4\d{3})*)(\.\d+)?")
+"""Thousands parted by blanks, as in Python, or as in Switzerland."""
+_REPEATED = re.compile(r"([-+]?\d*\.\d*?)(\d{1,6}?)\2{2,}(?:\.\.\.|\\l?dots)")
+_IN_BASE = re.compile(r"(\w+)\$?,?\s*\(?(?:in\s+)?base[\s-](\d{1,2})\)?\.?$")
+_HALF = re.compile(r"(?<![\w.)}^/])(\d+/\d+)\s(?=[A-Za-z(]|\\(?:sqrt|pi)\b)")
+"""A fraction before a factor: 1/2 x is not 1/(2x)."""
+_ANNOUNCED = re.compile(
+    r"^(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b|:|=)\s*:?|"
+    r"(?:it|this|that)\s+is\b)\s*(?=\S)",
+    re.IGNORECASE,
+)
+_ARRAY = re.compile(r"\[+[-+.\deE\s]*\d[\s.]+[-+.\deE\s\[\]]*\]+")
+"""An array as numpy prints it, without commas."""
+_STRING = re.compile(r"""(?<=[\[{(,\s])(['"])([^'"\[\](){}]*)\1(?=\s*[,\])}])""")
+"""A string in a list of Python's."""
+_MAGNITUDE = re.compile(
+    r"([-+]?(?:\\?\$)?\s*)(\d[\d,]*(?:\.\d+)?)(?:\s|~|\\[,; ])*(?:\\text\s*\{\s*)?"
+    r"(thousand|million|billion|trillion)\b",
+    re.IGNORECASE,
+)
+_MAGNITUDES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_PHRASES = {
+    **dict.fromkeys(("all real numbers", "all reals", "set of all real numbers", "real numbers"), r"\mathbb{R}"),
+    **dict.fromkeys(("no solution", "no solutions", "empty set"), r"\emptyset"),
+}
+_LETTERS = re.compile(r"\W*\w\W*(?:,\s*\(?\w\)?)*,?\s+(?:and|or)\s+\(?\w\)?\W*")
+_EACH = r"(?:(?:where|for|with|and|all|any|some|every|each|an?|arbitrary|is|be|being)\s+)*"
+_DOMAINS = [
+    (re.compile(form, re.IGNORECASE), domain)
+    for form, domain in (
+        (rf"{_EACH}([A-Z])\s*\\in\s*\\?(?:mathbb|mathbf|Bbb)?\s*\{{?\s*([ZN])\s*\}}?\s*\)?", r"\2"),
+        (rf"{_EACH}integers?\s+(?:values\s+of\s+)?([A-Z])\s*\)?", "Z"),
+        (rf"{_EACH}([A-Z])\s+{_EACH}integer\s*\)?", "Z"),
+        (r"([A-Z])\s*=\s*0,\s*\\pm\s*1,\s*\\pm\s*2(?:,\s*\\pm\s*3)?,?\s*(?:\\[lc]?dots|\.\.\.)\s*\)?", "Z"),
+    )
+]
+"""How the domain of a parameter is said behind a family of values."""
 
 
 def undress(text: str) -> Dressed:
     """The value of an answer, without its dress: box, dollar signs, unit, ``x =``, blanks."""
-    text = _boxed(text.rpartition("####")[2])
-    text = " ".join(text.strip(" *`\n").split())
-    text = _PRINTED.sub(r"\1", re.sub("\N{SQUARE ROOT}(\\w+)", r"sqrt(\1)", text).translate(_UNICODE))
+    text = " ".join(_boxed(text.rpartition("####")[2]).split())
+    while inner := _WRAPPED.fullmatch(text) or TEXT.fullmatch(text):
+        text = inner[inner.lastindex or 0].strip()
+    text = re.sub(r"\bPoint[23]D\(", "(", text)
+    text = re.sub("\N{SQUARE ROOT}(\\w+)", r"sqrt(\1)", text).translate(_UNICODE)
+    text = _KEY.sub(r"\2", _MODULE.sub("", _PRINTED.sub(r"\1", text)))
+    if _GROUPS.fullmatch(text):
+        text = re.sub("[ _']", "", text)
+    text = re.sub(r"[\s,;?]+$|^=\s*", "", _ANNOUNCED.sub("", text))
+    text = _magnitude(_IN_BASE.sub(r"\1_{\2}", text))
+    text = _domain(_REPEATED.sub(r"\1\\overline{\2}", text))
+    if _ARRAY.fullmatch(text):
+        text = re.sub(r"\]\s*\[", "],[", re.sub(r"(?<=[\d.])\s+(?=[-+.\d])", ",", text))
+    if "[" in text or "{" in text:
+        text = _STRING.sub(r"\2", text)
     text = re.sub(r"^(?:\\approx|~)\s*", "", text)
     text, unit = split_unit(re.sub(r"\s*\bper ?cent\b", "%", text))
     if is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text)):
@@ -96,24 +155,57 @@ def undress(text: str) -> Dressed:
             return undress(next(filter(None, found[0].groups()), found[0].group()))  # the one value in a sentence
     text = _SCRIPTS.sub(_script, text)
     text = _THOUSANDS.sub("", _DELIMITERS.sub("", text))
-    text = TEXT.sub(r" \1 ", text).replace("dfrac", "frac").replace("tfrac", "frac").replace(r"\%", "%")
+    text = (
+        re.sub(r"\s+_", "_", TEXT.sub(r" \1 ", text))
+        .replace("dfrac", "frac")
+        .replace("tfrac", "frac")
+        .replace(r"\%", "%")
+    )
     text = _DEGREES.sub(r"\1{\\frac{\2\\pi}{180}}", text.replace(r"\varnothing", r"\emptyset"))
     text = re.sub(r"\^\s*\{?\\circ\}?", "", text)
-    if (word := text.strip().rstrip(".").lower()) in (counted := _COUNTED.split()):
+    word = text.strip().rstrip(".").lower()
+    if word in (counted := _COUNTED.split()):
         text = str(counted.index(word))
+    text = _PHRASES.get(word.removeprefix("the "), text)
     text = _union(text)
-    if re.search(r"\d", text):
+    if re.search(r"\d", text) or _LETTERS.fullmatch(text):
         text = re.sub(r"\s*,?\s*\b(?:and|or)\b\s*", ", ", text)
     if is_prose(text):
         return Dressed(text.strip().rstrip("."))
     if re.search(r"\d,\s+\S", text):  # so other commas do not part numbers
         text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
-    text = _SPACES.sub(" ", text).strip().rstrip(".").strip()
+    text = re.sub(r"(?<!\.)\.$", "", _SPACES.sub(" ", text).strip()).strip()
     text = re.sub(r"\\frac ?(?:\{([^{}]*)\}|(\d)) ?(?:\{([^{}]*)\}|(\d))", r"\\frac{\1\2}{\3\4}", text)
+    text = _HALF.sub(r"(\1)*", text)
     right = re.sub(r"^[A-Za-z]\s*=\s*(?!.*=)", "", text)
     equation = text if "=" in text else ""
     right = re.sub(r"\s*([-+*/^=,(){}\[\]])\s*", r"\1", right)
     return Dressed(re.sub(r"^\(([A-Za-z])\)$", r"\1", right), unit, equation)
+
+
+def _domain(text: str) -> str:
+    r"""The domain of a parameter in symbols: ``, k \in \mathbb{Z}`` for "where k is an integer"."""
+    bare = _DELIMITERS.sub("", TEXT.sub(r" \1 ", text)).strip(" .")
+    for form, domain in _DOMAINS:
+        for found in form.finditer(bare):
+            before = re.sub(r"(?:\\q?quad|\\[,;: ]|[\s,;(~])+$", "", bare[: found.start()])
+            if (
+                found.end() == len(bare)
+                and before != bare[: found.start()]
+                and not before.endswith((r"\mid", "|", ":"))
+            ):
+                return rf"{before}, {found[1]} \in \mathbb{{{found.expand(domain)}}}"
+    return text
+
+
+def _magnitude(text: str) -> str:
+    """``2 million`` as the number that it is, where that is the whole answer."""
+    found = _MAGNITUDE.match(text)
+    if not found or re.search(r"\d|\b(?:and|or|to)\b", text[found.end() :]):
+        return text
+    value = Decimal(found[2].replace(",", "")).scaleb(_MAGNITUDES[found[3].lower()])
+    rest = text[found.end() :].replace("}", "", 1) if "\\text" in found[0] else text[found.end() :]
+    return f"{found[1]}{value:f}{rest}"
 
 
 def _script(found: re.Match[str]) -> str:
@@ -140,7 +232,8 @@ def _boxed(text: str) -> str:
     r"""What stands in the last ``\boxed{...}``, or else the whole."""
     start = max(text.rfind(r"\boxed{"), text.rfind(r"\fbox{"))
     if start < 0:
-        return text
+        bare = re.search(r"\\boxed\s+([^\s$\\{}]+)", text)
+        return bare[1] if bare else text
     start = text.index("{", start)
     return text[start + 1 : _closing(text, start)]
 

@@ -42,6 +42,8 @@ class Ratio:
     """``1:2:3``."""
 
     terms: tuple[Value, ...]
+    is_time: bool = False
+    """Whether it may be a time of day: ``1:20``, which is not ``2:40``."""
 
 
 @dataclass(frozen=True)

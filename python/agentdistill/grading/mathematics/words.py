@@ -5,9 +5,15 @@ import re
 TEXT_COMMAND = r"\\(?:text|textnormal|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
 TEXT = re.compile(TEXT_COMMAND)
 _WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}+(?!\()")
+GREEK = (
+    *("alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa"),
+    *("lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "ell"),
+    *("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega"),
+)
 _NAMES = re.compile(
     r"(?:Interval|Union|Reals|Integers|EmptySet|True|False|arc|"
-    r"sqrt|sin|cos|tan|cot|sec|csc|log|exp|infinity|inf|infty|pi|pmatrix|cdot|frac)+",
+    r"sqrt|a?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|GoldenRatio|infinity|inf|infty|pi|pmatrix|cdot|frac)+|"
+    + "|".join(GREEK),
     re.IGNORECASE,
 )
 
@@ -15,3 +21,19 @@ _NAMES = re.compile(
 def is_prose(text: str) -> bool:
     """Whether there are words in it that are not names of functions: such an answer is compared as words."""
     return any(not _NAMES.fullmatch(word) for word in _WORD.findall(text))
+
+
+_CHOICE = re.compile(r"\(?([A-Z])\)?")
+_CHOSEN = re.compile(
+    r"(?:(?i:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer))\s*:?\s*)?\(?([A-Z])\)?|\(([A-Z])\)[.:]?\s*\S.*"
+)
+
+
+def chosen(reference: str, answer: str) -> bool:
+    """Whether the reference is the letter of a choice, and the answer names it: ``(C)``, ``Option C``, ``(C) 42``."""
+    right, said = _CHOICE.fullmatch(reference), _CHOSEN.fullmatch(answer)
+    if not right or not said or len(re.findall(r"\([A-Z]\)", answer)) > 1:
+        return False
+    if said[2] and re.match(r"\([A-Z]\)[.:]?\s*(?:and|or|not|is|are|[-+*/^=_,])", answer):
+        return False
+    return right[1] == (said[1] or said[2])
