@@ -138,6 +138,9 @@ pub struct Candidate {
     /// What the model was given as the beginning of `text` (the first-thought prefix).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
+    /// What a reasoning model thought before `text`, without the tags; `token_ids` have it too.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reasoning: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
     /// One per token. JSON has no infinities: what is not finite is written as null, and read back as NaN.

@@ -333,6 +333,7 @@ class Candidate:
 
     text: str
     prefix: str  # text given to the model as the beginning of this completion (first-thought prefix), part of text
+    reasoning: str  # what a reasoning model thought before text, without the tags; token_ids have it too
     token_ids: list[int] | None
     logprobs: list[float] | None
     finish_reason: str | None
@@ -343,6 +344,7 @@ class Candidate:
         text: str,
         *,
         prefix: str = "",
+        reasoning: str = "",
         token_ids: Sequence[int] | None = None,
         logprobs: Sequence[float] | None = None,
         finish_reason: str | None = None,

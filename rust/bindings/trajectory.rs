@@ -219,21 +219,24 @@ impl Step {
 #[pymethods]
 impl Candidate {
     #[new]
-    #[pyo3(signature = (text, *, prefix = AnyText::default(), token_ids = None, logprobs = None, finish_reason = None,
-        action = None, observation = None),
-        text_signature = "(text, *, prefix='', token_ids=None, logprobs=None, finish_reason=None, action=None, \
-        observation=None)")]
+    #[pyo3(signature = (text, *, prefix = AnyText::default(), reasoning = AnyText::default(), token_ids = None,
+        logprobs = None, finish_reason = None, action = None, observation = None),
+        text_signature = "(text, *, prefix='', reasoning='', token_ids=None, logprobs=None, finish_reason=None, \
+        action=None, observation=None)")]
+    #[allow(clippy::too_many_arguments)] // keywords in Python
     fn py_new(
         text: AnyText,
         prefix: AnyText,
+        reasoning: AnyText,
         token_ids: Option<Vec<u32>>,
         logprobs: Option<Vec<f64>>,
         finish_reason: Option<AnyText>,
         action: Option<Parsed>,
         observation: Option<Observation>,
     ) -> Self {
-        let (text, prefix, finish_reason) = (text.into(), prefix.into(), finish_reason.map(String::from));
-        Self { text, prefix, token_ids, logprobs, finish_reason, action, observation }
+        let (text, prefix, reasoning) = (text.into(), prefix.into(), reasoning.into());
+        let finish_reason = finish_reason.map(String::from);
+        Self { text, prefix, reasoning, token_ids, logprobs, finish_reason, action, observation }
     }
 
     fn __repr__(&self) -> String {

@@ -367,6 +367,7 @@ fn step(turn: Turn, parsed: Parsed, kind: TrajectoryKind, last: bool, answer: Op
     let candidate = Candidate {
         text: turn.text,
         prefix: String::new(),
+        reasoning: String::new(),
         token_ids: turn.token_ids,
         logprobs: turn.logprobs,
         finish_reason: None,

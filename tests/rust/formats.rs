@@ -47,6 +47,7 @@ fn candidate(text: &str, observation: Option<Observation>) -> Candidate {
         prefix: String::new(),
         token_ids: None,
         logprobs: None,
+        reasoning: String::new(),
         finish_reason: None,
         action: Some(parse_action(text, ActionFormat::Code)),
         observation,

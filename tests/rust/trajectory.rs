@@ -128,6 +128,7 @@ fn numbers_that_json_cannot_say_are_read_back_as_nan() {
         prefix: String::new(),
         token_ids: None,
         logprobs: Some(vec![-0.5, f64::NEG_INFINITY]),
+        reasoning: String::new(),
         finish_reason: None,
         action: None,
         observation: None,

@@ -19,6 +19,7 @@ from typing import Any
 import httpx2
 import openai
 
+from agentdistill.models.control_tokens import broken
 from agentdistill.models.model import (
     Completion,
     Generation,
@@ -56,7 +57,8 @@ class OpenAIModel(SampledModel):
     async def _draw(
         self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
     ) -> Generation:
-        conversation = [{"role": role, "content": content} for role, content in messages]
+        conversation = [{"role": role, "content": broken(content)} for role, content in messages]
+        prefix = broken(prefix)
         begun = bool(prefix) and await self._can_continue()
         if begun:
             conversation.append({"role": "assistant", "content": prefix})

@@ -1,56 +1,131 @@
-"""The token ids of a conversation, for models that run in this process.
+"""The text and the token ids of a conversation by a model's chat template: for models that run in this process, and for
+training.
 
 Each step of an episode asks with all that was said before and a little more. A tokenizer takes a text apart at its
-special tokens and does each piece by itself, so a piece, such as a turn, need be done only once.
+control tokens and does each piece by itself, so a piece, such as a turn, need be done only once.
 
-Not here: which messages there are (prompt.py), training examples (examples.py).
+Templates differ in what they know. One without a system role gets the system's words at the beginning of the first
+question, one that wants turns to alternate gets those of one role as one, and one that tells the date is told that of
+the run (``date``), so that a conversation is the same after midnight.
+
+Not here: which messages there are (prompt.py), what is learnt of them (examples.py).
 """
 
+import logging
 import re
 from array import array
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import cached_property, lru_cache
 from typing import Any
 
+from agentdistill.models.control_tokens import ControlTokens, unmarked
 from agentdistill.models.model import Message, ModelError
+from agentdistill.models.thoughts import closing, opened_thinking
+
+_log = logging.getLogger(__name__)
 
 _PIECES = 8192
 """So many pieces are remembered, the last used: those of a few hundred episodes, at four bytes a token."""
 
 
 class Renderer:
-    """Renders conversations by a model's chat template. ``tokenizer`` is one of transformers."""
+    """Renders conversations by a model's chat template. ``tokenizer`` is one of transformers, ``template`` what its
+    template is given besides, such as ``enable_thinking``."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, template: Mapping[str, Any] | None = None) -> None:
+        self.date = date.today()
+        """What a template is told that asks for the date."""
         self._tokenizer = tokenizer
+        self._template = dict(template or {})
+        if "strftime_now" in str(getattr(tokenizer, "chat_template", "")):
+            self._template["strftime_now"] = lambda form: self.date.strftime(form)
+        self._control = ControlTokens(tokenizer)
         self._remembered: Callable[[str], array[int]] = lru_cache(_PIECES)(self._piece)
-        special = _special_tokens(tokenizer)
-        self._special = re.compile(f"({'|'.join(map(re.escape, special))})") if special else None
-        probe = "".join(between.join(["", *special, ""]) for between in ("a b\n", " a \n"))
-        whole = self._encode(probe)  # first: it also takes off limits and padding that the tokenizer's file may ask for
-        if self._ids(probe) != whole:
-            self._special = None  # this tokenizer looks beyond a piece: at where a text begins, say
+        self._added: re.Pattern[str] | None = None
+        if (added := _apart(tokenizer)) is not None:
+            self._added = re.compile(f"({'|'.join(map(re.escape, added)) or '(?!)'})")
+            probe = "".join(between.join(["", *added, ""]) for between in ("a b\n", " a \n"))
+            whole = self._encode(probe)  # first: it also takes off limits and padding that the file may ask for
+            if [token for piece in self._added.split(probe) if piece for token in self._piece(piece)] != whole:
+                self._added = None  # this tokenizer looks beyond a piece: at where a text begins, say
 
-    def __call__(self, messages: Sequence[Message], prefix: str) -> list[int]:
+    def __call__(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
         """The token ids that ask for the next turn of ``messages``, beginning with ``prefix``.
 
         They are those of the text as a whole, as servers have them for ``continue_final_message``. Raises ModelError
-        when the template refuses the conversation (some know no system role).
+        when the template refuses the conversation.
         """
-        conversation = [{"role": role, "content": content} for role, content in messages]
+        text = self.text(messages)
+        return self.ids(text + (closing(text) + unmarked(prefix) if prefix else ""))
+
+    def text(self, messages: Sequence[Message], *, ask: bool = True) -> str:
+        """A conversation as text, each control token of the template's with a mark (control_tokens.py).
+
+        ``ask``: with the beginning of the model's next turn. Raises ModelError when the template refuses it.
+        """
+        return self._rendered([message._asdict() for message in self._fitting(messages)], ask=ask)
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text in which control tokens are marked."""
+        if self._added is None:
+            return self._control.encode(text)
+        ids: list[int] = []
+        for piece, says_control_tokens in self._control.pieces(text):
+            if says_control_tokens:
+                ids += self._control.encode(piece)
+            else:
+                ids += (token for part in self._added.split(piece) if part for token in self._remembered(part))
+        return ids
+
+    @cached_property
+    def opens_thinking(self) -> bool:
+        """Whether the template begins the model's turn with thinking."""
+        return opened_thinking(self.text([Message("user", "x")])) is not None
+
+    def _rendered(self, conversation: Sequence[dict[str, str]], *, ask: bool = False) -> str:
+        def template(guarded: list[dict[str, str]]) -> str:
+            made = self._tokenizer.apply_chat_template(
+                guarded, tokenize=False, add_generation_prompt=ask, **self._template
+            )
+            return str(made)
+
         try:
-            text = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+            return self._control.render(conversation, template)
         except Exception as error:  # templates are programs, and raise what they like
             raise ModelError(f"the chat template refuses these messages: {error}") from error
-        return self._ids(text + prefix)
 
-    def _ids(self, text: str) -> list[int]:
-        if self._special is None:
-            return self._encode(text)
-        return [token for piece in self._special.split(text) if piece for token in self._remembered(piece)]
+    def _fitting(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with roles that the template knows."""
+        roles = [role for role, _ in messages]
+        if "system" in roles and not self._knows_system:
+            messages = without_system(messages)
+        if any(map(str.__eq__, roles, roles[1:])) and not self._knows_repeats:
+            messages = alternating(messages)
+        return list(messages)
+
+    @cached_property
+    def _knows_system(self) -> bool:
+        knows = self._shows([("system", "instructions"), ("user", "question")])
+        if not knows and self._shows([("user", "question")]):
+            model = getattr(self._tokenizer, "name_or_path", "")
+            _log.warning("the chat template of %s has no system role: the prompt begins the first question", model)
+        return knows
+
+    @cached_property
+    def _knows_repeats(self) -> bool:
+        return self._shows([("user", "question"), ("user", "instructions")])
+
+    def _shows(self, turns: Sequence[tuple[str, str]]) -> bool:
+        """Whether the template takes these turns, and shows all of each."""
+        try:
+            shown = self._rendered([{"role": role, "content": content} for role, content in turns])
+        except ModelError:
+            return False
+        return all(content in shown for _, content in turns)
 
     def _piece(self, text: str) -> "array[int]":
-        """Of a special token, or a text without one. By the tokenizer's core: its Python takes as long again."""
+        """Of an added token, or a text without one. By the tokenizer's core: its Python takes as long again."""
         (piece,) = self._tokenizer.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return array("I", piece.ids)
 
@@ -59,9 +134,28 @@ class Renderer:
         return ids
 
 
-def _special_tokens(tokenizer: Any) -> list[str]:
-    """What takes a text apart before anything else is done to it, the longest first; none where it is not so."""
+def without_system(messages: Sequence[Message]) -> list[Message]:
+    """The system's words at the beginning of what the user says next."""
+    system = [content for role, content in messages if role == "system"]
+    others = [message for message in messages if message[0] != "system"]
+    said = [*system, others.pop(0)[1]] if others and others[0][0] == "user" else system
+    return [Message("user", "\n\n".join(filter(None, said))), *others]
+
+
+def alternating(messages: Sequence[Message]) -> list[Message]:
+    """Turns of one role that follow on one another, as one."""
+    made: list[Message] = []
+    for role, content in messages:
+        if made and made[-1].role == role:
+            made[-1] = Message(role, f"{made[-1].content}\n\n{content}")
+        else:
+            made.append(Message(role, content))
+    return made
+
+
+def _apart(tokenizer: Any) -> list[str] | None:
+    """What takes a text apart before anything else is done to it, the longest first; None where it is not so."""
     added = tokenizer.added_tokens_decoder.values() if tokenizer.is_fast else []
-    if any(token.lstrip or token.rstrip or token.single_word for token in added):
-        return []
+    if not added or any(token.lstrip or token.rstrip or token.single_word for token in added):
+        return None
     return sorted((token.content for token in added if not token.normalized), key=len, reverse=True)

@@ -11,17 +11,25 @@ Not here: which trajectories are kept (distillation.py), and the loss (training.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 from agentdistill._core import ParseFailure, Trajectory, parse_action
 from agentdistill.action_format import ActionFormat
+from agentdistill.models.control_tokens import MARK, ControlTokens, unmarked
 from agentdistill.models.model import Message, ModelError
+from agentdistill.models.rendering import Renderer
+from agentdistill.models.thoughts import closing, thinking, without_thinking
 from agentdistill.rollouts.prompt import assistant_turn, default_prompt, load_prompt, opening
 from agentdistill.trajectories import steps_given
 
 SpanKind = Literal["thought", "action", "answer"]
+
+UNDATED = "2026-01-01"
+"""The date for a template that asks for one, where a trajectory does not say when it was made (another program's)."""
 
 
 class Span(NamedTuple):
@@ -92,7 +100,13 @@ def load_tokenizer(model: str) -> Any:
 
 
 def to_examples(
-    trajectories: Sequence[Trajectory], tokenizer: Tokenizer, *, prompt: str | None = None, max_length: int = 10_240
+    trajectories: Sequence[Trajectory],
+    tokenizer: Tokenizer,
+    *,
+    prompt: str | None = None,
+    max_length: int = 10_240,
+    thoughts: bool = False,
+    template: Mapping[str, Any] | None = None,
 ) -> Examples:
     """Make of trajectories what a student learns from, under its own short prompt and chat template, as it will see
     them in a rollout.
@@ -101,16 +115,18 @@ def to_examples(
     then the assistant's text and end of turn, apart, as they are when generated. A turn whose prompt does not begin
     with the ids of the turns before it (the template drops their thinking, or they were drawn otherwise than they are
     encoded) begins an example of its own. ``prompt`` is as in ``AgentConfig``; ``max_length`` is in tokens (paper:
-    10,240).
+    10,240). ``thoughts``: what a reasoning model thought before a turn is learnt with it; else the student learns to
+    act at once. ``template``: what its chat template is given besides, as in a rollout (``enable_thinking``).
 
     Raises ValueError for a tokenizer without a chat template, or one whose template does not end a turn.
     """
     examples: list[Example] = []
     cut, recorded, dropped = 0, 0, Counter[str]()
+    renderer = Renderer(tokenizer, template)
     for trajectory in trajectories:
         action_format = trajectory.sampling.get("action_format", "code")
         own = default_prompt("student", trajectory.kind, action_format) if prompt is None else prompt
-        turns = [_encoded(turn, tokenizer) for turn in _turns(trajectory, tokenizer, load_prompt(own))]
+        turns = [_encoded(turn, tokenizer) for turn in _turns(trajectory, renderer, load_prompt(own), thoughts)]
         fitting = list(takewhile(lambda turn: len(turn.given) + len(turn.written) <= max_length, turns))
         if not any(turn.learnt for turn in fitting):
             dropped["too_long"] += 1
@@ -138,11 +154,11 @@ def pieces(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[str, SpanKi
 
 class _Turn(NamedTuple):
     prompt: str
-    """The conversation up to this turn, as the model is given it."""
+    """The conversation up to this turn, as the model is given it; control tokens are marked (control_tokens.py)."""
     completion: str
-    """What the model should write: its text and the end of its turn."""
+    """What the model should write: its text and the end of its turn, marked too."""
     acts_at: int
-    """Characters of the completion before its action."""
+    """Characters of the completion before its action, without marks."""
     act: SpanKind
     learnt: bool
     """Whether it is one to learn from, or only given."""
@@ -150,31 +166,29 @@ class _Turn(NamedTuple):
     """The ids that the turn's own model was given, and those that it drew; none if they are not known."""
 
 
-def _turns(trajectory: Trajectory, tokenizer: Tokenizer, prompt: str) -> Iterator[_Turn]:
+def _turns(trajectory: Trajectory, renderer: Renderer, prompt: str, thoughts: bool) -> Iterator[_Turn]:
     settings = trajectory.sampling
+    renderer.date = date.fromisoformat(settings.get("date") or UNDATED)
     # Passages that were found for the question stand before it in the messages alone.
     asked = trajectory.messages[-1][1] if settings.get("passages") else trajectory.question
     messages = opening(asked, prompt, tools=settings.get("tools", ""), max_steps=settings.get("max_steps", 0))
     for number, step in enumerate(trajectory.steps):
         chosen = step.candidates[step.winner]
-        text = assistant_turn(chosen)
-        given = _render(messages, tokenizer, add_generation_prompt=True)
-        messages.append(Message("assistant", text))
-        whole = _render(messages, tokenizer, add_generation_prompt=False).rstrip()
-        completion = whole.removeprefix(given)
-        if completion == whole or text not in completion:
-            raise ValueError(
-                "the chat template shows an assistant's turn otherwise than it asks for one: it cannot be learnt"
-            )
-        if completion.endswith(text):
-            raise ValueError(
-                "the chat template does not mark the end of an assistant's turn: a student would never stop"
-            )
+        text = unmarked(assistant_turn(chosen))
+        try:
+            given = renderer.text(messages)
+            messages.append(Message("assistant", text))
+            shown = renderer.text(messages, ask=False).rstrip()
+        except ModelError as error:
+            raise ValueError(str(error)) from error
+        before, end = _around(text, given, shown)
+        if thoughts and chosen.reasoning:
+            before = thinking(given, unmarked(chosen.reasoning))
         recorded = [*step.prompt_token_ids, *chosen.token_ids] if step.prompt_token_ids and chosen.token_ids else []
         answered = trajectory.kind == "cot" or (chosen.observation and chosen.observation.final_answer is not None)
-        acts_at = completion.index(text) + _thought_end(text, settings.get("action_format", "code"))
+        acts_at = len(unmarked(before)) + _thought_end(text, settings.get("action_format", "code"))
         learnt = number >= steps_given(trajectory)
-        yield _Turn(given, completion, acts_at, "answer" if answered else "action", learnt, recorded)
+        yield _Turn(given, before + text + end, acts_at, "answer" if answered else "action", learnt, recorded)
         messages.append(Message("user", step.message))
 
 
@@ -188,14 +202,25 @@ def _thought_end(text: str, action_format: ActionFormat) -> int:
     return max((end for kind, _, end in parsed.spans if kind == "thought" and end <= acts), default=0)
 
 
-def _render(messages: list[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool) -> str:
-    conversation = [message._asdict() for message in messages]
-    try:
-        return str(
-            tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=add_generation_prompt)
+def _around(text: str, given: str, shown: str) -> tuple[str, str]:
+    """What a model has to write before the text of its turn, and after it, to have the turn as the template shows it.
+
+    ``given``: the conversation as it asks for the turn, ``shown``: as it has the turn in the end. Both may have
+    thinking before the text that the other does not have, since templates drop it. Raises ValueError for a template
+    that writes a turn otherwise than it asks for one, or does not end it.
+    """
+    asked = without_thinking(given)
+    if not shown.startswith(asked) or text not in shown[len(asked) :]:
+        raise ValueError(
+            "the chat template shows an assistant's turn otherwise than it asks for one: it cannot be learnt"
         )
-    except Exception as error:  # templates are programs, and raise what they like
-        raise ValueError(f"the chat template refuses the conversation: {error}") from error
+    start = shown.rindex(text) if text else len(asked)
+    end = shown[start + len(text) :]
+    if not end:
+        raise ValueError("the chat template does not mark the end of an assistant's turn: a student would never stop")
+    if shown.startswith(given):
+        return shown[len(given) : start], end
+    return closing(given), end
 
 
 # ---- tokens --------------------------------------------------------------------------------------
@@ -216,8 +241,8 @@ class _EncodedTurn(NamedTuple):
 
 def _encoded(turn: _Turn, tokenizer: Tokenizer) -> _EncodedTurn:
     given, written, drawn = _ids(turn, tokenizer)
-    faithful = _decode(given, tokenizer) == turn.prompt
-    faithful = faithful and _decode(given + written, tokenizer) == turn.prompt + turn.completion
+    faithful = _decode(given, tokenizer) == unmarked(turn.prompt)
+    faithful = faithful and _decode(given + written, tokenizer) == unmarked(turn.prompt + turn.completion)
     thought = bisect_left(range(len(written)), turn.acts_at, key=lambda n: len(_decode(written[:n], tokenizer)))
     return _EncodedTurn(given, written, drawn, faithful, thought, turn.act, turn.learnt)
 
@@ -235,8 +260,8 @@ def _ids(turn: _Turn, tokenizer: Tokenizer) -> tuple[list[int], list[int], bool]
     if turn.recorded[: len(given)] == given:
         drawn = turn.recorded[len(given) :]
         said = _decode(drawn, tokenizer)
-        if turn.completion.startswith(said):
-            return given, drawn + _encode(turn.completion[len(said) :], tokenizer), True
+        if unmarked(turn.completion).startswith(said):
+            return given, drawn + _encode(_after(turn.completion, len(said)), tokenizer), True
     return given, _encode(turn.completion, tokenizer), False
 
 
@@ -255,8 +280,22 @@ def _join(turns: Sequence[_EncodedTurn]) -> list[Example]:
     return [example for example in made if example["spans"]]
 
 
-def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _after(marked: str, characters: int) -> str:
+    """A marked text without so many characters at its beginning, marks not counted."""
+    at = 0
+    for _ in range(characters):
+        at += 2 if marked[at] == MARK else 1
+    return marked[at:]
+
+
+def _encode(text: str, tokenizer: Any) -> list[int]:
+    """The ids of a text in which control tokens count only where they are marked."""
+    return _control_tokens(tokenizer).encode(text)
+
+
+@lru_cache(maxsize=4)
+def _control_tokens(tokenizer: Any) -> ControlTokens:
+    return ControlTokens(tokenizer)
 
 
 def _decode(ids: list[int], tokenizer: Tokenizer) -> str:
