@@ -5,7 +5,9 @@ table's name only tells two of them apart ([evaluate.greedy], [evaluate.sag]). T
 stand in other values as ${name}, and which the command line may change. A step is done when its command line is the one
 that made its output, from what its inputs hold now, and the output is still what it was: that is written beside it.
 
-Not here: what a command does (cli.py runs each in a process of its own, which frees its memory).
+doit and snakemake would run the steps, but their files say how commands are called, not what an experiment is, and they
+know no costs. Not here: what a command does (cli/experiment.py runs each in a process of its own, which frees its
+memory).
 """
 
 import hashlib

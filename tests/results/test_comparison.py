@@ -5,6 +5,7 @@ from fractions import Fraction
 from itertools import product
 
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,13 @@ def by_counting(only_first: int, only_second: int) -> Fraction:
 @pytest.mark.parametrize(("only_first", "only_second"), [(b, n - b) for n in range(9) for b in range(n + 1)])
 def test_mcnemar_is_exact(only_first: int, only_second: int) -> None:
     assert mcnemar(only_first, only_second) == float(by_counting(only_first, only_second))
+
+
+@given(st.integers(0, 3_000), st.integers(0, 3_000))
+def test_mcnemar_is_the_binomial_test_of_scipy(only_first: int, only_second: int) -> None:
+    n = only_first + only_second
+    expected = scipy.stats.binomtest(only_first, n).pvalue if n else 1.0
+    assert mcnemar(only_first, only_second) == pytest.approx(expected, rel=1e-6)
 
 
 def test_mcnemar_of_many_tasks() -> None:

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentdistill import AgentDistillError, Bm25Index, ModelError, Task, TrajectoryError, evaluate
 from agentdistill.models.model import Message
@@ -116,6 +119,13 @@ INTERVALS = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 
 def test_wilson_interval(correct: int, n: int, low: float, high: float) -> None:
     assert wilson_interval(correct, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
     assert wilson_interval(n - correct, n) == (pytest.approx(1 - high, abs=5e-5), pytest.approx(1 - low, abs=5e-5))
+
+
+@given(st.integers(0, 2_000), st.integers(1, 2_000))
+def test_wilson_interval_is_that_of_scipy(correct: int, n: int) -> None:
+    correct = min(correct, n)
+    expected = scipy.stats.binomtest(correct, n).proportion_ci(method="wilson")
+    assert wilson_interval(correct, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_no_tasks_say_nothing() -> None:

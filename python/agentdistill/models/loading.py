@@ -138,7 +138,10 @@ def model_files(path_or_id: str) -> ModelFiles:
 
 
 def count_parameters(folder: Path) -> int:
-    """Parameters of the model in a folder, tied embeddings counted once: read from the headers of its files."""
+    """Count the parameters of the model in a folder from the headers of its files; tied embeddings count once.
+
+    huggingface_hub reads the same headers, but comes with agentdistill[train], which a recipe's dry run does not need.
+    """
     total = 0
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:

@@ -15,7 +15,7 @@ from agentdistill.trajectories import is_right
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """Text that is HTML already. (markupsafe's idea, in two lines: notebooks show trajectories without any extra.)"""
 
 
 def html(text: str) -> Html:

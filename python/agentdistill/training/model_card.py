@@ -6,15 +6,15 @@ Not here: the figures themselves (training.py has them in train.json).
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from agentdistill._core import __version__
 from agentdistill.results.plots import plot_losses, save
 
 CARD = """\
 ---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [agentdistill, agent]
-{base_model}---
+{metadata}
+---
 # {name}
 
 {base}, trained by agentdistill {version} on {examples} examples of a teacher's trajectories (fingerprint `{data}`).
@@ -41,8 +41,14 @@ def write_card(student: Path, name: str, run: dict[str, Any], result: dict[str, 
     shown["teacher"] = shown["teacher"] and _name(shown["teacher"])
     losses = [f"last loss {result['losses'][-1]:.3f}"] if result["losses"] else []
     losses += [f"lowest held-out loss {min(result['held_out_losses']):.3f}"] if result["held_out_losses"] else []
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["agentdistill", "agent"],
+        base_model=None if local else base,
+    )
     card = CARD.format(
-        base_model="" if local else f"base_model: {base}\n",
+        metadata=metadata.to_yaml(),
         name=name,
         base=_name(base) if local else f"[{base}](https://huggingface.co/{base})",
         version=__version__,
