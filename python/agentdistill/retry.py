@@ -4,8 +4,8 @@ What passes (time-outs, cut connections, overload, garbage) is asked again after
 be reached may be starting again, if it has answered before; one that never has is given up after seconds, as its
 address is wrong or nobody has started it.
 
-tenacity and stamina keep what they know for one call; here all callers of a server share it. Not here: sending requests,
-and sleeping, since one caller waits in an event loop and another in a thread.
+tenacity and stamina keep what they know for one call; here all callers of a server share it. Not here: sending
+requests, and sleeping, since one caller waits in an event loop and another in a thread.
 """
 
 import logging
