@@ -1,4 +1,4 @@
-"""What the README says is true: its Python runs, its links lead somewhere. (Its commands: test_docs.py.)"""
+"""The README is true: its Python runs and its links resolve. (test_docs.py checks its commands.)"""
 
 import json
 import re
@@ -14,8 +14,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the place of the teacher is a server that answers as one would, of the student's base the demo's smallest, and
-    at the exam the student says what the teacher said."""
+    """A scripted server replaces the teacher, the demo's smallest base replaces Qwen, and a recording of the teacher
+    replaces the trained student in the evaluation."""
     pytest.importorskip("trl", reason="needs agentdistill[train]")
     monkeypatch.chdir(tmp_path)
     Path("corpus.jsonl").write_text('{"id": "1", "title": "Paris", "text": "Paris is the capital of France."}\n')
@@ -36,19 +36,20 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert Path("student/merged/config.json").exists()
 
 
-def test_the_targets_of_make_are_there() -> None:
+def test_the_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"`?make ([a-z-]+)", README)) <= targets
 
 
-def test_an_mcp_client_can_be_told_so() -> None:
-    (configuration,) = re.findall(r"^```json\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def test_the_configuration_of_an_mcp_client() -> None:
+    page = (ROOT / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    (configuration,) = re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (server,) = json.loads(configuration)["mcpServers"].values()
     assert (server["command"], server["args"][:2]) == ("agentdistill", ["mcp", "--index"])
 
 
-def test_the_links_lead_somewhere() -> None:
-    for document in ROOT.glob("*.md"):
+def test_the_links_resolve() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         links = re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8"))
-        missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+        missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
         assert not missing, f"{document.name} links to {missing}"
