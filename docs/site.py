@@ -1,7 +1,6 @@
-"""For mkdocs: the project's own files as pages of the site, links that lead somewhere in both places, and a page of
-what each command says of itself.
+"""mkdocs hooks: add the project's own files as pages, rewrite their links, and generate the page of commands.
 
-The site takes nothing from elsewhere when it is read: a page that would is an error.
+Pages load nothing from other hosts: a page that would is an error.
 """
 
 import io
@@ -11,7 +10,7 @@ import re
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from textwrap import fill
-from typing import Any, get_args
+from typing import get_args
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -32,46 +31,43 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-"""Which file is which page."""
+"""File -> page."""
 
 WIDTH = 80
-"""Characters that fit into a line of a block."""
+"""Characters per line of a code block."""
 
-FROM_ELSEWHERE = re.compile(r"<(?:link|script|img|iframe)\b[^>]*\s(?:href|src)=\"?(?:https?:)?//[^>]*>")
+FOREIGN = re.compile(r"<(?:link|script|img|iframe)\b[^>]*\s(?:href|src)=\"?(?:https?:)?//[^>]*>")
 LINK = re.compile(r"(!?)\[([^\]]+)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the project's own files, and the commands."""
+    """Add the project's own files and the page of commands."""
     for file, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / file)))
     os.environ["COLUMNS"] = str(WIDTH)
-    pages = "\n\n".join(f"## {name}\n\n```text\n{help_of(name)}```" for name in commands(cli.Command))
-    files.append(File.generated(config, "commands.md", content=f"# Commands\n\n{pages}\n"))
+    parts = ["# Commands", block("--help")]
+    for group, members in cli.GROUPS.items():
+        parts.append(f"## {group}")
+        for name, command in members.items():
+            subcommands = get_args(command.__annotations__.get("command"))
+            names = [f"{name} {get_args(subcommand)[1].name}" for subcommand in subcommands] or [name]
+            parts += [f"### {name}\n\n{block(name, '--help')}" for name in names]
+    files.append(File.generated(config, "commands.md", content="\n\n".join(parts) + "\n"))
     return files
 
 
-def commands(union: Any) -> list[str]:
-    """The names of commands, those within another as "index build"."""
-    names = []
-    for annotated in get_args(union):
-        command, settings = get_args(annotated)
-        inner = commands(command.__annotations__.get("command"))
-        names += [f"{settings.name} {name}" for name in inner] or [settings.name]
-    return names
-
-
-def help_of(command: str) -> str:
-    """What a command says of itself."""
-    said = io.StringIO()
-    with redirect_stdout(said), suppress(SystemExit):
-        cli.main([*command.split(), "--help"])
-    return "".join(f"{fill(line, WIDTH) if line[:1].strip() else line}\n" for line in said.getvalue().splitlines())
+def block(*arguments: str) -> str:
+    """What a command line prints, as a block of text."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), suppress(SystemExit):
+        cli.main([part for argument in arguments for part in argument.split()])
+    lines = (fill(line, WIDTH) if line[:1].strip() else line for line in printed.getvalue().splitlines())
+    return "\n".join(["```text", *lines, "```"])
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links to files of the project, images among them, into links within the site; of a file that is not in it,
-    the text is left."""
+    """Turn links and images that point to files of the project into links within the site. If a file is not part of
+    the site, only the text remains."""
     sources = {page: file for file, page in PAGES.items()}
     folder = posixpath.dirname(sources.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
 
@@ -83,13 +79,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         there = PAGES.get(file, file.removeprefix("docs/"))
         if files.get_file_from_path(there):
             return f"{image}[{text}]({there}{anchor})"
-        return text if (ROOT / file).exists() else link[0]  # a link that leads nowhere is left for mkdocs to find
+        return text if (ROOT / file).exists() else link[0]  # mkdocs reports a broken link
 
     return LINK.sub(in_the_site, markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Raise PluginError for what a reader's browser would fetch from elsewhere."""
-    if found := FROM_ELSEWHERE.search(output):
-        raise PluginError(f"{page.file.src_uri} takes something from elsewhere: {found[0]}")
+    """Raise PluginError if a reader's browser would load something from another host."""
+    if found := FOREIGN.search(output):
+        raise PluginError(f"{page.file.src_uri} loads from another host: {found[0]}")
     return output

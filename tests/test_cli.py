@@ -1,9 +1,10 @@
-"""The commands: help with an example for each, and for bad input one clear line, a non-zero exit, and nothing lost."""
+"""The commands: each has help with an example; bad input gives a one-line error, a non-zero exit, and loses nothing."""
 
 import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ COMMANDS = [
     ("index", "search"),
     ("index", "check"),
     ("serve-retrieval",),
+    ("convert",),
     ("generate",),
     ("select",),
     ("correct",),
@@ -61,6 +63,26 @@ def test_help_has_an_example(command: tuple[str, ...], tmp_path: Path) -> None:
     assert f"agentdistill {' '.join(command)}" in re.sub(r"\s+", " ", run.stdout).split("Example:")[1]
 
 
+def test_help_lists_all_commands_by_group(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert re.findall(r"^(\w+):$", shown, re.MULTILINE) == ["Data", "Distil", "Evaluate", "Serve", "Tools", "Example"]
+    listed = re.findall(r"^  ([\w-]+) +[A-Z].*\.$", shown.partition("Example:")[0], re.MULTILINE)
+    assert sorted(listed) == sorted({command for command, *_ in COMMANDS})
+    assert max(map(len, shown.splitlines())) <= 80
+    for example in re.findall(r"^  agentdistill (.+)$", shown, re.MULTILINE):
+        cli.parse(shlex.split(example))
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: agentdistill COMMAND")
+
+
 @pytest.mark.parametrize("flags", [["--sag", "8"], ["--sag=8"], ["--candidates=8"]])
 def test_the_papers_abbreviations(flags: list[str]) -> None:
     command = cli.parse(["evaluate", "--tasks", "t.jsonl", "--model", "m", "-o", "r", *flags])
@@ -83,7 +105,7 @@ def test_a_damaged_index_is_found(tmp_path: Path) -> None:
     write_lines(tmp_path / "corpus.jsonl", PASSAGE)
     assert agentdistill("index", "build", "corpus.jsonl", "-o", "wiki", cwd=tmp_path).returncode == 0
     whole = agentdistill("index", "check", "wiki", cwd=tmp_path)
-    assert (whole.returncode, whole.stdout) == (0, "wiki is as it was built\n"), whole.stderr
+    assert (whole.returncode, whole.stdout) == (0, "wiki: all checksums match\n"), whole.stderr
     largest = max((tmp_path / "wiki").iterdir(), key=lambda file: file.stat().st_size)
     damaged = bytearray(largest.read_bytes())
     damaged[len(damaged) // 2] ^= 1

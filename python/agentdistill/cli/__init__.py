@@ -1,5 +1,5 @@
-"""The package's functions as commands: a dataclass each, grouped by what they are for."""
+"""The command line: a dataclass for each command, in a file for each group."""
 
-from agentdistill.cli.commands import Command, main, parse
+from agentdistill.cli.commands import GROUPS, Command, main, parse
 
-__all__ = ["Command", "main", "parse"]
+__all__ = ["GROUPS", "Command", "main", "parse"]

@@ -1,4 +1,4 @@
-"""Arguments that several commands share: the model, the output, the tasks, the tools, the limits of a cell."""
+"""Which options do several commands share? The model, the output, the tasks, the tools, the limits of a cell."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,20 +26,20 @@ Output = Annotated[Path, arg(aliases=["-o"])]
 ModelSpec = Annotated[
     str,
     arg(
-        help="openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:PATH. Options of the engine may "
-        "follow: vllm:PATH,max_model_len=4096,dtype=float32."
+        help="The model: openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:FILE. Options of the "
+        "engine may follow: vllm:PATH,max_model_len=4096,dtype=float32."
     ),
 ]
 
 
 @dataclass(frozen=True)
 class Search:
-    """What web_search searches. Without one of these there is no web_search."""
+    """What web_search searches. With neither option, the agent has no web_search."""
 
     index: Path | None = None
-    """Folder of an index."""
+    """Folder of an index that ``index build`` wrote."""
     retriever: str | None = None
-    """URL of a server like that of serve-retrieval, or Search-R1's."""
+    """URL of a search server: ``serve-retrieval``, or Search-R1's."""
 
     def load(self) -> "Bm25Index | HttpRetriever | None":
         if self.retriever is None:
@@ -49,20 +49,20 @@ class Search:
         from agentdistill.tools.http_retriever import HttpRetriever  # here, since it imports httpx2
 
         retriever = HttpRetriever(self.retriever)
-        retriever.search("retriever", 1)  # a wrong address is an error now, not in every cell
+        retriever.search("retriever", 1)  # so that a wrong address fails now and not in every cell
         return retriever
 
 
 @dataclass(frozen=True)
 class Tools(Search):
-    """What the agent's code can call."""
+    """The tools that the agent's code can call."""
 
     mcp: tuple[str, ...] = ()
-    """MCP servers whose tools it has too: commands, each in quotes, and URLs."""
+    """MCP servers whose tools the agent gets as well: URLs, or commands, each in quotes."""
 
     @contextmanager
     def open(self, seconds: float = TOOL_SECONDS) -> Iterator[tuple[Tool, ...]]:
-        """The tools; ``seconds``: time for one call."""
+        """The tools. A call may take ``seconds``."""
         retriever = self.load()
         tools = () if retriever is None else (web_search(retriever),)
         if not self.mcp:
@@ -77,18 +77,18 @@ class Tools(Search):
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """Which tasks."""
+    """The tasks to solve."""
 
     tasks: tuple[Path, ...]
-    """Files of tasks: JSON, JSONL or CSV with question and answer; folders of data sets; or benchmarks by name, of a
-    folder (data/hotpotqa) or of the hub (hotpotqa): hotpotqa, bamboogle, musique, 2wiki, math500, gsm_hard, aime,
-    olymmath. Ids of several files become FILE/ID, since they may clash (the paper's own do)."""
+    """Task files (JSON, JSONL or CSV with question and answer), folders of data sets, or benchmarks by name, from the
+    hub (hotpotqa) or from a folder (data/hotpotqa): hotpotqa, bamboogle, musique, 2wiki, math500, gsm_hard, aime,
+    olymmath. With several files, ids become FILE/ID, because they may clash."""
     limit: int | None = None
-    """Only the first so many tasks of each file."""
+    """Use only the first N tasks of each file."""
     task_set: str | None = None
-    """Name of the set; by default the file says, or is named so."""
+    """Name of the task set. Default: the one in the file, or else the file's name."""
     kind: Annotated[Kind | None, arg(name="task-kind")] = None
-    """"fact" or "math", which decides how answers are graded; by default told from the set and the answer."""
+    """How answers are graded: "fact" by words, "math" by value. Default: depends on the task set and the answer."""
 
     def load(self) -> list[Task]:
         files = {path: load_tasks(path, self.task_set, self.limit, kind=self.kind) for path in self.tasks}
@@ -99,14 +99,14 @@ class TaskFiles:
 
 @dataclass(frozen=True)
 class CellLimits:
-    """What one cell may use."""
+    """Limits for each cell."""
 
     seconds: float = 5.0
-    """Time, in seconds."""
+    """Time limit of a cell, in seconds."""
     memory_mb: int = 256
-    """Memory, in MB."""
+    """Memory limit, in MB."""
     output_chars: int = 10_000
-    """Most characters shown of what it prints, and of its value; the middle is left out."""
+    """Maximum length of printed output, and of the value, in characters. Longer text loses its middle."""
 
     def load(self) -> Limits:
         return Limits(seconds=self.seconds, memory_mb=self.memory_mb, stdout_chars=self.output_chars)

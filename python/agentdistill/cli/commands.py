@@ -1,15 +1,14 @@
-"""The package's functions as commands: ``agentdistill index | generate | select | convert | correct | inspect | train |
-evaluate | grade | report | view | run | ask | chat | serve | demo``; its search as ``agentdistill serve-retrieval``,
-and its sandbox as ``agentdistill sandbox | mcp``.
+"""Which commands are there, in which groups, and how is a command line parsed?
 
-Each command is a dataclass: its fields are the flags, with the fields of the function's own configuration beside them;
-what it does is its ``run``. Nothing is decided here: a command loads what its arguments name, calls the function of the
-same name, and prints what that returned.
+``GROUPS`` is the one table of commands: it makes the parser, ``agentdistill --help`` and the documentation's page of
+commands. Each command is a dataclass. Its fields are the options, including those of the configuration of the function
+that it calls; its ``run`` loads what the arguments name, calls that function and prints the result.
 """
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from inspect import getdoc
+from typing import Annotated, Any, Protocol, Union
 
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
@@ -22,37 +21,48 @@ from agentdistill.cli.experiment import Demo, Run
 from agentdistill.cli.serve import Ask, Chat, Mcp, RunSandbox, Serve
 from agentdistill.terminal import write
 
-SHORT = {"--ftp": "--first-thought-prefix", "--sag": "--candidates"}
-"""The paper's abbreviations, for the flags they stand for."""
+
+class Command(Protocol):
+    """A parsed command."""
+
+    def run(self) -> None: ...
 
 
-Command = (
-    Annotated[Index, subcommand("index")]
-    | Annotated[ServeRetrieval, subcommand("serve-retrieval")]
-    | Annotated[Generate, subcommand("generate")]
-    | Annotated[Select, subcommand("select")]
-    | Annotated[Convert, subcommand("convert")]
-    | Annotated[Correct, subcommand("correct")]
-    | Annotated[Inspect, subcommand("inspect")]
-    | Annotated[Train, subcommand("train")]
-    | Annotated[Evaluate, subcommand("evaluate")]
-    | Annotated[Grade, subcommand("grade")]
-    | Annotated[Report, subcommand("report")]
-    | Annotated[View, subcommand("view")]
-    | Annotated[Run, subcommand("run")]
-    | Annotated[Ask, subcommand("ask")]
-    | Annotated[Chat, subcommand("chat")]
-    | Annotated[Serve, subcommand("serve")]
-    | Annotated[RunSandbox, subcommand("sandbox")]
-    | Annotated[Mcp, subcommand("mcp")]
-    | Annotated[Demo, subcommand("demo")]
-)
+GROUPS: dict[str, dict[str, type[Command]]] = {
+    "Data": {"index": Index, "serve-retrieval": ServeRetrieval, "convert": Convert},
+    "Distil": {"generate": Generate, "select": Select, "correct": Correct, "inspect": Inspect, "train": Train},
+    "Evaluate": {"evaluate": Evaluate, "grade": Grade, "report": Report, "view": View},
+    "Serve": {"ask": Ask, "chat": Chat, "serve": Serve},
+    "Tools": {"sandbox": RunSandbox, "mcp": Mcp, "run": Run, "demo": Demo},
+}
+"""The commands by group and name."""
+
+_PARSER: Any = Union[  # noqa: UP007 - made from the table
+    tuple(Annotated[command, subcommand(name)] for group in GROUPS.values() for name, command in group.items())
+]
+
+ABBREVIATIONS = {"--ftp": "--first-thought-prefix", "--sag": "--candidates"}
+"""The paper's abbreviations and the options they stand for."""
+
+DESCRIPTION = "Distil LLM agents into small models that think, search, run Python and answer."
+
+EXAMPLE = """\
+  agentdistill index build corpus.jsonl -o wiki
+  agentdistill generate --tasks train.csv --model MODEL --index wiki -o t.jsonl
+  agentdistill select t.jsonl -o kept.jsonl
+  agentdistill train kept.jsonl --model Qwen/Qwen2.5-0.5B-Instruct -o student
+  agentdistill evaluate --tasks test.csv --model student --index wiki -o results
+"""
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run one command; exit with 1 and one clear line when it fails, 2 for arguments that make no sense."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command. Exit with status 1 and a one-line error if it fails, and 2 if the arguments are invalid."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        (sys.stdout if argv else sys.stderr).write(overview())
+        sys.exit(0 if argv else 2)
     try:
-        parse(sys.argv[1:] if argv is None else argv).run()
+        parse(argv).run()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `agentdistill ... | head`
@@ -63,16 +73,34 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str]) -> Command:
-    return tyro.cli(
-        Command,
+    """The command that ``argv`` describes. Raises SystemExit if it is invalid, or asks for help."""
+    command: Command = tyro.cli(
+        _PARSER,
         prog="agentdistill",
-        description="Distil LLM agents into small models that think, search, run Python and answer.",
-        args=[_in_full(argument) for argument in argv],
+        description=DESCRIPTION,
+        args=[_expanded(argument) for argument in argv],
         config=(OmitArgPrefixes, OmitSubcommandPrefixes),
     )
+    return command
 
 
-def _in_full(argument: str) -> str:
-    """A flag with the paper's abbreviation written out: ``--sag``, ``--sag=8``."""
-    flag, equals, value = argument.partition("=")
-    return f"{SHORT.get(flag, flag)}{equals}{value}"
+def overview() -> str:
+    """The text of ``agentdistill --help``: the commands by group, with the first sentence of each one's help."""
+    parts = [f"usage: agentdistill COMMAND [OPTIONS]\n\n{DESCRIPTION}\n"]
+    for group, commands in GROUPS.items():
+        lines = (f"  {name:16} {summary(command)}\n" for name, command in commands.items())
+        parts.append(f"{group}:\n{''.join(lines)}")
+    parts.append(f"Example:\n{EXAMPLE}")
+    parts.append("'agentdistill COMMAND --help' shows the options of a command and an example.\n")
+    return "\n".join(parts)
+
+
+def summary(command: type[Command]) -> str:
+    """The first line of a command's help."""
+    return (getdoc(command) or "").partition("\n")[0]
+
+
+def _expanded(argument: str) -> str:
+    """An option with the paper's abbreviation written out, for ``--sag`` and ``--sag=8``."""
+    option, equals, value = argument.partition("=")
+    return f"{ABBREVIATIONS.get(option, option)}{equals}{value}"

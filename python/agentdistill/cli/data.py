@@ -1,4 +1,4 @@
-"""Commands for data: build and search an index, serve it, convert trajectories."""
+"""Which commands prepare data? index, serve-retrieval, convert."""
 
 import json
 import signal
@@ -21,33 +21,33 @@ from agentdistill.terminal import write
 
 @dataclass(frozen=True)
 class IndexBuild:
-    """Index a corpus for BM25 search, on all cores.
+    """Build a BM25 index of a corpus, on all cores.
 
-    A corpus is files of JSON lines with id, title and text (or Search-R1's id and contents), plain, .gz or .zst;
-    Parquet files with such columns; a dataset saved by Hugging Face's library; a folder of BEIR, or of such files.
+    A corpus is JSON Lines files with id, title and text (or Search-R1's id and contents), plain, .gz or .zst; Parquet
+    files with these columns; a dataset saved by Hugging Face's library; a BEIR folder; or a folder of such files.
 
     Example: agentdistill index build corpus.jsonl -o wiki
     """
 
     corpus: Positional[tuple[Path, ...]]
-    """Files, folders, or patterns such as 'wiki/*.parquet', indexed in this order."""
+    """Files, folders, or patterns such as 'wiki/*.parquet', in the order to index them."""
     output: Output
-    """Folder to make."""
+    """Folder to create."""
     language: str = "english"
-    """What the passages are written in, which decides about stems and stop words: english, german and others; cjk
-    for Chinese, Japanese and Korean; none for words as they are."""
+    """Language of the passages, for stemming and stop words: english, german, ...; cjk for Chinese, Japanese and
+    Korean; none to index words unchanged."""
     title_weight: int = 1
-    """How often a title counts. Where titles are names, as in an encyclopaedia, 4 or more finds better."""
+    """How many times a title counts. If titles are names, as in an encyclopaedia, 4 or more improves recall."""
     overwrite: bool = False
-    """Replace an index that is there, when the new one is complete."""
+    """Replace an existing index once the new one is complete."""
     skip_bad: bool = False
-    """Leave out what is no passage, and count it, instead of stopping at the first."""
+    """Skip and count records that are not passages, instead of stopping at the first one."""
     memory: int = 1024
-    """Memory to use, in MB."""
+    """Memory to use, approximately, in MB."""
 
     def run(self) -> None:
         if not self.corpus:
-            raise ValueError("there is no corpus: give files or folders of passages")
+            raise ValueError("no corpus: give files or folders of passages")
         with FileProgress("index", "passages", "merging") as progress:
             Bm25Index.build(
                 self.corpus,
@@ -64,7 +64,7 @@ class IndexBuild:
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """Say what is in an index.
+    """Show the language, size and other properties of an index.
 
     Example: agentdistill index info wiki
     """
@@ -89,12 +89,12 @@ class IndexCheck:
 
     def run(self) -> None:
         Bm25Index.open(self.index).check()
-        print(f"{self.index} is as it was built")
+        print(f"{self.index}: all checksums match")
 
 
 @dataclass(frozen=True)
 class IndexSearch:
-    """Search an index.
+    """Search an index and print the best passages.
 
     Example: agentdistill index search wiki "capital of France" -k 5
     """
@@ -102,11 +102,11 @@ class IndexSearch:
     index: Positional[Path]
     """Folder of the index."""
     query: Positional[str]
-    """A bag of words; no character in it is special."""
+    """Words to search for. No character has a special meaning."""
     k: Annotated[int, arg(aliases=["-k"])] = 3
-    """How many passages to show."""
+    """Number of passages to print."""
     json: bool = False
-    """Show them as lines of JSON: id, title, text, score."""
+    """Print JSON Lines with id, title, text and score."""
 
     def run(self) -> None:
         for found in Bm25Index.open(self.index).search(self.query, self.k):
@@ -119,7 +119,7 @@ class IndexSearch:
 
 @dataclass(frozen=True)
 class Index:
-    """Build, look into, and search BM25 indexes.
+    """Build, search and check BM25 indexes.
 
     Example: agentdistill index build corpus.jsonl -o wiki
     """
@@ -137,9 +137,10 @@ class Index:
 
 @dataclass(frozen=True)
 class ServeRetrieval:
-    """Serve an index over HTTP, as Search-R1's retrieval server does: POST /retrieve, and GET /health.
+    """Serve an index over HTTP with the protocol of Search-R1.
 
-    Ctrl-C, or SIGTERM, ends it when the requests under way are answered.
+    Endpoints: POST /retrieve and GET /health. Ctrl-C or SIGTERM stops the server after it has answered the running
+    requests.
 
     Example: agentdistill serve-retrieval wiki --port 8000
     """
@@ -147,34 +148,34 @@ class ServeRetrieval:
     index: Positional[Path]
     """Folder of the index."""
     host: str = "127.0.0.1"
-    """Address to listen at. Whoever can reach it can search: there is no password."""
+    """Address to listen on. There is no password: everyone who can reach it can search."""
     port: int = 8000
-    """Port to listen at; 0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
 
     def run(self) -> None:
-        ends = {signal.SIGINT, signal.SIGTERM}
-        signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before there are threads, which take it over
+        stopping = {signal.SIGINT, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, stopping)  # before the server starts threads, which inherit the mask
         with RetrievalServer(Bm25Index.open(self.index), self.host, self.port) as server:
             print(f"serving {self.index} at {server.url}/retrieve", file=sys.stderr, flush=True)
-            signal.sigwait(ends)
+            signal.sigwait(stopping)
 
 
 @dataclass(frozen=True)
 class Convert:
-    """Read trajectories as others write them, and write them for others.
+    """Convert trajectories from and to other programs' formats.
 
-    Formats: agentdistill, reference (logs of the paper's code), smolagents (an agent's memory), openai (messages with
-    calls of tools), messages and prompt-completion (TRL), sharegpt (LLaMA-Factory), atif (Harbor).
+    Formats: agentdistill; reference (logs of the paper's code); smolagents (an agent's memory); openai (messages with
+    tool calls); messages and prompt-completion (TRL); sharegpt (LLaMA-Factory); atif (Harbor).
 
     Example: agentdistill convert logs/*.jsonl -o traj.jsonl
     """
 
     inputs: Positional[tuple[Path, ...]]
-    """Files of JSON or Parquet, or datasets saved by Hugging Face's library."""
+    """JSON or Parquet files, or datasets saved by Hugging Face's library."""
     output: Output
-    """File .jsonl, .json or .parquet, or, without a suffix, folder of a dataset; one that is there is replaced."""
+    """A .jsonl, .json or .parquet file or, without a suffix, the folder of a dataset. Existing output is replaced."""
     source: Annotated[Format | None, arg(name="from")] = None
-    """Format of the inputs; by default told from their fields."""
+    """Format of the inputs. Default: detected from their fields."""
     target: Annotated[Format, arg(name="to")] = "agentdistill"
     """Format of the output."""
 

@@ -1,4 +1,4 @@
-"""Commands that make a student: generate, select, correct, inspect, train."""
+"""Which commands distil a student? generate, select, correct, inspect, train."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +22,10 @@ _COLOURS: dict[SpanKind, str] = {"thought": "cyan", "action": "green", "answer":
 
 @dataclass(frozen=True)
 class Generate:
-    """Let a teacher solve tasks as an agent, and record its trajectories.
+    """Record a teacher's trajectories on tasks.
 
-    Run again after a stop, it resumes. Ends with status 1 while episodes are missing (a server was down).
+    If you stop the command, running it again resumes it. The exit status is 1 if episodes are missing, for example
+    because a server was down.
 
     Example: agentdistill generate --tasks train.jsonl --model openai:http://127.0.0.1:8000/v1:NAME --index wiki --ftp
     -o traj.jsonl
@@ -33,10 +34,10 @@ class Generate:
     files: TaskFiles
     model: ModelSpec
     output: Output
-    """JSONL file of trajectories, made or continued."""
+    """JSONL file of trajectories to create or continue."""
     tools: Tools = field(default_factory=Tools)
     metrics: Path | None = None
-    """JSON file to keep up to date with rates, outcomes, tokens, and where the time went."""
+    """JSON file that is kept up to date with rates, outcomes, tokens, and how time was spent."""
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
@@ -49,7 +50,10 @@ class Generate:
 
 @dataclass(frozen=True)
 class Select:
-    """Keep the trajectories worth learning from: correct, parsed, answered in time.
+    """Select correct trajectories for training.
+
+    By default, a trajectory is kept if its answer is correct, all its completions parsed, and it answered within the
+    step limit.
 
     Example: agentdistill select traj.jsonl -o kept.jsonl
     """
@@ -57,7 +61,7 @@ class Select:
     trajectories: Positional[Path]
     """JSONL file of trajectories."""
     output: Output
-    """JSONL file to write; one that is there is replaced."""
+    """JSONL file to write. An existing file is replaced."""
     config: SelectConfig = field(default_factory=SelectConfig)
 
     def run(self) -> None:
@@ -66,23 +70,24 @@ class Select:
 
 @dataclass(frozen=True)
 class Correct:
-    """Let a teacher correct what a student got wrong: it goes on from the student's first wrong step.
+    """Let a teacher correct a student's wrong trajectories.
 
-    Run again after a stop, it goes on where it was. ``select`` keeps what became right, and ``train`` learns the
-    teacher's steps of it.
+    The teacher continues from the student's first critical error. Afterwards, ``select`` keeps the trajectories that
+    became correct, and ``train`` learns the teacher's steps in them. If you stop the command, running it again resumes
+    it.
 
     Example: agentdistill correct results/trajectories.jsonl --model openai:http://127.0.0.1:8000/v1:NAME --index wiki
     -o corrected.jsonl
     """
 
     trajectories: Positional[Path]
-    """JSONL file of the student's trajectories, recorded with --keep-states (by ``evaluate``, say)."""
+    """JSONL file of the student's trajectories, recorded with --keep-states (for example, by ``evaluate``)."""
     model: ModelSpec
     output: Output
-    """JSONL file of trajectories, made or continued."""
+    """JSONL file of trajectories to create or continue."""
     tools: Tools = field(default_factory=Tools)
     metrics: Path | None = None
-    """As in ``generate``."""
+    """JSON file that is kept up to date, as in ``generate``."""
     config: CorrectConfig = field(default_factory=CorrectConfig)
 
     def run(self) -> None:
@@ -94,23 +99,23 @@ class Correct:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Show what a student would learn from kept trajectories, token by token.
+    """Show which tokens a student would learn from trajectories.
 
-    Thoughts are cyan, actions green, answers yellow; what is only given is dim.
+    Thoughts are cyan, actions green, and answers yellow. Text without loss is dim.
 
     Example: agentdistill inspect kept.jsonl --model Qwen/Qwen2.5-0.5B-Instruct
     """
 
     trajectories: Positional[Path]
-    """JSONL file of kept trajectories."""
+    """JSONL file of selected trajectories."""
     model: str
-    """The student, whose tokenizer and chat template count: a folder or a hub id."""
+    """The student, a folder or hub id. Its tokenizer and chat template are used."""
     prompt: str | None = None
-    """As in ``train``."""
+    """System prompt, as in ``train``."""
     max_length: int = TrainConfig.max_length
-    """As in ``train``."""
+    """Maximum length of an example in tokens, as in ``train``."""
     limit: int = 3
-    """How many examples to show."""
+    """Number of examples to show."""
 
     def run(self) -> None:
         need("transformers", "train")
@@ -127,21 +132,21 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Train:
-    """Fine-tune a student on kept trajectories.
+    """Fine-tune a student on selected trajectories.
 
     Example: agentdistill train kept.jsonl --model Qwen/Qwen2.5-0.5B-Instruct -o student
     """
 
     trajectories: Positional[Path]
-    """JSONL file of kept trajectories."""
+    """JSONL file of selected trajectories."""
     model: str
-    """The student before training: a folder or a hub id."""
+    """The base model to fine-tune: a folder or a hub id."""
     output: Output
-    """Folder for adapter, merged model, and configuration."""
+    """Folder for the adapter, the merged model and the configuration."""
     push_to: str | None = None
-    """Repository of the Hugging Face hub to put the student into, private if it is new; otherwise nothing is pushed."""
+    """Hugging Face repository to push the student to; a new one is private. Default: do not push."""
     overwrite: bool = False
-    """Remove a training run that is at the output, done or not."""
+    """Delete an existing training run at the output, finished or not."""
     config: TrainConfig = field(default_factory=TrainConfig)
 
     def run(self) -> None:
@@ -154,5 +159,5 @@ class Train:
 
 
 def highlighted(example: Example, tokenizer: Tokenizer) -> Text:
-    """An example as text for a terminal: what is learnt in colour, by its spans, the rest dim."""
+    """An example for a terminal: tokens with loss in the colour of their span, all others dim."""
     return Text.assemble(*((text, _COLOURS[kind] if kind else "dim") for text, kind in pieces(example, tokenizer)))

@@ -1,4 +1,4 @@
-"""Commands that say how good a model is: evaluate, grade, report, view."""
+"""Which commands measure and compare models? evaluate, grade, report, view."""
 
 import sys
 import threading
@@ -25,9 +25,10 @@ from agentdistill.training.examples import load_tokenizer, pieces, to_examples
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a model's accuracy on tasks, by task set, with confidence intervals.
+    """Measure the accuracy of a model, with confidence intervals.
 
-    Run again after a stop, it resumes. While episodes are missing (a server was down), no results are written.
+    If you stop the command, running it again resumes it. If episodes are missing, for example because a server was
+    down, it writes no results.
 
     Example: agentdistill evaluate --tasks test.jsonl --model vllm:student --index wiki --sag 8 -o results
     """
@@ -35,11 +36,11 @@ class Evaluate:
     files: TaskFiles
     model: ModelSpec
     output: Output
-    """Folder for trajectories and results.json, made or continued."""
+    """Folder for trajectories and results.json, created or continued."""
     grader: str | None = None
-    """Grades the answers when all are there: judge:MODEL, FILE.py:FUNCTION or MODULE:FUNCTION, as in ``grade``."""
+    """Grader for all answers after the rollout: judge:MODEL, FILE.py:FUNCTION or MODULE:FUNCTION, as in ``grade``."""
     allow_missing: bool = False
-    """Write results although episodes are missing; these count as wrong."""
+    """Write results even if episodes are missing; those count as wrong."""
     tools: Tools = field(default_factory=Tools)
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
@@ -60,7 +61,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Grade:
-    """Grade recorded answers again, without a new rollout, and say what that changed.
+    """Grade recorded answers again and show what changed.
 
     Example: agentdistill grade results --grader judge:openai:http://127.0.0.1:8000/v1:NAME -o judged
     """
@@ -68,14 +69,14 @@ class Grade:
     trajectories: Positional[Path]
     """JSONL file of trajectories, or folder of an evaluation."""
     output: Annotated[Path | None, arg(aliases=["-o"])] = None
-    """The same with the new grades, file or folder; one that is there is replaced. Without it, nothing is written."""
+    """File or folder for the new grades. An existing one is replaced. Default: write nothing."""
     grader: str | None = None
-    """judge:MODEL has a model judge facts; FILE.py:FUNCTION or MODULE:FUNCTION is a function of task and answer that
-    returns a score from 0 to 1. By default facts are graded by exact match, mathematics by value."""
+    """judge:MODEL lets a model judge facts. FILE.py:FUNCTION or MODULE:FUNCTION names a function that takes a task and
+    an answer and returns a score from 0 to 1. Default: exact match for facts, equal value for mathematics."""
     kind: Annotated[Kind | None, arg(name="task-kind")] = None
-    """"fact" or "math", for all tasks; by default as they were graded before."""
+    """Kind of all tasks: "fact" or "math". Default: as recorded."""
     concurrency: int = 64
-    """Answers graded at once."""
+    """Number of answers to grade at once."""
 
     def run(self) -> None:
         regrading = regrade(self.trajectories, self.grader, self.output, kind=self.kind, concurrency=self.concurrency)
@@ -84,10 +85,10 @@ class Grade:
 
 @dataclass(frozen=True)
 class Report:
-    """Compare what evaluations found: one page with accuracies, what is chance, costs, failures and plots.
+    """Compare evaluations on one page, with plots and statistics.
 
-    Each run is an arm: a folder that evaluate made (or one of such folders), or a trajectory file. Folders that train
-    made add their losses. Beside the page a folder has the table in Markdown and LaTeX, and each plot as SVG and PNG.
+    Each run is a folder that evaluate wrote, a folder of several, or a trajectory file. Folders that train wrote add
+    their loss curves. Next to the page, a folder holds the table as Markdown and LaTeX, and each plot as SVG and PNG.
 
     Example: agentdistill report results-greedy results-sag student -o report.html
     """
@@ -95,7 +96,7 @@ class Report:
     runs: Positional[tuple[Path, ...]]
     """Folders and files, in the order to show them."""
     output: Output = Path("report.html")
-    """Page to write."""
+    """HTML page to write."""
 
     def run(self) -> None:
         print(write_report(self.runs, self.output))
@@ -103,36 +104,36 @@ class Report:
 
 @dataclass(frozen=True)
 class View:
-    """Read trajectories in the browser: search, filter, and go through them step by step.
+    """Read trajectories in the browser, step by step.
 
-    It is served from this machine to this machine; Ctrl-C ends it.
+    By default, only this machine can open the page. Ctrl-C stops the server.
 
     Example: agentdistill view traj.jsonl
     """
 
     trajectories: Positional[Path]
-    """A trajectory file, or a folder with some at any depth, such as evaluate makes."""
+    """A trajectory file, or a folder that contains some at any depth, such as one that evaluate wrote."""
     model: str | None = None
-    """A student, whose tokenizer and chat template count: the page then shows what it learns of each trajectory."""
+    """A student (folder or hub id). The page then also shows which tokens it learns from each trajectory."""
     prompt: str | None = None
-    """As in ``train``."""
+    """System prompt, as in ``train``."""
     host: str = "127.0.0.1"
-    """Address to listen at. Whoever can reach it can read: there is no password."""
+    """Address to listen on. There is no password: everyone who can reach it can read."""
     port: int = 0
-    """Port to listen at; 0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
     browser: bool = True
     """Open the page in a browser."""
 
     def run(self) -> None:
         files = trajectory_files(self.trajectories)
         with viewer(files, host=self.host, port=self.port, learnt=self.learnt()) as url:
-            print(f"{self.trajectories} at {url} (Ctrl-C ends it)", flush=True)
+            print(f"{self.trajectories} at {url} (Ctrl-C stops it)", flush=True)
             if self.browser:
                 webbrowser.open(url)
             threading.Event().wait()
 
     def learnt(self) -> Learnt | None:
-        """What shows what the student learns, where there is one."""
+        """A function that shows what the student learns, if ``model`` is given."""
         if self.model is None:
             return None
         need("transformers", "train")

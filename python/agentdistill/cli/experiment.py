@@ -1,4 +1,4 @@
-"""Commands that run many others: a recipe, and the demo."""
+"""Which commands run a whole experiment? run (a recipe) and demo."""
 
 import subprocess
 import sys
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """Run a recipe: the commands of an experiment, in one TOML file.
+    """Run a recipe: the commands of an experiment in one TOML file.
 
-    Steps whose output is what they would make of their inputs now are not run again; one that was stopped goes on.
+    Steps whose output is up to date are skipped, and a step that was stopped is resumed.
 
     Example: agentdistill run recipes/paper/agent.toml --set size=1.5B --dry-run
     """
 
     recipe: Positional[Path]
-    """TOML file: a table for each command, its flags as keys."""
+    """TOML file with a table for each command and its options as keys."""
     variables: Annotated[tuple[str, ...], arg(name="set")] = ()
-    """Other values for the variables in the recipe's table [set]: size=1.5B."""
+    """Values for variables of the recipe's table [set], such as size=1.5B."""
     dry_run: bool = False
-    """Only say what would be run, with which settings, and what it would cost."""
+    """Only print the commands, their settings and what they would cost."""
     tflops: float = 100.0
-    """For --dry-run: TFLOP/s that the GPU sustains."""
+    """For --dry-run: sustained speed of the GPU, in TFLOP/s."""
 
     def run(self) -> None:
         if bad := [variable for variable in self.variables if "=" not in variable]:
             raise ValueError(f"--set {bad[0]}: give NAME=VALUE")
         steps = load_recipe(self.recipe, dict(variable.split("=", 1) for variable in self.variables))
-        commands = [self._parsed(step) for step in steps]  # so that what makes no sense is said before hours of work
+        commands = [self._parsed(step) for step in steps]  # so that errors show before hours of work
         if self.dry_run:
-            self._say_costs(steps, commands)
+            self._print_costs(steps, commands)
             return
         for step in steps:
             if step.is_done():
@@ -54,14 +54,14 @@ class Run:
             step.set_done()
 
     def _parsed(self, step: Step) -> "Command":
-        from agentdistill.cli.commands import parse  # here, since it knows every command, this one among them
+        from agentdistill.cli.commands import parse  # here, since it imports this module
 
         try:
             return parse(step.arguments)
         except SystemExit as error:
-            raise ValueError(f"{self.recipe}: [{step.name}] is no command that can be run: {step}") from error
+            raise ValueError(f"{self.recipe}: [{step.name}] is not a valid command: {step}") from error
 
-    def _say_costs(self, steps: list[Step], commands: "list[Command]") -> None:
+    def _print_costs(self, steps: list[Step], commands: "list[Command]") -> None:
         generated, anew = 0, set[Path]()
         for step, command in zip(steps, commands, strict=True):
             done = step.is_done() and not anew.intersection(step.inputs)
@@ -92,15 +92,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Demo:
-    """The whole paper in miniature, really trained and evaluated on this machine's CPU.
+    """Run the whole method in miniature on this machine's CPU.
+
+    A scripted teacher solves generated tasks; small students are trained and evaluated for real.
 
     Example: agentdistill demo
     """
 
     output: Output = Path("runs/demo")
-    """Folder for everything it makes; finished steps are not done again."""
+    """Folder for all output. Finished steps are skipped."""
     quick: bool = False
-    """One size and few tasks, in a minute or two."""
+    """Train one size on few tasks, in a minute or two."""
 
     def run(self) -> None:
         from agentdistill.demo import demo

@@ -1,4 +1,4 @@
-"""Commands that put an agent, or its sandbox, to use: ask, chat, serve, sandbox, mcp."""
+"""Which commands use an agent, or only its sandbox? ask, chat, serve, sandbox, mcp."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ from agentdistill.tools.tool import sandbox_tools
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask one question, and read what the agent does.
+    """Ask an agent one question and watch its steps.
 
     Example: agentdistill ask "Who wrote the music of Metropolis?" --model vllm:student --index wiki
     """
 
     question: Positional[str]
-    """What to ask."""
+    """The question."""
     model: ModelSpec
     tools: Tools = field(default_factory=Tools)
     config: RolloutConfig = field(default_factory=RolloutConfig)
@@ -39,7 +39,9 @@ class Ask:
 
 @dataclass(frozen=True)
 class Chat:
-    """Talk with an agent: a question a line, each with the messages and variables of those before it.
+    """Chat with an agent in the terminal.
+
+    Each line is a question. It can refer to the messages and variables of the questions before it.
 
     Example: agentdistill chat --model vllm:student --index wiki
     """
@@ -55,25 +57,26 @@ class Chat:
 
 @dataclass(frozen=True)
 class Serve:
-    """Serve an agent as a model to any client of OpenAI's protocol: POST /v1/chat/completions, GET /v1/models.
+    """Serve an agent over HTTP with OpenAI's protocol.
 
-    Each request is an episode: the agent thinks, searches, computes, and answers. At most --concurrency are under way
-    at once. Ctrl-C, or SIGTERM, ends it when they have ended, or after 10 s; another one ends it at once.
+    Endpoints: POST /v1/chat/completions, GET /v1/models, GET /health. Each request is one episode: the agent thinks,
+    searches, computes and answers. At most --concurrency requests run at once. Ctrl-C or SIGTERM stops the server when
+    they have ended, or after 10 s; a second signal stops it at once.
 
     Example: agentdistill serve --model vllm:student --index wiki --sag 8
     """
 
     model: ModelSpec
     host: str = "127.0.0.1"
-    """Address to listen at. Whoever reaches it can ask, unless there is an API key."""
+    """Address to listen on. Without an API key, everyone who can reach it can use the agent."""
     port: int = 8000
-    """Port to listen at; 0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
     name: str | None = None
-    """What clients call the model; by default its own name."""
+    """Name of the model for clients. Default: its own name."""
     api_key: str | None = None
-    """Key that clients must send. In the environment, as AGENTDISTILL_API_KEY, no list of processes shows it."""
+    """Key that clients must send. Set AGENTDISTILL_API_KEY instead to keep it out of process lists."""
     request_seconds: float = 600.0
-    """Time that one request may take, in seconds; then it ends without an answer."""
+    """Time limit of a request, in seconds. After that it ends without an answer."""
     tools: Tools = field(default_factory=Tools)
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
@@ -81,10 +84,10 @@ class Serve:
         need("uvicorn", "serve")
         from agentdistill.serving.chat_server import ChatServer
 
-        end = threading.Event()
+        stopped = threading.Event()
 
         def stop(number: int, frame: object) -> None:
-            end.set()
+            stopped.set()
             signal.signal(number, signal.SIG_DFL)
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -102,20 +105,21 @@ class Serve:
             ) as server,
         ):
             print(f"serving {server.name} at {server.url}", file=sys.stderr, flush=True)
-            end.wait()
+            stopped.wait()
 
 
 @dataclass(frozen=True)
 class RunSandbox:
-    """Run Python in the sandbox: a file, or what you type, with :undo (:help says more).
+    """Run Python in the sandbox: a file, or an interactive prompt.
 
-    A file is run as one cell. Without one, each input is a cell, and sees what those before it left.
+    A file runs as one cell. At the prompt, each input is a cell that sees the variables of the previous ones; :undo
+    goes back, and :help lists all commands.
 
     Example: agentdistill sandbox script.py
     """
 
     script: Positional[Path | None] = None
-    """File to run; "-" is standard input. The exit status is 1 when it raises or goes over a limit."""
+    """File to run, or "-" for standard input. The exit status is 1 if it raises or exceeds a limit."""
     tools: Tools = field(default_factory=Tools)
     limits: CellLimits = field(default_factory=lambda: CellLimits(output_chars=1_000_000))
 
@@ -130,8 +134,10 @@ class RunSandbox:
 
 @dataclass(frozen=True)
 class Mcp:
-    """Serve run_python, and web_search where there is something to search, to an MCP client over standard input and
-    output.
+    """Serve the sandbox and search to MCP clients.
+
+    The server speaks MCP over standard input and output. Its tools are run_python and, with --index or --retriever,
+    web_search.
 
     Example: agentdistill mcp --index wiki
     """
@@ -144,5 +150,5 @@ class Mcp:
         from agentdistill.serving.mcp_server import make_server  # here, since it imports mcp
 
         server = make_server(self.limits.load(), self.search.load())
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread waits for input, and no exception would end it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread is blocked on input; an exception would not end it
         server.run()
