@@ -161,7 +161,7 @@ EXPRESSIONS = st.recursive(
     LETTERS | NUMBERS,
     lambda inner: (
         st.tuples(inner, st.sampled_from("+-*"), inner).map(lambda parts: f"({''.join(parts)})")
-        | st.tuples(inner, st.integers(2, 3)).map(lambda parts: f"{parts[0]}**{parts[1]}")
+        | st.tuples(inner, st.integers(2, 3)).map(lambda parts: f"({parts[0]})**{parts[1]}")
     ),
     max_leaves=6,
 )
