@@ -31,8 +31,8 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
     r"""Whether two mathematical answers, in LaTeX, Python or plain writing, have the same value.
 
     ``x = 5``, ``$5$``, ``\boxed{5}``, ``5.0`` and ``5 apples`` are 5; ``50\%`` is 50 and 1/2; ``100 cm`` is ``1 m``.
-    Decimals are equal to about nine digits, or as far as a reference of six or more decimals was rounded; exact values
-    are compared exactly. Raises UndecidedError for a comparison that takes more than ``seconds`` of processor time.
+    An answer may be rounded to nine digits or more, and a reference to six decimals or more; exact values are compared
+    exactly. Raises UndecidedError for a comparison that takes more than ``seconds`` of processor time.
     """
     if not answer.strip() or len(answer) > _LONGEST:
         return False

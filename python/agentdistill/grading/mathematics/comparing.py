@@ -98,7 +98,8 @@ class _Comparison:
         if isinstance(one, Listing) or isinstance(other, Listing):
             return self._listings(one, other)
         if isinstance(one, Ratio) and isinstance(other, Ratio):
-            return self._in_order(_scaled(one), _scaled(other))
+            terms = one.terms, other.terms
+            return self._in_order(*(terms if one.is_time and other.is_time else map(_scaled, terms)))
         if isinstance(one, Ratio) or isinstance(other, Ratio):
             ratio, rest = (one, other) if isinstance(one, Ratio) else (other, one)
             if not isinstance(ratio, Ratio) or len(ratio.terms) != 2 or not isinstance(rest, Expr):
@@ -210,6 +211,8 @@ class _Comparison:
                 values, rest = (named[0], other) if named[0] else (named[1], one)
                 in_order = [values[name] for name in sorted(values, key=str)]
                 return rest.brackets in ("()", "") and self._in_order(in_order, rest.items)
+        if one.brackets == "[]" and other.brackets == "{}" and len(one.items) == 2:
+            return False  # the reference is an interval
         if one.brackets in ("", "{}") or other.brackets in ("", "{}"):
             loose = {"", "{}", "[]"}
             if not set(brackets) <= loose:
@@ -359,9 +362,9 @@ def _chained(value: Value) -> Value | None:
         del sides[0], operators[0]
     elif len(relations) == 1 and not (isinstance(sides[0], Expr) and sides[0].is_number):
         return None
-    precise = _Comparison(_EXACT)
+    precise, rough = _Comparison(_EXACT), _Comparison(Rational(1, 20))
     for operator, other in zip(operators, sides[1:], strict=True):
-        if operator == "=" and not precise.same(sides[0], other):
+        if not (precise if operator == "=" else rough).same(sides[0], other):
             return None
     return sides[0]
 
@@ -459,10 +462,9 @@ def _openness(interval: Interval) -> tuple[bool, bool]:
     return interval.low_open or interval.low == -oo, interval.high_open or interval.high == oo
 
 
-def _scaled(ratio: Ratio) -> tuple[Value, ...]:
-    """The terms, beside the first as 1: 2:4 is 1:2."""
-    terms = ratio.terms
-    if ratio.is_time or not all(isinstance(term, Rational) and term > 0 for term in terms):
+def _scaled(terms: tuple[Value, ...]) -> tuple[Value, ...]:
+    """The terms of a ratio, beside the first as 1: 2:4 is 1:2."""
+    if not all(isinstance(term, Rational) and term > 0 for term in terms):
         return terms
     return tuple(_expression(term) / _expression(terms[0]) for term in terms)
 

@@ -8,7 +8,10 @@ from decimal import Decimal
 from fractions import Fraction
 
 DIGITS = 9
-"""Floating point is trusted to so many digits."""
+"""An answer may be rounded, to so many significant digits or more."""
+_FLOAT_DIGITS = 15
+"""A text of so many digits is one that floating point wrote, and right to"""
+_NOISE_DIGITS = 11
 
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,9})?")
 _BASE = re.compile(r"((?=[A-Z]*\d)[\dA-Z]+)_\{?(\d{1,2})\}?")
@@ -23,11 +26,13 @@ def alike(expected: str, given: str) -> tuple[str, str]:
     list beside a matrix is its column."""
     if r"\begin{" in expected and (column := re.fullmatch(r"\[([^\[\]]*)\]", given)):
         given = "[[" + column[1].replace(",", "],[") + "]]"
-    for form, bare in ((_BASE, r"[\dA-Z]+"), (_LIST, r"[^\[\](){}]*,[^\[\](){}]*")):
-        if (found := form.fullmatch(expected)) and re.fullmatch(bare, given):
-            expected = found[1]
-        elif (found := form.fullmatch(given)) and re.fullmatch(bare, expected):
-            given = found[1]
+    if (found := _LIST.fullmatch(given)) and "," in expected and not re.search(r"[\[\](){}]", expected):
+        given = found[1]
+    digits = re.compile(r"[\dA-Z]+")
+    if (found := _BASE.fullmatch(expected)) and digits.fullmatch(given):
+        expected = found[1]
+    elif (found := _BASE.fullmatch(given)) and digits.fullmatch(expected):
+        given = found[1]
     return expected, given
 
 
@@ -81,7 +86,18 @@ def close(a: Fraction, b: Fraction, expected: str, given: str) -> bool:
     if a.denominator == b.denominator == 1 and (abs(a) < 2**53 or not re.search("[.eE]", expected + given)):
         return False  # integers, exact in floating point too, or never in it
     error = abs(a - b)
-    if error <= max(abs(a), abs(b)) / 10**DIGITS:  # the noise of floating point
-        return True
-    decimals = -int(Decimal(expected.replace(",", "")).as_tuple().exponent) if NUMBER.fullmatch(expected) else 0
-    return decimals >= 6 and error <= Fraction(1, 2 * 10**decimals)
+    (decimals, digits), (others, other_digits) = _precision(expected), _precision(given)
+    is_long = max(digits, other_digits) >= _FLOAT_DIGITS or max(decimals, others) >= DIGITS
+    if is_long and error <= max(abs(a), abs(b)) / 10**_NOISE_DIGITS:
+        return True  # the noise of floating point
+    if decimals >= 6 and error <= Fraction(1, 2 * 10**decimals):
+        return True  # the reference was rounded
+    return other_digits >= DIGITS and error <= Fraction(6, 10) / Fraction(10) ** others
+
+
+def _precision(text: str) -> tuple[int, int]:
+    """The decimals of a text, and its significant digits; none for what is no decimal."""
+    if "." not in text or not NUMBER.fullmatch(text):
+        return 0, 0
+    number = Decimal(text.replace(",", "")).as_tuple()
+    return -int(number.exponent), len(number.digits)

@@ -145,7 +145,7 @@ class _Parser:
         self._at = 0
         self._bars = 0
         self._depth = 0
-        self._is_latex = "\\" in text
+        self._is_latex = bool(re.search(r"\\(?!cdot|times)", text))
         if not re.search(r"[(\[{]", text):  # in brackets, commas part the items
             text = _GROUPED.sub(lambda number: number[0].replace(",", ""), text)
         end = 0

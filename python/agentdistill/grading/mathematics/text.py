@@ -91,6 +91,7 @@ _MODULE = re.compile(r"\b(?:np|numpy|math|cmath|sympy|sp)\.(?=[A-Za-z])")
 _KEY = re.compile(r"""(['"])([A-Za-z]\w*)\1(?=\s*:)""")
 _WRAPPED = re.compile(r"""(\*{1,3}|`+|"|')((?:(?!\1).)+)\1\.?""", re.DOTALL)
 """Emphasis of Markdown, or quotes."""
+_DISPLAYED = re.compile(r"\\\[(?!.*\\\[)(.*)\\\]\.?|\\\((?!.*\\\()(.*)\\\)\.?|\$\$?([^$]+)\$?\$\.?")
 _GROUPS = re.compile(r"([-+]?)(\d{1,3})((?:([ _'])\d{3})(?:\4\d{3})*)(\.\d+)?")
 """Thousands parted by blanks, as in Python, or as in Switzerland."""
 _REPEATED = re.compile(r"([-+]?\d*\.\d*?)(\d{1,6}?)\2{2,}(?:\.\.\.|\\l?dots)")
@@ -133,7 +134,7 @@ _DOMAINS = [
 def undress(text: str) -> Dressed:
     """The value of an answer, without its dress: box, dollar signs, unit, ``x =``, blanks."""
     text = " ".join(_boxed(text.rpartition("####")[2]).split())
-    while inner := _WRAPPED.fullmatch(text) or TEXT.fullmatch(text):
+    while inner := _WRAPPED.fullmatch(text) or TEXT.fullmatch(text) or _DISPLAYED.fullmatch(text):
         text = inner[inner.lastindex or 0].strip()
     text = re.sub(r"\bPoint[23]D\(", "(", text)
     text = re.sub("\N{SQUARE ROOT}(\\w+)", r"sqrt(\1)", text).translate(_UNICODE)
@@ -167,7 +168,7 @@ def undress(text: str) -> Dressed:
     if word in (counted := _COUNTED.split()):
         text = str(counted.index(word))
     text = _PHRASES.get(word.removeprefix("the "), text)
-    text = _union(text)
+    text = _union(_joined(text))
     if re.search(r"\d", text) or _LETTERS.fullmatch(text):
         text = re.sub(r"\s*,?\s*\b(?:and|or)\b\s*", ", ", text)
     if is_prose(text):
@@ -211,6 +212,12 @@ def _magnitude(text: str) -> str:
 def _script(found: re.Match[str]) -> str:
     normal = unicodedata.normalize("NFKC", found[0]).replace("\N{MINUS SIGN}", "-")
     return f"^{{{normal}}}" if found[1] else f"_{{{normal}}}"
+
+
+def _joined(text: str) -> str:
+    """Inequalities that "and" joins, with the sign for it."""
+    parts = re.split(r"\band\b", text)
+    return r" \land ".join(parts) if all(re.search(r"[<>]|\\[lg]e", part) for part in parts) else text
 
 
 def _union(text: str) -> str:

@@ -20,7 +20,7 @@ _NAMES = re.compile(
 
 def is_prose(text: str) -> bool:
     """Whether there are words in it that are not names of functions: such an answer is compared as words."""
-    return any(not _NAMES.fullmatch(word) for word in _WORD.findall(text))
+    return text.strip(" .").lower() == "no" or any(not _NAMES.fullmatch(word) for word in _WORD.findall(text))
 
 
 _CHOICE = re.compile(r"\(?([A-Z])\)?")
