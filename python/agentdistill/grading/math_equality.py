@@ -61,7 +61,7 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
 
 def _tokens(text: str) -> list[str]:
     """So that blanks between signs are none, and those between digits count."""
-    return re.findall(r"\\[A-Za-z]+|\d+|\S", text)
+    return re.findall(r"\\[A-Za-z]+|\d{1,3}(?:,\d{3})+(?!\d)|\d+|\S", text)
 
 
 @cache

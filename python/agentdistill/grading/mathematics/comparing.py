@@ -211,7 +211,7 @@ class _Comparison:
                 values, rest = (named[0], other) if named[0] else (named[1], one)
                 in_order = [values[name] for name in sorted(values, key=str)]
                 return rest.brackets in ("()", "") and self._in_order(in_order, rest.items)
-        if one.brackets == "[]" and other.brackets == "{}" and len(one.items) == 2:
+        if one.brackets == "[]" and other.brackets == "{}" and len(some) == 2 and isinstance(some[0], Expr):
             return False  # the reference is an interval
         if one.brackets in ("", "{}") or other.brackets in ("", "{}"):
             loose = {"", "{}", "[]"}

@@ -97,6 +97,7 @@ def close(a: Fraction, b: Fraction, expected: str, given: str) -> bool:
 
 def _precision(text: str) -> tuple[int, int]:
     """The decimals of a text, and its significant digits; none for what is no decimal."""
+    text = text.removesuffix("%")
     if "." not in text or not NUMBER.fullmatch(text):
         return 0, 0
     number = Decimal(text.replace(",", "")).as_tuple()

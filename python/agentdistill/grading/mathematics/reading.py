@@ -94,8 +94,8 @@ _CONSTANTS: dict[str, Value] = {
     "dots": Ellipsis(),
     "cdots": Ellipsis(),
     "...": Ellipsis(),
-    "True": Truth(True),
-    "False": Truth(False),
+    **dict.fromkeys(("True", "true"), Truth(True)),
+    **dict.fromkeys(("False", "false"), Truth(False)),
 }
 _NAMES = sorted({*_FUNCTIONS, *_PRINTED, *(name for name in _CONSTANTS if len(name) > 1)}, key=len, reverse=True)
 _GREEK = set(GREEK)
@@ -639,6 +639,8 @@ class _Parser:
             degree = _expr(self._sum())
             self._expect("]")
         value = _expr(self._argument())
+        if value.is_negative and degree.is_odd:
+            return -_raise(-value, _quotient(Integer(1), degree))
         return _raise(value, _quotient(Integer(1), degree))
 
     def _styled(self, name: str) -> Value:
@@ -672,6 +674,8 @@ class _Parser:
         while self._peek() != "}":
             kind += self._next()
         self._next()
+        if kind == "cases":
+            return self._cases()
         if (not kind.endswith("matrix") and kind != "array") or kind == "vmatrix":
             raise UnreadError(kind)
         if kind == "array":
@@ -692,6 +696,17 @@ class _Parser:
         if len({len(row) for row in rows}) != 1:
             raise UnreadError("rows of different lengths")
         return Matrix(tuple(tuple(row) for row in rows))
+
+    def _cases(self) -> Value:
+        """Equations that hold together, a line each."""
+        items = [self._clause()]
+        while self._expect("\\\\", ",", r"\end") != r"\end":
+            if self._peek() not in (r"\end", "\\\\"):
+                items.append(self._clause())
+        self._expect("{")
+        while self._next() != "}":
+            pass
+        return Listing("", tuple(items))
 
     # ---- what sympy prints
 
@@ -896,6 +911,8 @@ def _as_set(value: Value) -> Value:
 
 
 def _parts(value: Value) -> tuple[Value, ...]:
+    if isinstance(value, Expr):  # {2}, which is a group in LaTeX
+        return (Listing("{}", (value,)),)
     if isinstance(value, Union):
         return value.parts
     if _is_condition(value):

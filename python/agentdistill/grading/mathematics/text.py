@@ -55,6 +55,7 @@ _CHARACTERS: dict[str | int, str | None] = {
     "\N{LEFT CEILING}": r"\lceil ",
     "\N{RIGHT CEILING}": r"\rceil ",
     "\N{PRIME}": "'",
+    "\N{IDEOGRAPHIC FULL STOP}": ".",
     "\N{HORIZONTAL ELLIPSIS}": "...",
     **{letter: rf"\mathbb{{{name}}}" for letter, name in zip("\u211d\u2124\u2115\u211a\u2102", "RZNQC", strict=True)},
     **{
@@ -68,13 +69,13 @@ _UNICODE = str.maketrans(_CHARACTERS)
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉"
 _SCRIPTS = re.compile(f"([{_RAISED}]+)|([{_LOWERED}]+)")
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|~|\s+")
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,!])(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!\s*|\\[,!])(?=\d{3}(?!\d))")
 _DELIMITERS = re.compile(r"\\(?:left|right|middle)(?![a-z])|\\displaystyle\b|\\\(|\\\)|\\\[(?!\d+(pt|em))|\\\]|\$")
 _SEGMENT = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _AROUND = re.compile(r"[\s.,:;]*[A-Za-z]{2,}[A-Za-z\s.,:;]*")
 """Words beside mathematics between dollar signs."""
 _BOUND = re.compile(
-    r"(?:\b(?:not|than|least|most|over|under|above|below|except)|n't)(?:\s+be)?[\s$(\\]*$", re.IGNORECASE
+    r"(?:\b(?:not|than|least|most|over|under|above|below|except|error)|n't)(?:\s+be)?[\s:$(\\]*$", re.IGNORECASE
 )
 """What makes the number behind it a limit to the answer, and not the answer."""
 _COUNTED = (
@@ -99,7 +100,7 @@ _IN_BASE = re.compile(r"(\w+)\$?,?\s*\(?(?:in\s+)?base[\s-](\d{1,2})\)?\.?$")
 _HALF = re.compile(r"(?<![\w.)}^/])(\d+/\d+)\s(?=[A-Za-z(]|\\(?:sqrt|pi)\b)")
 """A fraction before a factor: 1/2 x is not 1/(2x)."""
 _ANNOUNCED = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b|:|=)\s*:?|"
+    r"^(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b|:|=)\s*:?|\u7b54\u6848[\u662f\u4e3a:]*|"
     r"(?:it|this|that)\s+is\b)\s*(?=\S)",
     re.IGNORECASE,
 )
@@ -168,7 +169,7 @@ def undress(text: str) -> Dressed:
     if word in (counted := _COUNTED.split()):
         text = str(counted.index(word))
     text = _PHRASES.get(word.removeprefix("the "), text)
-    text = _union(_joined(text))
+    text = _joined(_union(text))
     if re.search(r"\d", text) or _LETTERS.fullmatch(text):
         text = re.sub(r"\s*,?\s*\b(?:and|or)\b\s*", ", ", text)
     if is_prose(text):
@@ -180,7 +181,7 @@ def undress(text: str) -> Dressed:
     text = _HALF.sub(r"(\1)*", text)
     right = re.sub(r"^[A-Za-z]\s*=\s*(?!.*=)", "", text)
     equation = text if "=" in text else ""
-    right = re.sub(r"\s*([-+*/^=,(){}\[\]])\s*", r"\1", right)
+    right = re.sub(r"\s*([-+*/^=(){}\[\]]|,(?!\s+\d{3}(?!\d)))\s*", r"\1", right)
     return Dressed(re.sub(r"^\(([A-Za-z])\)$", r"\1", right), unit, equation)
 
 
@@ -215,9 +216,11 @@ def _script(found: re.Match[str]) -> str:
 
 
 def _joined(text: str) -> str:
-    """Inequalities that "and" joins, with the sign for it."""
-    parts = re.split(r"\band\b", text)
-    return r" \land ".join(parts) if all(re.search(r"[<>]|\\[lg]e", part) for part in parts) else text
+    """Inequalities that "and" and "or" join, with the signs for these."""
+    parts = re.split(r"\b(and|or)\b", text)
+    if not all(re.search(r"[<>]|\\[lg]e", part) for part in parts[::2]):
+        return text
+    return "".join({"and": r"\land ", "or": r"\lor "}.get(part, part) for part in parts)
 
 
 def _union(text: str) -> str:

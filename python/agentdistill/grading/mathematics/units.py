@@ -23,6 +23,7 @@ _SIZES = {
     "pounds": "\N{POUND SIGN} 1, GBP 1",
     "speed": "mph .44704, kph 5/18",
     "angle": "degree 1, deg 1",
+    "units": "unit 1",
     "Fahrenheit": "F 1, Fahrenheit 1",
     "Celsius": "C 1, Celsius 1",
     "morning": "am 1, a.m 1, AM 1, A.M 1",
