@@ -86,7 +86,8 @@ def generate(
     async def first_thought(model: Model, task: Task) -> Prefix:
         if (known := recorded.get((model.name, task.question))) is not None:
             return known
-        return await first_thought_prefix(opening(task.question, chain_prompt), model, chain_sampling(config))
+        sampling = chain_sampling(config).seeded(config.seed, task.id)
+        return await first_thought_prefix(opening(task.question, chain_prompt), model, sampling)
 
     ask = first_thought if config.first_thought_prefix else None
     return rollout(

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from agentdistill._core import iter_trajectories
 from agentdistill.models.model import Message, Model, Sampling
+from agentdistill.models.thoughts import apart
 
 # What may not leak into a first thought: the answer itself, or code. Reasoning that opens with it has no first thought.
 _ANSWER_OR_CODE = re.compile(
     r"<answer>|\\boxed|```|<code>|^\s*(?:Code|Observation|Final answer)\s*:", re.IGNORECASE | re.MULTILINE
 )
-_THINK_TAG = re.compile(r"</?think(?:ing)?>")
 _LABEL = re.compile(r"^\s*\**\s*(?:Thought|Reasoning)\s*:?\s*\**\s*:?\s*")
 
 
@@ -61,10 +61,12 @@ def _prefix(chain: str) -> str:
 def first_thought(chain: str) -> str:
     """The first paragraph of a chain of thought, without its heading, and without the answer or code if those follow.
 
+    The thinking of a reasoning model is none of it: that is not how a Thought is written.
+
     >>> first_thought("### Plan\\n\\nFirst find the film, then its director.\\n\\nThe film is ...")
     'First find the film, then its director.'
     """
-    chain = _THINK_TAG.sub("", chain).strip()
+    chain = apart(chain)[1].strip()
     leak = _ANSWER_OR_CODE.search(chain)
     before = chain[: leak.start()] if leak else chain
     paragraphs = [p.strip() for p in re.split(r"\n\s*\n", before) if p.strip()]

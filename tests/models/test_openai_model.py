@@ -14,6 +14,7 @@ import pytest
 import scripted_server
 from agentdistill import Task, read_trajectories, rollout
 from agentdistill.event_loop import run_blocking
+from agentdistill.models.loading import load_model
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling
 from agentdistill.models.openai import OpenAIModel
 from agentdistill.models.replicas import Replicas
@@ -48,6 +49,93 @@ async def ask(server: Server, *script: Answer, sampling: Sampling | None = None,
         await model.close()
 
 
+THOUGHTS = {
+    "reasoning_content": {"content": "Thought: I say it.", "reasoning_content": "Hm.\n```py\nx\n```"},
+    "reasoning": {"content": "Thought: I say it.", "reasoning": "Hm.\n```py\nx\n```", "reasoning_content": None},
+    "tags": {"content": "<think>\nHm.\n```py\nx\n```\n</think>\n\nThought: I say it."},
+    "an end alone": {"content": "Hm.\n```py\nx\n```\n</think>\n\nThought: I say it."},
+}
+
+
+@pytest.mark.parametrize("message", THOUGHTS.values(), ids=THOUGHTS)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_thoughts_are_kept_apart(server: Server, message: dict[str, str], streamed: bool) -> None:
+    def answer(handler: Handler, request: dict[str, Any]) -> None:
+        choice = {"index": 0, "finish_reason": "stop"}
+        if not request.get("stream"):
+            handler.send(200, json.dumps({"choices": [choice | {"message": {"role": "assistant"} | message}]}))
+            return
+        deltas = [
+            {name: text[at : at + 4]}
+            for name, text in reversed(message.items())
+            if text
+            for at in range(0, len(text), 4)
+        ]
+        chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+        lines = [*chunks, {"choices": [choice | {"delta": None}]}]
+        events = "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n"
+        handler.send(200, events, "text/event-stream")
+
+    server.script = [answer]
+    model, shown = model_of(server), list[str]()
+    sampling = Sampling(stop=("```\n",))  # what the model thinks of ends nothing
+    if streamed:
+        [completion] = (await model.stream(QUESTION, sampling, shown.append)).completions
+        assert "Hm." in "".join(shown) and "Thought: I say it." in "".join(shown)
+    else:
+        [completion] = (await model.generate(QUESTION, sampling)).completions
+    assert (completion.text, completion.reasoning) == ("Thought: I say it.", "Hm.\n```py\nx\n```")
+    await model.close()
+
+
+async def test_all_is_in_the_reasoning(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    message = {"role": "assistant", "content": None, "reasoning": "final_answer(42)"}
+    body = json.dumps({"choices": [{"index": 0, "finish_reason": "stop", "message": message}]})
+    [completion] = (await ask(server, lambda handler, request: handler.send(200, body))).completions
+    assert (completion.text, completion.reasoning) == ("", "final_answer(42)")
+    assert "all of a completion as reasoning" in caplog.text
+
+
+async def test_what_the_template_is_told(server: Server) -> None:
+    server.script = [completions("42")]
+    name = f"openai:http://127.0.0.1:{server.server_port}/v1:large"
+    for options in (',enable_thinking=false,date_string=26 Jul 2024,chat_template_kwargs={"a":[1,2]}', ""):
+        model = load_model(name + options)
+        await model.generate(QUESTION, Sampling())
+        await model.close()
+    told = [request.get("chat_template_kwargs") for request in server.requests]
+    assert told == [{"enable_thinking": False, "date_string": "26 Jul 2024", "a": [1, 2]}, None]
+
+
+ROLES = {
+    "no system role": (
+        "System role not supported",
+        lambda roles: "system" in roles,
+        [("user", "Be brief.\n\nWhat is 6 times 7?"), ("user", "Again.")],
+    ),
+    "turns alternate": (
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+        lambda roles: "system" in roles or roles.count("user") > 1,
+        [("user", "Be brief.\n\nWhat is 6 times 7?\n\nAgain.")],
+    ),
+}
+
+
+@pytest.mark.parametrize("says, refuses, wanted", ROLES.values(), ids=ROLES)
+async def test_a_template_that_refuses_roles_gets_others(server: Server, says: str, refuses: Any, wanted: Any) -> None:
+    def answer(handler: Handler, request: dict[str, Any]) -> None:
+        wrong = refuses([message["role"] for message in request["messages"]])
+        (status(400, says) if wrong else completions("42"))(handler, request)
+
+    server.script = [answer]
+    model = model_of(server)
+    for _ in range(2):
+        server.requests.clear()
+        assert (await model.generate([*QUESTION, Message("user", "Again.")], Sampling())).completions[0].text == "42"
+    await model.close()
+    assert [[(m["role"], m["content"]) for m in request["messages"]] for request in server.requests] == [wanted]
+
+
 async def test_control_tokens_are_broken(server: Server) -> None:
     server.script = [completions("42")]
     model = model_of(server)
@@ -75,6 +163,9 @@ async def test_a_plain_request(server: Server, monkeypatch: pytest.MonkeyPatch) 
             "max_tokens": 9,
             "stop": ["x"],
             "seed": 3,
+            "repetition_penalty": 1.0,
+            "top_k": -1,
+            "min_p": 0.0,
             "return_token_ids": True,
             "key": "Bearer secret",
         }
@@ -260,6 +351,8 @@ def without(*names: str) -> Answer:
         (["max_tokens"], 2),
         (["return_token_ids", "n", "max_tokens"], 5),
         (["continue_final_message", "return_token_ids", "n", "max_tokens"], 5),
+        (["top_k"], 2),
+        (["min_p", "return_token_ids"], 3),
     ],
 )
 async def test_what_a_server_lacks_is_found_out_once(server: Server, names: list[str], first: int) -> None:

@@ -14,6 +14,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentdistill import RolloutConfig, Task, rollout
 from agentdistill.models import transformers as transformers_model
 from agentdistill.models.loading import load_model
 from agentdistill.models.model import Completion, Generation, Message, Model, ModelError, Sampling, cut_at_stop
@@ -286,3 +287,37 @@ def test_drawing_by_hand(logits: list[float], temperature: float, top_p: float, 
             allowed |= {j for j in range(len(logits)) if abs(probabilities[j] - probabilities[i]) < 1e-6}
         below += probabilities[i]
     assert token in allowed
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+async def test_out_of_memory_says_what_to_turn(
+    model: TransformersModel, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(model._decoder, "_forward", fails)
+        with pytest.raises(ModelError, match=r"out of memory .*batch_size=4"):
+            await model.generate(ask("a"), Sampling())
+    assert (await model.generate(ask("a"), Sampling(max_tokens=3))).completions[0].token_ids, "it goes on"
+
+
+@pytest.mark.parametrize("kind, candidates", [("agent", 3), ("cot", 3), ("agent", 1)])
+def test_a_seed_draws_a_whole_run_again(tiny_model: Path, kind: Any, candidates: int) -> None:
+    tasks = [Task(name, "What is 6 times 7?", "42", "sums", "math") for name in ("a#1", "a#2")]
+
+    def drawn(seed: int) -> list[list[str]]:
+        config = RolloutConfig(
+            kind=kind, candidates=candidates, temperature=0.9, top_p=1.0, max_tokens=12, max_steps=2, seed=seed
+        )
+        made = rollout(tasks, f"transformers:{tiny_model},dtype=float32", config=config, progress=False)
+        return [[c.text for step in trajectory.steps for c in step.candidates] for trajectory in made]
+
+    first = drawn(5)
+    assert first == drawn(5)
+    assert first != drawn(6)
+    assert first[0] != first[1], "another episode of the same question"
+    assert all(len(set(texts)) > 1 for texts in first), "candidates and steps differ"

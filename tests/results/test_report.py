@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentdistill import Task, Trajectory, evaluate
+from agentdistill import Candidate, Step, Task, Trajectory, evaluate
 from agentdistill.models.model import Message
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.results.page import html
@@ -139,7 +139,9 @@ def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path) -> None:
 
 def test_notebooks_show_trajectories_and_results(runs: Path) -> None:
     hostile = "<img src=x onerror=alert(1)>"
-    shown = Trajectory("q", hostile, answer=hostile, reference="1", score=0.0)._repr_html_()
-    assert hostile not in shown and shown.count(html(hostile)) == 2 and "<details open" in shown
+    steps = [Step([Candidate("Done.", reasoning=hostile)])]
+    shown = Trajectory("q", hostile, steps=steps, answer=hostile, reference="1", score=0.0)._repr_html_()
+    assert hostile not in shown and shown.count(html(hostile)) == 3 and "<details open" in shown
+    assert "<summary>Thinking</summary>" in shown
     table = evaluate(TASKS[:1], ScriptedModel("m", knows_all), progress=False)._repr_html_()
     assert "<td>100.0%</td>" in table

@@ -179,7 +179,9 @@ def some_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         message="Observation:\n...",
     )
     last = Step([candidate("I know.", "final_answer('nut')", Observation("final_answer", final_answer="nut"))])
-    failure = Step([Candidate(HOSTILE, action=ParseFailure("no_action", "write code"))], message=HOSTILE)
+    failure = Step(
+        [Candidate(HOSTILE, reasoning=HOSTILE, action=ParseFailure("no_action", "write code"))], message=HOSTILE
+    )
     known = {"reference": "nut", "model": "m", "task_set": "nuts"}
     made = [
         Trajectory("voted", "What is a walnut?", steps=[first, last], answer="nut", score=1.0, **known),

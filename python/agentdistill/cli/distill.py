@@ -14,7 +14,15 @@ from agentdistill.extras import need
 from agentdistill.models.loading import model_files
 from agentdistill.rollouts.engine import check_complete
 from agentdistill.training.correction import CorrectConfig, correct
-from agentdistill.training.examples import Example, SpanKind, Tokenizer, load_tokenizer, pieces, to_examples
+from agentdistill.training.examples import (
+    Example,
+    SpanKind,
+    Tokenizer,
+    load_tokenizer,
+    pieces,
+    student_named,
+    to_examples,
+)
 from agentdistill.training.trainer import TrainConfig
 
 _COLOURS: dict[SpanKind, str] = {"thought": "cyan", "action": "green", "answer": "bold yellow"}
@@ -114,14 +122,21 @@ class Inspect:
     """System prompt, as in ``train``."""
     max_length: int = TrainConfig.max_length
     """Maximum length of an example in tokens, as in ``train``."""
+    thoughts: bool = False
+    """Also learn a reasoning model's thoughts, as in ``train``."""
     limit: int = 3
     """Number of examples to show."""
 
     def run(self) -> None:
         need("transformers", "train")
-        tokenizer = load_tokenizer(model_files(self.model).model)
+        name, template = student_named(self.model)
+        tokenizer = load_tokenizer(model_files(name).model, template)
         made = to_examples(
-            read_trajectories(self.trajectories), tokenizer, prompt=self.prompt, max_length=self.max_length
+            read_trajectories(self.trajectories),
+            tokenizer,
+            prompt=self.prompt,
+            max_length=self.max_length,
+            thoughts=self.thoughts,
         )
         console = Console(highlight=False)
         for example in made.examples[: self.limit]:
@@ -140,7 +155,8 @@ class Train:
     trajectories: Positional[Path]
     """JSONL file of selected trajectories."""
     model: str
-    """The base model to fine-tune: a folder or a hub id."""
+    """The base model to fine-tune: a folder or a hub id. Arguments of its chat template may follow:
+    PATH,enable_thinking=false."""
     output: Output
     """Folder for the adapter, the merged model and the configuration."""
     push_to: str | None = None

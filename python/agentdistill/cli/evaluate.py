@@ -20,7 +20,7 @@ from agentdistill.results.viewer import Learnt, trajectory_files, viewer
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tasks.task import Kind
 from agentdistill.terminal import write
-from agentdistill.training.examples import load_tokenizer, pieces, to_examples
+from agentdistill.training.examples import load_tokenizer, pieces, student_named, to_examples
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ class View:
         if self.model is None:
             return None
         need("transformers", "train")
-        tokenizer = load_tokenizer(model_files(self.model).model)
+        name, template = student_named(self.model)
+        tokenizer = load_tokenizer(model_files(name).model, template)
 
         def learnt(trajectory: Trajectory) -> list[tuple[str, str | None]]:
             made = to_examples([trajectory], tokenizer, prompt=self.prompt)

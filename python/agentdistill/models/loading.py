@@ -30,6 +30,8 @@ def load_model(spec: str, **options: Any) -> Model:
     Options of the engine may follow, separated by commas: ``vllm:PATH,max_model_len=4096,dtype=float32``. For vLLM they
     are its engine arguments (``tensor_parallel_size``, ``quantization``, ``kv_cache_memory_bytes``, ...), for
     transformers ``batch_size``, ``device``, and those of ``from_pretrained``, for a server those of ``OpenAIModel``.
+    For all of them, ``TEMPLATE_OPTIONS`` are for the chat template, as is what ``chat_template_kwargs`` holds, an
+    object of JSON: ``vllm:PATH,enable_thinking=false``.
 
     A path may be that of a PEFT adapter. Raises ValueError for a spec of no such form, ModelError for a model that is
     not there or an option that its engine does not have, AgentDistillError where its library is not installed.
@@ -37,13 +39,18 @@ def load_model(spec: str, **options: Any) -> Model:
     if not Path(spec).exists():
         spec, given = split_options(spec)
         options = given | options
+    template = template_options(options)
     scheme, colon, rest = spec.partition(":")
     if not colon or Path(spec).exists():
         scheme, rest = "transformers", spec
     if scheme not in ("openai", "vllm", "transformers", "recorded") or not rest.strip():
         raise ValueError(f"no model {spec!r}: {_FORMS}")
-    if scheme in ("vllm", "transformers"):
+    if scheme in ("vllm", "transformers") and not (scheme == "transformers" and is_gguf(rest)):
         model_files(rest)  # a path that is wrong is said at once, not after seconds of importing
+    if template and scheme == "recorded":
+        raise ValueError(f"{spec} has no chat template: give it no {', '.join(template)}")
+    if template:
+        options["template"] = template
     match scheme:
         case "openai":
             if not (server := _SERVER.fullmatch(rest)):
@@ -87,6 +94,18 @@ def split_options(spec: str) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
+TEMPLATE_OPTIONS = ("date_string", "enable_thinking", "reasoning_effort", "thinking")
+"""Options of a model's name that are for its chat template, as the templates of most models spell them."""
+
+
+def template_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes those for the chat template out of a model's options. Raises ValueError for others than an object."""
+    given = options.pop("chat_template_kwargs", {})
+    if not isinstance(given, dict):
+        raise ValueError(f'chat_template_kwargs is {given!r}: give an object, such as {{"enable_thinking": false}}')
+    return given | {name: options.pop(name) for name in TEMPLATE_OPTIONS if name in options}
+
+
 SPEED_OPTIONS = {
     *("batch_size", "device", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes", "max_model_len"),
     *("max_num_batched_tokens", "max_num_seqs", "retries", "swap_space", "tensor_parallel_size", "timeout"),
@@ -107,6 +126,11 @@ def opened(model: Model | str) -> Iterator[Model]:
         run_blocking(loaded.close())
 
 
+def is_gguf(path: str) -> bool:
+    """Whether this is a file of llama.cpp's."""
+    return path.endswith(".gguf") and Path(path).expanduser().is_file()
+
+
 class ModelFiles(NamedTuple):
     """What an engine loads: a model's folder or hub id, and the adapter to put on it, if any."""
 
@@ -121,6 +145,12 @@ def model_files(path_or_id: str) -> ModelFiles:
     for a folder that is not there or holds no model.
     """
     folder = Path(path_or_id).expanduser()
+    if is_gguf(path_or_id):
+        raise ModelError(
+            f"{path_or_id} is a file for llama.cpp: run it by transformers:{path_or_id}, or serve it with llama.cpp or "
+            "Ollama (openai:URL:NAME). vLLM and training need the model's own folder, which transformers makes of it: "
+            "docs/models.md says how"
+        )
     if not folder.exists():
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path_or_id) and not path_or_id.startswith("."):
             return ModelFiles(path_or_id, None)  # may be an id: the library that asks the hub says whether it is

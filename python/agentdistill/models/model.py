@@ -6,12 +6,15 @@
 Not here: which prompt is given (``prompt.py``), and what a completion means (the core's ``parse_action``).
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from agentdistill._core import AgentDistillError
+from agentdistill.models.thoughts import apart, reasoning
 
 
 class ModelError(AgentDistillError):
@@ -43,6 +46,13 @@ class Sampling:
     seed: int | None = None
     """A request with the same seed draws the same completions, as far as the engine's arithmetic repeats itself."""
 
+    def seeded(self, *parts: int | str) -> "Sampling":
+        """With the seed that a request of its own has, told by what tells it from all others; greedy needs none."""
+        if not self.temperature:
+            return self
+        digest = hashlib.sha256(repr(parts).encode()).digest()
+        return replace(self, seed=int.from_bytes(digest[:4]) >> 1)  # some servers take 31 bits
+
     def __post_init__(self) -> None:
         """Raise ValueError for what no engine could do."""
         if self.temperature < 0:
@@ -55,18 +65,40 @@ class Sampling:
             raise ValueError(f"stop is {self.stop!r}: give a tuple of strings that are not empty")
 
 
+NEUTRAL = {"repetition_penalty": 1.0, "top_k": -1, "min_p": 0.0}
+"""What else would change how tokens are drawn, and does not. Servers are sent it, or they would take what the model's
+generation_config.json says; one that refuses any of these gets none of them."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """One of the n continuations of a prompt."""
 
     text: str
-    """What the model wrote: without the prefix it was given, and without the stop string that ended it."""
+    """What the model wrote: without the prefix it was given, without the stop string that ended it, and without its
+    thinking."""
     token_ids: list[int] | None = None
     """The ids drawn, with those of the stop string and of the end of the turn; None when the server keeps them."""
     logprobs: list[float] | None = None
     """Natural logarithm of each drawn token's probability; None when not asked for, or not given."""
     finish_reason: str = "stop"
     """"stop" (end of turn or a stop string) or "length" (``max_tokens`` or a full context); a server may have more."""
+    thinking: str = ""
+    """What a reasoning model wrote before it, its tags included; ``token_ids`` have it too."""
+
+    @property
+    def reasoning(self) -> str:
+        """The thinking without its tags."""
+        return reasoning(self.thinking)
+
+    def parted(self, *, opened: str | None = None) -> "Completion":
+        """With the thinking in ``text`` where it belongs. ``opened``: how the chat template had begun it."""
+        thinking, text = apart((opened or "") + self.text)
+        return replace(self, thinking=thinking, text=text) if thinking else self
+
+    def joined(self) -> "Completion":
+        """With the thinking in ``text``, as it was written."""
+        return replace(self, thinking="", text=self.thinking + self.text)
 
 
 @dataclass(frozen=True)
@@ -130,6 +162,14 @@ class StreamingModel(Protocol):
     ) -> Generation:
         """``generate`` with one completion, whose text is shown on the way; what failed and was tried again, too."""
         ...
+
+
+@runtime_checkable
+class DatedModel(Protocol):
+    """A model whose chat template is rendered here, and may tell the date."""
+
+    date: date
+    """What it then says; by default today."""
 
 
 class SampledModel(ABC):

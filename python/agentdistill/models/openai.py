@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ import openai
 
 from agentdistill.models.control_tokens import broken
 from agentdistill.models.model import (
+    NEUTRAL,
     Completion,
     Generation,
     Message,
@@ -30,6 +31,8 @@ from agentdistill.models.model import (
     Show,
     cut_at_stop,
 )
+from agentdistill.models.rendering import alternating, without_system
+from agentdistill.models.thoughts import between_tags
 from agentdistill.retry import Retries, passes, retry_after
 
 _log = logging.getLogger(__name__)
@@ -41,12 +44,22 @@ class OpenAIModel(SampledModel):
     To be asked from one event loop.
     """
 
-    def __init__(self, base_url: str, name: str, *, retries: int = 8, timeout: float = 600.0) -> None:
-        """``retries``: how often a request is tried again (8 take two minutes). ``timeout``: seconds for one try."""
+    def __init__(
+        self,
+        base_url: str,
+        name: str,
+        *,
+        retries: int = 8,
+        timeout: float = 600.0,
+        template: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``retries``: how often a request is tried again (8 take two minutes). ``timeout``: seconds for one try.
+        ``template``: what the server's chat template is given besides, such as ``{"enable_thinking": False}``."""
         if retries < 0 or timeout <= 0:
             raise ValueError(f"retries is {retries} and timeout {timeout}: give at least 0 and more than 0 seconds")
         self.name = name
         self._base_url = base_url
+        self._template = {"chat_template_kwargs": dict(template)} if template else {}
         self._retries = Retries(self._where(), retries, ModelError)
         key = os.environ.get("OPENAI_API_KEY") or "none"
         self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
@@ -64,7 +77,7 @@ class OpenAIModel(SampledModel):
             conversation.append({"role": "assistant", "content": prefix})
         elif prefix:
             conversation = _instructed(conversation, prefix)
-        extra = dict(_CONTINUE) if begun else {}
+        extra = self._template | (_CONTINUE if begun else {})
         parts = [await self._ask(conversation, sampling, n, 0, extra, None if prefix and not begun else show)]
         while (have := sum(len(part.completions) for part in parts)) < n:
             # It gives fewer than it was asked for: ask for the missing ones, all at once.
@@ -82,6 +95,11 @@ class OpenAIModel(SampledModel):
 
     async def close(self) -> None:
         await self._client.close()
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """Parameters that the server has refused, so that its own defaults hold."""
+        return self._knows.without
 
     @property
     def retried(self) -> int:
@@ -110,13 +128,19 @@ class OpenAIModel(SampledModel):
                     return Generation([cut] * n, None, 0, 0)
                 if knows.limit == "max_tokens" and "max_completion_tokens" in str(refused):
                     tries = [replace(each, limit="max_completion_tokens") for each in (knows, *tries)]
-                elif name := refused.parameter(knows.without):
-                    tries = [replace(each, without=each.without | {name}) for each in (knows, *tries)]
+                elif knows.token_ids and "return_token_ids" in str(refused):
+                    tries = [replace(each, token_ids=False) for each in (knows, *tries)]
+                elif (roles := refused.roles(knows.roles)) is not None:
+                    tries = [replace(each, roles=roles) for each in (knows, *tries)]
+                elif names := refused.parameters(knows.without):
+                    tries = [replace(each, without=each.without | names) for each in (knows, *tries)]
                 if not tries:
                     raise ModelError(f"{self._where()} refuses the request: {refused}") from refused
         if knows != self._knows:  # only what has worked is remembered: the request itself might have been wrong
             for name in sorted(knows.without - self._knows.without):
                 _log.warning("%s refuses %s: it is asked without, and its own default holds", self._where(), name)
+            if "system" in self._knows.roles - knows.roles:
+                _log.warning("%s has no system role: the prompt begins the first question", self._where())
             self._knows = knows
         return generation
 
@@ -133,12 +157,13 @@ class OpenAIModel(SampledModel):
         """One request, sent until it is answered. Raises _Refused, ModelError."""
         arguments: dict[str, Any] = {
             "model": self.name,
-            "messages": conversation,
+            "messages": knows.fitting(conversation),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             knows.limit: sampling.max_tokens,
-            "extra_body": {**extra, **({"return_token_ids": True} if knows.token_ids else {})},
         }
+        neutral = {name: value for name, value in NEUTRAL.items() if name not in knows.without}
+        arguments["extra_body"] = neutral | extra | ({"return_token_ids": True} if knows.token_ids else {})
         if knows.several and n > 1:
             arguments["n"] = n
         if sampling.stop:
@@ -159,7 +184,14 @@ class OpenAIModel(SampledModel):
                 if show:
                     response = await _streamed(response, show)
                 self._retries.answered()
-                return _generation(response, sampling)
+                generation = _generation(response, sampling)
+                if any(c.thinking and not c.text.strip() and c.finish_reason == "stop" for c in generation.completions):
+                    _log.warning(
+                        "%s sent all of a completion as reasoning and nothing as its content: nothing is done with it. "
+                        "Does the server's reasoning parser fit the model?",
+                        self._where(),
+                    )
+                return generation
             except openai.APIStatusError as error:
                 self._retries.answered()
                 if not _passes(error):
@@ -198,9 +230,7 @@ class OpenAIModel(SampledModel):
                 begun = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "One"}]
                 try:
                     going_on, anew = [
-                        await self._send(
-                            begun, Sampling(max_tokens=1), 1, 0, extra, replace(self._knows, token_ids=False)
-                        )
+                        await self._send(begun, Sampling(max_tokens=1), 1, 0, extra, self._knows.plain())
                         for extra in (_CONTINUE, {})
                     ]
                     self._continues = 0 < going_on.prompt_tokens < anew.prompt_tokens
@@ -228,10 +258,21 @@ class _Refused(Exception):
         super().__init__(message)
         self.too_long = too_long
 
-    def parameter(self, without: frozenset[str]) -> str | None:
-        """The parameter that it names and that can be left out; ``without``: those that were."""
-        named = (name for name in _OPTIONAL if re.search(rf"\b{name}\b", str(self)))
-        return next((name for name in named if name not in without), None)
+    def parameters(self, without: frozenset[str]) -> frozenset[str]:
+        """What to leave out: a parameter that it names, or all neutral ones; ``without``: those that were."""
+        named = [name for name in (*NEUTRAL, *_OPTIONAL) if re.search(rf"\b{name}\b", str(self))]
+        first = next((name for name in named if name not in without), None)
+        return frozenset(NEUTRAL if first in NEUTRAL else [first] if first else [])
+
+    def roles(self, known: frozenset[str]) -> frozenset[str] | None:
+        """The roles that are left, if it says that one of the ``known`` is not."""
+        suspects = []
+        if re.search(r"\balternat(e|ing)\b", str(self), re.I):
+            suspects = ["repeated", "system"]
+        elif re.search(r"system (role|message|prompt)|role.{0,20}system", str(self), re.I):
+            suspects = ["system"]
+        wrong = next((suspect for suspect in suspects if suspect in known), None)
+        return known - {wrong} if wrong else None
 
 
 @dataclass(frozen=True)
@@ -243,25 +284,43 @@ class _Abilities:
     limit: str = "max_tokens"
     without: frozenset[str] = frozenset()
     """Parameters that the server has refused."""
+    roles: frozenset[str] = frozenset({"system", "repeated"})
+    """What its chat template knows: the system's role, and turns of one role after another."""
 
     def and_less(self, n: int) -> "list[_Abilities]":
         """This, and what to do without if the server refuses a request for ``n`` completions, the least first."""
-        token_ids = (True, False) if self.token_ids else (False,)
         several = (True, False) if self.several and n > 1 else (self.several,)
-        return [replace(self, token_ids=ids, several=more) for more in several for ids in token_ids]
+        ways = [self, self.plain()] if self.plain() != self else [self]
+        return [replace(way, several=more) for more in several for way in ways]
+
+    def plain(self) -> "_Abilities":
+        """This, without what not every server knows."""
+        return replace(self, token_ids=False, without=self.without | set(NEUTRAL))
+
+    def fitting(self, conversation: list[dict[str, str]]) -> list[dict[str, str]]:
+        """The conversation with roles that the template knows."""
+        messages = [Message(**message) for message in conversation]
+        if "system" not in self.roles:
+            messages = without_system(messages)
+        if "repeated" not in self.roles:
+            messages = alternating(messages)
+        return [message._asdict() for message in messages]
 
 
 async def _streamed(chunks: Any, show: Show) -> Any:
     """A streamed answer as if it had come whole; its text is shown on the way. Raises ValueError for one that has no
     end."""
-    message, logprobs, ids = "", list[Any](), list[int]()
+    message, thought, logprobs, ids = "", "", list[Any](), list[int]()
     finish_reason = usage = prompt_ids = None
     async for chunk in chunks:
         usage = chunk.usage or usage
         prompt_ids = getattr(chunk, "prompt_token_ids", None) or prompt_ids
         for choice in chunk.choices or ():  # some send null at the end, for the choices or for the delta
+            if choice.delta and (text := _reasoning(choice.delta)):
+                show(text if thought else f"<think>\n{text}")
+                thought += text
             if choice.delta and (text := choice.delta.content):
-                show(text)
+                show(f"\n</think>\n\n{text}" if thought and not message else text)
                 message += text
             ids += getattr(choice, "token_ids", None) or []
             logprobs += choice.logprobs.content or [] if choice.logprobs else []
@@ -270,7 +329,7 @@ async def _streamed(chunks: Any, show: Show) -> Any:
         raise ValueError("the stream breaks off")
     choice = SimpleNamespace(
         index=0,
-        message=SimpleNamespace(content=message),
+        message=SimpleNamespace(content=message, reasoning=thought),
         logprobs=SimpleNamespace(content=logprobs) if logprobs else None,
         token_ids=ids or None,
         finish_reason=finish_reason,
@@ -288,19 +347,27 @@ def _generation(response: Any, sampling: Sampling) -> Generation:
         if not isinstance(text, str):
             raise TypeError("its content is no text")
         tokens = choice.logprobs.content if choice.logprobs is not None else None
-        completions.append(
-            Completion(
-                cut_at_stop(text, sampling.stop),  # not every server knows all of them
-                getattr(choice, "token_ids", None),
-                [token.logprob for token in tokens] if tokens is not None and sampling.logprobs else None,
-                choice.finish_reason or "stop",
-            )
-        )
+        completion = Completion(
+            between_tags(_reasoning(choice.message)) + text,
+            getattr(choice, "token_ids", None),
+            [token.logprob for token in tokens] if tokens is not None and sampling.logprobs else None,
+            choice.finish_reason or "stop",
+        ).parted()
+        # Not every server knows all stop strings, and in thinking they stop nothing.
+        completions.append(replace(completion, text=cut_at_stop(completion.text, sampling.stop)))
     usage = response.usage
     prompt_tokens, used = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
     details = usage.prompt_tokens_details if usage else None
     cached = (details.cached_tokens or 0) if details else 0
     return Generation(completions, getattr(response, "prompt_token_ids", None), prompt_tokens, used, cached)
+
+
+def _reasoning(message: Any) -> str:
+    """What a message has in the fields that servers have for thinking."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(text := getattr(message, name, None), str) and text:
+            return text
+    return ""
 
 
 def _instructed(conversation: list[dict[str, str]], prefix: str) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from agentdistill._core import Trajectory, read_trajectories
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling
+from agentdistill.models.thoughts import between_tags
 
 
 class RecordedModel:
@@ -41,7 +42,10 @@ class RecordedModel:
                 f"{where} began with the prefix {other.prefix!r}, not {prefix!r}: replay it with the same settings"
             )
         completions = [
-            Completion(c.text[len(c.prefix) :], c.token_ids, c.logprobs, c.finish_reason or "stop") for c in candidates
+            Completion(
+                c.text[len(c.prefix) :], c.token_ids, c.logprobs, c.finish_reason or "stop", between_tags(c.reasoning)
+            )
+            for c in candidates
         ]
         ids = step.prompt_token_ids
         return Generation(completions, ids, len(ids or ()), sum(len(c.token_ids or ()) for c in completions))

@@ -79,9 +79,9 @@ class Renderer:
         return ids
 
     @cached_property
-    def opens_thinking(self) -> bool:
-        """Whether the template begins the model's turn with thinking."""
-        return opened_thinking(self.text([Message("user", "x")])) is not None
+    def opens_thinking(self) -> str:
+        """How the template begins the model's turn with thinking; "" where it does not."""
+        return opened_thinking(self.text([Message("user", "x")]))
 
     def _rendered(self, conversation: Sequence[dict[str, str]], *, ask: bool = False) -> str:
         def template(guarded: list[dict[str, str]]) -> str:

@@ -35,6 +35,11 @@ class Replicas:
         """How many requests had to be sent again so far."""
         return sum(server.retried for server in self._servers)
 
+    @property
+    def refused(self) -> frozenset[str]:
+        """Parameters that one of the servers has refused."""
+        return frozenset[str]().union(*(server.refused for server in self._servers))
+
     async def generate(
         self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
     ) -> Generation:

@@ -7,7 +7,6 @@ action, an answer or a first thought from it. Not here: texts of others, in whic
 """
 
 import re
-from typing import NamedTuple
 
 _TAGS = {
     "<think>": "</think>",
@@ -25,49 +24,42 @@ _LONE_END = re.compile(rf"^[ \t]*(?:{'|'.join(map(re.escape, _TAGS.values()))})[
 _ANY = re.compile(rf"{_OPENS}|{'|'.join(map(re.escape, _TAGS.values()))}")
 
 
-class Spoken(NamedTuple):
-    """A completion's two parts."""
-
-    reasoning: str
-    text: str
-    thinks_on: bool = False
-    """Whether the thinking has not ended."""
-
-
-def apart(text: str, *, opened: bool = False) -> Spoken:
-    """Part a completion. ``opened``: its thinking was begun by the chat template.
+def apart(text: str) -> tuple[str, str]:
+    """The thinking that a completion begins with, its tags included, and what the model says after it: nothing, where
+    the thinking has not ended.
 
     >>> apart("<think>\\nSix sevens.\\n</think>\\n\\n42")
-    Spoken(reasoning='Six sevens.', text='42', thinks_on=False)
+    ('<think>\\nSix sevens.\\n</think>\\n\\n', '42')
     """
     if begins := _BEGINS.match(text):
-        end, start = _TAGS[begins[1]], begins.end()
-        ends = [at] if (at := text.find(end, start)) >= 0 else []
-        if not ends:
-            return Spoken(text[start:].strip(), "", True)
-        return Spoken(text[start : ends[0]].strip(), text[ends[0] + len(end) :].lstrip())
-    first = _ANY.search(text)
-    if opened and (first is None or first[0] in _TAGS):
-        return Spoken(text.strip(), "", True)
-    # A server's template may have opened it: then its end stands alone, and is the first tag of all.
-    if (
-        first
-        and first[0] not in _TAGS
-        and (opened or ((alone := _LONE_END.search(text)) and alone.start() <= first.start()))
-    ):
-        return Spoken(text[: first.start()].strip(), text[first.end() :].lstrip())
-    return Spoken("", text)
+        ended = text.find(_TAGS[begins[1]], begins.end())
+        end = len(text) if ended < 0 else ended + len(_TAGS[begins[1]])
+    else:
+        # A server's template may have opened it: then its end stands alone, and is the first tag of all.
+        first, alone = _ANY.search(text), _LONE_END.search(text)
+        end = alone.end() if first and alone and alone.start() <= first.start() else 0
+    spoken = text[end:].lstrip() if end else text
+    return text[: len(text) - len(spoken)], spoken
 
 
-def whole(reasoning: str, text: str) -> str:
-    """A completion as one text, its thinking between the usual tags."""
-    return f"<think>\n{reasoning}\n</think>\n\n{text}" if reasoning else text
+def reasoning(thinking: str) -> str:
+    """What is thought between the tags.
+
+    >>> reasoning("<think>\\nSix sevens.\\n</think>\\n\\n")
+    'Six sevens.'
+    """
+    return _ANY.sub("", thinking).strip()
 
 
-def opened_thinking(prompt: str) -> str | None:
-    """The tag with which a prompt lets the model think at once."""
+def between_tags(reasoning: str) -> str:
+    """Thinking as most models write it; "" for none."""
+    return f"<think>\n{reasoning}\n</think>\n\n" if reasoning else ""
+
+
+def opened_thinking(prompt: str) -> str:
+    """The end of a prompt that lets the model think at once; "" where it does not."""
     opened = _OPENED.search(prompt)
-    return opened[1] if opened else None
+    return opened[0] if opened else ""
 
 
 def closing(prompt: str) -> str:
@@ -82,7 +74,7 @@ def thinking(prompt: str, reasoning: str) -> str:
     """What a model that is given ``prompt`` writes to think so before it speaks."""
     opened = _OPENED.search(prompt)
     if opened is None:
-        return whole(reasoning, "")
+        return between_tags(reasoning)
     return ("\n" if opened[0] == opened[1] else "") + f"{reasoning}\n{_TAGS[opened[1]]}\n\n"
 
 

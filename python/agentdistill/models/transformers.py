@@ -13,20 +13,17 @@ import asyncio
 import random
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache
-from transformers.utils import logging as transformers_logging
 
-from agentdistill.models.device import default_device, default_dtype
-from agentdistill.models.loading import model_files
+from agentdistill.models.device import default_device
 from agentdistill.models.model import (
     Completion,
     Generation,
@@ -37,15 +34,26 @@ from agentdistill.models.model import (
     Show,
     cut_at_stop,
 )
+from agentdistill.models.pretrained import is_out_of_memory, load
 from agentdistill.models.rendering import Renderer
 
 
 class TransformersModel(SampledModel):
-    """A causal language model with a chat template, from a folder or a hub; a PEFT adapter is merged into its base."""
+    """A causal language model with a chat template, from a folder, a hub, or a GGUF file, whose weights are widened; a
+    PEFT adapter is merged into its base."""
 
-    def __init__(self, path_or_id: str, *, batch_size: int = 128, device: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        path_or_id: str,
+        *,
+        batch_size: int = 128,
+        device: str | None = None,
+        template: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         """``batch_size``: most completions worked on at once. ``device``: by default the GPU if there is one.
-        ``options`` are those of transformers' ``from_pretrained``, such as ``dtype`` (by default as in ``device.py``).
+        ``template`` is what the chat template is given besides, such as ``{"enable_thinking": False}``. ``options``
+        are those of transformers' ``from_pretrained``, such as ``dtype`` (by default as in ``device.py``).
 
         Raises ModelError for a model that is not there, or that this engine cannot run.
         """
@@ -56,7 +64,8 @@ class TransformersModel(SampledModel):
         others = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
         if others:
             raise ModelError(f"{path_or_id} has layers of {', '.join(sorted(others))}: run it by vllm:{path_or_id}")
-        self._decoder = _Decoder(model, tokenizer, batch_size, path_or_id)
+        self._render = Renderer(tokenizer, template)
+        self._decoder = _Decoder(model, tokenizer, self._render, batch_size, path_or_id)
         self._thread: threading.Thread | None = None
 
     async def _draw(
@@ -68,37 +77,25 @@ class TransformersModel(SampledModel):
         request = _Request(list(messages), sampling, n, prefix)
         self._decoder.submit(request)
         generation = await asyncio.wrap_future(request.result)
+        opened = "" if prefix else self._render.opens_thinking
+        parted = [completion.parted(opened=opened) for completion in generation.completions]
         if show:
-            show(generation.completions[0].text)
-        return generation
+            show(parted[0].joined().text)
+        return replace(generation, completions=parted)
+
+    @property
+    def date(self) -> date:
+        """What the chat template says that it is, if it says that."""
+        return self._render.date
+
+    @date.setter
+    def date(self, day: date) -> None:
+        self._render.date = day
 
     async def close(self) -> None:
         self._decoder.stop()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
-
-
-def load(path_or_id: str, device: str, **options: Any) -> tuple[Any, Any]:
-    """Model and tokenizer, ready to run; an adapter is merged into its base. ``options`` are those of
-    ``from_pretrained``. Raises ModelError for a model that is not there, or cannot be loaded so."""
-    files = model_files(path_or_id)
-    transformers_logging.disable_progress_bar()  # loading takes a second or two
-    try:
-        options = {"dtype": default_dtype(device)} | options
-        model = AutoModelForCausalLM.from_pretrained(files.model, **options)
-        if files.adapter:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, files.adapter).merge_and_unload()
-        own = files.adapter and (Path(files.adapter) / "tokenizer_config.json").exists()
-        tokenizer = AutoTokenizer.from_pretrained(files.adapter if own else files.model)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        raise ModelError(f"cannot load {path_or_id}: {error}") from error
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
-        )
-    return model.to(device).eval(), tokenizer
 
 
 @dataclass(eq=False)
@@ -158,10 +155,10 @@ class _Decoder:
     _IDLE_SECONDS = 10.0
     """After so long without work, memory is given back."""
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int, name: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, render: Renderer, batch_size: int, name: str) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._render = Renderer(tokenizer)
+        self._render = render
         self._batch_size = batch_size
         self._name = name
         self._context = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
@@ -370,10 +367,16 @@ class _Decoder:
                     self._rows[slot] = last
 
     def _fail(self, requests: Iterable[_Request], error: Exception) -> None:
-        known = isinstance(error, ModelError | ValueError)
+        if is_out_of_memory(error):
+            error = ModelError(
+                f"{self._name} ran out of memory with {len(self._rows)} completions at once: let it work on fewer "
+                f"(transformers:{self._name},batch_size={max(1, self._batch_size // 4)}), or shorter (--max-tokens)"
+            )
+        elif not isinstance(error, ModelError | ValueError):
+            error = ModelError(f"{self._name} failed: {error}")
         for request in requests:
             if not request.result.done():
-                request.result.set_exception(error if known else ModelError(f"{self._name} failed: {error}"))
+                request.result.set_exception(error)
 
 
 class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped to mypy

@@ -10,7 +10,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from itertools import count
 from multiprocessing import active_children
 from pathlib import Path
@@ -47,9 +48,12 @@ class VllmModel(SampledModel):
     def __init__(
         self,
         path_or_id: str,
+        template: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         """Start the engine, which takes seconds to minutes.
+
+        ``template`` is what the chat template is given besides, such as ``{"enable_thinking": False}``.
 
         ``options`` are vLLM's engine arguments. Those that matter most:
 
@@ -83,7 +87,7 @@ class VllmModel(SampledModel):
         before = set(active_children())
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
-            self._render = Renderer(tokenizer)
+            self._render = Renderer(tokenizer, template)
             arguments = AsyncEngineArgs(model=files.model, tokenizer=tokenizer_files, **options)
             print(f"starting vLLM for {path_or_id}: this takes up to some minutes", file=sys.stderr, flush=True)
             self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
@@ -131,6 +135,8 @@ class VllmModel(SampledModel):
         )
         request = tokens_input(prompt)  # rendered: what is not, vLLM hands to a thread and back
         request_id = str(next(self._ids))
+        if show and not prefix:
+            show(self._render.opens_thinking)
         result: Any = None
         shown = 0
         try:
@@ -140,12 +146,28 @@ class VllmModel(SampledModel):
                     show(text[shown:])
                     shown = len(text)
         except Exception as error:  # a dead engine, most likely
-            raise ModelError(f"vLLM failed on {self.name}: {error}") from error
+            raise ModelError(
+                f"vLLM failed on {self.name}: {error or type(error).__name__}. Where its memory ran out, give it less "
+                f"to do at once: vllm:{self.name},max_num_seqs=64,kv_cache_memory_bytes=2000000000"
+            ) from error
         if result is None or len(result.outputs) < n:
             raise ModelError(f"vLLM gave up a request to {self.name}; its messages are on standard error")
-        completions = [_completion(output) for output in sorted(result.outputs, key=lambda output: output.index)]
+        opened = "" if prefix else self._render.opens_thinking
+        completions = [
+            _completion(output).parted(opened=opened)
+            for output in sorted(result.outputs, key=lambda output: output.index)
+        ]
         used = sum(len(completion.token_ids or ()) for completion in completions)
         return Generation(completions, prompt, len(prompt), used, result.num_cached_tokens or 0)
+
+    @property
+    def date(self) -> date:
+        """What the chat template says that it is, if it says that."""
+        return self._render.date
+
+    @date.setter
+    def date(self, day: date) -> None:
+        self._render.date = day
 
     async def close(self) -> None:
         engine, self._engine = self._engine, None  # not kept: it would shut down again when the interpreter ends

@@ -50,7 +50,11 @@ def episode(trajectory: Trajectory) -> Html:
     mark = "right" if is_right(trajectory) else "wrong"
     blocks = []
     for step in trajectory.steps:
-        blocks.append(f'<pre class="model">{html(assistant_turn(step.candidates[step.winner]))}</pre>')
+        chosen = step.candidates[step.winner]
+        if chosen.reasoning:
+            thought = f'<pre class="model">{html(chosen.reasoning)}</pre>'
+            blocks.append(f"<details><summary>Thinking</summary>{thought}</details>")
+        blocks.append(f'<pre class="model">{html(assistant_turn(chosen))}</pre>')
         if len(step.candidates) > 1 and step.votes:
             blocks.append(f"<i>{step.votes[0][1]} of {len(step.candidates)} candidates agreed</i>")
         if step.message:

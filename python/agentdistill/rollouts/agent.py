@@ -10,12 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import count
 from typing import TYPE_CHECKING
 
 from agentdistill._core import Action, Candidate, ParseFailure, State, Step, StepResult
 from agentdistill.action_format import FORMS, ActionFormat
 from agentdistill.answers import extract_answer
 from agentdistill.models.model import Generation, Message, Model, Sampling, Show, StreamingModel
+from agentdistill.models.thoughts import between_tags
 from agentdistill.rollouts.prompt import assistant_turn, default_prompt, load_prompt, observation_message, opening
 from agentdistill.self_consistent_action import SelfConsistentAction
 
@@ -137,22 +139,24 @@ async def run_episode(
     half_done: tuple[Episode, State] | None = None,
     after_step: Callable[[Episode, State], Awaitable[None]] | None = None,
     show: Show | None = None,
+    seed: int = 0,
 ) -> Episode:
     """Let ``model`` work on ``question`` to the end. ``tools``: signatures for its prompt; ``prefix``: begins its
     first turn.
 
     ``after_step`` is given the episode and its State after each step; ``half_done``: go on from what it was given.
     ``show`` is given what the model writes, on the way if it can, and what it is told; after each, a blank line.
-    Whatever the model writes is data. Raises ModelError and SandboxError.
+    ``seed``: that of the episode, from which each request gets its own. Whatever the model writes is data. Raises
+    ModelError and SandboxError.
     """
     episode, state = half_done or (begin(question, config, tools), action.initial)
     while episode.outcome is None:
         begun = "" if episode.steps else prefix
-        episode, state = await _take_step(episode, state, model, action, config, begun, show)
+        episode, state = await _take_step(episode, state, model, action, config, begun, show, seed)
         if after_step:
             await after_step(episode, state)
     if config.last_word and episode.outcome != "final_answer":
-        episode, state = await _take_step(episode, state, model, action, config, "", show)
+        episode, state = await _take_step(episode, state, model, action, config, "", show, seed)
         if after_step:
             await after_step(episode, state)
     return episode
@@ -166,6 +170,7 @@ async def _take_step(
     config: AgentConfig,
     prefix: str,
     show: Show | None,
+    seed: int,
 ) -> tuple[Episode, State]:
     """Sample candidates, run them, vote, and tell the model what the winner did: the episode and its State after that.
 
@@ -174,7 +179,10 @@ async def _take_step(
     start, is_last_word = time.perf_counter(), episode.outcome is not None
     n = 1 if is_last_word else config.candidates
     show_now = show if n == 1 else None  # with several, nobody knows the winner before the vote
-    sample = partial(_sample, model, episode.conversation, config.sampling, prefix, show_now)
+    requests = count()
+    sampling = lambda: config.sampling.seeded(seed, len(episode.steps), next(requests))  # noqa: E731
+    keeps_thinking = config.action_format != "code"  # other forms are kept as they were written
+    sample = partial(_sample, model, episode.conversation, sampling, prefix, show_now, keeps_thinking)
     generation, result = await action.act(state, sample, n, prefix=prefix, adaptive=config.adaptive and n > 1)
     candidates = _candidates(generation, result, prefix)
     chosen, before = candidates[result.winner], [step.candidates[step.winner] for step in episode.steps]
@@ -207,7 +215,7 @@ async def _take_step(
         cached_tokens=generation.cached_tokens,
     )
     if show and not show_now:
-        show(paragraph(chosen.text))
+        show(paragraph(between_tags(chosen.reasoning) + chosen.text))
     if show and message:
         show(paragraph(message))
     episode = replace(
@@ -222,19 +230,28 @@ async def _take_step(
 
 
 async def _sample(
-    model: Model, messages: list[Message], sampling: Sampling, prefix: str, show: Show | None, n: int
+    model: Model,
+    messages: list[Message],
+    sampling: Callable[[], Sampling],
+    prefix: str,
+    show: Show | None,
+    keeps_thinking: bool,
+    n: int,
 ) -> Generation:
+    """``n`` candidates; ``sampling`` gives each request its own."""
     start = time.perf_counter()
     if show and isinstance(model, StreamingModel):
         if prefix:
             show(prefix)
-        generation = await model.stream(messages, sampling, show, prefix=prefix)
+        generation = await model.stream(messages, sampling(), show, prefix=prefix)
         show(paragraph(""))
     else:
-        generation = await model.generate(messages, sampling, n=n, prefix=prefix)
+        generation = await model.generate(messages, sampling(), n=n, prefix=prefix)
         if show:
-            show(paragraph(prefix + generation.completions[0].text))
-    return replace(generation, seconds=time.perf_counter() - start)
+            first = generation.completions[0]
+            show(paragraph(first.thinking + prefix + first.text))
+    completions = [c.joined() for c in generation.completions] if keeps_thinking else generation.completions
+    return replace(generation, completions=completions, seconds=time.perf_counter() - start)
 
 
 def paragraph(text: str) -> str:
@@ -247,6 +264,7 @@ def _candidates(generation: Generation, result: StepResult, begun: str) -> list[
         Candidate(
             begun + completion.text,
             prefix=begun,
+            reasoning=completion.reasoning,
             token_ids=completion.token_ids,
             logprobs=completion.logprobs,
             finish_reason=completion.finish_reason,

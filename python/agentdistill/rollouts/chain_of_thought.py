@@ -23,14 +23,15 @@ CHAIN_TOKENS = 4096
 """Most new tokens of a chain of thought where none are given (paper's code: 4,096, for teacher and student)."""
 
 
-async def run_chain_of_thought(question: str, model: Model, config: AgentConfig) -> Episode:
+async def run_chain_of_thought(question: str, model: Model, config: AgentConfig, seed: int = 0) -> Episode:
     """Ask ``model`` for as many chains of thought as there are candidates; the most frequent answer is the episode's.
 
-    An answer is what ``extract_answer`` finds. Raises ModelError.
+    An answer is what ``extract_answer`` finds. ``seed`` is that of the episode. Raises ModelError.
     """
     start = time.perf_counter()
     messages = opening(question, config.system_prompt)
-    generation = await model.generate(messages, chain_sampling(config, config.candidates), n=config.candidates)
+    sampling = chain_sampling(config, config.candidates).seeded(seed, 0, 0)
+    generation = await model.generate(messages, sampling, n=config.candidates)
     answers = [extract_answer(completion.text) for completion in generation.completions]
     winner, votes = _majority(answers)
     outcome: Outcome = "final_answer"
@@ -40,6 +41,7 @@ async def run_chain_of_thought(question: str, model: Model, config: AgentConfig)
     candidates = [
         Candidate(
             completion.text,
+            reasoning=completion.reasoning,
             token_ids=completion.token_ids,
             logprobs=completion.logprobs,
             finish_reason=completion.finish_reason,

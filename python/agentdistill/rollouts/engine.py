@@ -16,10 +16,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
-from agentdistill._core import AgentDistillError, Bm25Index, Trajectory, TrajectoryWriter, read_trajectories
+from agentdistill._core import (
+    AgentDistillError,
+    Bm25Index,
+    Trajectory,
+    TrajectoryError,
+    TrajectoryWriter,
+    read_header,
+    read_trajectories,
+)
 from agentdistill.event_loop import run_blocking
 from agentdistill.extras import need
 from agentdistill.models.loading import SPEED_OPTIONS, opened, split_options
@@ -60,6 +70,7 @@ def rollout(
     config = config or RolloutConfig()
     if config.checkpoints and output is None:
         raise ValueError("checkpoints are kept beside the output: give one")
+    config = replace(config, date=date_of(config, output))
     checkpoints = None
     with ExitStack() as stack:
         players: Players
@@ -88,6 +99,17 @@ def rollout(
             metrics=metrics,
             title=title,
         )
+
+
+def date_of(config: RolloutConfig, output: str | Path | None) -> str | None:
+    """The date for the templates of a run: that of its first start, so that it can go on after midnight."""
+    if config.date is not None:
+        return config.date
+    try:
+        header = read_header(output) if output is not None and Path(output).exists() else None
+    except (OSError, TrajectoryError):  # whatever is at the output: opening it for writing says so
+        header = None
+    return date.today().isoformat() if header is None else json.loads(header).get("date")
 
 
 @contextmanager

@@ -4,17 +4,20 @@ Not here: many at once, and what is kept of them (engine.py).
 """
 
 import asyncio
+import hashlib
 import os
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date as day
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from agentdistill._core import Limits, Sandbox, SandboxError, State, Trajectory
 from agentdistill.first_thought_prefix import Prefix
 from agentdistill.grading.grade import grade_by_kind
-from agentdistill.models.model import Message, Model, ModelError, Show
+from agentdistill.models.model import NEUTRAL, DatedModel, Message, Model, ModelError, Show
+from agentdistill.models.thoughts import between_tags
 from agentdistill.rollouts.agent import AgentConfig, Episode, begin, paragraph, run_episode
 from agentdistill.rollouts.chain_of_thought import CHAIN_TOKENS, run_chain_of_thought
 from agentdistill.rollouts.checkpoint import Checkpoints, HalfDone
@@ -57,7 +60,10 @@ class RolloutConfig(AgentConfig):
     output_chars: int = 10_000
     """Most characters shown of what one run of code prints, and of its value or error; the middle is left out."""
     seed: int = 0
-    """Of the sandbox's random numbers, and of the draw when every candidate failed."""
+    """Of the sandbox's random numbers, of the draw when every candidate failed, and of what the model samples: each
+    request has a seed of its own. Engines in this process draw the same again as far as their arithmetic repeats."""
+    date: str | None = None
+    """The date for a chat template that tells it, such as 2026-11-30. By default that of the run's first start."""
     checkpoints: bool = False
     """Write half-done episodes beside the output too, so that a run that was killed goes on in the middle of them."""
     ray: str | None = None
@@ -71,6 +77,8 @@ class RolloutConfig(AgentConfig):
             raise ValueError(f"concurrency is {self.concurrency}: give at least 1")
         if self.passages < 0 or (self.passages and self.kind != "cot"):
             raise ValueError(f'passages is {self.passages}: give 0 or more, and 0 but with kind "cot"')
+        if self.date is not None:
+            day.fromisoformat(self.date)
         if self.ray and self.checkpoints:
             raise ValueError("half-done episodes are kept on one machine: give no checkpoints with ray")
 
@@ -91,7 +99,7 @@ class RolloutConfig(AgentConfig):
 
     def settings(self) -> dict[str, Any]:
         """What makes one run another run: all fields, resolved, but those that only change its speed and safety."""
-        speed = ("checkpoints", "concurrency", "ray")
+        speed = ("checkpoints", "concurrency", "ray", *(["date"] if self.date is None else []))
         known = {name: value for name, value in asdict(self).items() if name not in speed}
         return known | {"max_tokens": self.token_limit}
 
@@ -133,6 +141,8 @@ class Player:
         self.model_name = model.name
         self._model = model
         self._config = config
+        if config.date and isinstance(model, DatedModel):
+            model.date = day.fromisoformat(config.date)
         self._first_thought = first_thought
         self._checkpoints = checkpoints
         self._search = search_of(tools) if config.passages else None
@@ -175,6 +185,7 @@ class Player:
         known = self._known(task, begun)
         try:
             episode = await self._run(task, begun, watch, show)
+            known["sampling"] |= self._drawn()
             seconds = time.perf_counter() - start
             graded = None if task.answer is None else await grade_by_kind(task, episode.answer)
         except Exception as error:
@@ -197,9 +208,10 @@ class Player:
 
     async def _run(self, task: Task, begun: Begun | Left | None, watch: Watch | None, show: Show | None) -> Episode:
         if self._actions is None:
-            chain = await run_chain_of_thought(await self._asked(task), self._model, self._config)
+            chain = await run_chain_of_thought(await self._asked(task), self._model, self._config, self._seed(task))
             if show:
-                show(paragraph(chain.steps[0].candidates[chain.steps[0].winner].text))
+                chosen = chain.steps[0].candidates[chain.steps[0].winner]
+                show(paragraph(between_tags(chosen.reasoning) + chosen.text))
             return chain
         half_done = await (self._given(task, begun) if begun else self._half_done(task))
         prefix = Prefix("")
@@ -225,7 +237,12 @@ class Player:
             half_done=half_done,
             after_step=after_step,
             show=show,
+            seed=self._seed(task),
         )
+
+    def _seed(self, task: Task) -> int:
+        """That of an episode: the same in each run of this seed, another for each task and sample."""
+        return int.from_bytes(hashlib.sha256(f"{self._config.seed} {task.id}".encode()).digest()[:4])
 
     async def _asked(self, task: Task) -> str:
         if self._search is None:
@@ -253,6 +270,12 @@ class Player:
         usage = (episode.prompt_tokens, episode.completion_tokens)
         so_far = Trajectory(task.id, task.question, messages=episode.messages, steps=episode.steps, usage=usage)
         await asyncio.to_thread(self._checkpoints.keep, HalfDone(so_far, state))
+
+    def _drawn(self) -> dict[str, Any]:
+        """How tokens were drawn besides what the settings say: by nothing else, but where a server did not have it."""
+        refused: frozenset[str] = getattr(self._model, "refused", frozenset())
+        drawn: dict[str, Any] = {name: value for name, value in NEUTRAL.items() if name not in refused}
+        return drawn | ({"left_to_the_server": sorted(refused)} if refused else {})
 
     def _known(self, task: Task, begun: Begun | Left | None) -> dict[str, Any]:
         """What a trajectory says however its episode ended."""

@@ -15,14 +15,14 @@ Not here: SCoRe's reinforcement learning from the same States.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentdistill._core import Trajectory, read_trajectories
 from agentdistill.grading.grade import task_of
 from agentdistill.models.loading import opened
 from agentdistill.models.model import Model
-from agentdistill.rollouts.engine import record, run_of
+from agentdistill.rollouts.engine import date_of, record, run_of
 from agentdistill.rollouts.player import FAILED, Begun, Player, RolloutConfig
 from agentdistill.rollouts.prompt import default_prompt
 from agentdistill.tasks.task import Task
@@ -68,6 +68,7 @@ def correct(
     Resumes and raises as ``rollout``, and has its ``metrics``. Also raises ValueError for trajectories without States.
     """
     config = config or CorrectConfig()
+    config = replace(config, date=date_of(config, output))
     if isinstance(trajectories, str | Path):
         trajectories = read_trajectories(trajectories)
     wrong = to_correct(trajectories)

@@ -9,17 +9,20 @@ they are those that were drawn, if this student could have drawn them so, and el
 Not here: which trajectories are kept (distillation.py), and the loss (training.py).
 """
 
+import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from functools import lru_cache
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 from agentdistill._core import ParseFailure, Trajectory, parse_action
 from agentdistill.action_format import ActionFormat
 from agentdistill.models.control_tokens import MARK, ControlTokens, unmarked
+from agentdistill.models.loading import split_options, template_options
 from agentdistill.models.model import Message, ModelError
 from agentdistill.models.rendering import Renderer
 from agentdistill.models.thoughts import closing, thinking, without_thinking
@@ -89,14 +92,34 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: list[int], **options: Any) -> Any: ...
 
 
-def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a model, by its folder or hub id. Raises ModelError for one that is not there."""
+def student_named(model: str) -> tuple[str, dict[str, Any]]:
+    """A student's folder or hub id, and what its name says for its chat template: ``PATH,enable_thinking=false``.
+
+    Raises ValueError for other options.
+    """
+    name, options = (model, {}) if Path(model).exists() else split_options(model)
+    template = template_options(options)
+    if options:
+        raise ValueError(f"{', '.join(options)}: these are no options of a student; settings of training are flags")
+    return name, template
+
+
+def load_tokenizer(model: str, template: Mapping[str, Any] | None = None) -> Any:
+    """The tokenizer of a model, by its folder or hub id. Raises ModelError for one that is not there.
+
+    ``template``: what its chat template is to be given. It is written into the template itself, so that a student that
+    is saved with this tokenizer is asked as it was trained, wherever it runs.
+    """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the tokenizer of {model}: {error}") from error
+    for name, value in (template or {}).items():
+        said = "none" if value is None else json.dumps(value)
+        tokenizer.chat_template = f"{{%- set {name} = {said} -%}}{tokenizer.chat_template}"
+    return tokenizer
 
 
 def to_examples(
@@ -106,7 +129,6 @@ def to_examples(
     prompt: str | None = None,
     max_length: int = 10_240,
     thoughts: bool = False,
-    template: Mapping[str, Any] | None = None,
 ) -> Examples:
     """Make of trajectories what a student learns from, under its own short prompt and chat template, as it will see
     them in a rollout.
@@ -116,13 +138,13 @@ def to_examples(
     with the ids of the turns before it (the template drops their thinking, or they were drawn otherwise than they are
     encoded) begins an example of its own. ``prompt`` is as in ``AgentConfig``; ``max_length`` is in tokens (paper:
     10,240). ``thoughts``: what a reasoning model thought before a turn is learnt with it; else the student learns to
-    act at once. ``template``: what its chat template is given besides, as in a rollout (``enable_thinking``).
+    act at once.
 
     Raises ValueError for a tokenizer without a chat template, or one whose template does not end a turn.
     """
     examples: list[Example] = []
     cut, recorded, dropped = 0, 0, Counter[str]()
-    renderer = Renderer(tokenizer, template)
+    renderer = Renderer(tokenizer)
     for trajectory in trajectories:
         action_format = trajectory.sampling.get("action_format", "code")
         own = default_prompt("student", trajectory.kind, action_format) if prompt is None else prompt

@@ -11,7 +11,7 @@ import torch
 
 from agentdistill._core import Trajectory
 from agentdistill.models.device import default_device
-from agentdistill.models.transformers import load
+from agentdistill.models.pretrained import load
 from agentdistill.training.examples import Example, Span, load_tokenizer, to_examples
 
 

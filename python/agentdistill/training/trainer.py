@@ -7,6 +7,7 @@ on from its last checkpoint. Its folder holds
     train.json      what was trained on what, and how it went; a folder of another run is refused
     checkpoints/    until the run is done
     adapter/        LoRA only: the adapter, for PEFT and vLLM
+    Modelfile       for Ollama, where the chat template can be said in its language
     merged/         the student with the adapter merged into it, its tokenizer, model card and plot of losses: what to
                     load. (Full: all that lies in the folder itself.)
 
@@ -35,8 +36,9 @@ from agentdistill.extras import need
 from agentdistill.models.loading import model_files
 from agentdistill.models.model import ModelError
 from agentdistill.progress import StepProgress
-from agentdistill.training.examples import Example, SpanKind, load_tokenizer, to_examples
+from agentdistill.training.examples import Example, SpanKind, load_tokenizer, student_named, to_examples
 from agentdistill.training.model_card import write_card
+from agentdistill.training.ollama import write_modelfile
 from agentdistill.training.run_folder import (
     checkpoints,
     claim,
@@ -123,6 +125,9 @@ class TrainConfig:
     each becomes as likely to the student as it is to the teacher."""
     prompt: str | None = None
     """System prompt to train under, as in ``AgentConfig``; "" for none. Only where trajectories are rendered here."""
+    thoughts: bool = False
+    """Learn what a reasoning model thought before each turn, too; by default a student learns to act at once. Only
+    where trajectories are rendered here."""
     save_steps: int | None = None
     """Steps between checkpoints; by default one at the end of each epoch."""
     seed: int = 0
@@ -195,10 +200,11 @@ def train(
     config = config or TrainConfig()
     output = Path(output)
     trajectories = read_trajectories(examples) if isinstance(examples, str | Path) else None
-    files = model_files(str(model))
+    name, template = student_named(str(model))
+    files = model_files(name)
     if files.adapter is not None:
         raise ModelError(f"{model} is an adapter: merge it, or train on its base {files.model}")
-    tokenizer = load_tokenizer(files.model)
+    tokenizer = load_tokenizer(files.model, template)
     config = _within_context(config, files.model)
     given = cast("Sequence[Example]", examples) if trajectories is None else _render(trajectories, tokenizer, config)
     fitting = _check(given, config)
@@ -337,6 +343,7 @@ def _fit(
     if is_first():
         result = {**_history(trainer.state), "resumed_from": last}
         write_card(student, output.name, run, result)
+        write_modelfile(output, student, tokenizer)
         write_record(output, run, result)
         shutil.rmtree(checkpoints(output), ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
@@ -513,7 +520,9 @@ def _progress(title: str) -> Any:
 
 
 def _render(trajectories: Sequence[Trajectory], tokenizer: Any, config: TrainConfig) -> Sequence[Example]:
-    rendered = to_examples(trajectories, tokenizer, prompt=config.prompt, max_length=config.max_length)
+    rendered = to_examples(
+        trajectories, tokenizer, prompt=config.prompt, max_length=config.max_length, thoughts=config.thoughts
+    )
     if rendered.cut or rendered.dropped:
         _log.warning(
             "%d trajectories cut to %d tokens, left out: %s", rendered.cut, config.max_length, rendered.dropped

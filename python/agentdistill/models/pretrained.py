@@ -1,0 +1,55 @@
+"""How are the weights and the tokenizer of a model loaded by transformers: from a folder, a hub, or a GGUF file?
+
+Not here: running it (transformers.py), training it (training/trainer.py).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from agentdistill.extras import need
+from agentdistill.models.device import default_dtype
+from agentdistill.models.loading import ModelFiles, is_gguf, model_files
+from agentdistill.models.model import ModelError
+
+
+def load(path_or_id: str, device: str, **options: Any) -> tuple[Any, Any]:
+    """Model and tokenizer, ready to run; an adapter is merged into its base. ``options`` are those of
+    ``from_pretrained``. Raises ModelError for a model that is not there, or cannot be loaded so."""
+    where = {"gguf_file": Path(path_or_id).name} if is_gguf(path_or_id) else {}
+    if where:
+        need("gguf", "gguf")
+        files = ModelFiles(str(Path(path_or_id).expanduser().parent), None)
+    else:
+        files = model_files(path_or_id)
+    transformers_logging.disable_progress_bar()  # loading takes a second or two
+    try:
+        options = {"dtype": default_dtype(device)} | options
+        model = AutoModelForCausalLM.from_pretrained(files.model, **where, **options)
+        if files.adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, files.adapter).merge_and_unload()
+        own = files.adapter and (Path(files.adapter) / "tokenizer_config.json").exists()
+        tokenizer = AutoTokenizer.from_pretrained(files.adapter if own else files.model, **where)
+        model = model.to(device).eval()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise ModelError(
+                f"there is too little memory on {device} for {path_or_id}: take a smaller model, fewer bits for each "
+                f"weight (transformers:{path_or_id},dtype=bfloat16), or another device (,device=cpu)"
+            ) from error
+        raise ModelError(f"cannot load {path_or_id}: {error}") from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
+        )
+    return model, tokenizer
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or this machine, has no memory left. On CPUs, torch says so by a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

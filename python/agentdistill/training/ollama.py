@@ -1,0 +1,94 @@
+"""What does Ollama need to run a student? A Modelfile: where the weights are, and the chat template in Go's language.
+
+The template is told from what the model's own one makes of a few conversations, and kept only if it makes the same of
+others: a wrong template makes a student worse without a word. Not here: weights in GGUF (Ollama reads safetensors).
+"""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agentdistill.models.control_tokens import unmarked
+from agentdistill.models.model import Message, ModelError
+from agentdistill.models.rendering import Renderer
+
+_log = logging.getLogger(__name__)
+
+MODELFILE = """\
+# ollama create NAME -f Modelfile
+FROM {weights}
+TEMPLATE \"\"\"{template}\"\"\"
+{stop}PARAMETER temperature 0
+"""
+
+
+class _Form(NamedTuple):
+    """What stands before and after the words of each role, and before the model's next turn."""
+
+    around: dict[str, tuple[str, str]]
+    asked: str
+
+    def of(self, messages: list[Message]) -> str:
+        turns = "".join(f"{self.around[role][0]}{content}{self.around[role][1]}" for role, content in messages)
+        return turns + self.asked
+
+
+def write_modelfile(folder: Path, weights: Path, tokenizer: Any) -> bool:
+    """Write ``folder/Modelfile`` for the student in ``weights``; False where its template cannot be said
+    in Go's language."""
+    form = _form(tokenizer)
+    if form is None:
+        _log.warning("no Modelfile is written: the chat template does more than put words around each turn")
+        return False
+    turns = (
+        f'if eq .Role "{role}" }}}}{_go(before)}{{{{ .Content }}}}{_go(after)}'
+        for role, (before, after) in form.around.items()
+    )
+    each = "{{ " + "{{ else ".join(turns) + "{{ end }}"
+    template = "{{ range .Messages }}" + each + "{{ end }}" + _go(form.asked)
+    ends = (form.around["assistant"][1].strip(), str(tokenizer.eos_token or ""))
+    stop = "".join(f'PARAMETER stop "{end}"\n' for end in dict.fromkeys(ends) if end and '"' not in end)
+    where = weights.relative_to(folder) if weights.is_relative_to(folder) else weights
+    said = MODELFILE.format(weights=f"./{where}" if not where.is_absolute() else where, template=template, stop=stop)
+    (folder / "Modelfile").write_text(said, encoding="utf-8")
+    return True
+
+
+def _form(tokenizer: Any) -> _Form | None:
+    """The form of a template's turns; None for one that has no such form."""
+    renderer = Renderer(tokenizer)
+    beginning = str(tokenizer.bos_token or "")
+
+    def shown(messages: list[Message], *, ask: bool = True) -> str:
+        return unmarked(renderer.text(messages, ask=ask))
+
+    roles = ("system", "user", "assistant", "user")
+    system, user, reply, again = (Message(role, f"@{number}@") for number, role in enumerate(roles))
+    try:
+        whole = shown([system, user, reply, again])
+        # What follows a turn belongs to it as far as it stands there also when nothing follows.
+        after_user = shown([system, user], ask=False).split(user.content)[1]
+        after_reply = shown([system, user, reply], ask=False).split(reply.content)[1]
+        before = whole.split(system.content)[0].removeprefix(beginning)
+        between = whole.split(system.content)[1].split(user.content)[0]
+        to_reply = whole.split(user.content)[1].split(reply.content)[0].removeprefix(after_user)
+        to_user = whole.split(reply.content)[1].split(again.content)[0].removeprefix(after_reply)
+        asked = whole.split(again.content)[1].removeprefix(after_user)
+        form = _Form(
+            {
+                "system": (before, between.removesuffix(to_user)),
+                "user": (to_user, after_user),
+                "assistant": (to_reply, after_reply),
+            },
+            asked,
+        )
+        tries = ([system, user], [system, user, reply, again], [system, user, reply, again, reply, user])
+        same = all(form.of(messages) == shown(messages).removeprefix(beginning) for messages in tries)
+    except (ModelError, IndexError):
+        return None
+    return form if same and all('"""' not in text for text in (form.asked, *sum(form.around.values(), ()))) else None
+
+
+def _go(text: str) -> str:
+    """Text as Go's templates have it: their own marks in it would be read."""
+    return text.replace("{{", '{{ "{{" }}')

@@ -1,0 +1,56 @@
+"""The Modelfile's template makes of a conversation what the student's own template does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from agentdistill.training.ollama import write_modelfile
+from samples import CHATML, tokenizer
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}<|start|>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>model\n{% endif %}"
+)
+LLAMA = (
+    "{{ bos_token }}{% for m in messages %}<|start|>{{ m.role }}<|end|>\n\n{{ m.content }}<|eot|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant<|end|>\n\n{% endif %}"
+)
+TOLD = [("system", "Be {{ brief }}."), ("user", "What is 6 times 7?"), ("assistant", "42"), ("user", "Again.")]
+
+
+def go(template: str, messages: list[tuple[str, str]]) -> str:
+    """What Go's text/template makes of the few forms that a Modelfile of ours has."""
+    [(each, asked)] = re.findall(
+        r"\A\{\{ range \.Messages \}\}(.*)\{\{ end \}\}\{\{ end \}\}(.*)\Z", template, re.DOTALL
+    )
+    forms = dict(re.findall(r'if eq \.Role "(\w+)" \}\}(.*?\{\{ \.Content \}\}.*?)(?:\{\{ else |\Z)', each, re.DOTALL))
+    said = [forms[role].replace('{{ "{{" }}', "{{").replace("{{ .Content }}", content) for role, content in messages]
+    return "".join(said) + asked
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA, CHATML.replace("{{ m.role }}\n", "{{ m.role }}\n{{ '{{' }}")])
+def test_the_template_is_the_students_own(template: str, tmp_path: Path) -> None:
+    tokens = tokenizer(template)
+    assert write_modelfile(tmp_path, tmp_path / "merged", tokens)
+    written = (tmp_path / "Modelfile").read_text()
+    assert "FROM ./merged\n" in written and 'PARAMETER stop "<|' in written
+    [said] = re.findall(r'TEMPLATE """(.*?)"""', written, re.DOTALL)
+    for length in (2, 4):
+        own = tokens.apply_chat_template(
+            [{"role": role, "content": content} for role, content in TOLD[:length]],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        assert go(said, TOLD[:length]) == own.removeprefix("<|bos|>")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [GEMMA, CHATML.replace("{{ m.content }}", "{{ m.content }}{% if loop.index == 3 %}!{% endif %}")],
+    ids=["the system in the first turn", "turns by their place"],
+)
+def test_what_cannot_be_said_is_not_written(template: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert not write_modelfile(tmp_path, tmp_path / "merged", tokenizer(template))
+    assert "no Modelfile" in caplog.text and not (tmp_path / "Modelfile").exists()
