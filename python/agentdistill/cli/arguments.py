@@ -28,7 +28,7 @@ ModelSpec = Annotated[
     str,
     arg(
         help="The model: openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:FILE. Options of the "
-        "engine may follow: vllm:PATH,max_model_len=4096,dtype=float32. So may arguments of the chat template, for every "
+        "engine may follow: vllm:PATH,max_model_len=4096,dtype=float32. So may arguments of the chat template, for any "
         'engine: enable_thinking=false, or any other as chat_template_kwargs={"name": "value"}.'
     ),
 ]
