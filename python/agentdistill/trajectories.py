@@ -18,6 +18,11 @@ def steps_given(trajectory: Trajectory) -> int:
     return int(trajectory.sampling.get("given_steps", 0))
 
 
+def is_undecided(trajectory: Trajectory) -> bool:
+    """Whether a grader could not decide on its answer (a limit of time, a judge without a verdict)."""
+    return trajectory.score is None and trajectory.grader is not None and trajectory.reference is not None
+
+
 def is_right(trajectory: Trajectory) -> bool:
     """Whether its answer is right, all of it; one that nobody graded is not."""
     return (trajectory.score or 0) >= 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agentdistill import Trajectory, evaluate, rollout
 from agentdistill.grading.grade import Grade, function_grader, grade, task_of
+from agentdistill.grading.graders import grader_of
 from agentdistill.grading.squad import exact_match, f1, normalize
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.player import RolloutConfig
@@ -70,6 +71,33 @@ def test_grades() -> None:
     assert grade(task, "5").grader.startswith("math-3+sympy-")
     with pytest.raises(ValueError, match="'2' has no answer to compare with"):
         grade(Task("2", "?"), "5")
+
+
+AS_THE_PAPER = [
+    (r"\frac{9}{14}", "0.642857", True),
+    (r"\frac{9}{14}", "0.643", False),
+    ("50", "0.5", True),
+    ("50", "5000", True),
+    ("50", "500", False),
+    ("0.5", r"50\%", True),
+    ("3.14159", r"\pi", True),
+    ("(0,1]", "[0,1)", True),
+    ("(1, 2)", "(1.00001, 2)", True),
+    ("(1, 2)", "(2, 1)", False),
+    (r"\text{Even}", "even", True),
+    (r"\sqrt{2}", "1.4142", True),
+    (r"\sqrt{2}", "1.41", False),
+    ("x+1", "1+x", True),
+    ("5", "", False),
+]
+
+
+@pytest.mark.parametrize("reference, answer, is_right", AS_THE_PAPER)
+def test_mathematics_as_the_paper_compares_it(reference: str, answer: str, is_right: bool) -> None:
+    with grader_of("math-reference", None) as grader:
+        found = asyncio.run(grader(Task("1", "?", reference, kind="math"), answer))  # type: ignore[arg-type]
+        assert asyncio.run(grader(Task("1", "?", "Ann"), "ann.")) == Grade(1.0, "exact_match-2")  # type: ignore[arg-type]
+    assert found.score == is_right and found.grader.startswith("math-reference-1+sympy-")
 
 
 FUNCTIONS = """

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from math_pairs import Pair, gold_pairs, pairs
 
 import agentdistill
-from agentdistill.grading import math_equality
 from agentdistill.grading.grade import grade
 from agentdistill.grading.math_equality import UndecidedError, math_equal
 from agentdistill.grading.mathematics.comparing import equal
 from agentdistill.grading.mathematics.reading import read
 from agentdistill.grading.mathematics.values import UnreadError
+from agentdistill.grading.mathematics.worker import WORKER
 from agentdistill.tasks.loading import load_tasks
 from agentdistill.tasks.task import Task
 
@@ -130,7 +130,7 @@ def test_what_is_not_decided_is_neither_right_nor_wrong(
 
 def test_a_worker_that_died_is_replaced() -> None:
     assert math_equal(r"\sqrt{8}", r"2\sqrt{2}")
-    process = math_equality._worker._process
+    process = WORKER._process
     assert process is not None
     process.kill()
     process.wait()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from agentdistill._core import Trajectory
 from agentdistill.grading.math_equality import UndecidedError, math_equal, math_grader
+from agentdistill.grading.reference_math import reference_equal, reference_grader
 from agentdistill.grading.squad import exact_match
 from agentdistill.named_function import named_function
 from agentdistill.tasks.task import Kind, Task, kind_of
@@ -46,15 +47,15 @@ def grade(task: Task, answer: str | None) -> Grade:
     if task.answer is None:
         raise ValueError(f"task {task.id!r} has no answer to compare with")
     if task.kind == "math":
-        return Grade(_math_score(task, answer or ""), math_grader())
+        return Grade(_math_score(task, answer or "", math_equal), math_grader())
     return Grade(float(any(exact_match(right, answer or "") for right in task.answers)), "exact_match-2")
 
 
-def _math_score(task: Task, answer: str) -> float | None:
+def _math_score(task: Task, answer: str, equal: Callable[[str, str], bool]) -> float | None:
     score: float | None = 0.0
     for right in task.answers:
         try:
-            if math_equal(right, answer):
+            if equal(right, answer):
                 return 1.0
         except UndecidedError as error:
             _log.warning("task %r: %s", task.id, error)
@@ -81,6 +82,14 @@ async def grade_by_kind(task: Task, answer: str | None) -> Grade:
     thread."""
     slow = task.kind == "math" and answer not in task.answers
     return await asyncio.to_thread(grade, task, answer) if slow else grade(task, answer)
+
+
+async def grade_as_reference(task: Task, answer: str | None) -> Grade:
+    """As the paper's code compares mathematics; facts by their words."""
+    if task.kind != "math" or task.answer is None:
+        return await grade_by_kind(task, answer)
+    score = await asyncio.to_thread(_math_score, task, answer or "", reference_equal)
+    return Grade(score, reference_grader())
 
 
 def function_grader(name: str) -> Grader:

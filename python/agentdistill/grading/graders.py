@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agentdistill._core import Trajectory
 from agentdistill.event_loop import run_blocking
-from agentdistill.grading.grade import Grade, Grader, function_grader, grade_by_kind
+from agentdistill.grading.grade import Grade, Grader, function_grader, grade_as_reference, grade_by_kind
 from agentdistill.grading.judge import Judge
 from agentdistill.models.loading import opened
 from agentdistill.models.model import ModelError
@@ -24,7 +24,7 @@ _JUDGE = "judge:"
 
 
 def grader_of(grader: Grader | str | None, output: Path | None) -> AbstractContextManager[Grader]:
-    """The grader that is meant; None is that of rollouts.
+    """The grader that is meant; None is that of rollouts, ``"math-reference"`` the paper's code's for mathematics.
 
     ``"judge:MODEL"`` is loaded when the context begins, and keeps what it was asked and replied beside ``output``, a
     file of trajectories (``*.judge.jsonl``); ``"FILE.py:FUNCTION"`` and ``"MODULE:FUNCTION"`` are a function of one's
@@ -32,6 +32,8 @@ def grader_of(grader: Grader | str | None, output: Path | None) -> AbstractConte
     """
     if not isinstance(grader, str):
         return nullcontext(grader or grade_by_kind)
+    if grader == "math-reference":
+        return nullcontext(grade_as_reference)
     if not grader.startswith(_JUDGE):
         return nullcontext(function_grader(grader))
     if output is None:

@@ -23,7 +23,37 @@ SAMPLING = Sampling(max_tokens=2048)
 _LONGEST = 2_000
 """The judge sees so many characters of an answer."""
 
-_VERDICT = re.compile(r"verdict\W*(right|wrong)\b", re.IGNORECASE)
+_SCORE = re.compile(r"""["']?\bscore["']?\s*[:=]\s*["']?(1|0|true|false)\b""", re.IGNORECASE)
+"""A score in what is almost JSON."""
+
+
+def score_said(reply: str) -> float | None:
+    """The score of a judge's reply, 0 or 1: that of the last JSON object that has one, in a fence or among prose too,
+    or of what is almost JSON. None where there is none."""
+    start, score = reply.find("{"), None
+    while start >= 0:
+        try:
+            value, end = _JSON.raw_decode(reply, start)
+        except (json.JSONDecodeError, RecursionError):
+            end = start + 1
+        else:
+            if isinstance(value, dict) and str(value.get("score")).lower() in _SCORES:
+                score = _SCORES[str(value["score"]).lower()]
+        start = reply.find("{", end)
+    if score is None and (almost := _SCORE.findall(reply)):
+        score = _SCORES[almost[-1].lower()]
+    return score
+
+
+_JSON = json.JSONDecoder(strict=False)
+_SCORES = {"1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "true": 1.0, "false": 0.0}
+
+
+def _data(task: Task, answer: str) -> str:
+    """What is compared, as JSON without a bracket of a tag: no answer can close the block that it stands in."""
+    data = {"question": task.question, "references": list(task.answers), "answer": answer}
+    text = json.dumps(data, ensure_ascii=False, indent=0)
+    return f"<data>\n{text.replace('<', chr(92) + 'u003c').replace('>', chr(92) + 'u003e')}\n</data>"
 
 
 class Judge:
@@ -44,18 +74,15 @@ class Judge:
             return await grade_by_kind(task, answer)
         if not answer or not answer.strip():
             return Grade(0.0, self._grader)
-        right = ", or: ".join(task.answers)
-        said = f"<question>{task.question}</question>\n<reference>{right}</reference>\n"
-        asked = Message("user", f"{said}<answer>{answer[:_LONGEST]}</answer>")
+        asked = Message("user", _data(task, answer[:_LONGEST]))
         reply = self._replies.get(asked.content)
         is_new = reply is None
         if reply is None:
             messages = [Message("system", self._prompt), asked]
             reply = (await self._model.generate(messages, SAMPLING)).completions[0].text
-        verdicts = _VERDICT.findall(reply)
-        if not verdicts:
-            _log.warning("the judge gives no verdict on task %r, which counts as wrong: %r", task.id, reply[-200:])
-        score = float(bool(verdicts) and verdicts[-1].lower() == "right")
+        score = score_said(reply)
+        if score is None:
+            _log.warning("the judge gives no score for task %r, which is not graded: %r", task.id, reply[-200:])
         if is_new:
             self._keep(
                 task_id=task.id,

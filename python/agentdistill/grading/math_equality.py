@@ -16,15 +16,13 @@ from agentdistill.grading.mathematics.numbers import alike, close, number
 from agentdistill.grading.mathematics.text import undress
 from agentdistill.grading.mathematics.units import scales
 from agentdistill.grading.mathematics.words import chosen, is_prose
-from agentdistill.grading.mathematics.worker import UndecidedError, Worker
+from agentdistill.grading.mathematics.worker import WORKER, UndecidedError
 from agentdistill.grading.squad import normalize
 
 __all__ = ["UndecidedError", "math_equal", "math_grader"]
 
 _LONGEST = 2_000
 """An answer of more characters is no answer."""
-
-_worker = Worker()
 
 
 def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
@@ -53,10 +51,10 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
             readings.append((a / 100, b) if a_percent else (a, b / 100))
         return any(close(a * sizes[0], b * sizes[1], one, other) for a, b in readings)
     if expected.equation or given.equation:
-        return _worker.equal(expected.equation or one, given.equation or other, seconds)
+        return WORKER.equal(expected.equation or one, given.equation or other, seconds)
     if sizes[0] != sizes[1]:
         one, other = (rf"({size})*({text})" for size, text in zip(sizes, (one, other), strict=True))
-    return _worker.equal(one, other, seconds)
+    return WORKER.equal(one, other, seconds)
 
 
 def _tokens(text: str) -> list[str]:

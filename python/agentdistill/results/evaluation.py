@@ -25,7 +25,7 @@ from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tasks.task import Task
 from agentdistill.terminal import in_columns
 from agentdistill.tools.tool import Tool
-from agentdistill.trajectories import is_right, write_trajectories
+from agentdistill.trajectories import is_right, is_undecided, write_trajectories
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class SetResult:
     completion_tokens: int
     seconds: float
     """Mean time of an episode, with others under way beside it."""
+    undecided: int = 0
+    """Answers on which the grader could not decide: they are in ``n``, and not correct."""
 
 
 _HEADER = ("task set", "n", "accuracy", "95 % interval", "F1", "steps", "failures")
@@ -99,7 +101,8 @@ class Evaluation:
                 f"the results are not of all trajectories of {other[0]!r} there: evaluate all of them first"
             )
         correct = Counter(t.task_set for t in trajectories if is_right(t))
-        sets = [_counted(result, correct[result.task_set]) for result in self.sets]
+        undecided = Counter(t.task_set for t in trajectories if is_undecided(t))
+        sets = [_counted(result, correct[result.task_set], undecided[result.task_set]) for result in self.sets]
         return replace(self, graders=_graders(trajectories), accuracy=_mean(sets), sets=sets)
 
     def __str__(self) -> str:
@@ -222,9 +225,9 @@ def _mean(sets: Sequence[SetResult]) -> float:
     return sum(result.accuracy for result in sets) / len(sets) if sets else 0.0
 
 
-def _counted(result: SetResult, correct: int) -> SetResult:
+def _counted(result: SetResult, correct: int, undecided: int) -> SetResult:
     low, high = wilson_interval(correct, result.n)
-    return replace(result, correct=correct, accuracy=correct / result.n, low=low, high=high)
+    return replace(result, correct=correct, accuracy=correct / result.n, low=low, high=high, undecided=undecided)
 
 
 def _set_result(name: str, pairs: list[tuple[Task, Trajectory]]) -> SetResult:
@@ -250,11 +253,15 @@ def _set_result(name: str, pairs: list[tuple[Task, Trajectory]]) -> SetResult:
         prompt_tokens=sum(trajectory.usage[0] for trajectory in trajectories),
         completion_tokens=sum(trajectory.usage[1] for trajectory in trajectories),
         seconds=sum(trajectory.seconds for trajectory in trajectories) / n,
+        undecided=sum(map(is_undecided, trajectories)),
     )
 
 
 def _row(result: SetResult) -> tuple[str, ...]:
-    failures = ", ".join(f"{kind} {count}" for kind, count in result.outcomes.items() if kind != "final_answer")
+    counts = {kind: count for kind, count in result.outcomes.items() if kind != "final_answer"}
+    if result.undecided:
+        counts["not_graded"] = result.undecided
+    failures = ", ".join(f"{kind} {count}" for kind, count in counts.items())
     return (
         result.task_set,
         str(result.n),

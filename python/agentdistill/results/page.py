@@ -11,7 +11,7 @@ from importlib import resources
 
 from agentdistill._core import Trajectory
 from agentdistill.rollouts.prompt import assistant_turn
-from agentdistill.trajectories import is_right
+from agentdistill.trajectories import is_right, is_undecided
 
 
 class Html(str):
@@ -60,7 +60,9 @@ def episode(trajectory: Trajectory) -> Html:
         if step.message:
             blocks.append(f'<pre class="world">{html(step.message)}</pre>')
     said = f"answer {html(trajectory.answer)}" if trajectory.answer else f"no answer: {trajectory.outcome}"
-    said += {None: "", 1.0: ", which is right"}.get(trajectory.score, f"; right is {html(trajectory.reference or '')}")
+    said += {None: ", not graded" if is_undecided(trajectory) else "", 1.0: ", which is right"}.get(
+        trajectory.score, f"; right is {html(trajectory.reference or '')}"
+    )
     title = html(f"{trajectory.task_set}: {trajectory.question}" if trajectory.task_set else trajectory.question)
     return Html(f'<details class="episode {mark}"><summary>{title}</summary>{"".join(blocks)}<p>{said}</p></details>')
 

@@ -181,6 +181,8 @@ def _opening(arms: Sequence[Arm]) -> Html:
     warning = " Their graders differ: these scores are not to be compared." if len(graders) > 1 else ""
     if apart := [f"{a.name} and {b.name}" for a, b in combinations(arms, 2) if not a.right.keys() & b.right.keys()]:
         warning += f" No task in common: {', '.join(apart)}. Tasks are the same by set and id: name their files alike."
+    if undecided := sum(result.undecided for arm in arms for result in arm.evaluation.sets):
+        warning += f" Not graded, and counted as wrong: {_many(undecided, 'answer')}."
     return Html(f'<p class="soft">{html(said)}<b>{html(warning)}</b></p>')
 
 

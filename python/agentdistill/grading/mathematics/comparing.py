@@ -41,12 +41,15 @@ _INTEGERS = [2, 5, 3, 7, 4, 6, 11, 8]
 _MOST_OFFSETS = 400
 
 
-def equal(expected: str, given: str) -> bool:
-    """Whether two texts are read whole, and as the same value. Raises UnreadError for a text that is not read."""
+def equal(expected: str, given: str, error: float | None = None) -> bool:
+    """Whether two texts are read whole, and as the same value. Raises UnreadError for a text that is not read.
+
+    ``error``: the relative error of numbers, in place of what the texts say.
+    """
     is_decimal = any("." in text.replace("...", "") or "e-" in text for text in (expected, given))
     percents = (Integer(1), Rational(1, 100)) if ("%" in expected) != ("%" in given) else (Integer(1),)
     logs = (sympy.E, Integer(10)) if re.search(r"\\log(?!\s*_)", expected + given) else (sympy.E,)
-    compare = _Comparison(_DECIMAL if is_decimal else _EXACT)
+    compare = _Comparison(Rational(str(error)) if error else _DECIMAL if is_decimal else _EXACT)
     return any(
         compare.same(
             _read(expected, Reading(percent=percent, log=log)), _read(given, Reading(percent=percent, log=log))

@@ -29,13 +29,16 @@ class Worker:
         atexit.register(self._stop)
         os.register_at_fork(after_in_child=self._forget)
 
-    def equal(self, expected: str, given: str, seconds: float) -> bool:
-        """Whether two texts have the same value. Raises UndecidedError after ``seconds`` of processor time."""
+    def equal(self, expected: str, given: str, seconds: float, error: float | None = None) -> bool:
+        """Whether two texts have the same value, to a relative ``error``.
+
+        Raises UndecidedError after ``seconds`` of processor time.
+        """
         with self._lock:
             for attempt in range(2):
                 is_new = self._process is None
                 process = self._process or self._start()
-                reply = _ask(process, [expected, given, seconds])
+                reply = _ask(process, [expected, given, seconds, error])
                 if reply is not None:
                     break
                 status = self._stop()
@@ -84,6 +87,9 @@ class Worker:
             _OF_THE_PARENT.append(process)
 
 
+WORKER = Worker()
+"""The one of this process."""
+
 _CPU_SIGNAL = 27
 """SIGPROF, which the timer of processor time sends."""
 
@@ -127,11 +133,11 @@ def serve() -> None:
     logging.disable()
     _send(replies, "ready")
     for line in sys.stdin:
-        expected, given, seconds = json.loads(line)
+        expected, given, seconds, error = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends this process
         verdict: bool | None
         try:
-            verdict = equal(expected, given)
+            verdict = equal(expected, given, error)
         except UnreadError:
             verdict = False
         except MemoryError:

@@ -1,0 +1,52 @@
+r"""How does the paper's code compare mathematics? More leniently than ours: for numbers that compare with the paper's.
+
+A number within a relative error of 1e-4 is right, and so is its hundredth or its hundredfold (percent); case, blanks
+and brackets do not count, so that ``(0,1]`` is ``[0,1)``, part by part; what is read by our grammar is compared to the
+same error. Sympy's and latex2sympy's parsers, which the paper's code uses, read the beginning of what they do not
+understand: that is not repeated here. docs/evaluation.md says how many verdicts differ from ours on real answers.
+"""
+
+import re
+from functools import cache
+from importlib.metadata import version
+from math import isclose
+
+from agentdistill.grading.math_equality import math_equal
+from agentdistill.grading.mathematics.text import undress
+from agentdistill.grading.mathematics.worker import WORKER
+
+_ERROR = 1e-4
+_IGNORED = re.compile(r"\\left|\\right|\\text|[{}()\s]")
+_BRACKETED = re.compile(r"[(\[](.+)[)\]]", re.DOTALL)
+
+
+def reference_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
+    """Whether the paper's code takes ``answer`` for ``reference``. Raises UndecidedError as ``math_equal`` does."""
+    if not answer.strip():
+        return False
+    expected, given = undress(reference).text, undress(answer).text
+    number, other = _number(expected), _number(given)
+    if number is not None and other is not None:
+        return any(isclose(scaled, other, rel_tol=_ERROR) for scaled in (number / 100, number, number * 100))
+    if _IGNORED.sub("", expected).lower() == _IGNORED.sub("", given).lower():
+        return True
+    some, others = _BRACKETED.fullmatch(expected), _BRACKETED.fullmatch(given)
+    if some and others and "," in some[1]:
+        pairs = list(zip(some[1].split(","), others[1].split(","), strict=False))
+        if len(pairs) == some[1].count(",") + 1 == others[1].count(",") + 1:
+            return all(reference_equal(one, another, seconds=seconds) for one, another in pairs)
+    return math_equal(reference, answer, seconds=seconds) or WORKER.equal(expected, given, seconds, _ERROR)
+
+
+def _number(text: str) -> float | None:
+    bare = text.replace(",", "").strip()
+    try:
+        return float(bare.removesuffix("%").removesuffix("\\")) / (100 if bare.endswith("%") else 1)
+    except ValueError:
+        return None
+
+
+@cache
+def reference_grader() -> str:
+    """Name and version of this rule."""
+    return f"math-reference-1+sympy-{version('sympy')}"
