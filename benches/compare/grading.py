@@ -5,10 +5,10 @@ refused?
     python benches/compare/grading.py --python /venv/bin/python --qwen Qwen2.5-Math/evaluation
 
 Pairs: those judged by hand (tests/golden/math_answers.tsv), those generated from typed values and from gold answers of
-MATH and GSM8K (tests/grading/math_pairs.py, a seed). Peers run in an interpreter of their own (``--python``), since they
-pin versions of sympy's parsers that differ from ours:
+MATH and GSM8K (tests/grading/math_pairs.py, a seed). Peers run in an interpreter of their own (``--python``), since
+they pin versions of sympy's parsers that differ from ours:
 
-- math-verify, as its README has it: both texts parsed as LaTeX or expressions, an answer without dollars or a box in a box.
+- math-verify, as its README has it: both texts parsed as LaTeX or expressions, an answer without dollars in a box.
 - the grader of Qwen2.5-Math's evaluation (a checkout's folder ``evaluation``, with ``latex2sympy`` in it), which the
   paper's code has as well: its own extraction of a boxed answer, ``strip_string``, ``math_equal``.
 
