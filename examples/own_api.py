@@ -1,7 +1,7 @@
-"""A student for one's own API: a teacher uses the tools, and a tiny model learns to, from what the teacher did.
+"""A student for your own API: a teacher uses the tools, and a tiny model learns from its trajectories.
 
-A script is the teacher, and the demo's smallest base (0.26 million parameters) the student, so that all of it takes
-seconds on a processor. Its exam asks about parts that were never asked about in training.
+The teacher is a script and the student is the demo's smallest base (0.26 million parameters), so this takes seconds on
+a CPU. The student is evaluated on parts that do not occur in training.
 """
 
 import random
@@ -42,11 +42,11 @@ QUESTIONS = {
     "What does one {} cost?": ('price("{}")', lambda part: PRICE[part]),
     "What are all pieces of {} worth?": ('stock("{0}") * price("{0}")', lambda part: STOCK[part] * PRICE[part]),
 }
-"""What is asked, the code that answers it, and the answer."""
+"""Question -> the code that answers it, and the answer."""
 
 
 def tasks(parts: Sequence[str]) -> list[Task]:
-    """A task for each part, each kind of question in turn."""
+    """One task for each part, with the kinds of questions in turn."""
     kinds = [list(QUESTIONS.items())[i % len(QUESTIONS)] for i in range(len(parts))]
     return [
         Task(part, question.format(part), str(answer(part)), "parts", "math")
@@ -55,11 +55,11 @@ def tasks(parts: Sequence[str]) -> list[Task]:
 
 
 def teacher(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Finds the code for a question."""
+    """Answer with the code for a question."""
     for question, (code, _) in QUESTIONS.items():
         if found := re.fullmatch(re.escape(question).replace(r"\{\}", "(.+)"), messages[-1].content):
             return f"Thought: I ask the API.\nCode:\n```py\nfinal_answer({code.format(found[1])})\n```<end_code>"
-    raise ValueError(f"nobody asked for {messages[-1].content!r}")
+    raise ValueError(f"unknown question: {messages[-1].content!r}")
 
 
 def main() -> None:
@@ -69,11 +69,11 @@ def main() -> None:
         model = ScriptedModel("teacher", teacher)
         generate(tasks(PARTS["train"]), model, tools, GenerateConfig(), output=folder / "trajectories.jsonl")
         print(select(folder / "trajectories.jsonl", folder / "kept.jsonl"))
-        learning = TrainConfig(method="full", learning_rate=2e-3, epochs=3, batch_size=4, max_length=512, prompt="")
-        student = train(folder / "kept.jsonl", BASE / "S", folder / "student", learning)
+        training = TrainConfig(method="full", learning_rate=2e-3, epochs=3, batch_size=4, max_length=512, prompt="")
+        student = train(folder / "kept.jsonl", BASE / "S", folder / "student", training)
         for who, path in (("before", BASE / "S"), ("after", student)):
-            exam = RolloutConfig(prompt="", max_tokens=60, max_steps=1)
-            print(who, evaluate(tasks(PARTS["test"]), f"transformers:{path}", tools, exam), sep="\n")
+            config = RolloutConfig(prompt="", max_tokens=60, max_steps=1)
+            print(who, evaluate(tasks(PARTS["test"]), f"transformers:{path}", tools, config), sep="\n")
 
 
 if __name__ == "__main__":

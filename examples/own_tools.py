@@ -1,6 +1,6 @@
-"""An agent with a corpus and tools of one's own: it looks a recipe up, converts its units, and answers.
+"""An agent with your own corpus and tools: it looks up a recipe, converts units, and answers.
 
-python examples/own_tools.py                                          # a script in the model's place
+python examples/own_tools.py                                          # a script replaces the model
 python examples/own_tools.py openai:http://127.0.0.1:8000/v1:NAME     # a real model
 """
 
@@ -22,16 +22,16 @@ GRAMS_OF_A_CUP = {"flour": 125, "sugar": 200, "butter": 227}
 
 
 def cups_to_grams(cups: float, ingredient: str) -> float:
-    """Weight of so many cups of an ingredient, in grams."""
+    """Weight of a number of cups of an ingredient, in grams."""
     return cups * GRAMS_OF_A_CUP[ingredient]
 
 
 def script(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """What a model might do: search, read, convert."""
+    """Do what a model might do: search, read, convert."""
     if messages[-1].content.startswith("Observation:"):
         thought, code = "It needs 4 cups.", "final_answer(cups_to_grams(4, 'flour'))"
     else:
-        thought, code = "I look the recipe up.", "print(web_search('shortbread flour'))"
+        thought, code = "I look up the recipe.", "print(web_search('shortbread flour'))"
     return f"Thought: {thought}\nCode:\n```py\n{code}\n```<end_code>"
 
 

@@ -1,7 +1,7 @@
-"""What the documentation says is true: its blocks run, its commands are commands, its figures were measured.
+"""The documentation is true: its blocks run, its commands are valid, its figures were measured.
 
-Blocks between fences, ```python and ```sh, are run, one after another in a folder of their page's own. Commands that
-are only indented need a GPU, a server or a model of some size: they are given to the command line's parser.
+Fenced blocks, ```python and ```sh, run one after another in a folder for each page. Indented commands need a GPU, a
+server or a real model: they are only parsed.
 """
 
 import os
@@ -40,7 +40,7 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_are_commands(page: str) -> None:
+def test_the_commands_of_a_page_are_valid(page: str) -> None:
     for command in COMMAND.findall(BLOCK.sub("", PAGES[page])):
         try:
             cli.parse(shlex.split(command, comments=True))
@@ -48,12 +48,12 @@ def test_the_commands_of_a_page_are_commands(page: str) -> None:
             pytest.fail(f"{page}: agentdistill {command}: {error}")
 
 
-SAID = {
+EXPECTED = {
     "own_tools.py": r"Answer: 500 \(right\)",
-    "own_task_set.py": r"wrong: How many days has a leap year\? 365, not 366",
+    "own_task_set.py": r"wrong: How many days does a leap year have\? 365, not 366",
     "own_api.py": r"before\n.*\nparts +30 +0\.0% (?s:.*)\nafter\n.*\nparts +30 +[5-9]\d\.\d%",
 }
-"""What each example is to show."""
+"""What each example prints."""
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
@@ -61,15 +61,15 @@ def test_an_example_works(example: str, capsys: pytest.CaptureFixture[str], monk
     pytest.importorskip("trl", reason="needs agentdistill[train]")
     monkeypatch.setattr(sys, "argv", [example])
     runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
-    assert re.search(SAID[example], capsys.readouterr().out)
+    assert re.search(EXPECTED[example], capsys.readouterr().out)
 
 
-def test_the_reference_is_whole() -> None:
+def test_the_reference_is_complete() -> None:
     described = set(re.findall(r"^::: agentdistill\.(\w+)$", DOCS["reference.md"], re.MULTILINE))
     assert described == set(agentdistill.__all__) - {"__version__"}
 
 
 def test_figures_are_those_of_the_benchmarks() -> None:
     measured = set(NUMBER.findall((ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")))
-    said = set(NUMBER.findall(re.sub(r"\]\([^)]*\)", "", DOCS["comparison.md"])))
-    assert said <= measured
+    used = set(NUMBER.findall(re.sub(r"\]\([^)]*\)", "", DOCS["comparison.md"])))
+    assert used <= measured
