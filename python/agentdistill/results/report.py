@@ -92,6 +92,11 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
 # ---- what is in a run ----------------------------------------------------------------------------
 
 
+def _how(trajectory: Trajectory) -> dict[str, Any]:
+    """The settings of an episode, without the day of its run."""
+    return {name: value for name, value in trajectory.sampling.items() if name != "date"}
+
+
 def load_arm(run: Path, name: str) -> Arm:
     """Read what one run played."""
     trajectories = [trajectory for path in trajectory_files(run) for trajectory in read_trajectories(path)]
@@ -100,7 +105,7 @@ def load_arm(run: Path, name: str) -> Arm:
     first, right = trajectories[0], dict[tuple[str, str], bool]()
     for trajectory in trajectories:
         key = trajectory.task_set, trajectory.task_id
-        if (trajectory.model, trajectory.sampling) != (first.model, first.sampling):
+        if (trajectory.model, _how(trajectory)) != (first.model, _how(first)):
             raise ValueError(f"{run} holds runs of different settings: give each of its folders by itself")
         if trajectory.reference is None:
             raise ValueError(f"{run}: task {trajectory.task_id!r} has no answer, so nobody can say what is right")
