@@ -18,7 +18,7 @@ from agentdistill.models.model import Message
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tools.tool import python_tool
-from agentdistill.training.trainer import TrainConfig
+from agentdistill.training.config import TrainConfig
 
 rng = random.Random(1)
 NAMES = {owner: Names(rng, owner) for owner in ("train", "test")}

@@ -15,7 +15,7 @@ from agentdistill.distillation import GenerateConfig, generate, select
 from agentdistill.models.model import Message, Sampling
 from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import web_search
-from agentdistill.training.trainer import TrainConfig
+from agentdistill.training.config import TrainConfig
 
 SMALL = DemoConfig(
     sizes=("S",),

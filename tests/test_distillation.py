@@ -168,6 +168,21 @@ def test_a_teacher_s_samples_are_kept_apart_and_one_is_selected(tmp_path: Path) 
     assert len(select([said("a#1", "5"), said("a#2", "5")]).kept) == 2, "ids of tasks may look like samples"
 
 
+def test_more_samples_of_a_task_are_kept_when_asked() -> None:
+    def sample(name: str, answer: str) -> Trajectory:
+        return said(name, answer, "seen", sampling={"samples": 4})
+
+    made = [sample("u#1", "9"), sample("t#3", "7"), sample("t#1", "5"), sample("t#2", "5"), sample("t#4", "8")]
+    both, differing = (SelectConfig(per_task=2, distinct=distinct) for distinct in (False, True))
+    kept = {config.distinct: select(made, config=config) for config in (both, differing)}
+    assert [t.task_id for t in kept[False].kept] == ["t#1", "t#2", "u#1"]
+    assert kept[False].dropped == {"other_sample": 2}
+    assert [t.task_id for t in kept[True].kept] == ["t#1", "t#3", "u#1"], "two that differ"
+    assert kept[True].dropped == {"duplicate": 1, "other_sample": 1}
+    with pytest.raises(ValueError, match="per_task is 0"):
+        SelectConfig(per_task=0)
+
+
 def test_samples_need_a_temperature() -> None:
     with pytest.raises(ValueError, match="temperature"):
         GenerateConfig(samples=2)
@@ -198,4 +213,6 @@ def test_the_student_chooses_the_sample_it_finds_likeliest(tiny_model: Path) -> 
     other = said("u#1", "5", sampling={"samples": 4})
     selection = select([*samples, other], config=SelectConfig(student=str(tiny_model)))
     assert selection == ([likeliest, other], {"other_sample": 3})
+    two = select(samples, config=SelectConfig(student=str(tiny_model), per_task=2)).kept
+    assert two == sorted(samples, key=lambda sample: means[samples.index(sample)])[:2]
     assert likeliest != samples[0], "the first would be kept without a student"

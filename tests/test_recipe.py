@@ -17,8 +17,8 @@ from agentdistill.models.loading import count_parameters
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.recipe import Cost, correct_cost, load_recipe, rollout_cost, train_cost
 from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.training.config import TrainConfig
 from agentdistill.training.correction import CorrectConfig
-from agentdistill.training.trainer import TrainConfig
 
 PAPER = Path(__file__).parents[1] / "recipes" / "paper"
 

@@ -21,8 +21,8 @@ from agentdistill.demo.run import BASE, DemoConfig, make_world
 from agentdistill.demo.teacher import teacher
 from agentdistill.rollouts.prompt import assistant_turn
 from agentdistill.tools.tool import web_search
+from agentdistill.training.config import TrainConfig
 from agentdistill.training.examples import load_tokenizer, to_examples
-from agentdistill.training.trainer import TrainConfig
 
 CONFIG = TrainConfig(method="full", learning_rate=1e-4, epochs=1, batch_size=8, device_batch_size=8, max_length=2048)
 PACKED = TrainConfig(**{**vars(CONFIG), "packing": True, "batch_size": 2, "device_batch_size": 1})

@@ -51,8 +51,9 @@ if TYPE_CHECKING:
     from agentdistill.tasks.task import Task
     from agentdistill.tools.http_retriever import HttpRetriever
     from agentdistill.tools.tool import Tool, python_tool, web_search
+    from agentdistill.training.config import TrainConfig
     from agentdistill.training.correction import correct
-    from agentdistill.training.trainer import TrainConfig, train
+    from agentdistill.training.trainer import train
 
 _LAZY = {
     "ScriptedModel": "models.scripted",
@@ -62,7 +63,7 @@ _LAZY = {
     "RolloutConfig": "rollouts.player",
     "SelectConfig": "distillation",
     "GenerateConfig": "distillation",
-    "TrainConfig": "training.trainer",
+    "TrainConfig": "training.config",
     "HttpRetriever": "tools.http_retriever",
     "Task": "tasks.task",
     "load_tasks": "tasks.loading",

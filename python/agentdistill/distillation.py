@@ -43,7 +43,8 @@ class GenerateConfig(RolloutConfig):
     """Take first thoughts from this file of the same teacher's chains of thought (what ``kind`` "cot" made) and ask for
     those only that it does not have."""
     samples: int = 1
-    """Episodes of each task, "#1", "#2" ... behind its id; more than one needs a temperature. ``select`` keeps one."""
+    """Episodes of each task, "#1", "#2" ... behind its id; more than one needs a temperature. ``select`` keeps one, or
+    ``per_task``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,8 +118,10 @@ class SelectConfig:
     (Always-Search)."""
     distinct: bool = False
     """Of trajectories that say the same to the same question only one."""
+    per_task: int = 1
+    """Most samples to keep of a task; by default one, the first or the likeliest."""
     student: str | None = None
-    """Of the samples of a task, keep the one that this model, a folder or a hub id, finds likeliest (SmartAD: the
+    """Of the samples of a task, keep those that this model, a folder or a hub id, finds likeliest (SmartAD: the
     lowest mean negative log likelihood of what it would learn). By default the first."""
     prompt: str | None = None
     """System prompt under which the student would learn them, as in ``TrainConfig``."""
@@ -127,6 +130,8 @@ class SelectConfig:
         """Raise ValueError for what cannot be."""
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}: give at least 1")
+        if self.per_task < 1:
+            raise ValueError(f"per_task is {self.per_task}: give at least 1")
 
 
 class Selection(NamedTuple):
@@ -147,7 +152,7 @@ def select(
     output: str | Path | None = None,
     config: SelectConfig | None = None,
 ) -> Selection:
-    """Keep what is worth learning from, one trajectory a task, in the order of their tasks' ids.
+    """Keep what is worth learning from, in the order of their tasks' ids; of each task one, or ``per_task``.
 
     A file has its trajectories in the order in which they ended, which no two runs share; in the order of their ids,
     the same trajectories make the same student. Steps whose code raised an error are kept on purpose: what the teacher
@@ -160,10 +165,11 @@ def select(
         trajectories = read_trajectories(trajectories)
     reasons = [_why_dropped(trajectory, config) for trajectory in trajectories]
     good = [trajectory for trajectory, reason in zip(trajectories, reasons, strict=True) if reason is None]
-    single = _one_a_task(sorted(good, key=lambda trajectory: trajectory.task_id), config)
-    kept = _distinct(single) if config.distinct else single
+    good.sort(key=lambda trajectory: trajectory.task_id)
+    different = _distinct(good) if config.distinct else good  # first, so that samples of a task differ
+    kept = _of_each_task(different, config)
     counts = Counter(reason for reason in reasons if reason is not None)
-    counts += Counter(other_sample=len(good) - len(single), duplicate=len(single) - len(kept))
+    counts += Counter(duplicate=len(good) - len(different), other_sample=len(different) - len(kept))
     dropped = dict(counts.most_common())
     if output is not None:
         write_trajectories(kept, json.dumps({"select": asdict(config), "dropped": dropped}), Path(output))
@@ -192,14 +198,14 @@ def _is_grounded(trajectory: Trajectory) -> bool:
     return any(answer in f" {normalize(step.message)} " for step in trajectory.steps[:-1])
 
 
-def _one_a_task(trajectories: Sequence[Trajectory], config: SelectConfig) -> list[Trajectory]:
-    """Of the samples of each task the student's likeliest, or else the first."""
+def _of_each_task(trajectories: Sequence[Trajectory], config: SelectConfig) -> list[Trajectory]:
+    """Of the samples of each task the student's likeliest, or else the first, as many as are wanted."""
     tasks: dict[str, list[Trajectory]] = {}
     for trajectory in trajectories:
         sampled = trajectory.sampling.get("samples", 1) > 1
         task = trajectory.task_id.rpartition("#")[0] if sampled else trajectory.task_id
         tasks.setdefault(task, []).append(trajectory)
-    several = [sample for samples in tasks.values() if len(samples) > 1 for sample in samples]
+    several = [sample for samples in tasks.values() if len(samples) > config.per_task for sample in samples]
     losses: dict[str, float] = {}
     if config.student is not None and several:
         need("transformers", "train")
@@ -207,7 +213,11 @@ def _one_a_task(trajectories: Sequence[Trajectory], config: SelectConfig) -> lis
 
         means = mean_nll(several, config.student, prompt=config.prompt)
         losses = {sample.task_id: mean for sample, mean in zip(several, means, strict=True)}
-    return [min(samples, key=lambda sample: losses.get(sample.task_id, 0.0)) for samples in tasks.values()]
+    return [
+        sample
+        for samples in tasks.values()
+        for sample in sorted(samples, key=lambda sample: losses.get(sample.task_id, 0.0))[: config.per_task]
+    ]
 
 
 def _distinct(trajectories: Sequence[Trajectory]) -> list[Trajectory]:

@@ -32,8 +32,8 @@ from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.rollouts.prompt import assistant_turn, load_prompt
 from agentdistill.tasks.benchmark import located
 from agentdistill.tasks.task import Task
+from agentdistill.training.config import TrainConfig
 from agentdistill.training.correction import CorrectConfig, to_correct
-from agentdistill.training.trainer import TrainConfig
 
 _ENGINE = r"^(judge:)?(vllm|transformers|recorded):|(?<=\.py):\w+$"
 """What stands before a model's path, or behind the path of a function of one's own."""

@@ -150,6 +150,9 @@ def test_a_data_set_of_ones_own(tmp_path: Path) -> None:
         ("5", "math", "mine"),
         ("Ann", "fact", "mine"),
     ]
+    gsm8k = [{"question": "How many?", "answer": "3+4=<<3+4=7>>7 apples.\n#### 7"}]
+    datasets.Dataset.from_list(gsm8k).save_to_disk(tmp_path / "gsm8k")
+    assert [(t.answer, t.kind) for t in load_tasks(tmp_path / "gsm8k")] == [("7", "math")]
     two = datasets.DatasetDict({name: datasets.Dataset.from_list(rows[:1]) for name in ("train", "test")})
     two.save_to_disk(tmp_path / "two")
     assert len(load_tasks(tmp_path / "two" / "test")) == 1

@@ -1,6 +1,7 @@
 """Tasks: every form of file, what is told from what is missing, and errors that say where."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,27 @@ BAD = [
 def test_a_malformed_file_says_where(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_tasks(write(tmp_path, name, text))
+
+
+HUB_NAMES = {
+    "openai/gsm8k": r"load_dataset\('openai/gsm8k', split='test'\)\.save_to_disk\('gsm8k'\)",
+    "HuggingFaceH4/MATH-500": "The hub's HuggingFaceH4/MATH-500 is math500: give that",
+}
+
+
+@pytest.mark.parametrize("name", HUB_NAMES)
+def test_a_data_set_named_as_on_the_hub_is_refused_with_how_to(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=HUB_NAMES[name]):
+        load_tasks(name)
+
+
+def test_gsm8k_is_read_as_it_is_published(shared_data: Path) -> None:
+    tasks = load_tasks(shared_data / "tasks" / "gsm8k" / "test.jsonl", "gsm8k")
+    assert len(tasks) == 1319 and {task.kind for task in tasks} == {"math"}
+    assert all(task.answer and re.fullmatch(r"-?[\d,.]+", task.answer) for task in tasks)
 
 
 def test_other_bad_arguments(tmp_path: Path) -> None:

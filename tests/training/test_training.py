@@ -18,8 +18,9 @@ from test_correction import QUESTIONS, STUDENT, TEACHER
 from agentdistill import Task, correct, rollout, select
 from agentdistill.models.model import ModelError
 from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.training.config import TrainConfig
 from agentdistill.training.examples import Example
-from agentdistill.training.trainer import TrainConfig, _held_out, _labelled, train
+from agentdistill.training.trainer import _held_out, _labelled, train
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -38,31 +39,6 @@ TINY = TrainConfig(
     seed=1,
 )
 LORA = replace(TINY, method="lora", rank=8, alpha=16, epochs=30)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Qwen2 of two layers, with a tokenizer of one token per character."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("base")
-    vocabulary = {chr(i): i for i in range(32, 127)} | {chr(i): i for i in range(32)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=" "))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="\x03", pad_token="\x00").save_pretrained(path)
-    config = Qwen2Config(
-        vocab_size=128,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(path)
-    return path
 
 
 def example(prompt: str, completion: str) -> dict[str, list[int]]:
@@ -527,7 +503,10 @@ def test_bfloat16_trains_float32_weights(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": "qlora"},
+        {"method": "dora"},
+        {"report_to": "somewhere"},
+        {"shard": True, "method": "qlora"},
+        {"lora_config": ("use_rslora=true",), "method": "full"},
         {"precision": "float16"},
         {"rank": 0},
         {"dropout": 1.0},

@@ -13,6 +13,7 @@ from agentdistill.distillation import GenerateConfig, SelectConfig, generate, se
 from agentdistill.extras import need
 from agentdistill.models.loading import model_files
 from agentdistill.rollouts.engine import check_complete
+from agentdistill.training.config import TrainConfig
 from agentdistill.training.correction import CorrectConfig, correct
 from agentdistill.training.examples import (
     Example,
@@ -23,7 +24,6 @@ from agentdistill.training.examples import (
     student_named,
     to_examples,
 )
-from agentdistill.training.trainer import TrainConfig
 
 _COLOURS: dict[SpanKind, str] = {"thought": "cyan", "action": "green", "answer": "bold yellow"}
 

@@ -32,7 +32,8 @@ from agentdistill.results.evaluation import evaluate
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tasks.task import Kind, Task
 from agentdistill.tools.tool import Tool, web_search
-from agentdistill.training.trainer import TrainConfig, train
+from agentdistill.training.config import TrainConfig
+from agentdistill.training.trainer import train
 
 SETS = ("facts", "facts_in_domain", "arithmetic", "arithmetic_in_domain")
 """Unseen entities; entities that training asked about; numbers too large to multiply by heart; small numbers."""

@@ -48,7 +48,7 @@ def load_tasks(
     if not is_dataset(path) and suffix not in _READERS:
         raise ValueError(
             f"{path}: tasks are read from {', '.join(_READERS)} files, not {suffix or 'one without a suffix'}; "
-            f"benchmarks are {', '.join(BENCHMARKS)}"
+            f"benchmarks are {', '.join(BENCHMARKS)}{_of_the_hub(path)}"
         )
     rows = dataset_rows if is_dataset(path) else _READERS[suffix]
     tasks: list[Task] = []
@@ -78,6 +78,20 @@ def load_tasks(
     if not tasks:
         raise ValueError(f"{path} has no task with an answer")
     return tasks
+
+
+def _of_the_hub(path: Path) -> str:
+    """How to get at a data set that is named as the hub names it."""
+    name = path.as_posix()
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return ""
+    if known := [short for short, benchmark in BENCHMARKS.items() if benchmark.hub == name]:
+        return f". The hub's {name} is {known[0]}: give that"
+    code = f"from datasets import load_dataset; load_dataset('{name}', split='test').save_to_disk('{path.name}')"
+    return (
+        f". To read the hub's {name}, save a split of it, with question and answer as columns, and give the folder: "
+        f'python -c "{code}" (a data set of several subsets needs the name of one behind its own)'
+    )
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,175 @@
+"""What do TRL and PEFT get of a configuration, and what more of theirs may be given?
+
+Whatever their own configurations have and ours does not can be passed through by name (``sft_config``,
+``lora_config``). A name that they do not have, that is set here, or that would change nothing is refused.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from agentdistill._core import AgentDistillError
+from agentdistill.models.loading import split_options
+from agentdistill.training.config import TrainConfig
+from agentdistill.training.run_folder import checkpoints, processes
+
+_log = logging.getLogger(__name__)
+
+_WITHOUT_EFFECT = {
+    *("assistant_only_loss", "chat_template_path", "completion_only_loss", "dataset_num_proc", "dataset_text_field"),
+    *("eos_token", "eval_packing", "model_init_kwargs", "packing_strategy", "padding_free", "pad_to_multiple_of"),
+    *("pad_token", "shuffle_dataset", "truncation_mode", "trust_remote_code"),
+}
+"""Of SFTConfig, what is about text or loading: the trainer gets token ids and a model."""
+
+_OURS = {
+    *("accelerator_config", "deepspeed", "fsdp", "fsdp_config", "parallelism_config"),  # another way to shard
+    *("hub_model_id", "hub_token", "push_to_hub"),  # push_to
+    *("do_eval", "do_predict", "do_train", "resume_from_checkpoint"),
+}
+"""Of SFTConfig, what would do what is done here already."""
+
+
+CPU_TOKENS = 2_048
+"""Most tokens of one forward pass on a CPU, padding included, which bounds its memory."""
+
+
+def sft_settings(config: TrainConfig, output: Path, longest: int) -> Any:
+    """The SFTConfig of a run whose longest example has so many tokens, on this machine.
+
+    Raises ValueError for a further setting that there is not or that cannot be given, and for processes that cannot
+    share batches, AgentDistillError where the library to report to is not installed.
+    """
+    import torch
+    from trl import SFTConfig
+
+    from agentdistill.models.device import cpu_has_bfloat16  # here, as it imports torch
+
+    if config.report_to != "none" and find_spec(config.report_to) is None:
+        raise AgentDistillError(
+            f"{config.report_to} is not installed: pip install {config.report_to}, or report to none"
+        )
+    gpu = torch.cuda.is_available()
+    at_once, accumulated = _passes(config, longest, gpu)
+    checkpointing = config.gradient_checkpointing
+    if checkpointing is None:
+        checkpointing = gpu or longest > CPU_TOKENS
+    saving: Any = "epoch" if config.save_steps is None else "steps"
+    ours: dict[str, Any] = {
+        "output_dir": str(checkpoints(output)),
+        "run_name": output.name,
+        "per_device_train_batch_size": at_once,
+        "per_device_eval_batch_size": at_once,
+        "gradient_accumulation_steps": accumulated,
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.rate,
+        "lr_scheduler_type": config.schedule,
+        "warmup_steps": config.warmup,
+        "adam_beta2": config.beta2,
+        "bf16": config.precision == "bfloat16" if config.precision else gpu or cpu_has_bfloat16(),
+        "use_cpu": not gpu,
+        "gradient_checkpointing": checkpointing,
+        "train_sampling_strategy": "group_by_length" if config.group_by_length else "random",
+        "restore_callback_states_from_checkpoint": True,  # the patience that is used up
+        "max_length": None,
+        "packing": config.packing,  # the rows are packed already: this is for their collator
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        "eval_strategy": saving if config.held_out else "no",
+        "eval_steps": config.save_steps,
+        "load_best_model_at_end": bool(config.held_out),
+        "metric_for_best_model": "loss",
+        "save_strategy": saving,
+        "save_only_model": config.shard,  # with_shares saves the rest, too
+        "save_steps": config.save_steps or 500,
+        "save_total_limit": 1,
+        "report_to": config.report_to,
+        "disable_tqdm": True,
+        "seed": config.seed,
+        "dataloader_pin_memory": gpu,
+    }
+    usual = {"weight_decay": 0.0, "logging_steps": 5, "logging_first_step": True}
+    more = _further("sft_config", config.sft_config, SFTConfig, {*ours, *_OURS}, _WITHOUT_EFFECT)
+    if config.weighted and more.keys() & {"loss_type", "label_smoothing_factor"}:
+        raise ValueError("sft_config gives another loss, and weights or a teacher change it too: give one of them")
+    settings = _made("sft_config", SFTConfig, {**ours, **usual, **more})
+    one_gpu(settings)
+    return settings
+
+
+def one_gpu(settings: Any) -> None:
+    """Have a process use one GPU: transformers would copy the model to all that it sees, and multiply the batch."""
+    if settings.n_gpu > 1:
+        _log.warning(
+            "%d GPUs, and one process: it trains on the first; torchrun --nproc-per-node %d -m agentdistill train ... "
+            "uses all",
+            settings.n_gpu,
+            settings.n_gpu,
+        )
+        settings._n_gpu = 1
+
+
+def lora_settings(config: TrainConfig, *, multimodal: bool) -> Any:
+    """The LoraConfig of a run; of a ``multimodal`` model only what reads text is adapted. Raises as
+    :func:`sft_settings`."""
+    from peft import LoraConfig
+
+    ours = {"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "task_type": "CAUSAL_LM"}
+    usual = {
+        "target_modules": "all-linear",
+        "exclude_modules": r".*(vision|visual|audio|multi_modal).*" if multimodal else None,
+    }
+    more = _further("lora_config", config.lora_config, LoraConfig, {*ours, "inference_mode"}, set())
+    return _made("lora_config", LoraConfig, {**ours, **usual, **more})
+
+
+def _passes(config: TrainConfig, longest: int, gpu: bool) -> tuple[int, int]:
+    """Examples in one forward pass of a process, and how many passes make its share of a batch."""
+    share = config.batch_size // processes()
+    at_once = config.device_batch_size or 1
+    if config.device_batch_size is None and not gpu and not config.packing:
+        fitting = [n for n in range(1, share + 1) if share % n == 0 and n * longest <= CPU_TOKENS]
+        at_once = max(fitting, default=1)
+    if config.batch_size % (at_once * processes()):
+        raise ValueError(
+            f"{processes()} processes that take {at_once} examples at once cannot share batches of "
+            f"{config.batch_size}: give a batch_size that they can"
+        )
+    return at_once, share // at_once
+
+
+def _further(option: str, given: Iterable[str], of: Any, ours: set[str], without_effect: set[str]) -> Mapping[str, Any]:
+    """What is given as NAME=VALUE, by name. ``of``: the dataclass whose fields they are."""
+    known = {field.name: field for field in fields(of)}
+    more: dict[str, Any] = {}
+    for text in given:
+        _, read = split_options(f",{text}")
+        if len(read) != 1:
+            raise ValueError(f"{option} {text!r} is no setting: give NAME=VALUE")
+        ((name, value),) = read.items()
+        if name not in known:
+            near = get_close_matches(name, known.keys() - ours - without_effect, n=3)
+            hint = f"is it {' or '.join(near)}?" if near else f"see the documentation of {of.__name__}"
+            raise ValueError(f"{option}: {of.__name__} has no {name!r}: {hint}")
+        if name in ours:
+            raise ValueError(f"{option}: {name} is set here already: leave it out (agentdistill train --help)")
+        if name in without_effect:
+            raise ValueError(f"{option}: {name} would change nothing, since the trainer gets token ids: leave it out")
+        usual = known[name].default
+        if isinstance(usual, bool) and not isinstance(value, bool):
+            raise ValueError(f"{option}: {name} is {value!r}: give true or false")
+        if usual is not MISSING and isinstance(usual, int | float) and isinstance(value, str):
+            raise ValueError(f"{option}: {name} is {value!r}: give a number")
+        more[name] = value
+    return more
+
+
+def _made(option: str, of: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
+    try:
+        return of(**settings)
+    except (TypeError, ValueError, ImportError) as error:
+        raise ValueError(f"{option} makes no sense: {error}") from error
