@@ -38,7 +38,7 @@ def wiki_18(folder: Path) -> list[Path]:
 
 
 def gzipped(folder: Path) -> list[Path]:
-    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(lines(FIRST)) + gzip.compress(lines(SECOND)))
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(lines(FIRST)) + gzip.compress(lines(SECOND)) + bytes(512))
     return [folder / "corpus.jsonl.gz"]
 
 
@@ -156,6 +156,19 @@ BAD: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
     "no arrow": (lambda folder: written(folder / "a.arrow", b"junk" * 9), RetrievalError, "a.arrow: .* cannot be read"),
     "half a gzip": (lambda folder: written(folder / "a.gz", gzip.compress(lines(PASSAGES))[:-20]), OSError, "a.gz"),
     "splits": (two_splits, RetrievalError, "several splits; give one of train, test"),
+    "a list": (
+        lambda folder: written(folder / "a.jsonl", b"[" + lines(FIRST).strip().replace(b"\n", b",\n") + b"]"),
+        RetrievalError,
+        "a.jsonl:1: the file is one JSON list, and must have an object a line",
+    ),
+    "a null id": (
+        lambda folder: table(folder, id=["1", None], text=["x", "y"]),
+        RetrievalError,
+        "passage 2: no field `id",
+    ),
+    "bytes": (lambda folder: table(folder, id=[b"1"], text=["x"]), RetrievalError, "passage 1: its id is neither"),
+    "floats": (lambda folder: table(folder, id=[1.5], text=["x"]), RetrievalError, "passage 1: its id is neither"),
+    "objects": (lambda folder: table(folder, id=[{"a": 1}], text=["x"]), RetrievalError, "passage 1: its id is nei"),
     "a bad line": (
         lambda folder: written(folder / "a.jsonl", lines(FIRST) + b"{\n"),
         RetrievalError,

@@ -255,7 +255,12 @@ def test_a_smolagents_memory_is_read(tmp_path: Path) -> None:
 def test_every_smolagents_agent_keeps_its_actions(tmp_path: Path) -> None:
     """Logs that the library itself writes, of each class of agent and each way in which it writes code."""
     smolagents = pytest.importorskip("smolagents", reason="needs agentdistill[smolagents]")
-    from smolagents.models import ChatMessageToolCall, ChatMessageToolCallFunction
+    from smolagents.models import (
+        ChatMessageStreamDelta,
+        ChatMessageToolCall,
+        ChatMessageToolCallStreamDelta,
+    )
+    from smolagents.models import ChatMessageToolCallFunction as Function
 
     @smolagents.tool
     def multiply(a: int, b: int) -> int:
@@ -273,10 +278,22 @@ def test_every_smolagents_agent_keeps_its_actions(tmp_path: Path) -> None:
             self.turns = list(turns)
 
         def generate(self, messages: Any, **_: Any) -> Any:
-            text, name, arguments = self.turns.pop(0)
-            function = ChatMessageToolCallFunction(name=name, arguments=arguments)
-            calls = [ChatMessageToolCall(id="c", type="function", function=function)] if name else None
-            return smolagents.ChatMessage(role=smolagents.MessageRole.ASSISTANT, content=text, tool_calls=calls)
+            text, *named = self.turns.pop(0)
+            pairs = [pair for pair in zip(named[::2], named[1::2], strict=True) if pair[0]]
+            calls = [
+                ChatMessageToolCall(id=f"c{n}", type="function", function=Function(name=name, arguments=given))
+                for n, (name, given) in enumerate(pairs)
+            ]
+            return smolagents.ChatMessage(smolagents.MessageRole.ASSISTANT, text, tool_calls=calls or None)
+
+        def generate_stream(self, messages: Any, **_: Any) -> Any:
+            whole = self.generate(messages)
+            for start in range(0, len(whole.content), 3):
+                yield ChatMessageStreamDelta(content=whole.content[start : start + 3])
+            for index, call in enumerate(whole.tool_calls or []):
+                text = Function(name=call.function.name, arguments=json.dumps(call.function.arguments))
+                delta = ChatMessageToolCallStreamDelta(index=index, id=call.id, type="function", function=text)
+                yield ChatMessageStreamDelta(tool_calls=[delta])
 
     def code(start: str, end: str) -> list[Any]:
         lines = ("I multiply.", "x = 6 * 7\nprint(x)"), ("Done.", "final_answer(x)")
@@ -290,6 +307,14 @@ def test_every_smolagents_agent_keeps_its_actions(tmp_path: Path) -> None:
     written = 'Thought: I multiply.\nAction:\n{"name": "multiply", "arguments": {"a": 6, "b": 7}}'
     tools = smolagents.ToolCallingAgent, [multiply]
     coder = smolagents.CodeAgent, []
+    in_code = code("<code>", "</code>")
+
+    def helper(kind: Any, given: list[Any], turns: list[Any]) -> dict[str, Any]:
+        named = {"name": "helper", "description": "multiplies", "provide_run_summary": True, "verbosity_level": 0}
+        return {"managed_agents": [kind(given, Scripted(turns), **named)]}
+
+    asked = [("I multiply.", "r = helper(task='6 * 7')"), ("Done.", "final_answer(42)")]
+    asks = [(f"Thought: {thought}\n<code>\n{line}\n</code>", "", None) for thought, line in asked]
     cases: list[tuple[Any, list[Any], dict[str, Any], str]] = [
         (tools, [("I multiply.", *call), done], {}, "print(multiply(a=6, b=7))"),
         (tools, [(written, "", None), done], {}, "print(multiply(a=6, b=7))"),
@@ -301,7 +326,19 @@ def test_every_smolagents_agent_keeps_its_actions(tmp_path: Path) -> None:
             "print(multiply(a=6, b=7))",
         ),
         (coder, structured, {"use_structured_outputs_internally": True}, "x = 6 * 7"),
-        (coder, code("<code>", "</code>"), {}, "x = 6 * 7\nprint(x)"),
+        (coder, in_code, {}, "x = 6 * 7\nprint(x)"),
+        (coder, in_code, {"stream_outputs": True}, "x = 6 * 7\nprint(x)"),
+        (coder, structured, {"use_structured_outputs_internally": True, "stream_outputs": True}, "x = 6 * 7"),
+        (coder, [("Plan", "", None), *in_code], {"planning_interval": 5}, "x = 6 * 7\nprint(x)"),
+        (coder, asks, helper(*tools, [("", *call), done]), "r = helper(task='6 * 7')"),
+        (tools, [("I multiply.", "helper", {"task": "6"}), done], helper(*coder, in_code), 'print(helper(task="6"))'),
+        (tools, [("I multiply.", *call), done], {"stream_outputs": True}, "print(multiply(a=6, b=7))"),
+        (
+            tools,
+            [("I multiply.", *call, "multiply", {"a": 2, "b": 3}), done],
+            {},
+            "print(multiply(a=6, b=7))\nprint(multiply(a=2, b=3))",
+        ),
         (coder, code("<code>", ""), {}, "x = 6 * 7\nprint(x)"),
         (coder, code("```python", "```"), {"code_block_tags": "markdown"}, "x = 6 * 7\nprint(x)"),
         (coder, code("<run>", "</run>"), {"code_block_tags": ("<run>", "</run>")}, "x = 6 * 7\nprint(x)"),

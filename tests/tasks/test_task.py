@@ -105,7 +105,8 @@ BAD = [
     ("t.jsonl", '{"question": "?", "answer": "x", "task_set": 3}', "t.jsonl:1: its task set is 3"),
     ("t.jsonl", '{"question": "?", "answer": "x", "answer_aliases": "y"}', "t.jsonl:1: its answer_aliases are 'y'"),
     ("t.jsonl", '{"question": "?", "answer": "x", "answer_aliases": [{}]}', "give a list of texts or numbers"),
-    ("t.jsonl", f"{GOOD}\n{GOOD}", r"t.jsonl:2: its id '\w+' is also that of \S*t.jsonl:1: give each task its own"),
+    ("t.jsonl", f"{GOOD}\n{GOOD}", r"t.jsonl:2: its question, without an id, is also that of \S*t.jsonl:1: give each"),
+    ("t.csv", "id,question,answer\n1,?,x\n1,??,x\n", r"t.csv:3: its id '1' is also that of \S*t.csv:2: give each"),
     ("t.jsonl", "", "t.jsonl has no task with an answer"),
     ("t.json", '{\n"examples": [\n}', "t.json:3: not JSON"),
     ("t.json", '{"data": []}', "t.json: not a task set"),
@@ -191,6 +192,10 @@ def test_the_kind_is_told_from_the_answer(answer: str, kind: str) -> None:
 FILES: list[tuple[str, str, list[tuple[str, str, tuple[str, ...]]]]] = [
     ("gsm8k.jsonl", '{"question": "Q?", "answer": "3+4=<<3+4=7>>7 apples.\\n#### 7"}\n', [("Q?", "7", ())]),
     ("gsm8k.jsonl", '{"question": "Q?", "answer": "So\\n#### 1,234\\n"}\n', [("Q?", "1,234", ())]),
+    ("digits.jsonl", f'{{"question": "Q?", "answer": {"7" * 5000}}}\n', [("Q?", "7" * 5000, ())]),
+    ("digits.json", f'[{{"question": "Q?", "answer": -{"7" * 5000}}}]', [("Q?", "-" + "7" * 5000, ())]),
+    ("digits.csv", f"question,answer\nQ?,{'7' * 5000}\n", [("Q?", "7" * 5000, ())]),
+    ("surrogate.jsonl", '{"question": "Q\\ud800?", "answer": "a\\udfff"}\n', [("Q\ufffd?", "a\ufffd", ())]),
     ("hashes.jsonl", '{"question": "Q?", "answer": "C#### is none"}\n', [("Q?", "C#### is none", ())]),
     ("long.csv", f"question,answer,context\nWho?,Me,{'x' * 200_000}\n", [("Who?", "Me", ())]),
     (

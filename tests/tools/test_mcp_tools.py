@@ -135,6 +135,9 @@ def test_code_calls_them(tools: tuple[Tool, ...]) -> None:
 # JSON schemas as servers have them, and the signatures they become.
 SCHEMAS: list[tuple[dict[str, Any], str]] = [
     ({"type": "object"}, "() -> str"),
+    ({"type": "object", "properties": None, "required": None}, "() -> str"),
+    ({"properties": {"a": None}, "required": None}, "(a: Any = None) -> str"),
+    ({"properties": {"a": {"type": None, "default": None}}, "required": ["a", "b"]}, "(a: Any) -> str"),
     (
         {"properties": {"from": {"type": "string"}, "max-n": True, "1st": {"type": ["integer", "null"]}}},
         "(from_: str = None, max_n: Any = None, _1st: int | None = None) -> str",

@@ -32,7 +32,9 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
     An answer may be rounded to nine digits or more, and a reference to six decimals or more; exact values are compared
     exactly. Raises UndecidedError for a comparison that takes more than ``seconds`` of processor time.
     """
-    if not answer.strip() or len(answer) > _LONGEST:
+    if not answer.strip() or answer.strip() == reference.strip():
+        return bool(answer.strip())
+    if len(answer) > _LONGEST:
         return False
     expected, given = undress(reference), undress(answer)
     if expected == given or chosen(expected.text, given.text):

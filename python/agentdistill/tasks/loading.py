@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -58,9 +59,8 @@ def load_tasks(
         for where, row in rows(path):
             task = _task(where, row, task_set, kind, path.stem)
             if task.id in places:
-                raise ValueError(
-                    f"{where}: its id {task.id!r} is also that of {places[task.id]}: give each task its own"
-                )
+                said = f"its id {task.id!r}" if row.get("id") is not None else "its question, without an id,"
+                raise ValueError(f"{where}: {said} is also that of {places[task.id]}: give each task its own id")
             places[task.id] = where
             if task.answer is None:
                 unanswered.append(where)
@@ -97,7 +97,7 @@ def _of_the_hub(path: Path) -> str:
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """The examples of ``{"metadata": ..., "examples": [...]}``, or of a plain list."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"), parse_int=_integer)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     examples = data.get("examples") if isinstance(data, dict) else data
@@ -113,7 +113,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
             if not line.strip():
                 continue
             try:
-                yield f"{path}:{number}", json.loads(line)
+                yield f"{path}:{number}", json.loads(line, parse_int=_integer)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno})") from error
 
@@ -140,6 +140,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 _READERS = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
+
+
+def _integer(digits: str) -> int | str:
+    """An integer; one of more digits than Python reads stays text."""
+    return int(digits) if len(digits) <= sys.int_info.default_max_str_digits else digits
 
 
 _FINAL = re.compile(r"^#### *(\S.*?)\s*\Z", re.MULTILINE)
@@ -175,6 +180,7 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
         raise ValueError(f"{where}: its answer_aliases are {aliases!r}: give a list of texts or numbers")
     known = ("id", "question", "answer", "task_set", "kind", "answer_aliases")
     metadata = {key: value for key, value in row.items() if key not in known}
+    question = _encodable(question)
     identifier = identifier or hashlib.sha256(question.encode()).hexdigest()[:12]
     texts = tuple(text for alias in aliases if (text := _text(alias)))
     return Task(identifier, question, answer, named, own, texts, metadata)
@@ -183,9 +189,14 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
 def _text(value: Any) -> str | None:
     """A text that is not empty, or a finite number as text; None for anything else."""
     if isinstance(value, str):
-        return value if value.strip() else None
+        return _encodable(value) if value.strip() else None
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return str(value) if number else None
+
+
+def _encodable(text: str) -> str:
+    """The text with a mark in the place of each half of a surrogate pair, which no file and no server takes."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _what(value: Any) -> str:

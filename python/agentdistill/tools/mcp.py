@@ -167,7 +167,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _tool(remote: mcp.Tool, ask: Callable[[str, dict[str, Any]], CallToolResult]) -> Tool:
-    properties, required = remote.input_schema.get("properties", {}), remote.input_schema.get("required", ())
+    properties, required = remote.input_schema.get("properties") or {}, remote.input_schema.get("required") or ()
     names = {_identifier(name): name for name in properties}
     schemas = {name: _described(properties[known]) for name, known in names.items()}
     parameters = [_parameter(name, schema, required=names[name] in required) for name, schema in schemas.items()]
@@ -251,7 +251,7 @@ def _result_schema(remote: mcp.Tool) -> dict[str, Any]:
 
 def _is_wrapped(remote: mcp.Tool) -> bool:
     """Whether what it gives is no object, and so comes in one that has nothing else, as servers do it."""
-    return list((remote.output_schema or {}).get("properties", ())) == ["result"]
+    return list((remote.output_schema or {}).get("properties") or ()) == ["result"]
 
 
 def _result(remote: mcp.Tool, result: CallToolResult) -> Any:
