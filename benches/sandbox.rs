@@ -1,6 +1,6 @@
 //! What a cell costs: in place, from another State, and as one of the candidates of a step. BENCHMARKS.md has the figures.
 
-use agentdistill::sandbox::{Limits, Sandbox, State, Tools};
+use agentdistill::sandbox::{Caller, Limits, Sandbox, State, Tools};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const CELL: &str = "print(2 + 2)";
@@ -45,7 +45,9 @@ fn steps(c: &mut Criterion) {
     let sandbox = sandbox();
     let state = after(&sandbox, sandbox.initial(), "total = 0\ndef f(n):\n    return n * n");
     let candidates: Vec<_> = (0..8).map(|i| (state.clone(), format!("total += f({i})\nprint(total)"))).collect();
-    c.bench_function("step of 8 candidates", |b| b.iter(|| sandbox.run_many(candidates.clone()).unwrap()));
+    c.bench_function("step of 8 candidates", |b| {
+        b.iter(|| sandbox.run_many(candidates.clone(), Caller::Waiting).unwrap())
+    });
 }
 
 fn many(c: &mut Criterion) {
@@ -54,7 +56,7 @@ fn many(c: &mut Criterion) {
         let sandbox = Sandbox::new(Tools::new(), Limits::default(), 0, Some(threads)).unwrap();
         let cells = vec![(sandbox.initial().clone(), CELL.to_string()); 256];
         let name = format!("256 cells from the first State, {threads} threads");
-        c.bench_function(&name, |b| b.iter(|| sandbox.run_many(cells.clone()).unwrap()));
+        c.bench_function(&name, |b| b.iter(|| sandbox.run_many(cells.clone(), Caller::Waiting).unwrap()));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Builds the guest, the CPython that runs inside the sandbox, and leaves it in OUT_DIR for rust/sandbox/guest.rs.
 //!
-//! componentize-py makes a WASM component from rust/sandbox/guest; its memory is cut out as an image and its loops get
-//! a stop check (guest/rewrite.rs); Cranelift compiles the rest for the target. That takes half a minute, so the result
+//! componentize-py makes a WASM component from rust/sandbox/guest; its memory is cut out as an image and its code gets
+//! stop checks (guest/rewrite.rs); Cranelift compiles the rest for the target. That takes half a minute, so the result
 //! is kept under the target folder by a hash of all that goes into it. No Python is needed when it is there.
 //! The guest has numpy when recipes/numpy/build.py has built it.
 
@@ -22,16 +22,17 @@ mod rewrite;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What the guest is made from; each changes the hash.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     "rust/build.rs",
     "rust/sandbox/engine.rs",
     "rust/sandbox/guest/rewrite.rs",
+    "rust/sandbox/guest/stop_checks.rs",
     "rust/sandbox/guest/world.wit",
     "rust/sandbox/guest/app.py",
     "rust/sandbox/guest/preload.py",
 ];
 /// Python packages of the recipe; pyproject.toml pins their versions.
-const PACKAGES: [&str; 3] = ["componentize-py", "sympy", "mpmath"];
+const PACKAGES: [&str; 4] = ["componentize-py", "sympy", "mpmath", "tzdata"];
 /// Folder of the target folder where recipes/numpy/build.py leaves the package, and beside it the hash of its recipe.
 const NUMPY: &str = "guest-numpy";
 const NUMPY_FINGERPRINT: &str = "fingerprint";
@@ -120,7 +121,7 @@ fn pinned_versions() -> Result<Vec<String>> {
         .collect()
 }
 
-/// The component, and the names of the packages in it.
+/// The component, and the names of the packages in it that cells import.
 fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<(Vec<u8>, Vec<String>)> {
     let (python, mut packages) = find_python(pins)?;
     if numpy.join(NUMPY_FINGERPRINT).is_file() {
@@ -135,7 +136,9 @@ fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<(Vec<u8>, 
     for package in packages {
         let name = package.file_name().and_then(|name| name.to_str()).ok_or("a Python package without a name")?;
         copy_package(&package, &dependencies.join(name))?;
-        names.push(name.to_owned());
+        if name != "tzdata" {
+            names.push(name.to_owned());
+        }
     }
     names.sort();
     // An empty virtual environment, since componentize-py adds that of the surroundings.
@@ -165,7 +168,7 @@ fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<(Vec<u8>, 
     Ok((fs::read(component)?, names))
 }
 
-/// A Python that has the pinned packages, and where sympy and mpmath are.
+/// A Python that has the pinned packages, and where those for the guest are.
 fn find_python(pins: &[String]) -> Result<(PathBuf, Vec<PathBuf>)> {
     const SCRIPT: &str = "import importlib.metadata as m, sys
 for pin in sys.argv[1:]:
@@ -173,8 +176,8 @@ for pin in sys.argv[1:]:
     try: found = m.version(name)
     except m.PackageNotFoundError: sys.exit(f'has no {name}')
     if found != version: sys.exit(f'has {name} {found}, not {version}')
-import componentize_py, sympy, mpmath
-print(*sympy.__path__, *mpmath.__path__, sep='\\n')";
+import componentize_py, sympy, mpmath, tzdata
+print(*sympy.__path__, *mpmath.__path__, *tzdata.__path__, sep='\\n')";
 
     let named = env::var_os("AGENTDISTILL_GUEST_PYTHON").map(PathBuf::from);
     let candidates = match named {
@@ -211,7 +214,8 @@ print(*sympy.__path__, *mpmath.__path__, sep='\\n')";
     .into())
 }
 
-/// Copies the sources and the extension modules of a package, without its tests.
+/// Copies the sources, the extension modules and the time zones (files without an extension) of a package, without its
+/// tests.
 fn copy_package(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -221,7 +225,7 @@ fn copy_package(from: &Path, to: &Path) -> Result<()> {
             if name != "tests" && name != "__pycache__" {
                 copy_package(&entry.path(), &to.join(name))?;
             }
-        } else if entry.path().extension().is_some_and(|extension| extension == "py" || extension == "so") {
+        } else if entry.path().extension().is_none_or(|extension| extension == "py" || extension == "so") {
             fs::copy(entry.path(), to.join(name))?;
         }
     }
@@ -249,11 +253,17 @@ fn facts(image: &[u8], hash: &[u8], packages: &[String]) -> Result<String> {
     if u32_at(thread + interpreter_offset)? != interpreter {
         return Err("the guest's thread state is not where it was expected".into());
     }
-    // Their meaning: rust/sandbox/guest.rs.
     Ok(format!(
-        "const IMAGE_LEN: usize = {};\nconst HASH: [u8; 32] = {:?};\nconst PACKAGES: &[&str] = &{packages:?};\n\
-         const IN_CELL: u32 = {};\n\
-         const ASYNC_EXCEPTION: u32 = {};\nconst EVAL_BREAKER: u32 = {};\nconst TIMEOUT_ERROR: u32 = {};\n",
+        "/// Bytes of the image.\npub const IMAGE_LEN: usize = {};\n\
+         /// SHA-256 of code.zst and image.zst.\npub const HASH: [u8; 32] = {:?};\n\
+         /// Names of the packages in it besides the standard library.\npub const PACKAGES: &[&str] = &{packages:?};\n\
+         // Addresses in the guest's memory:\n\
+         /// A byte that is not 0 while a cell runs. The next says whether the host sent it TimeoutError.\n\
+         pub const IN_CELL: u32 = {};\n\
+         /// Of CPython's thread state: the exception that was sent from outside.\npub const ASYNC_EXCEPTION: u32 = {};\n\
+         /// Of CPython's thread state: bits that make the interpreter check for such things.\n\
+         pub const EVAL_BREAKER: u32 = {};\n\
+         /// The class.\npub const TIMEOUT_ERROR: u32 = {};\n",
         image.len(),
         hash,
         beacon + 32,

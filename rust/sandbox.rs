@@ -20,8 +20,8 @@
 //!
 //! Cells run on threads of this module (process.rs), which have the stacks that deep recursion needs. One more is the
 //! watchdog: it sends TimeoutError into a cell that takes too long, as CPython's own PyThreadState_SetAsyncExc does, and
-//! stops one that goes on regardless, by a word that every loop of the guest reads. A cell that writes to that word
-//! itself is told again and again, until a loop has seen it.
+//! stops one that goes on regardless, by a word that the guest's code checks in every loop and every recursion
+//! (guest/stop_checks.rs). A cell that overwrites that word is stopped again and again, until a check has seen it.
 //!
 //! # Threat model
 //!
@@ -59,17 +59,23 @@ use crate::Error;
 use crate::observation::{Observation, ObservationKind};
 
 mod bytes;
+mod deadline;
 mod delta;
 mod engine;
 mod guest;
 mod host;
+mod image_facts;
 mod memory;
 mod process;
+mod report;
 
+pub use deadline::CancelToken;
+use deadline::CellDeadline;
 use delta::Delta;
-use guest::{Death, Guest, Kind, Report, STOP_AGAIN, Turn};
-use host::{Host, World};
+use guest::Guest;
+use host::{Devices, Host};
 use process::Process;
+use report::{AbnormalEnd, Report, ReportKind};
 
 /// Something a cell can call by its name.
 pub trait Tool: Send + Sync {
@@ -178,24 +184,24 @@ impl From<SandboxError> for Error {
 
 /// The whole interpreter after some cells: an immutable value, cheap to clone.
 #[derive(Clone)]
-pub struct State(Arc<Moment>);
+pub struct State(Arc<Snapshot>);
 
-struct Moment {
-    world: World,
+struct Snapshot {
+    devices: Devices,
     delta: Arc<Delta>,
 }
 
 impl State {
-    fn new(world: World, delta: Arc<Delta>) -> Self {
-        Self(Arc::new(Moment { world, delta }))
+    fn new(devices: Devices, delta: Arc<Delta>) -> Self {
+        Self(Arc::new(Snapshot { devices, delta }))
     }
 
     /// Memory held beyond the image, in bytes, shared with other States or not.
     pub fn nbytes(&self) -> usize {
-        size_of::<Moment>() + self.0.delta.nbytes()
+        size_of::<Snapshot>() + self.0.delta.nbytes()
     }
 
-    fn same(&self, other: &Weak<Moment>) -> bool {
+    fn same(&self, other: &Weak<Snapshot>) -> bool {
         std::ptr::eq(Arc::as_ptr(&self.0), other.as_ptr())
     }
 }
@@ -252,39 +258,15 @@ impl Sandbox {
 
     /// Runs one cell: what it did, and the State after it.
     pub fn run(&self, state: &State, code: &str) -> crate::Result<(Observation, State)> {
-        let mut results = self.run_many(vec![(state.clone(), code.to_string())])?;
+        let mut results = self.run_many(vec![(state.clone(), code.to_string())], Caller::Waiting)?;
         Ok(results.pop().expect("a result for the cell"))
     }
 
     /// Runs each cell from its own State, in parallel.
-    pub fn run_many(&self, cells: Vec<(State, String)>) -> crate::Result<Vec<(Observation, State)>> {
-        self.run_cells(cells, None, &|| false)
-    }
-
-    /// The same; `interrupted` is asked every 50 ms, and ends it when true: running cells are killed, without waiting
-    /// for a tool that they are in.
-    pub fn run_many_until(
+    pub fn run_many(
         &self,
         cells: Vec<(State, String)>,
-        interrupted: &dyn Fn() -> bool,
-    ) -> crate::Result<Vec<(Observation, State)>> {
-        self.run_cells(cells, None, interrupted)
-    }
-
-    /// The same on a thread that can run cells itself, and so needs none to wait for.
-    pub fn run_many_here(
-        &self,
-        here: &CellThread,
-        cells: Vec<(State, String)>,
-    ) -> crate::Result<Vec<(Observation, State)>> {
-        self.run_cells(cells, Some(here), &|| false)
-    }
-
-    fn run_cells(
-        &self,
-        cells: Vec<(State, String)>,
-        here: Option<&CellThread>,
-        interrupted: &dyn Fn() -> bool,
+        caller: Caller<'_>,
     ) -> crate::Result<Vec<(Observation, State)>> {
         if cells.is_empty() {
             return Ok(Vec::new());
@@ -294,10 +276,13 @@ impl Sandbox {
         }
         let process = Process::current()?;
         let workers = self.threads.min(cells.len());
-        let batch = Arc::new(Batch::new(cells, workers, self.tools.clone(), self.limits.clone()));
-        process.watch(&batch.turns)?;
-        let first = usize::from(here.is_some());
-        for worker in first..workers {
+        let (here, cancel) = match caller {
+            Caller::CellThread(_, cancel) => (true, cancel.clone()),
+            Caller::Waiting | Caller::Interruptible(_) => (false, CancelToken::default()),
+        };
+        let batch = Arc::new(Batch::new(cells, workers, self.tools.clone(), self.limits.clone(), cancel));
+        process.watch(&batch.deadlines)?;
+        for worker in usize::from(here)..workers {
             let working = batch.clone();
             match process.spawn(Box::new(move || working.work(process, worker))) {
                 Err(error) if worker == 0 => return Err(error.into()),
@@ -305,18 +290,30 @@ impl Sandbox {
                 Ok(()) => {}
             }
         }
-        if here.is_some() {
+        if here {
             batch.work(process, 0);
         }
-        Ok(batch.wait(interrupted)?)
+        Ok(batch.wait(&caller)?)
     }
+}
+
+/// Who calls [`Sandbox::run_many`], and what its thread does meanwhile.
+#[derive(Clone, Copy)]
+pub enum Caller<'a> {
+    /// It waits.
+    Waiting,
+    /// It calls this every 50 ms. Once that gives true, running cells are killed, without waiting for a tool that they are
+    /// in, and the call fails.
+    Interruptible(&'a dyn Fn() -> bool),
+    /// It runs cells itself, since it has the stack for it, until they are cancelled; then the call fails.
+    CellThread(&'a CellThread, &'a CancelToken),
 }
 
 /// Says that this is a thread with a stack that cells can run on.
 pub struct CellThread(());
 
 impl CellThread {
-    /// Does `job` on such a thread, and waits for nothing.
+    /// Runs `job` on such a thread, and does not wait for it.
     pub fn spawn(job: impl FnOnce(&Self) + Send + 'static) -> crate::Result<()> {
         Ok(Process::current()?.spawn(Box::new(move || job(&Self(()))))?)
     }
@@ -328,11 +325,11 @@ fn first_state(tools: &Arc<Tools>, seed: u64) -> Result<State, SandboxError> {
     let (sender, receiver) = std::sync::mpsc::channel();
     process.spawn(Box::new(move || {
         let made = process.guest.slot(Guest::IMAGE_LEN).and_then(|mut slot| {
-            let host = Host { world: World { seed, ..World::default() }, tools, ..Host::idle() };
+            let host = Host { devices: Devices { seed, ..Devices::default() }, tools, ..Host::idle() };
             let (host, outcome) = slot.set_up(host, seed, names);
             outcome.map_err(|_| SandboxError::GuestDamaged)?;
-            let state = State::new(host.world, slot.capture());
-            process.give_back(slot, &state);
+            let state = State::new(host.devices, slot.capture());
+            process.return_slot(slot, &state);
             Ok(state)
         });
         let _ = sender.send(made);
@@ -346,7 +343,8 @@ struct Batch {
     tools: Arc<Tools>,
     limits: Limits,
     next: AtomicUsize,
-    turns: Vec<Arc<Turn>>,
+    cancel: CancelToken,
+    deadlines: Vec<Arc<CellDeadline>>,
     results: Mutex<Results>,
     finished: Condvar,
 }
@@ -359,14 +357,22 @@ struct Results {
 
 impl Batch {
     /// How often the waiting thread asks whether it was interrupted.
-    const PATIENCE: Duration = Duration::from_millis(50);
+    const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
+    /// How long a cancelled batch waits for its cells to end.
+    const MAX_CANCEL: Duration = Duration::from_secs(2);
 
-    fn new(cells: Vec<(State, String)>, workers: usize, tools: Arc<Tools>, limits: Limits) -> Self {
+    fn new(
+        cells: Vec<(State, String)>,
+        workers: usize,
+        tools: Arc<Tools>,
+        limits: Limits,
+        cancel: CancelToken,
+    ) -> Self {
         let (soft, hard) = (Duration::from_secs_f64(limits.seconds), Duration::from_secs_f64(limits.hard_seconds));
-        let turns = (0..workers).map(|_| Arc::new(Turn::new(soft, hard))).collect();
+        let deadlines = (0..workers).map(|_| Arc::new(CellDeadline::new(soft, hard, cancel.clone()))).collect();
         let results = Results { cells: vec![None; cells.len()], missing: cells.len(), error: None };
         let (results, finished) = (Mutex::new(results), Condvar::new());
-        Self { cells, tools, limits, next: AtomicUsize::new(0), turns, results, finished }
+        Self { cells, tools, limits, next: AtomicUsize::new(0), cancel, deadlines, results, finished }
     }
 
     /// Runs cells until there are none left.
@@ -374,9 +380,9 @@ impl Batch {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some((state, code)) = self.cells.get(index) else { return };
-            let run = || self.run_cell(process, &self.turns[worker], state, code);
+            let run = || self.run_cell(process, &self.deadlines[worker], state, code);
             let result = panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-                self.turns[worker].end();
+                self.deadlines[worker].end();
                 let message = panic.downcast_ref::<&str>().map(ToString::to_string);
                 let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
                 Err(SandboxError::Panicked(message.unwrap_or_default()))
@@ -397,25 +403,31 @@ impl Batch {
     }
 
     /// Waits for all results.
-    fn wait(&self, interrupted: &dyn Fn() -> bool) -> Result<Vec<(Observation, State)>, SandboxError> {
-        let over = |results: &Results| results.missing == 0 || results.error.is_some();
+    fn wait(&self, caller: &Caller<'_>) -> Result<Vec<(Observation, State)>, SandboxError> {
+        let over = |results: &Results| results.missing == 0 || results.error.is_some() || self.cancel.is_cancelled();
         // Where cells must wait for others it takes longer, and the workers need the cores.
-        if self.cells.len() <= self.turns.len() {
-            process::soon(|| self.results.try_lock().ok().filter(|results| over(results)).map(drop));
+        if self.cells.len() <= self.deadlines.len() {
+            process::poll_briefly(|| self.results.try_lock().ok().filter(|results| over(results)).map(drop));
         }
         let mut results = self.lock();
         while !over(&results) {
             let (woken, waited) =
-                self.finished.wait_timeout(results, Self::PATIENCE).unwrap_or_else(PoisonError::into_inner);
+                self.finished.wait_timeout(results, Self::INTERRUPT_INTERVAL).unwrap_or_else(PoisonError::into_inner);
             results = woken;
-            if waited.timed_out() {
+            if let Caller::Interruptible(interrupted) = caller
+                && waited.timed_out()
+            {
                 drop(results); // to ask may take long: Python's needs the GIL
                 if interrupted() {
-                    self.cancel();
-                    return Err(SandboxError::Interrupted);
+                    self.cancel.cancel();
                 }
                 results = self.lock();
             }
+        }
+        if self.cancel.is_cancelled() {
+            drop(results);
+            self.cancel();
+            return Err(SandboxError::Interrupted);
         }
         match results.error.take() {
             None => Ok(results.cells.drain(..).flatten().collect()),
@@ -427,27 +439,31 @@ impl Batch {
         }
     }
 
-    /// Waits for what runs to die, but not for tools.
+    /// Waits until the running cells have ended, but not for tools, and not for a single operation that takes very long
+    /// (a copy of gigabytes): such a cell ends by itself soon after, and its result is dropped.
     fn cancel(&self) {
         self.next.store(self.cells.len(), Ordering::Relaxed);
-        while self.turns.iter().filter(|turn| turn.cancel()).count() > 0 {
-            std::thread::sleep(STOP_AGAIN);
+        let started = Instant::now();
+        while self.deadlines.iter().filter(|deadline| deadline.cancel()).count() > 0
+            && started.elapsed() < Self::MAX_CANCEL
+        {
+            std::thread::sleep(deadline::RETRY);
         }
     }
 
     fn run_cell(
         &self,
         process: &Process,
-        turn: &Arc<Turn>,
+        deadline: &Arc<CellDeadline>,
         state: &State,
         code: &str,
     ) -> Result<(Observation, State), SandboxError> {
         let started = Instant::now();
         let mut slot = process.take_slot(state)?;
         let host = Host {
-            world: state.0.world,
+            devices: state.0.devices,
             tools: self.tools.clone(),
-            turn: turn.clone(),
+            deadline: deadline.clone(),
             tool_calls: Vec::new(),
             tool_call_limit: self.limits.tool_calls,
             memory_limit: self.limits.memory(),
@@ -456,33 +472,33 @@ impl Batch {
         let (host, outcome) = slot.run(host, code, self.limits.stdout_chars as u32);
         let (mut observation, next) = match outcome {
             Ok(report) => {
-                let next = State::new(host.world, slot.capture());
-                process.give_back(slot, &next);
+                let next = State::new(host.devices, slot.capture());
+                process.return_slot(slot, &next);
                 (reported(report, host.out_of_memory), next)
             }
-            Err(death) => (self.killed(death), state.clone()),
+            Err(end) => (self.killed(end), state.clone()),
         };
         observation.tool_calls = host.tool_calls;
         observation.seconds = started.elapsed().as_secs_f64();
         Ok((observation, next))
     }
 
-    fn killed(&self, death: Death) -> Observation {
-        let reason = match death {
-            Death::Stopped => format!(
+    fn killed(&self, end: AbnormalEnd) -> Observation {
+        let reason = match end {
+            AbnormalEnd::Stopped => format!(
                 "it went on for {} s after the TimeoutError that it got at {} s",
                 self.limits.hard_seconds, self.limits.seconds
             ),
-            Death::StackOverflow => "it recursed too deeply".to_string(),
-            Death::OutOfMemory => "it ran out of memory, and did not survive that".into(),
-            Death::Trap => {
+            AbnormalEnd::StackOverflow => "it recursed too deeply".to_string(),
+            AbnormalEnd::OutOfMemory => "it ran out of memory, and did not survive that".into(),
+            AbnormalEnd::Trap => {
                 "it broke the interpreter, asked the system for something that a sandbox does not have, or handed over \
                  more than the host takes"
                     .into()
             }
         };
         let error = format!("The cell was killed: {reason}. Nothing that it did has happened.");
-        let out_of_memory = death == Death::OutOfMemory;
+        let out_of_memory = end == AbnormalEnd::OutOfMemory;
         let kind = if out_of_memory { ObservationKind::OutOfMemory } else { ObservationKind::Killed };
         Observation { kind, error: Some(error), ..Observation::default() }
     }
@@ -501,13 +517,13 @@ fn reported(report: Report, out_of_memory: bool) -> Observation {
     let out_of_memory = out_of_memory && error_type.as_deref() == Some("SystemError");
     Observation {
         kind: match report.kind {
-            Kind::Exception if out_of_memory => ObservationKind::OutOfMemory,
-            Kind::Value => ObservationKind::Value,
-            Kind::FinalAnswer => ObservationKind::FinalAnswer,
-            Kind::Exception => ObservationKind::Exception,
-            Kind::Timeout => ObservationKind::Timeout,
-            Kind::OutOfMemory => ObservationKind::OutOfMemory,
-            Kind::ToolError => ObservationKind::ToolError,
+            ReportKind::Exception if out_of_memory => ObservationKind::OutOfMemory,
+            ReportKind::Value => ObservationKind::Value,
+            ReportKind::FinalAnswer => ObservationKind::FinalAnswer,
+            ReportKind::Exception => ObservationKind::Exception,
+            ReportKind::Timeout => ObservationKind::Timeout,
+            ReportKind::OutOfMemory => ObservationKind::OutOfMemory,
+            ReportKind::ToolError => ObservationKind::ToolError,
         },
         stdout: report.stdout,
         truncated: usize::try_from(report.truncated).unwrap_or(usize::MAX),

@@ -10,11 +10,12 @@ use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::action::ActionFormat;
 use crate::error::{Error, Result};
 use crate::observation::Observation;
-use crate::sandbox::{CellThread, Sandbox, State};
+use crate::sandbox::{Caller, CancelToken, CellThread, Sandbox, State};
 use crate::self_consistency::{Runner, StepResult, Waiting, self_consistent_steps};
 use crate::vote::Compat;
 
@@ -35,6 +36,8 @@ struct Queue<T> {
     /// Threads that take steps.
     threads: usize,
     ended: Vec<(T, Result<StepResult<State>>)>,
+    /// Cancels the steps that have begun.
+    cancel: CancelToken,
 }
 
 impl<T: Send + 'static> StepQueue<T> {
@@ -54,7 +57,8 @@ impl<T: Send + 'static> StepQueue<T> {
             return Err(Error::Argument("at_once is 0; at least one is needed".into()));
         }
         let bell = io::pipe().map_err(|error| Error::Sandbox(format!("no pipe for a queue of steps: {error}")))?;
-        let queue = Queue { waiting: VecDeque::new(), threads: 0, ended: Vec::new() };
+        let cancel = CancelToken::default();
+        let queue = Queue { waiting: VecDeque::new(), threads: 0, ended: Vec::new(), cancel };
         Ok(Self { sandbox, format, compat, seed, at_once, queue: Mutex::new(queue), idle: Condvar::new(), bell })
     }
 
@@ -91,22 +95,27 @@ impl<T: Send + 'static> StepQueue<T> {
         std::mem::take(&mut queue.ended)
     }
 
-    /// Forgets the steps that have not begun, and waits for those that have.
+    /// How long [`StepQueue::close`] waits.
+    const MAX_CLOSE: Duration = Duration::from_secs(3);
+
+    /// Forgets the steps that have not begun, and cancels those that have. Waits for these, but not long: one may be in a
+    /// tool that does not return.
     pub fn close(&self) {
         let mut queue = self.lock();
         let forgotten = std::mem::take(&mut queue.waiting);
-        while queue.threads > 0 {
-            queue = self.idle.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(queue);
+        std::mem::take(&mut queue.cancel).cancel();
+        let steps_run = |queue: &mut Queue<T>| queue.threads > 0;
+        let waited = self.idle.wait_timeout_while(queue, Self::MAX_CLOSE, steps_run);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
         drop(forgotten);
     }
 
     fn take_steps(&self, here: &CellThread) {
         let mut queue = self.lock();
         while let Some((ticket, step)) = queue.waiting.pop_front() {
+            let cancel = queue.cancel.clone();
             drop(queue);
-            let runner = Here { sandbox: &self.sandbox, here };
+            let runner = OnCellThread { sandbox: &self.sandbox, here, cancel };
             let take = || self_consistent_steps(&runner, [step], self.format, self.compat, self.seed);
             let result = panic::catch_unwind(AssertUnwindSafe(take))
                 .unwrap_or_else(|_| Err(Error::Sandbox("a step of an episode panicked".into())));
@@ -126,15 +135,16 @@ impl<T: Send + 'static> StepQueue<T> {
 }
 
 /// The sandbox, on a thread that can run cells itself.
-struct Here<'a> {
+struct OnCellThread<'a> {
     sandbox: &'a Sandbox,
     here: &'a CellThread,
+    cancel: CancelToken,
 }
 
-impl Runner for Here<'_> {
+impl Runner for OnCellThread<'_> {
     type State = State;
 
     fn run_many(&self, cells: Vec<(State, String)>) -> Result<Vec<(Observation, State)>> {
-        self.sandbox.run_many_here(self.here, cells)
+        self.sandbox.run_many(cells, Caller::CellThread(self.here, &self.cancel))
     }
 }

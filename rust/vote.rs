@@ -84,12 +84,10 @@ enum Outcome {
 
 impl Outcome {
     fn canonical(observation: &Observation) -> Self {
-        let json =
-            observation.final_answer_json.as_deref().and_then(|json| Literal::parse(json, literal::Syntax::Json));
-        match (json, &observation.final_answer) {
-            (Some(answer), _) => Self::Answered(answer.to_string()),
-            (None, Some(answer)) => Self::Answered(canonical_text(answer)),
-            (None, None) => Self::Ran {
+        match &observation.final_answer {
+            // As text, which is what becomes the episode's answer. A cell can report any JSON beside it.
+            Some(answer) => Self::Answered(canonical_text(answer)),
+            None => Self::Ran {
                 stdout: canonical_text(&observation.stdout),
                 value: observation.value.as_deref().map(canonical_text),
             },
@@ -109,11 +107,11 @@ impl fmt::Display for Outcome {
 }
 
 fn canonical_text(text: &str) -> String {
-    let line = |line: &str| match Literal::parse(line, literal::Syntax::Python) {
+    let line = |line: &str| match Literal::parse(line) {
         Some(literal) => literal.to_string(),
         None => literal::collapse(line),
     };
-    match Literal::parse(text, literal::Syntax::Python) {
+    match Literal::parse(text) {
         Some(literal) => literal.to_string(),
         None => text.lines().filter(|text| !text.trim().is_empty()).map(line).collect::<Vec<_>>().join("\n"),
     }

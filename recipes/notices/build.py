@@ -116,7 +116,7 @@ def guest_pins() -> list[str]:
     """Name and version of each package that goes into the guest, as the recipes have them."""
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     numpy = (ROOT / "recipes/numpy/build.py").read_text(encoding="utf-8")
-    pins = re.findall(r'"(componentize-py|sympy|mpmath)==([\w.]+)"', pyproject)
+    pins = re.findall(r'"(componentize-py|sympy|mpmath|tzdata)==([\w.]+)"', pyproject)
     return [" ".join(pin) for pin in [*pins, *re.findall(r"(numpy)-([\d.]+)\.tar", numpy)]]
 
 

@@ -10,7 +10,7 @@ use super::retrieval::PyBm25Index;
 use super::without_gil;
 use crate::Error;
 use crate::observation::Observation;
-use crate::sandbox::{Limits, Sandbox, State, Tool, Tools};
+use crate::sandbox::{Caller, Limits, Sandbox, State, Tool, Tools};
 use crate::search_tool::SearchTool;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -180,7 +180,7 @@ impl PySandbox {
 
 impl PySandbox {
     fn run_cells(&self, py: Python<'_>, cells: Vec<(State, String)>) -> PyResult<Vec<(Observation, State)>> {
-        until_signal(py, |interrupted| self.0.run_many_until(cells, interrupted))
+        until_signal(py, |interrupted| self.0.run_many(cells, Caller::Interruptible(interrupted)))
     }
 }
 

@@ -6,7 +6,7 @@
 //! and nothing in them can do more than a cell could.
 //!
 //! Layout: magic; hash of the guest; identity of the base, zeros without one; SHA-256 of the rest. The rest, by zstd: five
-//! numbers (world, memory size, count of pages); of each page that differs from the base's its index, the mask of its lines
+//! numbers (clock and random generator, memory size, count of pages); of each page that differs from the base's its index, the mask of its lines
 //! that differ from the image's, the mask of those among them that the base has not; of each line of the last masks the
 //! mask of its words that differ from the base's line, or the image's where the base has none; then these words. A first
 //! mask of zeros says that the page is the image's again.
@@ -18,10 +18,10 @@ use sha2::{Digest, Sha256};
 use super::delta::{LINE, Line, NewDelta, PAGE, Page, bits, side_by_side};
 use super::engine::WASM_PAGE;
 use super::guest::Guest;
-use super::host::World;
+use super::host::Devices;
 use super::memory::Image;
 use super::process::Process;
-use super::{Limits, Moment, SandboxError, State};
+use super::{Limits, SandboxError, Snapshot, State};
 use crate::Error;
 
 const MAGIC: &[u8; 8] = b"ADstate3";
@@ -84,13 +84,13 @@ impl State {
     }
 
     fn body(&self, base: Option<&Self>) -> Vec<u8> {
-        let Moment { world, delta } = &*self.0;
+        let Snapshot { devices, delta } = &*self.0;
         let image = &Process::current().expect("a State comes from a guest that is loaded").guest.image;
         let changes = side_by_side(pages(base), &delta.pages);
         let changes: Vec<Change> = changes.filter_map(|(index, old, new)| Change::between(index, old, new)).collect();
         let lines: Vec<(&Line, u64)> = changes.iter().flat_map(|change| change.fresh_lines(image)).collect();
         let mut body = Vec::with_capacity(delta.nbytes());
-        for number in [world.seed, world.drawn, world.nanoseconds, delta.size as u64, changes.len() as u64] {
+        for number in [devices.seed, devices.drawn, devices.nanoseconds, delta.size as u64, changes.len() as u64] {
             body.extend(number.to_le_bytes());
         }
         body.extend(changes.iter().flat_map(|change| change.index.to_le_bytes()));
@@ -104,7 +104,7 @@ impl State {
 
 /// What bytes say, unpacked; not yet checked against a base.
 struct Body<'a> {
-    world: World,
+    devices: Devices,
     size: usize,
     indexes: Vec<u32>,
     masks: &'a [[u8; 8]],
@@ -137,9 +137,9 @@ impl<'a> Body<'a> {
         let inside = last.is_none_or(|(&index, _)| (index as usize + 1) * PAGE <= size);
         let sized = size.is_multiple_of(WASM_PAGE) && size >= Guest::IMAGE_LEN;
         let counted: usize = differing.iter().map(|&words| u16::from_le_bytes(words).count_ones() as usize).sum();
-        let world = World { seed, drawn, nanoseconds };
+        let devices = Devices { seed, drawn, nanoseconds };
         (ascending && inside && sized && counted == words.len()).then_some(Self {
-            world,
+            devices,
             size,
             indexes,
             masks,
@@ -178,7 +178,7 @@ impl<'a> Body<'a> {
         old.for_each(|page| new.keep(page));
         let new = new.finish(self.size);
         let inside = new.pages.last().is_none_or(|page| (page.index as usize + 1) * PAGE <= self.size);
-        inside.then(|| State::new(self.world, Arc::new(new)))
+        inside.then(|| State::new(self.devices, Arc::new(new)))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use wasmtime::Config;
 
-/// Address of the word that every loop of the guest looks at: not 0 stops it. The first page of the image is unused.
+/// Address of the word that stops the guest when it is not 0 (guest/stop_checks.rs). The first page of the image is unused.
 pub const STOP_WORD: u32 = 8;
 
 /// Pages of the guest are counted by this size in every State, whatever the host's page size is.
@@ -12,9 +12,12 @@ pub const WASM_PAGE: usize = 64 << 10;
 pub fn config() -> Config {
     let mut config = Config::new();
     config.concurrency_support(false);
-    // Time is limited by STOP_WORD, which costs 1 %; wasmtime's epochs cost 27 %, fuel more.
+    // Traps use no signals: other libraries (faulthandler, a JVM, another wasmtime) install handlers for these signals before
+    // us, after us and while cells run, and there is no order in which all handlers work. Costs some 10 %.
+    config.signals_based_traps(false);
+    // Time is limited by STOP_WORD, which costs less than wasmtime's epochs (27 %) or fuel (more).
     config.epoch_interruption(false).consume_fuel(false);
-    // 4 GiB of address space and a guard behind it: no access needs a bounds check.
+    // Address space for the largest memory, so that it never moves. What is behind it is never accessible.
     config.memory_reservation(4 << 30).memory_guard_size(32 << 20);
     config.wasm_backtrace_max_frames(None).native_unwind_info(false).generate_address_map(false);
     config

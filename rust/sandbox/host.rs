@@ -1,8 +1,8 @@
-//! The wall: all that the guest can ask of the host.
+//! What can the guest ask of the host?
 //!
-//! Its world has two imports, call-tool and sleep. Of WASI it gets a clock, random bytes and empty answers about
-//! arguments, environment and folders; every other import traps, and a trap kills the cell. Clock and random bytes are
-//! computed from the State, so that the same cells see the same.
+//! It has two imports of its own, call-tool and sleep. Of WASI it gets a clock, random bytes, and empty lists of arguments,
+//! environment variables and folders; every other import traps, and a trap kills the cell. Clock and random bytes are
+//! computed from the State, so that the same cells observe the same.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use sha2::{Digest, Sha256};
 use wasmtime::component::{Component, ComponentType, Lift, Linker, Lower, Val};
 use wasmtime::{Engine, ResourceLimiter, StoreContextMut, bail};
 
-use super::guest::Turn;
+use super::deadline::CellDeadline;
 use super::{Tool, Tools};
 use crate::observation::ToolCall;
 
-/// What a State knows besides its memory: where its clock and its random bytes are.
+/// The virtual clock and the random generator of a State: what it has besides its memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct World {
+pub struct Devices {
     pub seed: u64,
     /// Requests for random bytes so far.
     pub drawn: u64,
-    /// Time since [`World::EPOCH_SECONDS`].
+    /// Time since [`Devices::EPOCH_SECONDS`].
     pub nanoseconds: u64,
 }
 
-impl World {
+impl Devices {
     /// 2026-01-01 00:00 UTC: the time at which every first State begins.
     const EPOCH_SECONDS: u64 = 1_767_225_600;
     /// Nanoseconds after that, in the year 2247, at which the clock stands still: Python's own ends in 2262.
@@ -58,9 +58,9 @@ impl World {
 
 /// The host's side of one cell.
 pub struct Host {
-    pub world: World,
+    pub devices: Devices,
     pub tools: Arc<Tools>,
-    pub turn: Arc<Turn>,
+    pub deadline: Arc<CellDeadline>,
     pub tool_calls: Vec<ToolCall>,
     pub tool_call_limit: usize,
     /// Bytes that the memory may grow to.
@@ -70,17 +70,17 @@ pub struct Host {
 }
 
 /// Bytes of a tool call's arguments: they are parsed into some fifty times as much, and kept in the Observation.
-const MOST_ARGUMENTS: usize = 1 << 20;
+const MAX_ARGUMENTS: usize = 1 << 20;
 /// Bytes that a call may hand over at all. Between the two the cell is told so; beyond, it dies.
-pub const MOST_LIFTED: usize = 16 << 20;
+pub const MAX_LIFTED: usize = 16 << 20;
 
 impl Host {
     /// Between cells: no tools, no time, no growth.
     pub fn idle() -> Self {
         Self {
-            world: World::default(),
+            devices: Devices::default(),
             tools: Arc::new(BTreeMap::new()),
-            turn: Arc::default(),
+            deadline: Arc::default(),
             tool_calls: Vec::new(),
             tool_call_limit: 0,
             memory_limit: usize::MAX,
@@ -88,31 +88,28 @@ impl Host {
         }
     }
 
-    fn call_tool(&mut self, name: String, arguments: String) -> wasmtime::Result<Result<String, String>> {
+    fn call_tool(&mut self, name: String, arguments: String) -> Result<String, String> {
         if self.tool_calls.len() >= self.tool_call_limit {
-            return Ok(Err(format!("a cell may call tools {} times, and this one has", self.tool_call_limit)));
+            return Err(format!("a cell may call tools {} times, and this one has", self.tool_call_limit));
         }
         let Some(tool) = self.tools.get(&name).cloned() else {
             let known = self.tools.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Ok(Err(format!("there is no such tool here; there is: {known}")));
+            return Err(format!("there is no such tool here; there is: {known}"));
         };
-        if arguments.len() > MOST_ARGUMENTS {
-            let (bytes, most) = (arguments.len(), MOST_ARGUMENTS);
-            return Ok(Err(format!("the arguments are {bytes} bytes of JSON, where {most} are the most")));
+        if arguments.len() > MAX_ARGUMENTS {
+            return Err(format!("the arguments are {} bytes of JSON, more than {MAX_ARGUMENTS}", arguments.len()));
         }
         let started = Instant::now();
-        self.turn.pause();
+        self.deadline.pause();
         let outcome = checked_call(&*tool, &arguments);
-        if !self.turn.resume() {
-            bail!("cancelled while in a tool");
-        }
+        self.deadline.resume();
         let (result, error) = match outcome.clone() {
             Ok(result) => (Some(result), None),
             Err(error) => (None, Some(error)),
         };
         let seconds = started.elapsed().as_secs_f64();
         self.tool_calls.push(ToolCall { name, arguments, result, error, seconds });
-        Ok(outcome)
+        outcome
     }
 }
 
@@ -146,10 +143,10 @@ pub fn link(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<H
 
     let mut root = linker.root();
     root.func_wrap("call-tool", |mut context: Context, (name, arguments): (String, String)| {
-        Ok((context.data_mut().call_tool(name, arguments)?,))
+        Ok((context.data_mut().call_tool(name, arguments),))
     })?;
     root.func_wrap("sleep", |mut context: Context, (nanoseconds,): (u64,)| {
-        context.data_mut().world.sleep(nanoseconds);
+        context.data_mut().devices.sleep(nanoseconds);
         Ok(())
     })?;
 
@@ -163,19 +160,19 @@ pub fn link(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<H
                 instance.func_wrap("get-arguments", |_: Context, ()| Ok((Vec::<String>::new(),)))?;
             }
             "wasi:clocks/monotonic-clock" => {
-                instance.func_wrap("now", |mut context: Context, ()| Ok((context.data_mut().world.now(),)))?;
-                instance.func_wrap("resolution", |_: Context, ()| Ok((World::TICK,)))?;
+                instance.func_wrap("now", |mut context: Context, ()| Ok((context.data_mut().devices.now(),)))?;
+                instance.func_wrap("resolution", |_: Context, ()| Ok((Devices::TICK,)))?;
             }
             "wasi:clocks/wall-clock" => {
                 instance.func_wrap("now", |mut context: Context, ()| {
-                    let now = context.data_mut().world.now();
+                    let now = context.data_mut().devices.now();
                     Ok((WallTime {
-                        seconds: World::EPOCH_SECONDS + now / 1_000_000_000,
+                        seconds: Devices::EPOCH_SECONDS + now / 1_000_000_000,
                         nanoseconds: (now % 1_000_000_000) as u32,
                     },))
                 })?;
                 instance.func_wrap("resolution", |_: Context, ()| {
-                    Ok((WallTime { seconds: 0, nanoseconds: World::TICK as u32 },))
+                    Ok((WallTime { seconds: 0, nanoseconds: Devices::TICK as u32 },))
                 })?;
             }
             "wasi:filesystem/preopens" => {
@@ -189,7 +186,7 @@ pub fn link(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<H
                     if count > 1 << 20 {
                         bail!("more than a MiB of random bytes at once");
                     }
-                    Ok((context.data_mut().world.random_bytes(count as usize),))
+                    Ok((context.data_mut().devices.random_bytes(count as usize),))
                 })?;
             }
             _ => {}

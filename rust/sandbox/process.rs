@@ -1,16 +1,18 @@
-//! What a process has once for all its sandboxes: the guest, idle slots, threads with stacks deep enough to run it on,
-//! and the watchdog, a thread that keeps the time limits of all cells while any run.
+//! What does a process have once for all its sandboxes?
 //!
-//! A fork (Python's multiprocessing, data loaders) copies none of the threads, so the child makes its own.
+//! The guest, idle slots, threads with stacks deep enough to run it on, and the watchdog: a thread that enforces the time
+//! limits of all cells while any run. A fork (Python's multiprocessing, data loaders) copies none of the threads, so the
+//! child makes its own.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::deadline::CellDeadline;
 use super::delta::PAGE;
-use super::guest::{Guest, Slot, THREAD_STACK, Turn};
-use super::{Moment, SandboxError, State};
+use super::guest::{Guest, Slot, THREAD_STACK};
+use super::{SandboxError, Snapshot, State};
 
 pub type Job = Box<dyn FnOnce() + Send>;
 
@@ -18,30 +20,30 @@ pub struct Process {
     id: u32,
     pub guest: Arc<Guest>,
     /// Each with the State that it holds; the longest unused first.
-    slots: Mutex<Vec<(Slot, Weak<Moment>)>>,
-    most_slots: usize,
+    slots: Mutex<Vec<(Slot, Weak<Snapshot>)>>,
+    max_slots: usize,
     idle_threads: Mutex<Vec<Sender<Job>>>,
-    watched: Mutex<Watched>,
-    watch_sooner: Condvar,
+    watchdog: Mutex<Watchdog>,
+    wake_watchdog: Condvar,
 }
 
 #[derive(Default)]
-struct Watched {
-    turns: Vec<Weak<Turn>>,
-    /// When the watchdog looks next; None when there is none.
+struct Watchdog {
+    deadlines: Vec<Weak<CellDeadline>>,
+    /// When it checks them next; None when its thread does not run.
     next: Option<Instant>,
 }
 
-/// Locked for moments only, so that a fork hardly ever meets it locked.
+/// Locked briefly, so that a fork hardly ever finds it locked.
 static CURRENT: Mutex<Option<&'static Process>> = Mutex::new(None);
 
 impl Process {
-    /// More idle threads than this are let go.
-    const MOST_THREADS: usize = 64;
+    /// Further idle threads end.
+    const MAX_IDLE_THREADS: usize = 64;
     /// A slot with more written memory than this is not kept.
-    const MOST_WRITTEN: usize = 64 << 20;
-    /// The watchdog looks at least so often, and forgets turns that are over.
-    const ROUND: Duration = Duration::from_millis(50);
+    const MAX_WRITTEN: usize = 64 << 20;
+    /// The watchdog checks at least so often, and forgets deadlines that nobody else has.
+    const MAX_INTERVAL: Duration = Duration::from_millis(50);
 
     pub fn current() -> Result<&'static Self, SandboxError> {
         let id = std::process::id();
@@ -57,15 +59,15 @@ impl Process {
         if let Some(process) = current.filter(|process| process.id == id) {
             return Ok(process); // another thread was faster
         }
-        let most_slots = 2 * thread::available_parallelism().map_or(4, usize::from).max(4);
+        let max_slots = 2 * thread::available_parallelism().map_or(4, usize::from).max(4);
         Ok(current.insert(Box::leak(Box::new(Self {
             id,
             guest,
             slots: Mutex::default(),
-            most_slots,
+            max_slots,
             idle_threads: Mutex::default(),
-            watched: Mutex::default(),
-            watch_sooner: Condvar::new(),
+            watchdog: Mutex::default(),
+            wake_watchdog: Condvar::new(),
         }))))
     }
 
@@ -80,7 +82,7 @@ impl Process {
         let candidates = slots.iter().enumerate().filter(|(_, (slot, _))| slot.size() == delta.size);
         let best = candidates.min_by_key(|(_, (slot, held))| (!slot.is_near(delta), held.strong_count() > 0));
         let best = best.map(|(index, (slot, _))| (index, slot.is_near(delta)));
-        let index = best.filter(|(_, near)| *near || slots.len() >= self.most_slots).map(|(index, _)| index);
+        let index = best.filter(|(_, near)| *near || slots.len() >= self.max_slots).map(|(index, _)| index);
         let slot = index.map(|index| slots.remove(index).0);
         drop(slots);
         let mut slot = match slot {
@@ -92,12 +94,12 @@ impl Process {
     }
 
     /// Keeps a slot for later; it holds `state`.
-    pub fn give_back(&self, slot: Slot, state: &State) {
-        if slot.written() * PAGE > Self::MOST_WRITTEN {
+    pub fn return_slot(&self, slot: Slot, state: &State) {
+        if slot.written() * PAGE > Self::MAX_WRITTEN {
             return;
         }
         let mut slots = lock(&self.slots);
-        let oldest = (slots.len() >= self.most_slots).then(|| slots.remove(0));
+        let oldest = (slots.len() >= self.max_slots).then(|| slots.remove(0));
         slots.push((slot, Arc::downgrade(&state.0)));
         drop(slots);
         drop(oldest);
@@ -115,38 +117,40 @@ impl Process {
         thread.spawn(move || self.serve(job)).map(|_| ()).map_err(SandboxError::Thread)
     }
 
-    /// Keeps the limits of all cells that run in these turns, for as long as somebody else has them.
-    pub fn watch(&'static self, turns: &[Arc<Turn>]) -> Result<(), SandboxError> {
+    /// Enforces these deadlines for as long as somebody else has them.
+    pub fn watch(&'static self, deadlines: &[Arc<CellDeadline>]) -> Result<(), SandboxError> {
         let now = Instant::now();
-        let mut watched = lock(&self.watched);
-        match watched.next {
-            None => self.spawn(Box::new(|| self.keep_limits()))?,
-            Some(next) if turns.iter().any(|turn| turn.after(now) < next) => self.watch_sooner.notify_one(),
+        let mut watchdog = lock(&self.watchdog);
+        match watchdog.next {
+            None => self.spawn(Box::new(|| self.enforce_deadlines()))?,
+            Some(next) if deadlines.iter().any(|deadline| deadline.earliest(now) < next) => {
+                self.wake_watchdog.notify_one();
+            }
             Some(_) => {}
         }
-        watched.next.get_or_insert(now);
-        watched.turns.extend(turns.iter().map(Arc::downgrade));
+        watchdog.next.get_or_insert(now);
+        watchdog.deadlines.extend(deadlines.iter().map(Arc::downgrade));
         Ok(())
     }
 
-    fn keep_limits(&self) {
-        let mut watched = lock(&self.watched);
+    fn enforce_deadlines(&self) {
+        let mut watchdog = lock(&self.watchdog);
         loop {
             let now = Instant::now();
-            let mut next = now + Self::ROUND;
-            watched.turns.retain(|turn| {
-                let Some(turn) = turn.upgrade() else { return false };
-                // A cell that begins after this look has all of its seconds before it.
-                next = next.min(turn.watch(now).unwrap_or_else(|| turn.after(now)));
+            let mut next = now + Self::MAX_INTERVAL;
+            watchdog.deadlines.retain(|deadline| {
+                let Some(deadline) = deadline.upgrade() else { return false };
+                // A cell that begins after this check has all of its seconds before it.
+                next = next.min(deadline.check(now).unwrap_or_else(|| deadline.earliest(now)));
                 true
             });
-            if watched.turns.is_empty() {
-                watched.next = None;
+            if watchdog.deadlines.is_empty() {
+                watchdog.next = None;
                 return;
             }
-            watched.next = Some(next);
+            watchdog.next = Some(next);
             let pause = next.saturating_duration_since(now);
-            watched = self.watch_sooner.wait_timeout(watched, pause).unwrap_or_else(PoisonError::into_inner).0;
+            watchdog = self.wake_watchdog.wait_timeout(watchdog, pause).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -156,24 +160,24 @@ impl Process {
         while let Some(job) = next {
             job();
             let mut idle = lock(&self.idle_threads);
-            if idle.len() >= Self::MOST_THREADS {
+            if idle.len() >= Self::MAX_IDLE_THREADS {
                 return;
             }
             idle.push(sender.clone());
             drop(idle);
-            next = soon(|| jobs.try_recv().ok()).or_else(|| jobs.recv().ok());
+            next = poll_briefly(|| jobs.try_recv().ok()).or_else(|| jobs.recv().ok());
         }
     }
 }
 
-/// What `look` finds within the time of a small cell. To sleep and be woken takes half as long as such a cell itself, on
-/// both sides; others may run meanwhile.
-pub fn soon<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+/// Polls for as long as a small cell takes. To sleep and be woken costs half of that time, on both sides; other threads
+/// may run meanwhile.
+pub fn poll_briefly<T>(mut poll: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
-        match look() {
+        match poll() {
             None if started.elapsed() < Duration::from_micros(300) => thread::yield_now(),
-            found => return found,
+            result => return result,
         }
     }
 }

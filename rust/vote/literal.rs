@@ -1,15 +1,9 @@
-//! Python literals and JSON, read into one canonical form. What it cannot read stays text; nothing is evaluated.
+//! Python literals, read into one canonical form. What it cannot read stays text; nothing is evaluated.
 //!
 //! Numbers are exact decimals of any size. Not read, and so compared as text: complex numbers, bytes, f-strings,
 //! tuples without parentheses, numbers with leading zeros, and nesting deeper than 64.
 
 use std::fmt::{self, Write};
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Syntax {
-    Python,
-    Json,
-}
 
 /// A value; printing it gives its canonical form.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,8 +22,8 @@ pub enum Literal {
 
 impl Literal {
     /// Reads the whole text, but for white space around it, as one literal.
-    pub fn parse(text: &str, syntax: Syntax) -> Option<Self> {
-        let mut parser = Parser { rest: text.trim(), syntax };
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parser = Parser { rest: text.trim() };
         let literal = parser.value(0)?;
         parser.rest.is_empty().then_some(literal)
     }
@@ -143,7 +137,6 @@ impl fmt::Display for Decimal {
 
 struct Parser<'a> {
     rest: &'a str,
-    syntax: Syntax,
 }
 
 impl Parser<'_> {
@@ -154,7 +147,7 @@ impl Parser<'_> {
         }
         let value = match self.rest.bytes().next()? {
             b'[' => Literal::List(self.items('[', ']', depth)?.0),
-            b'(' if self.syntax == Syntax::Python => {
+            b'(' => {
                 let (mut items, comma) = self.items('(', ')', depth)?;
                 if items.len() == 1 && !comma { items.pop()? } else { Literal::List(items) }
             }
@@ -201,7 +194,7 @@ impl Parser<'_> {
         set.dedup();
         match (dict.is_empty(), set.is_empty()) {
             (false, false) => None,
-            (true, false) => (self.syntax == Syntax::Python).then_some(Literal::Set(set)),
+            (true, false) => Some(Literal::Set(set)),
             _ => Some(Literal::Dict(dict)),
         }
     }
@@ -210,14 +203,14 @@ impl Parser<'_> {
     fn atom(&mut self) -> Option<Literal> {
         let length = self.rest.find([',', ':', ']', ')', '}', ' ', '\t', '\n', '\r']).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(length);
-        let literal = match (word, self.syntax) {
-            ("None", Syntax::Python) | ("null", Syntax::Json) => Literal::Name("None"),
-            ("True", Syntax::Python) | ("true", Syntax::Json) => Literal::Name("True"),
-            ("False", Syntax::Python) | ("false", Syntax::Json) => Literal::Name("False"),
-            ("nan", Syntax::Python) | ("NaN", Syntax::Json) => Literal::Name("nan"),
-            ("inf", Syntax::Python) | ("Infinity", Syntax::Json) => Literal::Name("inf"),
-            ("-inf", Syntax::Python) | ("-Infinity", Syntax::Json) => Literal::Name("-inf"),
-            ("set()", Syntax::Python) => Literal::Set(Vec::new()),
+        let literal = match word {
+            "None" => Literal::Name("None"),
+            "True" => Literal::Name("True"),
+            "False" => Literal::Name("False"),
+            "nan" => Literal::Name("nan"),
+            "inf" => Literal::Name("inf"),
+            "-inf" => Literal::Name("-inf"),
+            "set()" => Literal::Set(Vec::new()),
             _ => Literal::Number(Decimal::parse(word)?),
         };
         self.rest = rest;
@@ -227,11 +220,7 @@ impl Parser<'_> {
     fn string(&mut self) -> Option<String> {
         let mut chars = self.rest.char_indices();
         let (_, quote) = chars.next()?;
-        if quote == '\'' && self.syntax == Syntax::Json {
-            return None;
-        }
         let mut text = String::new();
-        let mut high = None; // the first half of a surrogate pair
         loop {
             let (at, char) = chars.next()?;
             let unit = match char {
@@ -248,25 +237,18 @@ impl Parser<'_> {
                         'x' => hex(2)?,
                         'u' => hex(4)?,
                         'U' => hex(8)?,
-                        '\\' | '\'' | '"' | '/' => escape.into(),
+                        '\\' | '\'' | '"' => escape.into(),
                         _ => return None,
                     }
                 }
                 '\n' => return None,
                 _ if char == quote => {
                     self.rest = &self.rest[at + 1..];
-                    return high.is_none().then_some(text);
+                    return Some(text);
                 }
                 _ => char.into(),
             };
-            match (high.take(), unit) {
-                (None, 0xd800..0xdc00) => high = Some(unit),
-                (Some(high), 0xdc00..0xe000) => {
-                    text.push(char::from_u32(0x10000 + ((high - 0xd800) << 10) + (unit - 0xdc00))?)
-                }
-                (None, _) => text.push(char::from_u32(unit)?),
-                (Some(_), _) => return None,
-            }
+            text.push(char::from_u32(unit)?);
         }
     }
 

@@ -1,12 +1,15 @@
 """The sandbox from Python: States, ends of cells, tools. See test_fidelity.py and test_attacks.py, too."""
 
+import importlib.resources
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -72,7 +75,7 @@ def test_what_one_state_poisons_no_other_sees(sandbox: Sandbox, poison: str) -> 
         ("while True: adds(1)", "tool_error", "3 times"),
         ("adds(object())", "exception", "TypeError: adds() takes what JSON can say"),
         ("import os; os._exit(1)", "killed", "killed"),
-        ("raise SystemExit(2)", "exception", "SystemExit: 2"),
+        ("raise SystemExit(2)", "exception", "SystemExit: the cell exited with status 2"),
         ("raise KeyboardInterrupt", "exception", "KeyboardInterrupt"),
         ("input('? ')", "exception", "EOFError: input() has nobody to ask"),
         ("import requests", "exception", "ModuleNotFoundError: No module named 'requests'\nCells can import Python's"),
@@ -171,6 +174,9 @@ def test_tools_are_plain_functions() -> None:
         ("import sympy\nfinal_answer(sympy.Rational(1, 3))", "1/3", None),
         ("final_answer(float('nan'))", "nan", None),
         ("def f():\n    final_answer(answer=1)\nfor i in range(9): f()", "1", "1"),
+        ("import sys\ntry: final_answer(1)\nfinally: sys.exit(1)", "1", "1"),
+        ("x = []\nx.append(x)\nfinal_answer(x)", "[[...]]", None),
+        ("final_answer({1: (2, True, None)})", "{1: (2, True, None)}", '{"1": [2, true, null]}'),
     ],
 )  # fmt: skip
 def test_final_answer_ends_the_cell(sandbox: Sandbox, code: str, answer: str, as_json: str | None) -> None:
@@ -178,6 +184,82 @@ def test_final_answer_ends_the_cell(sandbox: Sandbox, code: str, answer: str, as
     assert (observation.kind, observation.stdout) == ("final_answer", "")
     assert (observation.final_answer, observation.final_answer_json) == (answer, as_json)
     assert (observation.error, observation.value) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "held"),
+    [
+        ("str", "'42'"),
+        ("int", "42"),
+        ("float", "1.5"),
+        ("list", "[1, 2]"),
+        ("tuple", "[1, 2]"),
+        ("dict", "{'a': 1}"),
+    ],
+)
+@pytest.mark.parametrize("inside", ["{}", "[{}]", "{{'key': ({},)}}"])
+def test_an_answer_says_the_same_as_text_and_as_json(sandbox: Sandbox, kind: str, held: str, inside: str) -> None:
+    """Whatever its class says in its own methods."""
+    code = f"""
+class Liar({kind}):
+    def lie(self, *ignored): return "hacked"
+    __str__ = __repr__ = __format__ = lie
+    __int__ = __index__ = lambda self: 7
+    __float__ = lambda self: 7.0
+    __iter__ = items = keys = values = lambda self: iter([("hacked", "hacked")])
+    __getitem__ = get = lie
+    __len__ = lambda self: 1
+    __eq__ = lambda self, other: True
+    __hash__ = lambda self: 1
+    __class__ = property(lambda self: bytes)
+final_answer({inside.format(f"Liar({held})")})
+"""
+    observation, _ = sandbox.run(sandbox.initial, code)
+    honest = eval(inside.format(f"{kind}({held})"))
+    assert observation.final_answer == str(honest), observation.error
+    assert observation.final_answer_json == json.dumps(honest)
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout", "error"),
+    [
+        ("print(1)\nimport sys\nsys.exit()\nprint(2)", "1\n", None),
+        ("print(1)\nimport sys\nsys.exit(0)", "1\n", None),
+        ("exit()", "", None),
+        ("quit(0)", "", None),
+        ("raise SystemExit", "", None),
+        ("def f():\n    try: exit(False)\n    finally: print('cleaned up')\nf()", "cleaned up\n", None),
+        ("print(1)\nimport sys\nsys.exit(3)", "1\n", "SystemExit: the cell exited with status 3"),
+        ("exit('no data')", "no data\n", "SystemExit: the cell exited with status 1"),
+        ("raise SystemExit([])", "[]\n", "SystemExit: the cell exited with status 1"),
+        ("import asyncio\nasync def f(): exit(2)\nasyncio.run(f())", "", "SystemExit: the cell exited with status 2"),
+    ],
+)
+def test_an_exit_ends_the_cell_as_it_ends_a_script(sandbox: Sandbox, code: str, stdout: str, error: str | None) -> None:
+    _, state = sandbox.run(sandbox.initial, "x = 7")
+    observation, after = sandbox.run(state, f"x += 1\n{code}")
+    assert (observation.kind, observation.error_type) == (("exception", "SystemExit") if error else ("value", None))
+    assert (observation.stdout, observation.value, observation.error) == (stdout, None, error)
+    assert value(sandbox, after, "x") == "8"
+
+
+def test_time_zones_are_those_of_tzdata(sandbox: Sandbox) -> None:
+    tzdata = importlib.resources.files("tzdata")
+    names = tzdata.joinpath("zones").read_text().split()
+    times = [datetime(year, month, 1, tzinfo=UTC) for year in (1900, 1970, 2026, 2100) for month in (1, 7)]
+    expected = {}
+    for name in names:
+        with tzdata.joinpath("zoneinfo", name).open("rb") as file:
+            zone = ZoneInfo.from_file(file, name)
+        expected[name] = [time.astimezone(zone).isoformat() for time in times]
+    code = f"""
+import datetime, json, zoneinfo
+times = [datetime.datetime.fromtimestamp(t, datetime.timezone.utc) for t in {[time.timestamp() for time in times]}]
+zones = zoneinfo.available_timezones()
+final_answer({{name: [t.astimezone(zoneinfo.ZoneInfo(name)).isoformat() for t in times] for name in zones}})
+"""
+    observation, _ = Sandbox(limits=Limits(seconds=60, stdout_chars=10**6)).run(sandbox.initial, code)
+    assert json.loads(observation.final_answer_json or "null") == expected
 
 
 def test_a_traceback_names_the_lines_of_its_cells(sandbox: Sandbox) -> None:
@@ -202,6 +284,8 @@ def test_a_traceback_names_the_lines_of_its_cells(sandbox: Sandbox) -> None:
         ("from sympy import symbols, solve\nx = symbols('x')\nsolve(x**2 - 2)", "[-sqrt(2), sqrt(2)]"),
         ("import mpmath\nmpmath.mp.dps = 30\nstr(mpmath.pi)", "'3.14159265358979323846264338328'"),
         ("import xml.etree.ElementTree as e\ne.fromstring('<a>b</a>').text", "'b'"),
+        ("import sys\n[sys.stdin.read(), sys.stdin.buffer.read(), sys.stdin.readline()]", "['', b'', '']"),
+        ("import sys\nsys.stdout.reconfigure(encoding='utf-8')\nsys.stdout.buffer.write('é'.encode())", "2"),
         ("import zlib, base64\nzlib.decompress(zlib.compress(b'x' * 9))", "b'xxxxxxxxx'"),
         ("__name__ == '__main__'", "True"),
         ("None", None),
@@ -212,6 +296,12 @@ def test_a_traceback_names_the_lines_of_its_cells(sandbox: Sandbox) -> None:
 )  # fmt: skip
 def test_a_cell_is_python(sandbox: Sandbox, code: str, shown: str | None) -> None:
     assert value(sandbox, sandbox.initial, code) == shown
+
+
+def test_a_cell_may_print_bytes_and_ask_for_help(sandbox: Sandbox) -> None:
+    code = "import sys\nfor byte in 'é\\n'.encode():\n    sys.stdout.buffer.write(bytes([byte]))\nhelp(len)"
+    observation, _ = sandbox.run(sandbox.initial, code)
+    assert observation.stdout.startswith("é\nHelp on built-in function len in module builtins:"), observation.error
 
 
 @pytest.fixture(scope="module")
@@ -414,22 +504,6 @@ def test_impossible_limits_are_refused(arguments: dict[str, float], message: str
 def test_impossible_tools_are_refused(tools: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         Sandbox(tools)  # type: ignore[arg-type]
-
-
-def test_traps_are_caught_whoever_else_wants_their_signals() -> None:
-    """Ray and faulthandler take them over when they start, and Ray resets them when it stops."""
-    script = """
-import ctypes, signal
-from agentdistill import Sandbox
-sandbox = Sandbox()
-libc = ctypes.CDLL(None)
-for number in (signal.SIGILL, signal.SIGSEGV, signal.SIGFPE):
-    libc.signal(int(number), None)
-too_deep = "import sys; sys.setrecursionlimit(10**7); f = lambda: f(); f()"
-print(sandbox.run(sandbox.initial, too_deep)[0].kind)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (done.stdout, done.returncode) == ("killed\n", 0)
 
 
 @pytest.mark.parametrize(

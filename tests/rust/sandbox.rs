@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agentdistill::Error;
 use agentdistill::observation::{Observation, ObservationKind};
-use agentdistill::sandbox::{Limits, Sandbox, State, Tool, Tools};
+use agentdistill::sandbox::{Caller, Limits, Sandbox, State, Tool, Tools};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -42,7 +42,7 @@ fn a_state_used_twice_is_a_fork() {
     let sandbox = sandbox();
     let (_, parent) = sandbox.run(sandbox.initial(), "items = [0]").unwrap();
     let cells = (1..=16).map(|i| (parent.clone(), format!("items.append({i})\nitems"))).collect();
-    for (i, (observation, state)) in (1..=16).zip(sandbox.run_many(cells).unwrap()) {
+    for (i, (observation, state)) in (1..=16).zip(sandbox.run_many(cells, Caller::Waiting).unwrap()) {
         assert_eq!(observation.value.unwrap(), format!("[0, {i}]"));
         assert_eq!(value(&sandbox, &state, "items"), format!("[0, {i}]"));
     }
@@ -54,7 +54,8 @@ fn states_of_all_sizes_take_turns_in_the_same_slots() {
     let sandbox = sandbox();
     let sizes = [0, 1_000, 100_000, 3_000_000, 40_000_000];
     let cells = sizes.map(|size| (sandbox.initial().clone(), format!("held = b'\\x07' * {size}\nn = {size}")));
-    let states: Vec<State> = sandbox.run_many(cells.to_vec()).unwrap().into_iter().map(|(_, state)| state).collect();
+    let states: Vec<State> =
+        sandbox.run_many(cells.to_vec(), Caller::Waiting).unwrap().into_iter().map(|(_, state)| state).collect();
     for round in 0..3 {
         for (size, state) in sizes.iter().zip(&states) {
             let code = "n == len(held) and held.count(7) == n and n";
@@ -89,7 +90,7 @@ fn a_state_is_the_same_to_the_byte_whatever_its_slot_held_before() {
     }
     // The same cells again, last first, on all threads, in other slots.
     let again = grown.iter().rev().map(|(parent, cell, _)| (parent.clone(), cell.to_string())).collect();
-    for ((_, cell, first), (_, second)) in grown.iter().rev().zip(sandbox.run_many(again).unwrap()) {
+    for ((_, cell, first), (_, second)) in grown.iter().rev().zip(sandbox.run_many(again, Caller::Waiting).unwrap()) {
         assert!(first.to_bytes(None) == second.to_bytes(None), "after {cell:?}");
     }
     // As bytes over the State before, over another one, which may have more memory, and over themselves.
@@ -212,7 +213,8 @@ fn an_interrupt_does_not_wait_for_a_tool() {
     let sandbox = Sandbox::new(tools, Limits::default(), 0, Some(2)).unwrap();
     let cells = ["stuck()", "while True: pass"].map(|code| (sandbox.initial().clone(), code.to_string()));
     let started = Instant::now();
-    let error = sandbox.run_many_until(cells.to_vec(), &|| entered.load(Ordering::SeqCst)).unwrap_err();
+    let error =
+        sandbox.run_many(cells.to_vec(), Caller::Interruptible(&|| entered.load(Ordering::SeqCst))).unwrap_err();
     assert!(error.to_string().contains("interrupted"), "{error}");
     assert!(started.elapsed() < Duration::from_secs(1));
     assert_eq!(value(&sandbox, sandbox.initial(), "1 + 1"), "2");
@@ -232,7 +234,8 @@ fn the_same_seed_sees_the_same() {
     let seen = |seed, threads| {
         let sandbox = Sandbox::new(Tools::new(), Limits::default(), seed, Some(threads)).unwrap();
         let cells = vec![(sandbox.initial().clone(), code.to_string()); 4];
-        let mut values: Vec<_> = sandbox.run_many(cells).unwrap().into_iter().map(|(o, _)| o.value.unwrap()).collect();
+        let mut values: Vec<_> =
+            sandbox.run_many(cells, Caller::Waiting).unwrap().into_iter().map(|(o, _)| o.value.unwrap()).collect();
         values.dedup();
         assert_eq!(values.len(), 1);
         values.remove(0)

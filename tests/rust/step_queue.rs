@@ -9,7 +9,7 @@ use std::time::Duration;
 use agentdistill::Error;
 use agentdistill::action::ActionFormat;
 use agentdistill::observation::{Observation, ObservationKind};
-use agentdistill::sandbox::{Limits, Sandbox, State, Tools};
+use agentdistill::sandbox::{Limits, Sandbox, State, Tool, Tools};
 use agentdistill::self_consistency::{Runner, StepResult, Waiting, self_consistent_steps};
 use agentdistill::step_queue::StepQueue;
 
@@ -96,15 +96,43 @@ fn what_is_wrong_with_one_step_is_its_own_affair() {
 }
 
 #[test]
-fn closing_waits_for_what_runs_and_forgets_what_waits() {
-    let sandbox = sandbox(Limits { seconds: 0.5, ..Limits::default() });
+fn closing_cancels_what_runs_and_forgets_what_waits() {
+    let (entered, begun) = std::sync::mpsc::channel();
+    let tool: Arc<dyn Tool> = Arc::new(move |_: &str| {
+        entered.send(()).unwrap();
+        Ok("null".to_owned())
+    });
+    let limits = Limits { seconds: 3600.0, hard_seconds: 3600.0, ..Limits::default() };
+    let sandbox = Arc::new(Sandbox::new(Tools::from([("enter".into(), tool)]), limits, 0, None).unwrap());
     let queue = queue(&sandbox, 1);
     for i in 0..20 {
-        queue.push(i, step(&sandbox, &["while True: pass".into()])).unwrap();
+        queue.push(i, step(&sandbox, &["enter()\nwhile True: pass".into(), "2".into()])).unwrap();
     }
+    begun.recv().unwrap();
     queue.close();
     let ended = queue.take();
-    assert!(ended.len() <= 1, "the one that had begun, if it had: {}", ended.len());
+    assert!(matches!(&ended[..], [(0, Err(Error::Sandbox(why)))] if why.contains("interrupted")), "{ended:?}");
     queue.push(20, step(&sandbox, &["1".into()])).unwrap();
     assert!(take(&queue, 1)[&20].is_ok());
+}
+
+#[test]
+fn closing_does_not_wait_for_a_tool() {
+    let (entered, begun) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let tool: Arc<dyn Tool> = Arc::new(move |_: &str| {
+        entered.send(()).unwrap();
+        let _ = released.lock().unwrap().recv();
+        Ok("null".to_owned())
+    });
+    let sandbox = Sandbox::new(Tools::from([("stuck".into(), tool)]), Limits::default(), 0, None).unwrap();
+    let sandbox = Arc::new(sandbox);
+    let queue = queue(&sandbox, 1);
+    queue.push(0, step(&sandbox, &["stuck()".into()])).unwrap();
+    begun.recv().unwrap();
+    queue.close();
+    assert!(queue.take().is_empty());
+    drop(release);
+    assert!(take(&queue, 1)[&0].is_err());
 }

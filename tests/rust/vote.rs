@@ -47,8 +47,7 @@ fn the_same_thing_done() {
         (answered("41", Some("41")), answered("41.0", Some("41.0"))),
         (answered("41", Some("\"41\"")), answered("41", None)),
         (answered("['a', 'b']", Some("[\"a\", \"b\"]")), answered("('a', 'b')", Some("[\"a\", \"b\"]"))),
-        (answered("x", Some("{\"b\": null, \"a\": true}")), answered("y", Some("{\"a\": true, \"b\": null}"))),
-        (answered("\u{1f642}", Some("\"\\ud83d\\ude42\"")), answered("\u{1f642}", None)),
+        (answered("{'b': None, 'a': True}", Some("{}")), answered("{'a': True, 'b': None}", None)),
         (answered(&format!("1{}", "0".repeat(400)), None), answered("1e400", None)),
     ];
     for (one, other) in same {
@@ -71,6 +70,7 @@ fn different_things_done() {
         (value("[1, '2 3']"), value("[1, 2, 3]")),
         (value("{}"), value("set()")),
         (answered("41", Some("41")), answered("42", Some("42"))),
+        (answered("hacked", Some("42")), answered("42", Some("42"))), // the text is the answer
         (Observation { value: Some("1".into()), ..printed("a") }, printed("a\n=> 1")),
     ];
     for (one, other) in different {

@@ -61,6 +61,22 @@ def test_it_gives_what_the_local_executor_gives() -> None:
         assert vars(ours(code)) == vars(theirs(code)), code
 
 
+@pytest.mark.parametrize(
+    ("code", "output"),
+    [
+        ("class R:\n    def __repr__(self): return \"'a', {[]: 1}\"\nR()", "'a', {[]: 1}"),
+        ("class R:\n    def __repr__(self): return '[' * 999\nR()", "[" * 999),
+        ("import app\napp.answers.append(('text', '{'))\nfinal_answer(1)", "text"),
+        ("import app\napp.answers.append(('text', '[' * 9_999))\nfinal_answer(1)", "text"),
+        ("import app\napp.answers.append(('text', '1' * 9_999))\nfinal_answer(1)", "text"),
+    ],
+)
+def test_a_value_or_an_answer_that_only_pretends_is_text(code: str, output: str) -> None:
+    executor = SandboxExecutor()
+    executor.send_tools({})
+    assert executor(code).output == output
+
+
 # Cells that fail, and what the model must read of it.
 FAILING = {
     "print('so far')\n1 / 0": "ZeroDivisionError",

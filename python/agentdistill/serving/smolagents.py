@@ -5,6 +5,7 @@ Not here: its ToolCallingAgent (our students write code), managed agents in the 
 """
 
 import ast
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -83,8 +84,9 @@ class SandboxExecutor(PythonExecutor):  # type: ignore[misc]  # smolagents has n
 
     def _final_answer(self, observation: Observation) -> Any:
         """The answer, by the agent's own tool of this name, which may do something with it."""
-        said = observation.final_answer_json
-        answer = observation.final_answer if said is None else json.loads(said)
+        answer: Any = observation.final_answer
+        with contextlib.suppress(ValueError, RecursionError):  # a cell can forge it
+            answer = json.loads(observation.final_answer_json or "")
         return self._tools["final_answer"](answer) if "final_answer" in self._tools else answer
 
 
@@ -160,5 +162,5 @@ def _object(value: str | None) -> Any:
     """What a cell's last expression gave: the object itself where it is a literal, else its repr."""
     try:
         return ast.literal_eval(value or "None")
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return value

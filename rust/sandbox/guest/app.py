@@ -1,14 +1,17 @@
-"""The Python side of the wall: runs cells in one namespace and reports what they did.
+"""How does a cell run inside the guest, and what is reported about it?
 
-This file runs once while the guest is built; the memory it leaves behind is the image every State starts from. So what
+This file runs once, while the guest is built; the memory it leaves behind is the image every State starts from. So what
 it imports is what cells can import, and what it warms up stays warm. It guards nothing: a cell can reach and break all
-of it, and harms only its own State. The limits and the wall are the host's.
+of it, and harms only its own State. The host enforces the limits and the isolation.
 """
 
+import _sitebuiltins
 import ast
 import asyncio
 import builtins
+import codecs
 import contextlib
+import functools
 import gc
 import io
 import json
@@ -34,6 +37,10 @@ class FinalAnswer(BaseException):
     """Ends the cell. No Exception, so that a cell's own ``except Exception`` lets it pass."""
 
 
+class Exited(BaseException):
+    """The cell ended as a script does that exits with a status other than 0."""
+
+
 class ToolError(Exception):
     """A tool failed; the message is the tool's."""
 
@@ -53,6 +60,13 @@ class Output(io.TextIOBase):
         self.tail: list[str] = []
         self.tail_size = 0
         self.dropped = 0
+
+    @functools.cached_property
+    def buffer(self) -> "OutputBytes":
+        return OutputBytes(self)
+
+    def reconfigure(self, **ignored) -> None:
+        """Encoding and line ends stay as they are."""
 
     def writable(self) -> bool:
         return True
@@ -90,6 +104,21 @@ class Output(io.TextIOBase):
         return "".join(self.head) + gap + "".join(self.tail), self.dropped
 
 
+class OutputBytes(io.RawIOBase):
+    """Takes what a cell prints as bytes of UTF-8."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.output.write(self.decoder.decode(data))
+        return memoryview(data).nbytes
+
+
 def clip(text: str, limit: int) -> str:
     """The text, or its beginning and end."""
     if len(text) <= limit:
@@ -104,8 +133,31 @@ def sendable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+def plain(value):
+    """The value with instances of subclasses of built-in types (of str, int, list, ...) replaced by what they hold.
+
+    Their own ``__str__`` and ``__iter__`` need not agree, and an answer must be the same as text and as JSON.
+    """
+    kind = type(value)
+    if issubclass(kind, str):
+        return str.__getitem__(value, slice(None))
+    if issubclass(kind, int) and kind is not bool:
+        return int.__int__(value)
+    if issubclass(kind, float):
+        return float.__float__(value)
+    if issubclass(kind, list):
+        return [plain(item) for item in list.__iter__(value)]
+    if issubclass(kind, tuple):
+        return tuple(plain(item) for item in tuple.__iter__(value))
+    if issubclass(kind, dict):
+        return {plain(key): plain(item) for key, item in dict.items(value)}
+    return value
+
+
 def final_answer(answer):
     """Ends the task with this answer."""
+    with contextlib.suppress(RecursionError, TypeError):  # it contains itself, or has keys that have no plain value
+        answer = plain(answer)
     text = str(answer)
     try:
         as_json = json.dumps(answer, allow_nan=False, ensure_ascii=False)
@@ -183,6 +235,20 @@ class EventLoop(asyncio.SelectorEventLoop):
         pass
 
 
+def execute_as_script(code: str):
+    """Runs the cell; ``sys.exit`` ends it early, and is a failure only if its status says so."""
+    try:
+        return execute(code)
+    except SystemExit as exit:
+        status = exit.code
+        if status is not None and not isinstance(status, int):
+            print(status)
+            status = 1
+    if status:
+        raise Exited(int(status))
+    return None
+
+
 def execute(code: str):
     """Runs the cell; gives the value of its last statement when that is an expression, as a notebook does."""
     global cell_number
@@ -232,7 +298,7 @@ def keep_final_answer(tree: ast.Module) -> None:
 def run_cell(code: str, limit: int) -> Report:
     output = Output(limit)
     sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = output
-    sys.stdin = sys.__stdin__ = io.StringIO()
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     answers.clear()
     keep_reserve()
     beacon[TIMED_OUT] = 0
@@ -240,7 +306,7 @@ def run_cell(code: str, limit: int) -> Report:
     try:
         try:
             beacon[IN_CELL] = 1
-            result = execute(code)
+            result = execute_as_script(code)
             if result is not None:
                 value = sendable(clip(repr(result), limit))
         finally:
@@ -286,6 +352,8 @@ def drain() -> None:
 
 
 def failed(error: BaseException) -> tuple[Kind, Failure]:
+    if isinstance(error, Exited):
+        return Kind.EXCEPTION, Failure("SystemExit", f"SystemExit: the cell exited with status {error.args[0]}")
     name = type(error).__name__
     kind = Kind.EXCEPTION
     if isinstance(error, ToolError):
@@ -370,6 +438,9 @@ sys.setrecursionlimit(1000)
 time.sleep = sleep
 time.process_time = time.thread_time = time.monotonic  # one clock, which begins with the State
 builtins.input = no_input
+builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
+builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
+builtins.help = _sitebuiltins._Helper()
 socket.getaddrinfo = socket.gethostbyname = socket.socket.__init__ = no_network
 asyncio.DefaultEventLoopPolicy._loop_factory = EventLoop
 

@@ -1,25 +1,29 @@
-"""Imports, while the guest is built, all that a cell may import: there are no files to import from afterwards.
+"""What can a cell import?
 
-Left out: what needs a window, a terminal, a process, a thread or a socket, and what only serves Python's own tests.
+All of it is imported here, while the guest is built: there are no files to import from afterwards. Left out: what needs
+a window, a terminal, a process, a thread or a socket, and what only serves Python's own tests.
 """
 
 import contextlib
 import importlib
+import importlib.resources
 import importlib.util
+import io
 import pkgutil
 import sys
 import types
+import zoneinfo
 
 LEFT_OUT = {
     "antigravity", "curses", "dbm", "ensurepip", "idlelib", "lib2to3", "multiprocessing", "pip", "pty", "pydoc_data",
-    "readline", "rlcompleter", "sqlite3", "ssl", "test", "this", "tkinter", "tty", "turtle", "turtledemo", "venv",
+    "readline", "rlcompleter", "ssl", "test", "this", "tkinter", "tty", "turtle", "turtledemo", "venv",
     "webbrowser", "_pyrepl", "__phello__", "_aix_support", "_android_support", "_apple_support", "_ios_support",
     "_osx_support", "_sysconfig", "wsgiref", "xmlrpc", "socketserver", "smtplib", "poplib", "imaplib", "ftplib",
-    "_pydecimal", "_pyio", "cProfile", "profile", "pstats", "trace", "pdb", "bdb", "pydoc",
-    "compileall", "py_compile", "zipapp", "pyclbr", "mailbox", "netrc", "nturl2path",
+    "_pydecimal", "_pyio", "compileall", "py_compile", "zipapp", "mailbox", "netrc", "nturl2path",
 }  # fmt: skip
 PACKAGES = ("collections", "concurrent", "email", "encodings", "html", "importlib", "json", "logging", "string",
-            "unittest", "urllib", "xml", "zoneinfo", "asyncio", "http", "re", "compression", "pathlib")  # fmt: skip
+            "unittest", "urllib", "xml", "zoneinfo", "asyncio", "http", "re", "compression", "pathlib",
+            "sqlite3")  # fmt: skip
 # Before sympy, whose stub of ctypes would not do for numpy: it asks first whether there is one.
 OTHERS = tuple(name for name in ("numpy", "mpmath", "sympy") if importlib.util.find_spec(name))
 LEFT_OUT_OF_NUMPY = {"tests", "conftest", "_pyinstaller", "distutils", "f2py"}
@@ -37,6 +41,7 @@ def preload() -> None:
         attempt(name)
     for package in PACKAGES:
         attempt_all(package, {"__main__", "test", "tests"})
+    preload_time_zones()
     if "numpy" in OTHERS:
         preload_numpy()
     stub_ctypes()
@@ -58,6 +63,29 @@ def attempt_all(package: str, left_out: set[str]) -> None:
 def attempt(name: str) -> None:
     with contextlib.suppress(ImportError, OSError, AttributeError, NotImplementedError):  # not on this platform
         importlib.import_module(name)
+
+
+def preload_time_zones() -> None:
+    """Keeps the data of the package tzdata, which zoneinfo would look for in files."""
+    files = importlib.resources.files("tzdata.zoneinfo")
+    names = importlib.resources.files("tzdata").joinpath("zones").read_text().split()
+    contents: dict[bytes, bytes] = {}  # many zones are the same
+    zones = {}
+    for name in names:
+        content = files.joinpath(name).read_bytes()
+        zones[name] = contents.setdefault(content, content)
+
+    def load_tzdata(key):
+        if key not in zones:
+            raise zoneinfo.ZoneInfoNotFoundError(f"No time zone found with key {key}")
+        return io.BytesIO(zones[key])
+
+    def available_timezones():
+        """The names of all time zones."""
+        return set(zones)
+
+    zoneinfo._common.load_tzdata = load_tzdata
+    zoneinfo.available_timezones = zoneinfo._tzpath.available_timezones = available_timezones
 
 
 def preload_numpy() -> None:

@@ -1,13 +1,13 @@
-//! Takes the component that componentize-py made apart: its memory becomes an image beside the code, and the code
-//! learns to stop when told to.
+//! How does the component that componentize-py made become code that can be stopped, and an image of its memory?
 //!
 //! Inside the component one core module owns the one linear memory and has all the data segments; the others import it.
+//! Where the code looks whether to stop: stop_checks.rs.
 
 use std::ops::Range;
 
-use wasmparser::{
-    BinaryReader, CodeSectionReader, DataKind, DataSectionReader, KnownCustom, Name, Operator, Parser, Payload, TypeRef,
-};
+use wasmparser::{BinaryReader, DataKind, DataSectionReader, Operator, Parser, Payload, TypeRef};
+
+mod stop_checks;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -17,9 +17,6 @@ const CUSTOM: u8 = 0;
 const CODE: u8 = 10;
 const DATA: u8 = 11;
 const DATA_COUNT: u8 = 12;
-
-/// Where CPython looks at what is pending (signals, exceptions sent from outside): it must not get by the check either.
-const CHECKED_AT_ENTRY: &str = "_Py_HandlePending";
 
 /// Gives the component without data segments and with the checks, and the memory it starts with.
 pub fn rewrite(component: &[u8], stop_word: u32) -> Result<(Vec<u8>, Vec<u8>)> {
@@ -54,7 +51,13 @@ fn rewrite_module(bytes: &[u8], stop_word: u32, image: &mut Vec<u8>) -> Result<V
         match id {
             CUSTOM | DATA_COUNT => {}
             DATA => take_data(body, facts.memory_pages, image)?,
-            CODE if facts.has_memory => put_section(&mut out, id, &with_checks(body, &facts, stop_word)?),
+            CODE if facts.has_memory => {
+                put_section(&mut out, id, &stop_checks::with_checks(body, facts.imported_functions, stop_word)?);
+            }
+            CODE => {
+                stop_checks::ends_by_itself(body, facts.imported_functions)?;
+                put_section(&mut out, id, body);
+            }
             _ => put_section(&mut out, id, body),
         }
     }
@@ -67,7 +70,6 @@ struct Facts {
     has_memory: bool,
     memory_pages: u64,
     imported_functions: u32,
-    checked_at_entry: Vec<u32>,
 }
 
 impl Facts {
@@ -88,20 +90,6 @@ impl Facts {
                     for memory in memories {
                         facts.has_memory = true;
                         facts.memory_pages = memory?.initial;
-                    }
-                }
-                Payload::CustomSection(section) => {
-                    if let KnownCustom::Name(names) = section.as_known() {
-                        for name in names {
-                            if let Name::Function(functions) = name? {
-                                for function in functions {
-                                    let function = function?;
-                                    if function.name.contains(CHECKED_AT_ENTRY) {
-                                        facts.checked_at_entry.push(function.index);
-                                    }
-                                }
-                            }
-                        }
                     }
                 }
                 _ => {}
@@ -136,41 +124,6 @@ fn take_data(body: &[u8], pages: u64, image: &mut Vec<u8>) -> Result<()> {
             .copy_from_slice(segment.data);
     }
     Ok(())
-}
-
-/// Inserts `if *stop_word { unreachable }` at the head of every loop.
-fn with_checks(body: &[u8], facts: &Facts, stop_word: u32) -> Result<Vec<u8>> {
-    let mut check = vec![0x41]; // i32.const
-    put_leb(&mut check, u64::from(stop_word));
-    check.extend([0x28, 2, 0, 0x04, 0x40, 0x00, 0x0b]); // i32.load; if; unreachable; end
-
-    let functions = CodeSectionReader::new(BinaryReader::new(body, 0))?;
-    let mut out = Vec::with_capacity(body.len() + body.len() / 16);
-    put_leb(&mut out, u64::from(functions.count()));
-    for (index, function) in functions.into_iter().enumerate() {
-        let function = function?;
-        let range = function.range();
-        let mut operators = function.get_operators_reader()?;
-        let mut rewritten = Vec::with_capacity(range.len() + 256);
-        let mut copied = range.start;
-        let mut insert_at = |position: usize| {
-            rewritten.extend_from_slice(&body[copied..position]);
-            rewritten.extend_from_slice(&check);
-            copied = position;
-        };
-        if facts.checked_at_entry.contains(&(facts.imported_functions + u32::try_from(index)?)) {
-            insert_at(operators.original_position());
-        }
-        while !operators.eof() {
-            if let Operator::Loop { .. } = operators.read()? {
-                insert_at(operators.original_position());
-            }
-        }
-        rewritten.extend_from_slice(&body[copied..range.end]);
-        put_leb(&mut out, rewritten.len() as u64);
-        out.extend(rewritten);
-    }
-    Ok(out)
 }
 
 /// The sections of a module or component: id and where the content is.
