@@ -189,11 +189,11 @@ async def test_a_request_that_fails_does_so_alone(model: TransformersModel) -> N
 
 
 async def test_a_batch_that_fails_is_not_the_end(model: TransformersModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def out_of_memory(*_: object) -> list[int]:
-        raise MemoryError("no room")
+    def fails(*_: object) -> list[int]:
+        raise RuntimeError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transformers_model, "_draw", out_of_memory)
+        patch.setattr(transformers_model, "_draw", fails)
         with pytest.raises(ModelError, match=r"tiny_model\d* failed: no room"):
             await model.generate(ask("a"), Sampling(0.5), n=3)
     assert (await model.generate(ask("a"), Sampling(max_tokens=3))).completion_tokens == 3
@@ -321,3 +321,46 @@ def test_a_seed_draws_a_whole_run_again(tiny_model: Path, kind: Any, candidates:
     assert first != drawn(6)
     assert first[0] != first[1], "another episode of the same question"
     assert all(len(set(texts)) > 1 for texts in first), "candidates and steps differ"
+
+
+OPENS = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_thinking_has_tokens_of_its_own(
+    tiny_model: Path, tmp_path: Path, oracle: Callable[..., Any], n: int
+) -> None:
+    """The tiny model never ends its thinking: after so many tokens that is done for it, and it goes on from there."""
+    shutil.copytree(tiny_model, tmp_path / "thinks")
+    template = (tmp_path / "thinks" / "chat_template.jinja").read_text()
+    (tmp_path / "thinks" / "chat_template.jinja").write_text(template.split("{% if add_gen")[0] + OPENS)
+    model = TransformersModel(str(tmp_path / "thinks"), dtype="float32")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    closing = tokenizer("\n</think>\n\n")["input_ids"]
+    sampling = Sampling(0.0 if n == 1 else 0.9, max_tokens=5, thinking_tokens=7, seed=1, logprobs=True)
+    generation = await model.generate(ask("a"), sampling, n=n)
+    assert generation.prompt_token_ids and len(generation.completions) == n
+    for completion in generation.completions:
+        ids = completion.token_ids or []
+        thought = ids[:7]
+        if n == 1:
+            assert thought == oracle(generation.prompt_token_ids, 7)
+            assert ids[7 + len(closing) :] == oracle(generation.prompt_token_ids + thought + closing, 5)
+        assert ids[7 : 7 + len(closing)] == closing and len(ids) == len(completion.logprobs or []) == 12 + len(closing)
+        assert completion.thinking.startswith("<think>\n") and completion.thinking.endswith("\n</think>\n\n")
+        assert completion.finish_reason == "length" and "think" not in completion.text
+    await model.close()
+
+
+async def test_what_ends_a_reply_ends_no_thinking(tiny_model: Path, tmp_path: Path, oracle: Callable[..., Any]) -> None:
+    shutil.copytree(tiny_model, tmp_path / "thinks")
+    template = (tmp_path / "thinks" / "chat_template.jinja").read_text()
+    (tmp_path / "thinks" / "chat_template.jinja").write_text(template.split("{% if add_gen")[0] + OPENS)
+    model = TransformersModel(str(tmp_path / "thinks"), dtype="float32")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    [free] = (await model.generate(ask("a"), Sampling(max_tokens=20))).completions
+    stop = tuple(tokenizer.decode([token]) for token in (free.token_ids or [])[3:12:4])
+    generation = await model.generate(ask("a"), Sampling(max_tokens=20, stop=stop))
+    assert generation.completions == [free], "the same thinking, to the last token"
+    assert generation.completion_tokens == 20
+    await model.close()

@@ -39,6 +39,9 @@ class Sampling:
     """Draw from the smallest set of tokens with this much probability. Paper: 0.8 in rollouts."""
     max_tokens: int = 1024
     """Most new tokens of one completion. Paper: 1,024."""
+    thinking_tokens: int | None = None
+    """Most new tokens of what a reasoning model thinks first; ``max_tokens`` then counts its reply alone. Thinking that
+    takes more is ended. By default both share ``max_tokens``. A server is asked for the sum, and ends no thinking."""
     stop: tuple[str, ...] = ()
     """A completion ends before the first of these that it writes. Paper: the ends of an action (``<end_code>``)."""
     logprobs: bool = False
@@ -61,6 +64,8 @@ class Sampling:
             raise ValueError(f"top_p is {self.top_p}: give more than 0 and at most 1")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}: give at least 1")
+        if self.thinking_tokens is not None and self.thinking_tokens < 1:
+            raise ValueError(f"thinking_tokens is {self.thinking_tokens}: give at least 1")
         if isinstance(self.stop, str) or "" in self.stop:
             raise ValueError(f"stop is {self.stop!r}: give a tuple of strings that are not empty")
 
@@ -83,6 +88,8 @@ class Completion:
     """Natural logarithm of each drawn token's probability; None when not asked for, or not given."""
     finish_reason: str = "stop"
     """"stop" (end of turn or a stop string) or "length" (``max_tokens`` or a full context); a server may have more."""
+    stop: str = ""
+    """What ended it, while an engine still works on it; "" in the end."""
     thinking: str = ""
     """What a reasoning model wrote before it, its tags included; ``token_ids`` have it too."""
 

@@ -160,7 +160,7 @@ class OpenAIModel(SampledModel):
             "messages": knows.fitting(conversation),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            knows.limit: sampling.max_tokens,
+            knows.limit: sampling.max_tokens + (sampling.thinking_tokens or 0),
         }
         neutral = {name: value for name, value in NEUTRAL.items() if name not in knows.without}
         arguments["extra_body"] = neutral | extra | ({"return_token_ids": True} if knows.token_ids else {})

@@ -43,7 +43,11 @@ class RecordedModel:
             )
         completions = [
             Completion(
-                c.text[len(c.prefix) :], c.token_ids, c.logprobs, c.finish_reason or "stop", between_tags(c.reasoning)
+                c.text[len(c.prefix) :],
+                c.token_ids,
+                c.logprobs,
+                c.finish_reason or "stop",
+                thinking=between_tags(c.reasoning),
             )
             for c in candidates
         ]

@@ -42,6 +42,18 @@ def apart(text: str) -> tuple[str, str]:
     return text[: len(text) - len(spoken)], spoken
 
 
+def thinks_on(text: str) -> bool:
+    """Whether a completion is thinking that has not ended."""
+    begins = _BEGINS.match(text)
+    return begins is not None and _TAGS[begins[1]] not in text[begins.end() :]
+
+
+def end_of_thinking(text: str) -> str:
+    """What ends the thinking that a completion is."""
+    begins = _BEGINS.match(text)
+    return f"\n{_TAGS[begins[1]]}\n\n" if begins else ""
+
+
 def reasoning(thinking: str) -> str:
     """What is thought between the tags.
 

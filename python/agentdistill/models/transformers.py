@@ -15,8 +15,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from datetime import date
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -24,12 +23,12 @@ import torch
 from transformers.cache_utils import Cache
 
 from agentdistill.models.device import default_device
+from agentdistill.models.local import LocalModel
 from agentdistill.models.model import (
     Completion,
     Generation,
     Message,
     ModelError,
-    SampledModel,
     Sampling,
     Show,
     cut_at_stop,
@@ -38,7 +37,7 @@ from agentdistill.models.pretrained import is_out_of_memory, load
 from agentdistill.models.rendering import Renderer
 
 
-class TransformersModel(SampledModel):
+class TransformersModel(LocalModel):
     """A causal language model with a chat template, from a folder, a hub, or a GGUF file, whose weights are widened; a
     PEFT adapter is merged into its base."""
 
@@ -68,29 +67,18 @@ class TransformersModel(SampledModel):
         self._decoder = _Decoder(model, tokenizer, self._render, batch_size, path_or_id)
         self._thread: threading.Thread | None = None
 
-    async def _draw(
-        self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
+    async def _complete(
+        self, messages: Sequence[Message], prefix: str, prompt: list[int], sampling: Sampling, n: int, show: Show | None
     ) -> Generation:
         if self._thread is None:
             self._thread = threading.Thread(target=self._decoder.run, name="transformers-model", daemon=True)
             self._thread.start()
-        request = _Request(list(messages), sampling, n, prefix)
+        request = _Request(list(messages), sampling, n, prefix, prompt=prompt)
         self._decoder.submit(request)
         generation = await asyncio.wrap_future(request.result)
-        opened = "" if prefix else self._render.opens_thinking
-        parted = [completion.parted(opened=opened) for completion in generation.completions]
         if show:
-            show(parted[0].joined().text)
-        return replace(generation, completions=parted)
-
-    @property
-    def date(self) -> date:
-        """What the chat template says that it is, if it says that."""
-        return self._render.date
-
-    @date.setter
-    def date(self, day: date) -> None:
-        self._render.date = day
+            show(generation.completions[0].text)
+        return generation
 
     async def close(self) -> None:
         self._decoder.stop()
@@ -100,7 +88,7 @@ class TransformersModel(SampledModel):
 
 @dataclass(eq=False)
 class _Request:
-    """One call of ``generate``; ``result`` is set when its last completion has ended."""
+    """Completions to draw; ``result`` is set when the last of them has ended."""
 
     messages: list[Message]
     sampling: Sampling
@@ -221,7 +209,7 @@ class _Decoder:
         ready = []
         for request in new:
             try:
-                request.prompt = self._render(request.messages, request.prefix)
+                request.prompt = request.prompt or self._render(request.messages, request.prefix)
             except Exception as error:
                 self._fail([request], error)
                 continue
@@ -338,7 +326,7 @@ class _Decoder:
         if sampling.stop and self._may_end_a_stop(token, sampling.stop):
             text = self._text(row.request.prompt, row.tokens)
             if (cut := cut_at_stop(text, sampling.stop)) != text:
-                return Completion(cut, row.tokens, logprobs, "stop")
+                return Completion(cut, row.tokens, logprobs, "stop", stop=text[len(cut) :])
         if len(row.tokens) == row.limit:
             text = self._text(row.request.prompt, row.tokens).rstrip("\N{REPLACEMENT CHARACTER}")  # half a character
             return Completion(text, row.tokens, logprobs, "length")

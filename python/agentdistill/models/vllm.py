@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
 from itertools import count
 from multiprocessing import active_children
 from pathlib import Path
@@ -33,11 +32,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from agentdistill.models.device import default_dtype
 from agentdistill.models.loading import model_files
-from agentdistill.models.model import Completion, Generation, Message, ModelError, SampledModel, Sampling, Show
+from agentdistill.models.local import LocalModel
+from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling, Show
 from agentdistill.models.rendering import Renderer
 
 
-class VllmModel(SampledModel):
+class VllmModel(LocalModel):
     """A causal language model with a chat template, from a folder or a hub, with a PEFT adapter on it if the folder
     is one.
 
@@ -113,12 +113,12 @@ class VllmModel(SampledModel):
                 f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
             )
 
-    async def _draw(
-        self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
+    async def _complete(
+        self, messages: Sequence[Message], prefix: str, prompt: list[int], sampling: Sampling, n: int, show: Show | None
     ) -> Generation:
         if self._engine is None:
             raise ModelError(f"{self.name} is closed")
-        prompt = self._render(messages, prefix)
+        prompt = prompt or self._render(messages, prefix)
         if len(prompt) >= self._context:
             cut = Completion("", [], [] if sampling.logprobs else None, "length")
             return Generation([cut] * n, prompt, len(prompt), 0)
@@ -135,8 +135,6 @@ class VllmModel(SampledModel):
         )
         request = tokens_input(prompt)  # rendered: what is not, vLLM hands to a thread and back
         request_id = str(next(self._ids))
-        if show and not prefix:
-            show(self._render.opens_thinking)
         result: Any = None
         shown = 0
         try:
@@ -152,22 +150,9 @@ class VllmModel(SampledModel):
             ) from error
         if result is None or len(result.outputs) < n:
             raise ModelError(f"vLLM gave up a request to {self.name}; its messages are on standard error")
-        opened = "" if prefix else self._render.opens_thinking
-        completions = [
-            _completion(output).parted(opened=opened)
-            for output in sorted(result.outputs, key=lambda output: output.index)
-        ]
+        completions = [_completion(output) for output in sorted(result.outputs, key=lambda output: output.index)]
         used = sum(len(completion.token_ids or ()) for completion in completions)
         return Generation(completions, prompt, len(prompt), used, result.num_cached_tokens or 0)
-
-    @property
-    def date(self) -> date:
-        """What the chat template says that it is, if it says that."""
-        return self._render.date
-
-    @date.setter
-    def date(self, day: date) -> None:
-        self._render.date = day
 
     async def close(self) -> None:
         engine, self._engine = self._engine, None  # not kept: it would shut down again when the interpreter ends
@@ -196,7 +181,8 @@ def _completion(output: Any) -> Completion:
     logprobs = None
     if output.logprobs is not None:
         logprobs = [position[token].logprob for token, position in zip(ids, output.logprobs, strict=True)]
-    return Completion(output.text, ids, logprobs, output.finish_reason or "stop")
+    stop = output.stop_reason if isinstance(output.stop_reason, str) else ""
+    return Completion(output.text, ids, logprobs, output.finish_reason or "stop", stop=stop)
 
 
 def _free_memory() -> int:

@@ -57,6 +57,9 @@ class AgentConfig:
     max_tokens: int | None = None
     """Most new tokens of a completion. By default 1,024 for a step of an agent and 4,096 for a chain of thought, as in
     the paper's code."""
+    thinking_tokens: int | None = None
+    """Most new tokens of what a reasoning model thinks before each reply, whose own limit is then --max-tokens. By
+    default both share that. A server is asked for the sum."""
     last_word: bool = True
     """When the steps are used up without an answer, ask once more, for the answer alone, and grade that (as the paper's
     code does). The outcome stays what it was, such as "out_of_steps"."""
@@ -94,7 +97,11 @@ class AgentConfig:
         temperature = self.temperature if self.temperature is not None else (0.4 if several else 0.0)
         top_p = self.top_p if temperature else 1.0
         return Sampling(
-            temperature=temperature, top_p=top_p, max_tokens=self.token_limit, stop=FORMS[self.action_format].stop
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=self.token_limit,
+            thinking_tokens=self.thinking_tokens,
+            stop=FORMS[self.action_format].stop,
         )
 
 

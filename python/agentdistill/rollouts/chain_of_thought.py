@@ -69,7 +69,8 @@ def chain_sampling(config: AgentConfig, n: int = 1) -> Sampling:
     """
     temperature = config.sampling.temperature if n > 1 else config.temperature or 0.0
     limit = CHAIN_TOKENS if config.max_tokens is None else config.max_tokens
-    return Sampling(temperature=temperature, top_p=config.top_p if temperature else 1.0, max_tokens=limit)
+    top_p = config.top_p if temperature else 1.0
+    return Sampling(temperature, top_p, max_tokens=limit, thinking_tokens=config.thinking_tokens)
 
 
 def _majority(answers: Sequence[str | None]) -> tuple[int, list[tuple[str, int]]]:

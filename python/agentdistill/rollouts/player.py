@@ -99,8 +99,9 @@ class RolloutConfig(AgentConfig):
 
     def settings(self) -> dict[str, Any]:
         """What makes one run another run: all fields, resolved, but those that only change its speed and safety."""
-        speed = ("checkpoints", "concurrency", "ray", *(["date"] if self.date is None else []))
-        known = {name: value for name, value in asdict(self).items() if name not in speed}
+        speed = ("checkpoints", "concurrency", "ray")
+        absent = [name for name in ("date", "thinking_tokens") if getattr(self, name) is None]  # as in older runs
+        known = {name: value for name, value in asdict(self).items() if name not in (*speed, *absent)}
         return known | {"max_tokens": self.token_limit}
 
 

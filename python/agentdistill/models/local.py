@@ -1,0 +1,111 @@
+"""What do the models that run in this process share? The conversation is rendered here, and so is a reasoning model's
+thinking let go on.
+
+What ends a reply (a stop string) ends no thinking, and thinking may have tokens of its own
+(``Sampling.thinking_tokens``). A completion that was cut while the model thought is therefore continued from the ids
+that were drawn. Not here: how an engine draws tokens (``vllm.py``, ``transformers.py``).
+"""
+
+from abc import abstractmethod
+from asyncio import gather
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+
+from agentdistill.models.model import Completion, Generation, Message, SampledModel, Sampling, Show
+from agentdistill.models.rendering import Renderer
+from agentdistill.models.thoughts import apart, end_of_thinking, thinks_on
+
+
+class LocalModel(SampledModel):
+    """A model whose conversations are rendered in this process."""
+
+    _render: Renderer
+
+    @property
+    def date(self) -> date:
+        """What the chat template says that it is, if it says that."""
+        return self._render.date
+
+    @date.setter
+    def date(self, day: date) -> None:
+        self._render.date = day
+
+    @abstractmethod
+    async def _complete(
+        self, messages: Sequence[Message], prefix: str, prompt: list[int], sampling: Sampling, n: int, show: Show | None
+    ) -> Generation:
+        """``n`` completions as they were written, thinking and all, of ``messages`` and ``prefix``, or else of the ids
+        of ``prompt``. ``show`` is given the text of one."""
+
+    async def _draw(
+        self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
+    ) -> Generation:
+        opened = "" if prefix else self._render.opens_thinking
+        if show and opened:
+            show(opened)
+        first = sampling
+        if opened and sampling.thinking_tokens is not None:
+            first = replace(sampling, max_tokens=sampling.thinking_tokens)
+        drawn = await self._complete(messages, prefix, [], first, n, show)
+        if prefix:  # which a model that thinks has behind it
+            return replace(drawn, completions=[replace(completion, stop="") for completion in drawn.completions])
+        whole = await gather(
+            *(
+                self._thought_out(messages, drawn.prompt_token_ids or [], completion, opened, sampling, index, show)
+                for index, completion in enumerate(drawn.completions)
+            )
+        )
+        used = sum(len(completion.token_ids or ()) for completion in whole)
+        parted = [replace(completion, stop="").parted(opened=opened) for completion in whole]
+        return replace(drawn, completions=parted, completion_tokens=used)
+
+    async def _thought_out(
+        self,
+        messages: Sequence[Message],
+        prompt: list[int],
+        done: Completion,
+        opened: str,
+        sampling: Sampling,
+        index: int,
+        show: Show | None,
+    ) -> Completion:
+        """A completion whose thinking has ended, or can have no more tokens, and whose reply is whole, or cut."""
+        budget = sampling.max_tokens if sampling.thinking_tokens is None else sampling.thinking_tokens
+        seed = None if sampling.seed is None else sampling.seed + 1 + index
+        while True:
+            ids, text = done.token_ids or [], opened + done.text
+            left, end, is_last = budget - len(ids), "", False
+            if thinks_on(text):
+                if left <= 0 and sampling.thinking_tokens is not None:
+                    left, end, is_last = sampling.max_tokens, end_of_thinking(text), True
+                elif not done.stop and done.finish_reason != "length":
+                    return done
+            else:
+                thinking, reply = apart(text)
+                if not thinking or sampling.thinking_tokens is None or done.finish_reason != "length":
+                    return done
+                left, is_last = sampling.max_tokens - len(self._render.ids(reply)), True
+            if left <= 0:
+                return done
+            closed = self._render.ids(end)
+            if show and (between := done.stop + end):
+                show(between)
+            more = await self._complete(
+                messages, "", prompt + ids + closed, replace(sampling, max_tokens=left, seed=seed), 1, show
+            )
+            [next_part] = more.completions
+            if not next_part.token_ids:  # the context is full
+                return done
+            logprobs = None
+            if done.logprobs is not None and next_part.logprobs is not None:
+                logprobs = [*done.logprobs, *[0.0] * len(closed), *next_part.logprobs]
+            done = Completion(
+                done.text + done.stop + end + next_part.text,
+                [*ids, *closed, *next_part.token_ids],
+                logprobs,
+                next_part.finish_reason,
+                stop=next_part.stop,
+            )
+            if is_last:
+                return done
