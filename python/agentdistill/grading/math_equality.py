@@ -39,8 +39,9 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
     expected, given = undress(reference), undress(answer)
     if expected == given or chosen(expected.text, given.text):
         return True
-    if is_prose(expected.text) or is_prose(given.text):
-        return normalize(expected.text) == normalize(given.text)
+    are_words = is_prose(expected.text), is_prose(given.text)
+    if any(are_words):
+        return all(are_words) and normalize(expected.text) == normalize(given.text)
     if (sizes := scales(expected.unit, given.unit)) is None:
         return False
     one, other = alike(expected.text, given.text)

@@ -47,7 +47,7 @@ def equal(expected: str, given: str, error: float | None = None) -> bool:
     ``error``: the relative error of numbers, in place of what the texts say.
     """
     is_decimal = any("." in text.replace("...", "") or "e-" in text for text in (expected, given))
-    percents = (Integer(1), Rational(1, 100)) if ("%" in expected) != ("%" in given) else (Integer(1),)
+    percents = _percents(expected, given)
     logs = (sympy.E, Integer(10)) if re.search(r"\\log(?!\s*_)", expected + given) else (sympy.E,)
     compare = _Comparison(Rational(str(error)) if error else _DECIMAL if is_decimal else _EXACT)
     return any(
@@ -56,6 +56,14 @@ def equal(expected: str, given: str, error: float | None = None) -> bool:
         )
         for percent, log in product(percents, logs)
     )
+
+
+def _percents(expected: str, given: str) -> tuple[Expr, ...]:
+    """What ``%`` may multiply by: where one side alone has it, behind whole values, it may be meant as its number."""
+    if ("%" in expected) == ("%" in given):
+        return (Integer(1),)
+    inner = re.search(r"%(?!\s*(?:[,;)\]]|\\\}|$))", expected + "," + given)
+    return (Rational(1, 100),) if inner else (Integer(1), Rational(1, 100))
 
 
 def _read(text: str, reading: Reading) -> Value:
