@@ -21,6 +21,7 @@ from agentdistill.results.evaluation import Evaluation, wilson_interval
 from agentdistill.results.page import episode
 from agentdistill.results.report import write_report
 from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.rollouts.progress import Metrics
 from agentdistill.trajectories import write_trajectories
 from scripted_server import raw, serving, status
 
@@ -325,3 +326,11 @@ def test_a_grader_that_is_none_is_refused_before_the_rollouts(tmp_path: Path) ->
     for grader, said in {"mine": "no grader 'mine'", "judge:openai:x": "beside the output"}.items():
         with pytest.raises(ValueError, match=said):
             evaluate(TASKS, ScriptedModel("m", policy), grader=grader, progress=False)
+
+
+def test_the_line_of_progress_counts_what_was_not_graded() -> None:
+    done = [Trajectory(str(n), "?", answer="1", reference="1", score=s, grader="g") for n, s in enumerate((1.0, None))]
+    metrics = Metrics(2, done)
+    assert "accuracy 100.0%" in metrics.state() and "not_graded 1" in metrics.state()
+    assert (metrics.to_dict()["accuracy"], metrics.to_dict()["not_graded"]) == (1.0, 1)
+    assert metrics.to_dict()["episodes"]["done"] == 2

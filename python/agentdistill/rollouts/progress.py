@@ -13,7 +13,7 @@ from rich.progress import MofNCompleteColumn
 from agentdistill._core import Trajectory
 from agentdistill.files.replacing import replacing
 from agentdistill.progress import Shown
-from agentdistill.trajectories import steps_given
+from agentdistill.trajectories import is_undecided, steps_given
 
 METRICS_SECONDS = 2.0
 """The JSON file is written at most once in so many seconds, and at the end."""
@@ -29,7 +29,7 @@ class Metrics:
         self._retried = retried
         self.outcomes: Counter[str] = Counter()
         self.before = len(before)
-        self._graded, self._score = 0, 0.0
+        self._graded, self._score, self._undecided = 0, 0.0, 0
         self._steps = self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
         self._seconds = dict.fromkeys(("model", "sandbox", "tools", "waiting"), 0.0)
         self._start = time.monotonic()
@@ -74,6 +74,7 @@ class Metrics:
             "episodes": {"total": self.total, "done": self.done, "of_an_earlier_run": self.before},
             "outcomes": dict(self.outcomes.most_common()),
             "accuracy": self.accuracy,
+            "not_graded": self._undecided,
             "seconds": seconds,
             "episodes_per_second": here / seconds,
             "steps": self._steps,
@@ -98,6 +99,8 @@ class Metrics:
                 parts.append(f"{known['tokens']['completion_per_second']:,.0f} tokens/s")
             parts.append(f"{left} left")
         parts += [f"{kind} {n}" for kind, n in self.outcomes.most_common() if kind != "final_answer"]
+        if self._undecided:
+            parts.append(f"not_graded {self._undecided}")
         if retried := self._retried():
             parts.append(f"{retried} requests sent again")
         return ", ".join(parts)
@@ -116,6 +119,7 @@ class Metrics:
         if trajectory.score is not None:
             self._graded += 1
             self._score += trajectory.score
+        self._undecided += is_undecided(trajectory)
 
 
 class EpisodeProgress(Shown):
