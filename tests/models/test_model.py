@@ -9,11 +9,13 @@ import pytest
 
 from agentdistill import AgentDistillError, Candidate, Step, Trajectory, extras
 from agentdistill._core import TrajectoryWriter
-from agentdistill.models.loading import ModelFiles, load_model, model_files, split_options
+from agentdistill.models.loading import ModelFiles, load_model, model_files, split_options, template_options
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling
 from agentdistill.models.recorded import RecordedModel
 from agentdistill.models.replicas import Replicas
 from agentdistill.models.scripted import ScriptedModel
+from agentdistill.training.examples import student_named
+from agentdistill.training.trainer import train
 
 BAD_SETTINGS = [
     ({"temperature": -0.1}, "temperature is -0.1: give 0"),
@@ -134,6 +136,26 @@ def test_where_a_model_lies(tmp_path: Path) -> None:
     assert Path(model_files(str(tmp_path / "beside")).model).resolve() == base
     assert model_files(str(tmp_path / "hub")).model == "Qwen/Qwen2.5-0.5B"
     assert model_files("Qwen/Qwen2.5-0.5B") == ("Qwen/Qwen2.5-0.5B", None)
+
+
+def test_a_gguf_file_is_refused_where_it_cannot_be_read(tmp_path: Path) -> None:
+    touch(tmp_path / "m.gguf")
+    with pytest.raises(ModelError, match=r"run it by transformers:.*docs/models\.md"):
+        load_model(f"vllm:{tmp_path}/m.gguf")
+    with pytest.raises(ModelError, match=r"training need the model's own folder"):
+        train([], tmp_path / "m.gguf", tmp_path / "student")
+
+
+def test_what_is_for_the_chat_template() -> None:
+    options = {"enable_thinking": False, "chat_template_kwargs": {"a": 1}, "dtype": "float32"}
+    assert template_options(options) == {"enable_thinking": False, "a": 1} and options == {"dtype": "float32"}
+    with pytest.raises(ValueError, match="give an object"):
+        load_model("openai:http://127.0.0.1:1/v1:m,chat_template_kwargs=1")
+    with pytest.raises(ValueError, match="has no chat template"):
+        load_model("recorded:t.jsonl,enable_thinking=false")
+    assert student_named("org/name,enable_thinking=true") == ("org/name", {"enable_thinking": True})
+    with pytest.raises(ValueError, match="dtype: these are no options of a student"):
+        student_named("org/name,dtype=float32")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"base_model_name_or_path": null}'])

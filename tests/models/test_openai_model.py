@@ -188,6 +188,30 @@ async def test_what_passes_is_asked_again(server: Server, trouble: Answer) -> No
     await model.close()
 
 
+@pytest.mark.parametrize("refused", [[], ["top_k"], ["seed"]])
+def test_a_trajectory_says_how_its_tokens_were_drawn(server: Server, refused: list[str]) -> None:
+    """Each request has a seed of its own, which is the same in the next run."""
+    server.script = [without(*refused)]
+    seeds = list[list[Any]]()
+    tasks = [Task(name, "What is 6 times 7?", "42", "sums", "math") for name in ("a#1", "a#2")]
+    for seed in (3, 3, 4):
+        server.requests.clear()
+        model = model_of(server)
+        config = RolloutConfig(candidates=2, max_steps=2, seed=seed, last_word=False)
+        made = rollout(tasks, model, config=config, progress=False)
+        run_blocking(model.close())
+        seeds.append(sorted({request["seed"] for request in server.requests if "seed" in request}))
+    if refused == ["seed"]:
+        assert all(trajectory.sampling["left_to_the_server"] == refused for trajectory in made)
+        return
+    assert seeds[0] == seeds[1] != seeds[2] and len(seeds[0]) >= 4, "two tasks, two steps"
+    neutral = {} if refused else {"repetition_penalty": 1.0, "top_k": -1, "min_p": 0.0}
+    left = {"left_to_the_server": ["min_p", "repetition_penalty", "top_k"]} if refused else {}
+    for trajectory in made:
+        names = ("repetition_penalty", "top_k", "min_p", "left_to_the_server")
+        assert {k: v for k, v in trajectory.sampling.items() if k in names} == neutral | left
+
+
 def test_a_rollout_survives_a_server_of_which_a_third_fails(server: Server, tmp_path: Path) -> None:
     luck = random.Random(0)
 

@@ -187,7 +187,10 @@ async def _take_step(
     n = 1 if is_last_word else config.candidates
     show_now = show if n == 1 else None  # with several, nobody knows the winner before the vote
     requests = count()
-    sampling = lambda: config.sampling.seeded(seed, len(episode.steps), next(requests))  # noqa: E731
+
+    def sampling() -> Sampling:
+        return config.sampling.seeded(seed, len(episode.steps), next(requests))
+
     keeps_thinking = config.action_format != "code"  # other forms are kept as they were written
     sample = partial(_sample, model, episode.conversation, sampling, prefix, show_now, keeps_thinking)
     generation, result = await action.act(state, sample, n, prefix=prefix, adaptive=config.adaptive and n > 1)
