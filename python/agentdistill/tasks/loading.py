@@ -15,6 +15,7 @@ import logging
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -97,9 +98,12 @@ def _of_the_hub(path: Path) -> str:
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """The examples of ``{"metadata": ..., "examples": [...]}``, or of a plain list."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"), parse_int=_integer)
+        data = _json(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+        hint = "; a file of one task a line is named .jsonl" if error.msg == "Extra data" else ""
+        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}{hint}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: its JSON is nested too deep") from error
     examples = data.get("examples") if isinstance(data, dict) else data
     if not isinstance(examples, list):
         raise ValueError(f'{path}: not a task set: give a list of tasks, or an object with the list as "examples"')
@@ -113,9 +117,14 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
             if not line.strip():
                 continue
             try:
-                yield f"{path}:{number}", json.loads(line, parse_int=_integer)
+                row = _json(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno})") from error
+            except RecursionError as error:
+                raise ValueError(f"{path}:{number}: its JSON is nested too deep") from error
+            if isinstance(row, list):
+                raise ValueError(f"{path}:{number}: a list, where each line is a task: a list of tasks is named .json")
+            yield f"{path}:{number}", row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -128,6 +137,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 raise ValueError(
                     f"{path}: its columns are {columns!r}: give question and answer, and put commas between columns"
                 )
+            if repeated := [name for name, n in Counter(rows.fieldnames or ()).items() if n > 1]:
+                raise ValueError(f"{path}: its column {repeated[0]!r} is there twice")
             for row in rows:
                 where = f"{path}:{rows.line_num}"
                 if None in row or None in row.values():  # DictReader's marks for too many and too few
@@ -140,6 +151,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 _READERS = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, parse_int=_integer)
 
 
 def _integer(digits: str) -> int | str:
@@ -175,7 +190,7 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     aliases = row.get("answer_aliases") or []
     if isinstance(aliases, str) and aliases.startswith("["):  # in CSV
         with contextlib.suppress(json.JSONDecodeError):
-            aliases = json.loads(aliases)
+            aliases = _json(aliases)
     if not isinstance(aliases, list) or not all(isinstance(alias, str | int | float) for alias in aliases):
         raise ValueError(f"{where}: its answer_aliases are {aliases!r}: give a list of texts or numbers")
     known = ("id", "question", "answer", "task_set", "kind", "answer_aliases")
