@@ -155,10 +155,10 @@ BAD = {
     "no table": ("select = 1", r"\[select\] is no step"),
     "no such variable": ("[select]\ntrajectories = '${t}'\noutput = 'x'", r"\$\{t\} is no variable of \[set\]"),
     "a variable that is no text": ("[set]\nsize = 1\n[select]\noutput = 'x'", r"give each a text"),
-    "no such command": ("[distil]\noutput = 'x'", r"\[distil\] is no command"),
+    "no such command": ("[distil]\noutput = 'x'", r"\[distil\] is not a valid command"),
     "no launcher": ("[select]\nlaunch = 'starter 2'\ntrajectories = 't.jsonl'\noutput = 'x'", "starter, which is not"),
     "no text": ("[select]\nlaunch = 2\noutput = 'x'", r"\[select\] launch is 2"),
-    "no such flag": ("[select]\ntrajectories = 't.jsonl'\nbest = 3\noutput = 'x'", r"\[select\] is no command"),
+    "no such flag": ("[select]\ntrajectories = 't.jsonl'\nbest = 3\noutput = 'x'", r"\[select\] is not a valid command"),
 }
 
 
