@@ -158,7 +158,10 @@ BAD = {
     "no such command": ("[distil]\noutput = 'x'", r"\[distil\] is not a valid command"),
     "no launcher": ("[select]\nlaunch = 'starter 2'\ntrajectories = 't.jsonl'\noutput = 'x'", "starter, which is not"),
     "no text": ("[select]\nlaunch = 2\noutput = 'x'", r"\[select\] launch is 2"),
-    "no such flag": ("[select]\ntrajectories = 't.jsonl'\nbest = 3\noutput = 'x'", r"\[select\] is not a valid command"),
+    "no such flag": (
+        "[select]\ntrajectories = 't.jsonl'\nbest = 3\noutput = 'x'",
+        r"\[select\] is not a valid command",
+    ),
 }
 
 

@@ -1,23 +1,23 @@
-"""The forms in which a model may write its actions, and how a conversation in each of them goes.
+"""In which formats can a model write its actions, and what does a conversation in each look like?
 
-The core's ``parse_action`` reads them (rust/action.rs). Not here: what the model is told about them (rollout/prompts).
+The core's ``parse_action`` parses them (rust/action.rs). Not here: the prompts that explain them (rollouts/prompts).
 """
 
 from typing import Literal, NamedTuple
 
 ActionFormat = Literal["code", "tool_call", "search_tags", "code_tags", "react"]
-"""The form in which a model writes its actions: the paper's Thought and Code; JSON between ``<tool_call>`` tags
+"""The format of a model's actions: the paper's Thought and Code; JSON between ``<tool_call>`` tags
 (Hermes, Qwen); a query between ``<search>`` tags (Search-R1); Python between ``<execute>`` tags (CodeAct);
-``Action: Search[...]`` (ReAct). rust/action.rs reads them."""
+``Action: Search[...]`` (ReAct)."""
 
 
 class Form(NamedTuple):
-    """How a conversation in one of these forms goes."""
+    """What a conversation in one of these formats looks like."""
 
     stop: tuple[str, ...]
-    """Where a completion is stopped: what comes next is not the model's to write."""
+    """Stop strings: what follows is not for the model to write."""
     observation: str
-    """The message after an action, with {} for what it did."""
+    """The message after an action, with {} for its outcome."""
 
 
 FORMS: dict[ActionFormat, Form] = {

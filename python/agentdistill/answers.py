@@ -1,4 +1,4 @@
-r"""Where is the answer in what a model wrote in words? In ``<answer>`` tags, or in ``\boxed{}``.
+r"""Where is the answer in a text that a model wrote? In ``<answer>`` tags, or in ``\boxed{}``.
 
 Not here: whether the answer is right (``grading/``), and answers that an agent's code gives (the sandbox).
 """
@@ -7,7 +7,7 @@ import re
 
 
 def extract_answer(text: str) -> str | None:
-    r"""The answer that ``text`` marks as such: in ``<answer>`` tags, else in ``\boxed{}``; the last one counts.
+    r"""The last answer that ``text`` marks: in ``<answer>`` tags, else in ``\boxed{}``.
 
     >>> extract_answer(r"Half of it. <answer>\boxed{\frac{1}{2}}</answer>")
     '\\frac{1}{2}'
@@ -18,9 +18,9 @@ def extract_answer(text: str) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last ``\boxed{...}`` that is not empty holds, braces inside matched; None for none, or an open one.
+    r"""The content of the last ``\boxed{...}`` that is not empty, with balanced braces; else None.
 
-    An empty box only repeats the instruction to use one.
+    An empty box only repeats the instruction.
     """
     end = len(text)
     while (start := text.rfind(r"\boxed{", 0, end)) >= 0:

@@ -1,4 +1,4 @@
-"""The event loop that synchronous code uses to wait for asynchronous work.
+"""Which event loop does synchronous code use to wait for asynchronous work?
 
 Rollouts, models and graders are asynchronous; the public functions are not. They share one loop, which runs in a thread
 of its own: the caller may have a running loop (a notebook), and a model keeps its connections between rollouts.
@@ -48,4 +48,4 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=event_loop.cache_clear)  # a child has the loop, but not the thread that runs it
+    os.register_at_fork(after_in_child=event_loop.cache_clear)  # a child process has the loop, but not its thread

@@ -1,4 +1,4 @@
-"""What is said when a command needs a library that is not installed: the package's own name for it, as pip takes it."""
+"""How is a missing optional library reported? With the extra to install."""
 
 from importlib.util import find_spec
 
@@ -6,6 +6,6 @@ from agentdistill._core import AgentDistillError
 
 
 def need(library: str, extra: str) -> None:
-    """Raise AgentDistillError, with what to install, where ``library`` is not installed."""
+    """Raise AgentDistillError, which says what to install, if ``library`` is not installed."""
     if find_spec(library) is None:
         raise AgentDistillError(f"{library} is not installed: pip install 'agentdistill[{extra}]'")

@@ -1,6 +1,6 @@
-"""Which function of one's own does a name on the command line stand for: ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``?
+"""Which user-defined function does a command-line name refer to, ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``?
 
-Tools and graders are named so.
+Tools and graders are named like this.
 """
 
 import importlib
@@ -14,17 +14,16 @@ _FORMS = "FILE.py:FUNCTION or MODULE:FUNCTION"
 
 
 class NamedFunction(NamedTuple):
-    """A function, and the module that it was found in."""
+    """A function and its module."""
 
     function: Callable[..., Any]
     module: ModuleType
 
 
 def named_function(name: str) -> NamedFunction:
-    """The function of that name. Its module is imported: ``MODULE`` from where Python looks for modules.
+    """Import the module and return the function with that name. ``MODULE`` is looked up on Python's path.
 
-    Raises ValueError where there is no such function, OSError for a file that is not there, and what the module itself
-    raises.
+    Raises ValueError if there is no such function, OSError for a missing file, and whatever the module raises.
     """
     where, _, attribute = name.rpartition(":")
     try:
@@ -41,7 +40,7 @@ def _module(where: str) -> ModuleType:
     if not where.endswith(".py"):
         return importlib.import_module(where)
     path = Path(where)
-    path.read_bytes()  # a file that is not there is an OSError, not one of the import system's
+    path.read_bytes()  # raises OSError for a missing file, instead of an error of the import system
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -1,5 +1,6 @@
-"""How far a rollout, a grading, a training, or an index is: a bar in a terminal or a notebook, elsewhere a line now and
-then on standard error; of a rollout, a summary when it ends, and, for programs, a JSON file.
+"""How is progress shown? As a bar in a terminal or a notebook, and elsewhere as a line on standard error now and then.
+
+Not here: the progress of rollouts, with its summary and its JSON file (rollouts/progress.py).
 """
 
 import html
@@ -13,20 +14,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 RESUME_HINT = "Run the same command again to resume."
-"""Ends every message about work that was interrupted and kept."""
+"""The end of every message about work that was interrupted but saved."""
 
 LINE_SECONDS = 15.0
-"""Without a terminal, at most one line in so many seconds."""
+"""Without a terminal, the minimum time between two lines, in seconds."""
 
 NOTEBOOK_SECONDS = 0.25
-"""In a notebook, at most one update in so many seconds."""
+"""In a notebook, the minimum time between two updates, in seconds."""
 
 
 class Shown(ABC):
-    """What is shown of something under way; a context manager, which shows a last line at the end."""
+    """The progress of something; a context manager that shows a final line when it exits."""
 
     def __init__(self, title: str, total: float, *columns: ProgressColumn, visible: bool = True) -> None:
-        """``columns``: what stands between a terminal's bar and the state."""
+        """``columns`` are shown between a terminal's bar and the state."""
         self._title = title
         self._total = total
         self._visible = visible
@@ -38,18 +39,18 @@ class Shown(ABC):
             self._bar = Progress(*title_and_bar, *columns, TextColumn("{task.fields[state]}"), console=console)
             self._task = self._bar.add_task(title, total=total, state="")
         self._in_notebook = visible and console.is_jupyter
-        self._cell: Any = None  # what is displayed there
+        self._cell: Any = None  # the display handle there
 
     @abstractmethod
     def _done(self) -> float:
-        """How much of the total."""
+        """How much of the total is done."""
 
     @abstractmethod
     def _state(self) -> str:
-        """All else there is to say."""
+        """Everything else to show."""
 
     def _line(self) -> str:
-        """The state where there is no bar."""
+        """The text to show without a bar."""
         return self._state()
 
     def show(self) -> None:
@@ -65,7 +66,7 @@ class Shown(ABC):
             self.show()
             self._bar.start()
         elif self._in_notebook:
-            from IPython.display import display  # it is there: this process is its kernel
+            from IPython.display import display  # installed, since this process is its kernel
 
             self._cell = display(self._displayed(self._line()), raw=True, display_id=True)
         return self
@@ -83,8 +84,7 @@ class Shown(ABC):
             self._print(self._line())
 
     def _displayed(self, line: str) -> dict[str, str]:
-        """For a notebook: a line, and a bar where HTML is shown. It stays in the notebook's file, as a widget would
-        not."""
+        """For a notebook: a line and, as HTML, a bar. Unlike a widget, it is saved in the notebook's file."""
         line = self._titled(line)
         bar = f'<progress max="{self._total}" value="{self._done()}"></progress>'
         return {"text/plain": line, "text/html": f"{bar} {html.escape(line)}"}
@@ -97,7 +97,7 @@ class Shown(ABC):
 
 
 class StepProgress(Shown):
-    """Steps of a training. Its ``step`` and ``loss`` are to be kept up to date."""
+    """Steps of a training run. The caller keeps ``step`` and ``loss`` up to date."""
 
     def __init__(self, title: str, total: int) -> None:
         super().__init__(title, total, MofNCompleteColumn(), TimeRemainingColumn())
@@ -115,14 +115,14 @@ class StepProgress(Shown):
 
 
 class GradeProgress(Shown):
-    """Answers as they are graded."""
+    """Graded answers."""
 
     def __init__(self, total: int, *, visible: bool = True) -> None:
         super().__init__("grade", total, MofNCompleteColumn(), visible=visible)
         self._graded = 0
 
     def advance(self) -> None:
-        """One more is graded."""
+        """Count one more graded answer."""
         self._graded += 1
         self.show()
 
@@ -137,10 +137,10 @@ class GradeProgress(Shown):
 
 
 class FileProgress(Shown):
-    """Records of files as they are read. To be called as ``Bm25Index.build`` calls its ``progress``."""
+    """Records read from files. An instance can be the ``progress`` of ``Bm25Index.build``."""
 
     def __init__(self, title: str, records: str, last: str, *, visible: bool = True) -> None:
-        """``records``: what they are; ``last``: what is done when all are read."""
+        """``records`` says what the records are, and ``last`` what happens after all are read."""
         super().__init__(title, 1.0, visible=visible)
         self._start = time.monotonic()
         self._records, self._last = records, last
@@ -148,7 +148,7 @@ class FileProgress(Shown):
         self._share: float | None = None
 
     def __call__(self, read: int, share: float | None) -> None:
-        """``share``: of the files, how much has been read; None where it is not known."""
+        """``share`` of the files has been read; None if it is unknown."""
         self._read, self._share = read, share
         self.show()
 
@@ -156,7 +156,7 @@ class FileProgress(Shown):
         return self._share or 0.0
 
     def _state(self) -> str:
-        """Records so far, rate, and time left until all are read; then what is left to do."""
+        """Records so far, rate, and remaining time; after reading, the last phase."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         parts = [f"{self._read:,} {self._records}", f"{self._read / seconds:,.0f}/s"]
         if self._share == 1:

@@ -1,11 +1,11 @@
-"""Asking a server that may fail for a moment: which failures pass, how long to wait for them, and when to give up.
+"""When is a failed request to a server retried, after which pause, and when is the server given up?
 
-What passes (time-outs, cut connections, overload, garbage) is asked again after a growing pause. A server that cannot
-be reached may be starting again, if it has answered before; one that never has is given up after seconds, as its
-address is wrong or nobody has started it.
+Transient failures (timeouts, dropped connections, overload, invalid responses) are retried with exponential backoff.
+A server that cannot be reached may be restarting if it has answered before. If it never has, it is given up after
+seconds, because its address is wrong or it was not started.
 
-tenacity and stamina keep what they know for one call; here all callers of a server share it. Not here: sending
-requests, and sleeping, since one caller waits in an event loop and another in a thread.
+tenacity and stamina keep their state per call; here all callers of a server share it. Not here: sending requests, and
+sleeping, since one caller waits in an event loop and another in a thread.
 """
 
 import logging
@@ -17,69 +17,69 @@ from email.utils import parsedate_to_datetime
 _log = logging.getLogger(__name__)
 
 TRIES_AT_FIRST = 3
-"""Tries to reach a server that has never answered."""
+"""Attempts to reach a server that has never answered."""
 LONGEST_PAUSE = 30.0
 LONGEST_WAIT = 300.0
-"""A server that asks for a longer wait than this (seconds) counts as down."""
+"""A server that asks for a longer wait than this, in seconds, counts as down."""
 
 
 class Retries:
-    """What is known of one server; shared by all who ask it."""
+    """The state of one server, shared by all callers."""
 
     first_pause = 0.5
-    """Seconds before the first retry; doubled before each further one."""
+    """Seconds before the first retry; doubled for each further one."""
 
     def __init__(self, server: str, retries: int, error: type[Exception]) -> None:
-        """``server``: how messages name it. ``error``: what is raised when it is given up."""
+        """``server`` is its name in messages. ``error`` is raised when it is given up."""
         self.retried = 0
-        """How many requests had to be sent again so far."""
+        """Number of retries so far."""
         self._server = server
         self._retries = retries
         self._error = error
         self._answered = False  # ever
-        self._lost = False  # not reached since it last answered
+        self._unreachable = False  # since it last answered
 
     def answered(self) -> None:
-        """It did, if only to refuse."""
-        self._answered, self._lost = True, False
+        """Record that the server answered, even with a refusal."""
+        self._answered, self._unreachable = True, False
 
     def pause(self, attempt: int, problem: str, *, wait: float | None = None, unreachable: bool = False) -> float:
-        """Seconds until the try that failed, the first being 0, should be made again.
+        """Seconds to wait before the next attempt, after attempt number ``attempt`` (from 0) failed.
 
-        ``wait``: seconds that the server asks for. ``unreachable``: nobody listens there, or there is no such host.
-        Raises the error that was given at the beginning when there have been enough tries.
+        ``wait``: seconds that the server asked for. ``unreachable``: the connection was refused, or the host does not
+        exist. Raises ``error`` after the last attempt.
         """
-        tries = self._tries_to_reach(problem) if unreachable else self._retries + 1
+        tries = self._attempts_to_reach(problem) if unreachable else self._retries + 1
         if attempt + 1 >= tries or (wait or 0) > LONGEST_WAIT:
-            later = f", and wants to be asked again in {wait:.0f} s" if wait else ""
+            later = f", and asks for a retry in {wait:.0f} s" if wait else ""
             raise self._error(f"{self._server} does not answer after {attempt + 1} tries: {problem}{later}")
         pause = max(self._average_pause(attempt) * random.uniform(0.5, 1.5), wait or 0)
         self.retried += 1
-        _log.info("%s: %s; asking again in %.1f s", self._server, problem, pause)
+        _log.info("%s: %s; retrying in %.1f s", self._server, problem, pause)
         return pause
 
     def _average_pause(self, attempt: int) -> float:
         return min(LONGEST_PAUSE, self.first_pause * 2.0**attempt)
 
-    def _tries_to_reach(self, problem: str) -> int:
-        """How often to try a server that cannot be reached. Says once, not for each request, that it is waited for."""
+    def _attempts_to_reach(self, problem: str) -> int:
+        """Attempts for a server that cannot be reached. Logs the wait once, not for each request."""
         tries = self._retries + 1
         if not self._answered:
             return min(tries, TRIES_AT_FIRST)
-        if not self._lost:
-            self._lost = True
-            patience = sum(map(self._average_pause, range(self._retries)))
-            _log.warning("%s: %s; waiting up to %.0f s for it to come back", self._server, problem, patience)
+        if not self._unreachable:
+            self._unreachable = True
+            seconds = sum(map(self._average_pause, range(self._retries)))
+            _log.warning("%s: %s; waiting up to %.0f s for it to come back", self._server, problem, seconds)
         return tries
 
 
 def passes(status: int) -> bool:
-    """Whether an answer of this HTTP status may be another when asked again."""
+    """Whether a request with this HTTP status may succeed if it is retried."""
     return status in (408, 409, 429) or status >= 500
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks us to wait (RFC 9110, 10.2.3: a number, or a date)."""
+    """Seconds that a server asks us to wait (RFC 9110, 10.2.3: a number or a date)."""
     header = headers.get("retry-after", "")
     try:
         return max(0.0, float(header))

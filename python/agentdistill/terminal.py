@@ -1,4 +1,4 @@
-"""Text for a person at a terminal: columns, and model output that a terminal must not obey."""
+"""How is text shown at a terminal? In columns, and with control characters of model output escaped."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 def write(text: str, stream: TextIO) -> None:
-    """Write what a model or a cell said. A terminal would obey its control characters, so it is shown what they are."""
+    """Write output of a model or a cell. On a terminal, control characters are escaped so that they have no effect."""
     if stream.isatty():
         text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
     stream.write(text)
@@ -14,7 +14,7 @@ def write(text: str, stream: TextIO) -> None:
 
 
 def in_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of as many cells each, as text, one line each."""
+    """Rows with the same number of cells as aligned text, one line per row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -482,13 +482,13 @@ def test_the_command_converts(recorded: Path, tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{in}", "-o", "{in}"], "would be written over itself"),
+        (["{in}", "-o", "{in}"], "is both input and output"),
         (["{in}", "-o", "{out}.csv"], "name it .jsonl, .json or .parquet"),
         (["{in}", "-o", "{out}.jsonl", "--from", "atif"], "traj.jsonl:1: not a record of atif: missing field"),
-        (["{out}*.jsonl", "-o", "{out}.jsonl"], "no file is named so"),
-        (["{folder}", "-o", "{out}.jsonl"], "this folder is no dataset that was saved"),
-        (["{in}", "-o", "{folder}"], "this folder is no dataset, and is not replaced"),
-        (["-o", "{out}.jsonl"], "there is nothing to convert"),
+        (["{out}*.jsonl", "-o", "{out}.jsonl"], "no file matches this pattern"),
+        (["{folder}", "-o", "{out}.jsonl"], "this folder is not a saved dataset"),
+        (["{in}", "-o", "{folder}"], "this folder is not a dataset and will not be replaced"),
+        (["-o", "{out}.jsonl"], "nothing to convert"),
     ],
 )
 def test_what_cannot_be_is_said(
@@ -506,7 +506,7 @@ def test_what_cannot_be_is_said(
 
 def test_a_table_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "junk.parquet").write_bytes(b"junk")
-    with pytest.raises(TrajectoryError, match=r"junk\.parquet: this file cannot be read"):
+    with pytest.raises(TrajectoryError, match=r"junk\.parquet: cannot read this file"):
         convert(tmp_path / "junk.parquet", tmp_path / "out.jsonl", progress=False)
     pyarrow = pytest.importorskip("pyarrow", reason="needs agentdistill[tables]")
     good = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]

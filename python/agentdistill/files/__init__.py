@@ -1,1 +1,1 @@
-"""Files of others: tables, corpora, trajectories in other formats; and writing a file whole or not at all."""
+"""How are tables, corpora and other programs' trajectories read and written, and files replaced atomically?"""

@@ -1,8 +1,7 @@
-"""Where passages are: files of JSON lines, Parquet, datasets saved by Hugging Face's library, folders of BEIR.
+"""Which files hold the passages of a corpus? JSON Lines, Parquet, saved Hugging Face datasets, BEIR folders.
 
-Files of JSON lines, plain or compressed, are named here and read by the core; tables (Parquet, Arrow) are read by
-tables.py. A row is a passage in the same form as a line: ``id`` or ``_id``, ``title`` and
-``text``, or Search-R1's ``contents``.
+JSON Lines files, plain or compressed, are found here and read by the core; tables (Parquet, Arrow) are read by
+tables.py. A row has the same fields as a line: ``id`` or ``_id``, ``title`` and ``text``, or Search-R1's ``contents``.
 
 Not here: downloading.
 """
@@ -24,19 +23,19 @@ class PassageFile(NamedTuple):
     path: Path
     bytes: int
     rows: int
-    """How many passages there are; 0 where it is not known."""
+    """Number of passages; 0 if unknown."""
     passages: Iterator[dict[str, Any]] | None
-    """None for a file of JSON lines, which the core reads."""
+    """None for a JSON Lines file, which the core reads."""
 
 
 def find_passages(paths: Sequence[Path]) -> list[PassageFile]:
-    """The files that ``paths`` name, in their order: files, folders, or patterns such as ``wiki/*.parquet``.
+    """Find the passage files for ``paths``, in order. A path is a file, a folder or a pattern (``wiki/*.parquet``).
 
-    A folder is one of BEIR (its ``corpus.jsonl``), a dataset saved by Hugging Face's library (``save_to_disk``), or one
-    of files of passages, which are taken in the order of their names.
+    A folder may be from BEIR (its ``corpus.jsonl`` is used), a dataset saved by Hugging Face's library
+    (``save_to_disk``), or contain passage files, which are sorted by name.
 
-    Raises RetrievalError for a folder without passages, and for a table whose columns are not those of passages;
-    FileNotFoundError; AgentDistillError where a table needs a library that is not installed.
+    Raises RetrievalError for a folder without passages and for a table without the columns of passages;
+    FileNotFoundError; AgentDistillError if a table needs a library that is not installed.
     """
     return [_open(file) for path in paths for name in expand(Path(path)) for file in _files(name)]
 
@@ -50,7 +49,7 @@ def _files(path: Path) -> list[Path]:
         return beir[:1]
     known = (*JSON_LINES, ".parquet", ".arrow")
     if not (files := sorted(file for file in path.iterdir() if file.name.endswith(known))):
-        raise RetrievalError(f"{path}: there are no passages in this folder: it has no file of {', '.join(known)}")
+        raise RetrievalError(f"{path}: no passages in this folder: it has no file named {', '.join(known)}")
     return files
 
 
@@ -64,5 +63,5 @@ def _open(path: Path) -> PassageFile:
 def _columns(path: Path, names: Sequence[str]) -> list[str]:
     columns = [name for name in FIELDS if name in names]
     if not {"id", "_id"} & set(columns) or not {"text", "contents"} & set(columns):
-        raise RetrievalError(f"{path}: passages have columns id and text (or contents); here are {', '.join(names)}")
+        raise RetrievalError(f"{path}: passages need the columns id and text (or contents); it has {', '.join(names)}")
     return columns

@@ -1,12 +1,12 @@
-"""Trajectories in the formats that others have: files and tables of them, converted by the core.
+"""How are trajectories converted from and to the formats of other programs, in files and tables?
 
-Formats are "agentdistill" (ours), "reference" (logs of the paper's code), "smolagents" (an agent's memory), "openai"
-(messages with calls of tools), "messages" and "prompt-completion" (TRL), "sharegpt" (LLaMA-Factory) and "atif"
-(Harbor); rust/formats/ says of each what its fields are, where that is known from, and what it cannot say. Files hold
-a record a line, a JSON list of records, or one record; they may be compressed. Tables are Parquet files and folders
-as ``datasets`` saves them. In tables, what has no fixed columns is JSON in a string.
+The formats are "agentdistill" (ours), "reference" (logs of the paper's code), "smolagents" (an agent's memory),
+"openai" (messages with tool calls), "messages" and "prompt-completion" (TRL), "sharegpt" (LLaMA-Factory) and "atif"
+(Harbor). rust/formats/ converts them, and documents the fields and limits of each. A file has one record per line, a
+JSON list of records, or one record; it may be compressed. Tables are Parquet files and folders saved by ``datasets``.
+In tables, fields without fixed columns are JSON strings.
 
-Not here: choosing among trajectories (distillation.py).
+Not here: selecting trajectories (distillation.py).
 """
 
 import json
@@ -25,12 +25,12 @@ Format = Literal[
     "agentdistill", "reference", "smolagents", "openai", "messages", "prompt-completion", "sharegpt", "atif"
 ]
 COLUMNS = {"messages", "prompt", "completion", "conversations", "tools"}
-"""What becomes nested columns of a table; all else that is nested becomes strings of JSON."""
+"""Fields that become nested columns of a table; all other nested fields become JSON strings."""
 JSON_LINES = (".json", ".jsonl", ".ndjson")
 
 
 class Converted(NamedTuple):
-    """How much was converted."""
+    """The amount of data that was converted."""
 
     read: int
     """Trajectories."""
@@ -49,26 +49,26 @@ def convert(
     target: Format = "agentdistill",
     progress: bool = True,
 ) -> Converted:
-    """Write trajectories, of one format or several, as another.
+    """Convert trajectories from one or several formats to another.
 
-    ``inputs`` are files, patterns, and datasets saved by Hugging Face's library; ``source`` is their format, by
-    default told from each file's first record. ``output`` is a file ``.jsonl``, ``.json`` (a list) or ``.parquet``,
-    or, without a suffix, a folder that ``datasets.load_from_disk`` reads; one that is there is replaced, when the new
-    one is whole. Records that name no task are known by their question, as tasks are; several of one task are samples
-    of it, of which ``select`` keeps one. Formats for training get what a model is to learn from: of each step the
-    winner, as the conversation kept it; a trajectory without steps is left out.
+    ``inputs`` are files, patterns, and datasets saved by Hugging Face's library. ``source`` is their format; by
+    default it is detected from the first record of each file. ``output`` is a ``.jsonl``, ``.json`` (a list) or
+    ``.parquet`` file or, without a suffix, a folder that ``datasets.load_from_disk`` reads. Existing output is replaced
+    once the new one is complete. Records without a task are identified by their question; several of one task are
+    samples, of which ``select`` keeps one. Formats for training get the winner of each step, as in the conversation;
+    a trajectory without steps is left out.
 
-    Raises TrajectoryError, with file and line, for what cannot be read; ValueError for an output that is an input;
-    OSError; AgentDistillError where tables need a library that is not installed.
+    Raises TrajectoryError, with file and line, for a record that cannot be read; ValueError if the output is an input;
+    OSError; AgentDistillError if tables need a library that is not installed.
     """
     paths = [Path(inputs)] if isinstance(inputs, str | Path) else [Path(path) for path in inputs]
     output = Path(output)
     if not paths:
-        raise ValueError("there is nothing to convert: give files of trajectories")
+        raise ValueError("nothing to convert: give files of trajectories")
     if output.suffix not in (*JSON_LINES, ".parquet", ""):
         raise ValueError(f"{output}: name it .jsonl, .json or .parquet, or without a suffix for a dataset's folder")
     if any(os.path.realpath(path) == os.path.realpath(output) for path in paths):
-        raise ValueError(f"{output} would be written over itself")
+        raise ValueError(f"{output} is both input and output: give another output")
     files = [file for path in paths for name in expand(path) for file in _files(name)]
     run = json.dumps({"convert": {"inputs": [path.name for path in files], "source": source}})
     shown = FileProgress("convert", "trajectories", "", visible=progress)
@@ -89,7 +89,7 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     if not (files := saved_dataset(path, TrajectoryError)):
-        raise TrajectoryError(f"{path}: this folder is no dataset that was saved; give the files in it")
+        raise TrajectoryError(f"{path}: this folder is not a saved dataset: give the files in it")
     return files
 
 
@@ -98,7 +98,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _named(error: TrajectoryError, files: dict[Path, Path]) -> TrajectoryError:
-    """The error with the names of tables, and not of their rows' files."""
+    """The error with the names of tables instead of the temporary files with their rows."""
     message = str(error)
     for lines, table in files.items():
         message = message.replace(f"{lines}:", f"{table}: row ") if lines != table else message
@@ -106,7 +106,7 @@ def _named(error: TrajectoryError, files: dict[Path, Path]) -> TrajectoryError:
 
 
 def _as_lines(table: Path, lines: Path) -> Path:
-    """A table's rows in a file of JSON lines."""
+    """Write a table's rows to a JSON Lines file."""
     with lines.open("w", encoding="utf-8") as file:
         for row in read_table(table, TrajectoryError).rows:
             row = _without_nulls(row)
@@ -121,7 +121,7 @@ def _as_lines(table: Path, lines: Path) -> Path:
 
 
 def _without_nulls(value: Any) -> Any:
-    """A table has every field in every row; those that are null were none."""
+    """Remove null fields: a table has every field in every row."""
     match value:
         case dict():
             return {name: _without_nulls(field) for name, field in value.items() if field is not None}

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all: whoever reads it finds the old content or the new, never half of either."""
+"""How is a file replaced atomically? A reader sees the old content or the new, never a part."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes the place of ``path`` when the block ends without an exception.
+    """A temporary path next to ``path``. It replaces ``path`` when the block ends without an exception.
 
-    When the block raises, ``path`` is as it was and the unfinished file is removed.
+    If the block raises, ``path`` is unchanged and the temporary file is removed.
     """
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)

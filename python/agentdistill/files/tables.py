@@ -1,5 +1,6 @@
-"""Tables (Parquet, Arrow) and the folders that Hugging Face's ``datasets`` library saves: read and written by pyarrow,
-some thousand rows at a time.
+"""How are tables (Parquet, Arrow) and folders saved by Hugging Face's ``datasets`` read and written?
+
+pyarrow reads and writes them in batches of some thousand rows.
 
 Not here: what a row is (corpus.py, formats.py).
 """
@@ -17,39 +18,41 @@ from agentdistill._core import AgentDistillError
 from agentdistill.extras import need
 
 BATCH = 8192
-"""Rows read at once."""
+"""Rows per batch."""
 
 Row = dict[str, Any]
 Columns = Callable[[Sequence[str]], Sequence[str]]
-"""Of the names of a table's columns those to read."""
+"""Chooses the columns to read from the names of a table's columns."""
 Error = type[AgentDistillError]
-"""What is raised for a table that cannot be read or written."""
+"""The type of error to raise for a table that cannot be read or written."""
 
 
 class Table(NamedTuple):
-    """A table in a file."""
+    """An open table."""
 
     length: int
-    """How many rows there are."""
+    """Number of rows."""
     rows: Iterator[Row]
 
 
 def expand(path: Path) -> list[Path]:
-    """The path, or what it names as a pattern, in order. Raises FileNotFoundError for a pattern of nothing."""
+    """The path, or the sorted matches of a pattern. Raises FileNotFoundError if nothing matches."""
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
     if not (found := sorted(glob.glob(str(path), recursive=True))):
-        raise FileNotFoundError(2, "no file is named so", str(path))
+        raise FileNotFoundError(2, "no file matches this pattern", str(path))
     return [Path(name) for name in found]
 
 
 def saved_dataset(folder: Path, error: Error) -> list[Path]:
-    """The files of a dataset that ``save_to_disk`` made; none for another folder. Raises ``error`` for one of several
-    splits."""
+    """The files of a dataset that ``save_to_disk`` wrote; none for any other folder.
+
+    Raises ``error`` if the dataset has several splits.
+    """
     if (splits := folder / "dataset_dict.json").exists():
         names = json.loads(splits.read_text())["splits"]
         if len(names) > 1:
-            raise error(f"{folder}: this is a dataset of several splits; give one of {', '.join(names)} in it")
+            raise error(f"{folder}: this dataset has several splits: give the folder of one of {', '.join(names)}")
         folder = folder / names[0]
     if not (state := folder / "state.json").exists():
         return []
@@ -57,8 +60,11 @@ def saved_dataset(folder: Path, error: Error) -> list[Path]:
 
 
 def read_table(path: Path, error: Error, columns: Columns = lambda names: names) -> Table:
-    """Open a file of Parquet, or (``.arrow``) of Arrow's stream format, which ``datasets`` saves; its rows are counted
-    by going through it. Raises ``error``, and AgentDistillError where pyarrow is not installed."""
+    """Open a Parquet file, or an ``.arrow`` file in the stream format that ``datasets`` saves.
+
+    The rows of an ``.arrow`` file are counted by reading it. Raises ``error``, and AgentDistillError if pyarrow is not
+    installed.
+    """
     need("pyarrow", "tables")
     return (_arrow if path.suffix == ".arrow" else _parquet)(path, error, columns)
 
@@ -98,16 +104,16 @@ def _arrow(path: Path, error: Error, columns: Columns) -> Table:
 
 
 def write_table(rows: Callable[[], Iterator[Row]], path: Path, error: Error) -> None:
-    """Make a Parquet file of rows, or, where ``path`` has no suffix, a folder as ``save_to_disk`` makes it; one that is
-    there is replaced whole. ``rows`` is asked twice: once for what types the columns have.
+    """Write rows to a Parquet file or, if ``path`` has no suffix, to a folder like one from ``save_to_disk``.
 
-    Raises ``error`` for a column of several types, FileExistsError for a folder of something else.
+    Existing output is replaced atomically. ``rows`` is called twice, the first time to find the types of the columns.
+    Raises ``error`` for a column with several types, FileExistsError for a folder that is not a dataset.
     """
     need("pyarrow", "tables")
     import pyarrow
 
     if path.is_dir() and not saved_dataset(path, error):
-        raise FileExistsError(17, "this folder is no dataset, and is not replaced", str(path))
+        raise FileExistsError(17, "this folder is not a dataset and will not be replaced", str(path))
     new = path.with_name(f".{path.name}.new")
     schema = pyarrow.schema([])
     try:
@@ -117,7 +123,7 @@ def write_table(rows: Callable[[], Iterator[Row]], path: Path, error: Error) -> 
         tables = (pyarrow.Table.from_pylist(batch, schema) for batch in _batches(rows()))
         (_write_parquet if path.suffix else _write_dataset)(tables, schema, new)
     except pyarrow.ArrowException as why:
-        raise error(f"{path}: these rows make no table ({why})") from why
+        raise error(f"{path}: these rows do not form a table ({why})") from why
     if path.is_dir():
         shutil.rmtree(path)
     new.replace(path)
@@ -160,10 +166,10 @@ def _write_dataset(tables: Iterable[Any], schema: Any, folder: Path) -> None:
 
 @contextmanager
 def _reading(path: Path, error: Error) -> Iterator[None]:
-    """Names the file in what pyarrow raises."""
+    """Add the file's name to errors from pyarrow."""
     import pyarrow
 
     try:
         yield
     except (pyarrow.ArrowException, OSError) as why:
-        raise error(f"{path}: this file cannot be read ({why})") from why
+        raise error(f"{path}: cannot read this file ({why})") from why
