@@ -41,7 +41,7 @@ def test_a_teacher_generates(config: GenerateConfig, first_turn: str, tmp_path: 
 
 
 def test_a_chain_of_thought_has_no_first_thought_of_an_agent() -> None:
-    with pytest.raises(ValueError, match="cot"):
+    with pytest.raises(ValueError, match="kind"):
         GenerateConfig(kind="cot", first_thought_prefix=True)
     with pytest.raises(ValueError, match="first-thought prefix"):
         GenerateConfig(action_format="react", first_thought_prefix=True)
@@ -63,7 +63,7 @@ def test_first_thoughts_are_taken_from_recorded_chains(tmp_path: Path) -> None:
     assert asked.count(True) == 1  # for the other one
     generate([TASK], ScriptedModel("another", policy), config=config, progress=False)
     assert asked.count(True) == 2  # those of the other teacher are not its own
-    with pytest.raises(ValueError, match="there is to be none"):
+    with pytest.raises(ValueError, match="only used for a first-thought prefix"):
         GenerateConfig(chains=str(chains))
 
 

@@ -1,10 +1,10 @@
-"""IDEA 1 of the paper, agent distillation: teach a student to act, not only to reason.
+"""IDEA 1 of the paper, agent distillation: how do a teacher's trajectories become training data?
 
-:func:`generate`: the teacher solves the training tasks as an agent, reasoning, acting, observing. :func:`select`: the
-correct trajectories are kept. examples.py makes of them token ids with a loss mask over what an agent writes itself,
-and training.py fine-tunes a student on these.
+:func:`generate` lets the teacher solve the training tasks as an agent that reasons, acts and observes. :func:`select`
+keeps the correct trajectories; :class:`SelectConfig` has further criteria beyond the paper's. Then training/examples.py
+turns them into token ids with a loss mask over the agent's own text, and training/trainer.py fine-tunes a student.
 
-More can be asked of what is kept than the paper asks: :class:`SelectConfig`. Not here: training itself.
+Not here: training itself.
 """
 
 import json
@@ -32,18 +32,18 @@ from agentdistill.trajectories import is_right, steps_given, write_trajectories
 
 @dataclass(frozen=True)
 class GenerateConfig(RolloutConfig):
-    """How the teacher works: greedy, one candidate, with a long prompt that shows the cycle by examples."""
+    """Settings of the teacher. By default: greedy, one candidate, and a long prompt with examples of the cycle."""
 
     first_thought_prefix: bool = False
-    """Begin each first Thought with the first thought of the teacher's own chain of thought (IDEA 2; costs one more
-    completion for each task; paper: with and without). Also ``--ftp``."""
+    """Begin each first Thought with the first thought of the teacher's own chain of thought. This is the paper's
+    first-thought prefix, and takes one more completion per task. Short form: ``--ftp``."""
     chain_prompt: str = "teacher_cot"
-    """System prompt of that chain of thought: one of ours by name, a file, or a text."""
+    """System prompt for that chain of thought: the name of a built-in prompt, a file, or a text."""
     chains: str | None = None
-    """Take first thoughts from this file of the same teacher's chains of thought (what ``kind`` "cot" made) and ask for
-    those only that it does not have."""
+    """Take first thoughts from this file of the same teacher's chains of thought (recorded with kind "cot"). Only those
+    that are missing are sampled."""
     samples: int = 1
-    """Episodes of each task, "#1", "#2" ... behind its id; more than one needs a temperature. ``select`` keeps one, or
+    """Episodes per task, recorded as ID#1, ID#2, ... More than one needs a temperature. ``select`` keeps one, or
     ``per_task``."""
 
     def __post_init__(self) -> None:
@@ -51,18 +51,18 @@ class GenerateConfig(RolloutConfig):
         load_prompt(self.chain_prompt)
         if self.first_thought_prefix and (self.kind == "cot" or self.action_format != "code"):
             raise ValueError(
-                'a first-thought prefix begins a Thought: not with kind "cot", nor with other actions than "code"'
+                'a first-thought prefix needs kind "agent" and action_format "code", because it begins a Thought'
             )
         if self.chains and not self.first_thought_prefix:
-            raise ValueError("chains are where a first-thought prefix is taken from, and there is to be none")
+            raise ValueError("chains are only used for a first-thought prefix: give first_thought_prefix too")
         if self.samples < 1:
             raise ValueError(f"samples is {self.samples}: give at least 1")
         if self.samples > 1 and not self.temperature:
-            raise ValueError("samples drawn at temperature 0 are all the same: give a temperature, or 1 sample")
+            raise ValueError("samples at temperature 0 are all the same: give a temperature, or 1 sample")
 
     @property
     def default_prompt(self) -> str:
-        """That of a teacher."""
+        """The name of the teacher's prompt."""
         return default_prompt("teacher", self.kind, self.action_format)
 
 
@@ -76,8 +76,10 @@ def generate(
     progress: bool = True,
     metrics: str | Path | None = None,
 ) -> list[Trajectory]:
-    """Let the teacher solve ``tasks``; return all its trajectories, graded, good and bad, the samples of a task one
-    after another. Resumes and raises as ``rollout``, and has its ``metrics``."""
+    """Let the teacher solve ``tasks``, and return all its graded trajectories, correct or not.
+
+    The samples of a task follow each other. Resuming, errors and ``metrics`` are as in ``rollout``.
+    """
     config = config or GenerateConfig()
     if config.samples > 1:
         tasks = [replace(task, id=f"{task.id}#{k}") for task in tasks for k in range(1, config.samples + 1)]
@@ -109,25 +111,25 @@ def generate(
 
 @dataclass(frozen=True)
 class SelectConfig:
-    """What is kept. By default what the paper keeps: correct, every completion parsed, answered within the steps."""
+    """Which trajectories are kept. By default, as in the paper: correct, all completions parsed, and answered within
+    the step limit."""
 
     max_steps: int | None = None
-    """Only trajectories of at most so many steps."""
+    """Keep only trajectories with at most this many steps."""
     grounded: bool = False
-    """Only answers that stood in an observation before they were given: found or computed, not remembered
-    (Always-Search)."""
+    """Keep only answers that appeared in an earlier observation: found or computed, not remembered (Always-Search)."""
     distinct: bool = False
-    """Of trajectories that say the same to the same question only one."""
+    """Keep only one of several trajectories with the same text for the same question."""
     per_task: int = 1
-    """Most samples to keep of a task; by default one, the first or the likeliest."""
+    """Maximum number of samples to keep per task. Default: one, the first or the likeliest."""
     student: str | None = None
-    """Of the samples of a task, keep those that this model, a folder or a hub id, finds likeliest (SmartAD: the
-    lowest mean negative log likelihood of what it would learn). By default the first."""
+    """Keep the samples of each task that this model (folder or hub id) finds likeliest (SmartAD: the lowest mean
+    negative log likelihood of the tokens to learn). Default: the first samples."""
     prompt: str | None = None
-    """System prompt under which the student would learn them, as in ``TrainConfig``."""
+    """System prompt for ``student``, as in ``TrainConfig``."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what cannot be."""
+        """Raise ValueError for an invalid value."""
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}: give at least 1")
         if self.per_task < 1:
@@ -135,11 +137,11 @@ class SelectConfig:
 
 
 class Selection(NamedTuple):
-    """What is kept for training, and why the rest is not."""
+    """The trajectories that are kept for training, and why others were dropped."""
 
     kept: list[Trajectory]
     dropped: dict[str, int]
-    """Reason -> trajectories dropped for it, most first."""
+    """Reason -> number of trajectories dropped for it, largest first."""
 
     def __str__(self) -> str:
         total = len(self.kept) + sum(self.dropped.values())
@@ -152,13 +154,14 @@ def select(
     output: str | Path | None = None,
     config: SelectConfig | None = None,
 ) -> Selection:
-    """Keep what is worth learning from, in the order of their tasks' ids; of each task one, or ``per_task``.
+    """Keep the trajectories to learn from, sorted by task id: one per task, or ``per_task``.
 
-    A file has its trajectories in the order in which they ended, which no two runs share; in the order of their ids,
-    the same trajectories make the same student. Steps whose code raised an error are kept on purpose: what the teacher
-    did next shows how to recover. ``output``, if given, gets the kept trajectories, and is replaced whole. Raises
-    TrajectoryError for a file that cannot be read, OSError for one that cannot be written, ModelError for a student
-    that is not there.
+    Files contain trajectories in the order in which they ended, which differs from run to run. Sorting makes the same
+    trajectories give the same student. Steps whose code raised an error are kept on purpose, because the next step
+    shows how to recover. If ``output`` is given, the kept trajectories are written there, replacing an existing file.
+
+    Raises TrajectoryError for a file that cannot be read, OSError for one that cannot be written, ModelError for a
+    student that does not exist.
     """
     config = config or SelectConfig()
     if isinstance(trajectories, str | Path):
@@ -166,7 +169,9 @@ def select(
     reasons = [_why_dropped(trajectory, config) for trajectory in trajectories]
     good = [trajectory for trajectory, reason in zip(trajectories, reasons, strict=True) if reason is None]
     good.sort(key=lambda trajectory: trajectory.task_id)
-    different = _distinct(good) if config.distinct else good  # first, so that samples of a task differ
+    different = (
+        _distinct(good) if config.distinct else good
+    )  # before the selection per task, so that its samples differ
     kept = _of_each_task(different, config)
     counts = Counter(reason for reason in reasons if reason is not None)
     counts += Counter(duplicate=len(good) - len(different), other_sample=len(different) - len(kept))
@@ -177,7 +182,7 @@ def select(
 
 
 def _why_dropped(trajectory: Trajectory, config: SelectConfig) -> str | None:
-    """The first condition that does not hold; None for a trajectory to learn from."""
+    """The first condition that fails; None for a trajectory to keep."""
     if trajectory.outcome != "final_answer":
         return trajectory.outcome
     learnt = trajectory.steps[steps_given(trajectory) :]
@@ -193,13 +198,13 @@ def _why_dropped(trajectory: Trajectory, config: SelectConfig) -> str | None:
 
 
 def _is_grounded(trajectory: Trajectory) -> bool:
-    """Whether the words of the answer stood in what an earlier step was told."""
+    """Whether the words of the answer appeared in an earlier observation."""
     answer = f" {normalize(trajectory.answer or '')} "
     return any(answer in f" {normalize(step.message)} " for step in trajectory.steps[:-1])
 
 
 def _of_each_task(trajectories: Sequence[Trajectory], config: SelectConfig) -> list[Trajectory]:
-    """Of the samples of each task the student's likeliest, or else the first, as many as are wanted."""
+    """Up to ``per_task`` samples of each task: the likeliest for the student, or else the first."""
     tasks: dict[str, list[Trajectory]] = {}
     for trajectory in trajectories:
         sampled = trajectory.sampling.get("samples", 1) > 1
@@ -221,9 +226,9 @@ def _of_each_task(trajectories: Sequence[Trajectory], config: SelectConfig) -> l
 
 
 def _distinct(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """The first of those that say the same to the same question."""
-    said: dict[tuple[str, ...], Trajectory] = {}
+    """The first of several trajectories with the same text for the same question."""
+    seen: dict[tuple[str, ...], Trajectory] = {}
     for trajectory in trajectories:
         turns = (assistant_turn(step.candidates[step.winner]) for step in trajectory.steps)
-        said.setdefault((trajectory.question, *turns), trajectory)
-    return list(said.values())
+        seen.setdefault((trajectory.question, *turns), trajectory)
+    return list(seen.values())

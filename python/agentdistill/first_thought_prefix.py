@@ -1,11 +1,11 @@
-"""IDEA 2 of the paper, first-thought prefix: a chain of thought's first thought begins the agent's first Thought.
+"""IDEA 2 of the paper, first-thought prefix: how does a chain of thought begin the agent's first Thought?
 
-An LLM made to act reasons worse than the same LLM made to reason: its first Thought jumps to code. So the question is
-put to it as a chain of thought first, and the first paragraph of that is given as the beginning of its first agent
-Thought. Only the teacher needs this; what it then writes is an ordinary trajectory, and the student learns to open
-like that.
+A model that is prompted to act reasons worse than the same model prompted to reason: its first Thought jumps to code.
+So it is first asked for a chain of thought, and the first paragraph of that becomes the beginning of its first agent
+Thought. Only the teacher needs this. The result is an ordinary trajectory, from which the student learns to start in
+the same way.
 
-Not here: how a model is made to go on from a prefix (the model's own module does it).
+Not here: how a model continues a prefix (each model's module).
 """
 
 import re
@@ -16,7 +16,7 @@ from agentdistill._core import iter_trajectories
 from agentdistill.models.model import Message, Model, Sampling
 from agentdistill.models.thoughts import apart
 
-# What may not leak into a first thought: the answer itself, or code. Reasoning that opens with it has no first thought.
+# A first thought must not contain the answer or code. Reasoning that starts with one has no first thought.
 _ANSWER_OR_CODE = re.compile(
     r"<answer>|\\boxed|```|<code>|^\s*(?:Code|Observation|Final answer)\s*:", re.IGNORECASE | re.MULTILINE
 )
@@ -24,27 +24,27 @@ _LABEL = re.compile(r"^\s*\**\s*(?:Thought|Reasoning)\s*:?\s*\**\s*:?\s*")
 
 
 class Prefix(NamedTuple):
-    """How an agent's first completion begins, and what it cost to ask for that."""
+    """The beginning of an agent's first completion, and the tokens spent on it."""
 
     text: str
-    """"" when the reply had no first thought to give."""
+    """"" if the reply has no first thought."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 async def first_thought_prefix(chain_of_thought: list[Message], model: Model, sampling: Sampling) -> Prefix:
-    """Ask ``model`` for a chain of thought and return the beginning of the agent's first completion made from it.
+    """Ask ``model`` for a chain of thought, and make the beginning of the agent's first completion from it.
 
-    ``chain_of_thought`` are the messages that ask for it.
+    ``chain_of_thought`` are the messages that ask for the chain.
     """
     generation = await model.generate(chain_of_thought, sampling)
     return Prefix(_prefix(generation.completions[0].text), generation.prompt_tokens, generation.completion_tokens)
 
 
 def recorded_prefixes(path: str | Path) -> dict[tuple[str, str], Prefix]:
-    """(model, question) -> prefix, by recorded chains of thought (``generate`` of kind "cot").
+    """(model, question) -> prefix, from recorded chains of thought (``generate`` with kind "cot").
 
-    Raises TrajectoryError for a file that cannot be read, ValueError when no chain is in it.
+    Raises TrajectoryError for a file that cannot be read, ValueError if it has no chain.
     """
     recorded = iter_trajectories(path, source="agentdistill")
     chains = [chain for chain in recorded if chain.kind == "cot" and chain.steps]
@@ -59,9 +59,9 @@ def _prefix(chain: str) -> str:
 
 
 def first_thought(chain: str) -> str:
-    """The first paragraph of a chain of thought, without its heading, and without the answer or code if those follow.
+    """The first paragraph of a chain of thought, without a heading, and without the answer or code.
 
-    The thinking of a reasoning model is none of it: that is not how a Thought is written.
+    The thinking of a reasoning model is skipped, because Thoughts are not written like that.
 
     >>> first_thought("### Plan\\n\\nFirst find the film, then its director.\\n\\nThe film is ...")
     'First find the film, then its director.'
@@ -73,14 +73,14 @@ def first_thought(chain: str) -> str:
     thoughts = [_LABEL.sub("", p).strip() for p in paragraphs if not _is_heading(p)]
     if not thoughts:
         return ""
-    if leak and len(thoughts) == 1:  # one paragraph from the question to the answer: its first sentence
+    if leak and len(thoughts) == 1:  # a single paragraph that contains the answer: take its first sentence
         sentence = re.match(r".+?[.!?](?=\s|$)", thoughts[0], re.DOTALL)
         return sentence.group() if sentence else ""
     return thoughts[0]
 
 
 def _is_heading(paragraph: str) -> bool:
-    """A line of its own that names what follows and says nothing: "### Step 1", "**Plan**", "Reasoning:"."""
+    """Whether it is a single line that only names what follows: "### Step 1", "**Plan**", "Reasoning:"."""
     if "\n" in paragraph:
         return False
     return paragraph.startswith("#") or bool(re.fullmatch(r"\*\*[^*]+\*\*:?|[\w ]{1,30}:|-{3,}|={3,}", paragraph))

@@ -1,15 +1,15 @@
-"""IDEA 3 of the paper, self-consistent action generation: sample N actions, run all, do what most of them did.
+"""IDEA 3 of the paper, self-consistent action generation: how are N actions sampled, run and voted on?
 
-A small student often writes code that does not run. So at each step N completions are sampled; each is parsed and run
-from the same State, where it cannot see the others; those that fail are dropped, and the rest vote by what they did:
-the final answer they gave, or the value and output of their code. The winner's State is the next State: nothing is
-run twice. N = 1 is a vote of one, so every rollout goes through here.
+A small student often writes code that does not run. So N completions are sampled at each step. Each is parsed, and runs
+from the same State, isolated from the others. Failed candidates are dropped. The others vote with their outcome: the
+final answer, or the value and output of the code. The winner's State becomes the next State, so nothing runs twice.
+N = 1 is a vote of one, so every rollout goes through here.
 
-Beyond the paper: as soon as no further candidate could change the vote, adaptive sampling asks for none. It first asks
-for the fewest that could decide (5 of 8), and if these disagree, for the fewest that then could.
+Beyond the paper: adaptive sampling stops as soon as no further candidate could change the vote. It first samples the
+smallest number that could decide it (5 of 8) and, if these disagree, the smallest number that then could.
 
-A step is parsed, run and voted on by the Rust core (rust/step_queue.rs), while the event loop goes on. Not here:
-canonical form and ties (rust/vote.rs), what happens when all fail (rust/self_consistency.rs).
+The Rust core parses, runs and votes (rust/step_queue.rs) without blocking the event loop. Not here: canonical form and
+ties (rust/vote.rs), and what happens if all candidates fail (rust/self_consistency.rs).
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from agentdistill._core import Sandbox, State, StepQueue, StepResult, Vote
 from agentdistill.action_format import ActionFormat
 from agentdistill.models.model import Generation
 
-STEPS_THAT_WAIT = 64
-"""Steps under way at once when they may wait for slow tools, and so need no core."""
+STEPS_WITH_SLOW_TOOLS = 64
+"""Steps that run at once if their tools may wait, which needs no core."""
 
 
 class SelfConsistentAction:
-    """Runs the steps of many episodes. To be used within one event loop, as a context manager."""
+    """Runs the steps of many episodes. A context manager, for use within one event loop."""
 
     def __init__(
         self,
@@ -38,13 +38,15 @@ class SelfConsistentAction:
         seed: int = 0,
         slow_tools: bool = False,
     ) -> None:
-        """``action_format``: what completions are read as. ``compat``: "reference" votes as the paper's code did (on
-        printed output alone). ``slow_tools``: cells may wait for tools; then many steps are under way at once."""
+        """``compat="reference"`` votes as the paper's code did, on printed output alone.
+
+        With ``slow_tools``, cells may wait for tools, and many steps run at once.
+        """
         self.initial = sandbox.initial
-        """Where every episode begins."""
-        at_once = STEPS_THAT_WAIT if slow_tools else os.cpu_count() or 1
+        """The State in which every episode begins."""
+        at_once = STEPS_WITH_SLOW_TOOLS if slow_tools else os.cpu_count() or 1
         self._queue = StepQueue(sandbox, at_once, format=action_format, compat=compat, seed=seed)
-        self._close = weakref.finalize(self, self._queue.close)  # at the latest before the interpreter goes
+        self._close = weakref.finalize(self, self._queue.close)  # at the latest when the interpreter exits
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def act(
@@ -56,10 +58,10 @@ class SelfConsistentAction:
         prefix: str = "",
         adaptive: bool = False,
     ) -> tuple[Generation, StepResult]:
-        """Sample candidates, run each from ``state``, and do what most of them did: what was sampled, and the step.
+        """Sample ``n`` candidates, run each from ``state``, and vote. Return what was sampled and the step.
 
-        ``sample`` asks the model for so many, each begun with ``prefix``. ``adaptive``: until the vote of ``n`` is
-        decided; its winner does what that of all ``n`` would. Raises SandboxError, and what ``sample`` raises.
+        ``sample(k)`` asks the model for k completions that begin with ``prefix``. With ``adaptive``, sampling stops
+        once the vote of ``n`` is decided; the outcome is the same. Raises SandboxError, and what ``sample`` raises.
         """
         generation = await sample(n // 2 + 1 if adaptive else n)
         result = await self.step(state, _texts(generation, prefix))
@@ -71,16 +73,16 @@ class SelfConsistentAction:
     async def step(self, state: State, completions: Sequence[str], earlier: StepResult | None = None) -> StepResult:
         """Parse and run the candidates of one step, each from ``state``, and vote. Raises SandboxError.
 
-        ``earlier``: the result for the first of them, whose code is not run again.
+        ``earlier`` is the result for the first candidates, whose code is not run again.
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._queue.fileno(), self._hand_out)
+            self._loop.add_reader(self._queue.fileno(), self._deliver_results)
         result: asyncio.Future[StepResult] = self._loop.create_future()
         self._queue.push(result, state, completions, earlier)
         return await result
 
-    def _hand_out(self) -> None:
+    def _deliver_results(self) -> None:
         for result, outcome in self._queue.take():
             if result.done():  # its episode was cancelled
                 continue
@@ -103,10 +105,9 @@ def _texts(generation: Generation, prefix: str) -> list[str]:
 
 
 def _undecided(vote: Vote, left: int) -> int:
-    """The fewest of the candidates ``left`` to sample that could decide the vote; 0 when no number of them could
-    change it.
+    """The smallest number of the ``left`` further candidates that could decide the vote; 0 if it is decided.
 
-    It is decided when the first is ahead of the second by more than are left: a tie might go to either.
+    It is decided if the lead of the first over the second is larger than ``left``: a tie may go to either.
     """
     first, second = [*(votes for _, votes in vote.counts), 0, 0][:2]
     return min(left, max(0, (left - (first - second)) // 2 + 1))

@@ -184,7 +184,7 @@ def test_what_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         load_tasks(tmp_path / "musique")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        OSError, match=r"musique: the hub's dgslibisey/MuSiQue cannot be had .* go online once, or give"
+        OSError, match=r"musique: dgslibisey/MuSiQue cannot be loaded from the hub .* go online once, or give"
     ):
         load_tasks("musique")
     with pytest.raises(ValueError, match="benchmarks are hotpotqa, bamboogle"):

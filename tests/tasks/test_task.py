@@ -86,7 +86,7 @@ def test_tasks_without_an_answer_are_left_out(tmp_path: Path, caplog: pytest.Log
     path = write(tmp_path, "tasks.json", json.dumps(rows))
     assert [task.question for task in load_tasks(path, limit=1)] == ["b"]
     assert [task.question for task in load_tasks(path)] == ["b"]
-    assert f"2 of 3 tasks have no answer (null or empty) and are left out: {path}: example 1, {path}: " in caplog.text
+    assert f"skipping 2 of 3 tasks without an answer (null or empty): {path}: example 1, {path}: " in caplog.text
 
 
 GOOD = '{"question": "?", "answer": "x"}'
@@ -96,7 +96,7 @@ BAD = [
     ("t.jsonl", '{"answer": "x"}', "t.jsonl:1: it has no question"),
     ("t.jsonl", '{"question": " ", "answer": "x"}', "t.jsonl:1: it has no question but an empty text"),
     ("t.jsonl", '{"question": null, "answer": "x"}', "t.jsonl:1: it has no question but null"),
-    ("t.jsonl", '{"question": "?"}', "t.jsonl:1: it has no answer"),
+    ("t.jsonl", '{"question": "?"}', "t.jsonl:1: the task has no answer"),
     ("t.jsonl", '{"question": "?", "answer": ["x"]}', "t.jsonl:1: its answer is a list: give a text or a number"),
     ("t.jsonl", '{"question": "?", "answer": true}', "t.jsonl:1: its answer is a truth value"),
     ("t.jsonl", '{"question": "?", "answer": NaN}', "t.jsonl:1: its answer is nan"),
@@ -105,23 +105,23 @@ BAD = [
     ("t.jsonl", '{"question": "?", "answer": "x", "task_set": 3}', "t.jsonl:1: its task set is 3"),
     ("t.jsonl", '{"question": "?", "answer": "x", "answer_aliases": "y"}', "t.jsonl:1: its answer_aliases are 'y'"),
     ("t.jsonl", '{"question": "?", "answer": "x", "answer_aliases": [{}]}', "give a list of texts or numbers"),
-    ("t.jsonl", f"{GOOD}\n{GOOD}", r"t.jsonl:2: its question, without an id, is also that of \S*t.jsonl:1: give each"),
-    ("t.csv", "id,question,answer\n1,?,x\n1,??,x\n", r"t.csv:3: its id '1' is also that of \S*t.csv:2: give each"),
+    ("t.jsonl", f"{GOOD}\n{GOOD}", r"t.jsonl:2: the same question, without an id, is already used by \S*t.jsonl:1"),
+    ("t.csv", "id,question,answer\n1,?,x\n1,??,x\n", r"t.csv:3: the id '1' is already used by \S*t.csv:2: give each"),
     ("t.jsonl", f"[{GOOD}]", r"t.jsonl:1: a list, where each line is a task: a list of tasks is named \.json"),
     ("t.json", f"{GOOD}\n{GOOD}", r"t.json:2: not JSON: Extra data; a file of one task a line is named \.jsonl"),
     ("t.jsonl", f"{GOOD}\n{'[' * 100_000}", "t.jsonl:2: its JSON is nested too deep"),
     ("t.json", "[" * 100_000, "t.json: its JSON is nested too deep"),
-    ("t.csv", "question,question,answer\na,b,c\n", "t.csv: its column 'question' is there twice"),
+    ("t.csv", "question,question,answer\na,b,c\n", "t.csv: the column 'question' occurs twice"),
     ("t.jsonl", "", "t.jsonl has no task with an answer"),
     ("t.json", '{\n"examples": [\n}', "t.json:3: not JSON"),
     ("t.json", '{"data": []}', "t.json: not a task set"),
     ("t.json", f'{{"examples": [{GOOD}, {{}}]}}', "t.json: example 2: it has no question"),
-    ("t.csv", "question,answer\na,b\nc\n", "t.csv:3: it has not as many fields as the header"),
-    ("t.csv", "question,answer\na,b,c\n", "t.csv:2: it has not as many fields as the header"),
-    ("t.csv", "question\na\n", "t.csv:2: it has no answer"),
+    ("t.csv", "question,answer\na,b\nc\n", "t.csv:3: the number of fields differs from the header"),
+    ("t.csv", "question,answer\na,b,c\n", "t.csv:2: the number of fields differs from the header"),
+    ("t.csv", "question\na\n", "t.csv:2: the task has no answer"),
     ("t.csv", 'question,answer\n"a"b,c\n', "t.csv:2: not CSV"),
-    ("t.txt", GOOD, "tasks are read from .json, .jsonl, .csv files, not .txt"),
-    ("t", GOOD, "not one without a suffix"),
+    ("t.txt", GOOD, "cannot load tasks from a .txt file: give .json, .jsonl, .csv"),
+    ("t", GOOD, "from a file without a suffix"),
 ]
 
 
@@ -222,5 +222,5 @@ def test_files_as_others_write_them(
 
 def test_a_file_with_semicolons_says_which_columns_there_are(tmp_path: Path) -> None:
     (tmp_path / "semi.csv").write_text("question;answer\nWho?;Me\n")
-    with pytest.raises(ValueError, match=r"its columns are 'question;answer': give question and answer"):
+    with pytest.raises(ValueError, match=r"the columns are 'question;answer': give question and answer"):
         load_tasks(tmp_path / "semi.csv")

@@ -122,7 +122,7 @@ def test_a_server_that_never_was_is_given_up_soon() -> None:
 
 @pytest.mark.parametrize("url", ["", "wiki", "127.0.0.1:8000", "ftp://x", "http://"])
 def test_what_is_no_url(url: str) -> None:
-    with pytest.raises(ValueError, match="is no URL of a retriever"):
+    with pytest.raises(ValueError, match="is not the URL of a retriever"):
         HttpRetriever(url)
 
 

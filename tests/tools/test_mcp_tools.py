@@ -192,7 +192,7 @@ def test_a_server_that_dies_is_started_again(
             done = sandbox.run_many([(sandbox.initial, cell) for cell in cells])
             return [o.value or f"{o.kind}: {str(o.error).split('RuntimeError: ')[-1]}" for o, _ in done]
 
-        died = "tool_error: the server of die died during the call, carried out or not"
+        died = "tool_error: the server of die died during the call, which may or may not have run"
         assert run("die('a', 2)", "die('b', 2)") == [died, died], "one death for all that wait"
         assert run("total([1, 2])", "total([3])") == ["3.5", "3.5"]
         assert run(f"look({str(tmp_path / 'mark')!r})") == ["'seen'"], "what only reads is asked again"

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from agentdistill import Sandbox
-from agentdistill.tools.tool import MOST_STUCK, Tool, describe_tools, python_tool, sandbox_tools
+from agentdistill.tools.tool import MAX_HANGING_CALLS, Tool, describe_tools, python_tool, sandbox_tools
 
 
 def distance(start: str, end: str = "here", *, miles: bool = False) -> float:
@@ -56,8 +56,8 @@ def test_a_tool_that_hangs_is_given_up() -> None:
     code = "try:\n    hangs()\nexcept Exception as error:\n    print(error)"
     observation, _ = sandbox.run(sandbox.initial, code)
     assert observation.stdout == "TimeoutError: hangs did not answer within 0.05 s\n"
-    observations = [sandbox.run(sandbox.initial, code)[0].stdout for _ in range(MOST_STUCK)]
-    assert observations[-1] == f"TimeoutError: hangs hangs: {MOST_STUCK} calls have not come back\n"
+    observations = [sandbox.run(sandbox.initial, code)[0].stdout for _ in range(MAX_HANGING_CALLS)]
+    assert observations[-1] == f"TimeoutError: hangs hangs: {MAX_HANGING_CALLS} calls have not returned\n"
     come_back.set()
     while sandbox.run(sandbox.initial, "hangs()")[0].value != "1":
         pass
@@ -88,10 +88,10 @@ def undocumented() -> None:
 
 
 BAD = [
-    (lambda: python_tool(lambda x: x), "a tool needs a name to be called by"),
+    (lambda: python_tool(lambda x: x), "a tool needs a valid name"),
     (lambda: python_tool(undocumented), "the tool undocumented has no docstring"),
-    (lambda: sandbox_tools([SEARCH, SEARCH]), "tools must have different names"),
-    (lambda: sandbox_tools([Tool("final_answer", "()", "", print)]), "none of them final_answer"),
+    (lambda: sandbox_tools([SEARCH, SEARCH]), "tools need different names"),
+    (lambda: sandbox_tools([Tool("final_answer", "()", "", print)]), "none may be called final_answer"),
 ]
 
 

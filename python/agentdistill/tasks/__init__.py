@@ -1,1 +1,1 @@
-"""What is a task, and where are sets of them?"""
+"""What is a task, and how are task sets loaded?"""

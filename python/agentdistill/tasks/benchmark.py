@@ -1,12 +1,12 @@
-"""The paper's eight test sets by name, so that nobody has to know where they lie and what their fields are called.
+"""Where are the paper's eight test sets, and how are their fields named?
 
-A name stands wherever a file of tasks may. Behind a folder, ``data/hotpotqa``, it is what the folder has of the set:
-the file of the paper's repository (``hotpotqa_500_20250422.json``), or a folder ``hotpotqa`` that holds it as Hugging
-Face's ``datasets`` saves it, or as the hub has it. Alone, ``hotpotqa``, it is looked for here in the same way, and else
-on the hub. The paper's files hold 500 questions of the larger sets; the hub's are whole.
+A name can be used instead of a task file. ``data/hotpotqa`` looks in the folder ``data`` for the file of the paper's
+repository (``hotpotqa_500_20250422.json``), or for a folder ``hotpotqa`` saved by Hugging Face's ``datasets`` or copied
+from the hub. ``hotpotqa`` alone looks in the current folder in the same way, and then on the hub. The paper's files
+have 500 questions of the larger sets; those of the hub are complete.
 
-Folders of data sets of one's own, with question and answer as columns, are read here too. Not here: what makes a row a
-task (task.py).
+Your own folders of data sets, with the columns question and answer, are read here as well. Not here: what makes a row
+a task (loading.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 class Benchmark(NamedTuple):
-    """A test set: how its answers are compared, and where it is."""
+    """A test set: how its answers are compared, and where to find it."""
 
     kind: "Kind"
     file: str
-    """How its file in the paper's repository begins; a date follows."""
+    """Prefix of its file name in the paper's repository; a date follows."""
     hub: str
     split: str
     question: str = "question"
     answer: str = "answer"
     id: str | None = None
-    """Its field for ids; None: the number of the row, from 0."""
+    """Its field for ids; None to number the rows from 0."""
     subsets: tuple[str | None, ...] = (None,)
-    """Those of the hub's subsets ("configurations") that make it up."""
+    """The subsets ("configurations") on the hub that make up the set."""
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
@@ -52,8 +52,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 
 
 def located(path: Path) -> Path:
-    """Where tasks are: ``path`` itself, or the file that it stands for if its last part is a benchmark's name. The
-    newest counts, where a folder has several."""
+    """``path`` itself or, if its last part is the name of a benchmark, the file that it refers to; the newest if there
+    are several."""
     if not (benchmark := BENCHMARKS.get(path.name)) or path.exists():
         return path
     files = sorted(path.parent.glob(f"{benchmark.file}_*.json"))
@@ -61,14 +61,16 @@ def located(path: Path) -> Path:
 
 
 def is_dataset(path: Path) -> bool:
-    """Whether it is not a file to be read, but a folder, or a name to be looked up on the hub."""
+    """Whether ``path`` is a folder or a name to look up on the hub, and not a file."""
     return path.is_dir() or (path.name in BENCHMARKS and not path.exists())
 
 
 def dataset_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row of a data set is, and its values: question, answer and id under these names; lists and records but
-    ``answer_aliases``, such as the passages of a question, are left out. Raises OSError for one that cannot be had,
-    ValueError for one of several splits that is no benchmark."""
+    """Yield the place and the values of each row of a data set, with the fields question, answer and id.
+
+    Lists and records, such as the passages of a question, are left out, except ``answer_aliases``. Raises OSError if
+    the data set is not available, ValueError if it is not a benchmark and has several splits.
+    """
     benchmark = BENCHMARKS.get(path.name)
     if not path.exists() and path.parent != Path():
         raise FileNotFoundError(f"{path.parent} has no {path.name}: {_advice(path.name)}")
@@ -85,14 +87,14 @@ def dataset_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _named(row: dict[str, Any], number: int, benchmark: Benchmark) -> dict[str, Any]:
-    """The row, with its fields as tasks call them."""
+    """The row with the field names of tasks."""
     fields = {"question": benchmark.question, "answer": benchmark.answer, "id": benchmark.id}
     known = {name: row.pop(field) for name, field in fields.items() if field in row}
     return {"id": number} | row | known
 
 
 def _load(path: Path, benchmark: Benchmark | None) -> list[Any]:
-    """The data sets of the ``datasets`` library that make it up."""
+    """Load the data sets that make up a set, with the ``datasets`` library."""
     from datasets import load_dataset, load_from_disk
 
     split = benchmark.split if benchmark else None
@@ -106,7 +108,7 @@ def _load(path: Path, benchmark: Benchmark | None) -> list[Any]:
         return [load_dataset(benchmark.hub, subset, split=split) for subset in subsets]
     except (OSError, ValueError) as error:
         raise OSError(
-            f"{path}: the hub's {benchmark.hub} cannot be had ({error}), and is not in the cache of an earlier time: "
+            f"{path}: {benchmark.hub} cannot be loaded from the hub ({error}), and is not in the cache: "
             f"go online once, or {_advice(path.name)}"
         ) from error
 
@@ -114,15 +116,15 @@ def _load(path: Path, benchmark: Benchmark | None) -> list[Any]:
 def _advice(name: str) -> str:
     benchmark = BENCHMARKS[name]
     return (
-        f"give FOLDER/{name}, where FOLDER holds {benchmark.file}_*.json of the paper's repository, or a folder {name} "
-        f"with what the hub has as {benchmark.hub}"
+        f"give FOLDER/{name}, where FOLDER contains {benchmark.file}_*.json from the paper's repository, or a folder "
+        f"{name} with a copy of {benchmark.hub} from the hub"
     )
 
 
 def _one_split(dataset: Any, split: str | None, path: Path) -> Any:
-    """Of a data set with splits the one asked for, or the only one."""
+    """The split to use, or the only one."""
     if not isinstance(dataset, dict):
         return dataset
     if split in dataset or len(dataset) == 1:
         return dataset[split if split in dataset else next(iter(dataset))]
-    raise ValueError(f"{path} has several splits, {', '.join(dataset)}: save the one to be used as a folder of its own")
+    raise ValueError(f"{path} has several splits, {', '.join(dataset)}: save the one to use as a separate folder")

@@ -1,10 +1,10 @@
-"""Reading tasks: files of JSON, JSONL and CSV, data sets of Hugging Face's library, and the paper's benchmarks by name.
+"""How are tasks loaded, from JSON, JSONL and CSV files, from Hugging Face data sets, and from benchmarks by name?
 
-The fields are ``question`` and ``answer``; ``id``, ``task_set`` (or ``dataset_name``), ``kind`` and ``answer_aliases``
-are optional; all other fields are kept as metadata. The paper's own files (an object with ``metadata`` and
-``examples``) are read as they are.
+The fields are ``question`` and ``answer``. ``id``, ``task_set`` (or ``dataset_name``), ``kind`` and ``answer_aliases``
+are optional. All other fields are kept as metadata. The paper's own files, objects with ``metadata`` and ``examples``,
+can be loaded unchanged.
 
-Not here: where benchmarks are found (``benchmark.py``).
+Not here: where benchmarks are (``benchmark.py``).
 """
 
 import contextlib
@@ -29,14 +29,16 @@ _log = logging.getLogger(__name__)
 def load_tasks(
     path: str | Path, task_set: str | None = None, limit: int | None = None, *, kind: Kind | None = None
 ) -> list[Task]:
-    """Read the tasks of a ``.json``, ``.jsonl`` or ``.csv`` file, of a data set in a folder, or of a benchmark by its
-    name (``hotpotqa``, ``data/hotpotqa``: see ``agentdistill.tasks.benchmark``), the first ``limit`` of them.
+    """Load tasks from a ``.json``, ``.jsonl`` or ``.csv`` file, a folder with a data set, or a benchmark's name.
 
-    ``task_set`` and ``kind`` are for all of them; else a benchmark's, or each task's own, count. Without any, the set
-    is named after the file, and the kind is told from the set's name, or else from the answer: a number is mathematics.
-    A task without an ``id`` gets one made from its question, so that it stays the same when the file grows. Tasks whose
-    answer is null or empty are left out with a warning (the paper's files have some). Raises OSError for what cannot be
-    read or had, and ValueError, with line or example, for what is malformed, empty, or has the same id twice.
+    Names are ``hotpotqa`` or ``data/hotpotqa``; see ``agentdistill.tasks.benchmark``. Only the first ``limit`` tasks
+    are returned. ``task_set`` and ``kind`` apply to all tasks; by default those of the benchmark, or of each task, are
+    used. Otherwise the set is named after the file, and the kind depends on the set's name or on the answer: a number
+    is mathematics. A task without an ``id`` gets one that is derived from its question, so that it does not change
+    when the file grows. Tasks whose answer is null or empty are skipped with a warning (the paper's files have some).
+
+    Raises OSError if the file or data set is not available, and ValueError, with the line or example, for malformed
+    tasks, for two tasks with the same id, and if there are none.
     """
     path = Path(path)
     benchmark = BENCHMARKS.get(path.name)
@@ -49,7 +51,8 @@ def load_tasks(
     suffix = path.suffix.lower()
     if not is_dataset(path) and suffix not in _READERS:
         raise ValueError(
-            f"{path}: tasks are read from {', '.join(_READERS)} files, not {suffix or 'one without a suffix'}; "
+            f"{path}: cannot load tasks from {f'a {suffix} file' if suffix else 'a file without a suffix'}: "
+            f"give {', '.join(_READERS)}; "
             f"benchmarks are {', '.join(BENCHMARKS)}{_of_the_hub(path)}"
         )
     rows = dataset_rows if is_dataset(path) else _READERS[suffix]
@@ -60,8 +63,8 @@ def load_tasks(
         for where, row in rows(path):
             task = _task(where, row, task_set, kind, path.stem)
             if task.id in places:
-                said = f"its id {task.id!r}" if row.get("id") is not None else "its question, without an id,"
-                raise ValueError(f"{where}: {said} is also that of {places[task.id]}: give each task its own id")
+                same = f"the id {task.id!r}" if row.get("id") is not None else "the same question, without an id,"
+                raise ValueError(f"{where}: {same} is already used by {places[task.id]}: give each task a unique id")
             places[task.id] = where
             if task.answer is None:
                 unanswered.append(where)
@@ -74,7 +77,7 @@ def load_tasks(
     if unanswered:
         some = ", ".join(unanswered[:3]) + (", ..." if len(unanswered) > 3 else "")
         _log.warning(
-            "%d of %d tasks have no answer (null or empty) and are left out: %s", len(unanswered), len(places), some
+            "skipping %d of %d tasks without an answer (null or empty): %s", len(unanswered), len(places), some
         )
     if not tasks:
         raise ValueError(f"{path} has no task with an answer")
@@ -82,21 +85,21 @@ def load_tasks(
 
 
 def _of_the_hub(path: Path) -> str:
-    """How to get at a data set that is named as the hub names it."""
+    """What to do for a path that looks like a data set's name on the hub."""
     name = path.as_posix()
     if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return ""
     if known := [short for short, benchmark in BENCHMARKS.items() if benchmark.hub == name]:
-        return f". The hub's {name} is {known[0]}: give that"
+        return f". For {name} of the hub, give {known[0]}"
     code = f"from datasets import load_dataset; load_dataset('{name}', split='test').save_to_disk('{path.name}')"
     return (
-        f". To read the hub's {name}, save a split of it, with question and answer as columns, and give the folder: "
-        f'python -c "{code}" (a data set of several subsets needs the name of one behind its own)'
+        f". To use {name} from the hub, save one split, with the columns question and answer, and give its folder: "
+        f'python -c "{code}" (if it has several subsets, add the name of one after its name)'
     )
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """The examples of ``{"metadata": ..., "examples": [...]}``, or of a plain list."""
+    """The examples of ``{"metadata": ..., "examples": [...]}`` or of a plain list."""
     try:
         data = _json(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -129,21 +132,19 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        csv.field_size_limit(1 << 30)  # a question may hold a whole document
+        csv.field_size_limit(1 << 30)  # a question may contain a whole document
         rows = csv.DictReader(lines, strict=True)
         try:
             if "question" not in (rows.fieldnames or ()):
                 columns = ", ".join(rows.fieldnames or ())
-                raise ValueError(
-                    f"{path}: its columns are {columns!r}: give question and answer, and put commas between columns"
-                )
+                raise ValueError(f"{path}: the columns are {columns!r}: give question and answer, separated by commas")
             if repeated := [name for name, n in Counter(rows.fieldnames or ()).items() if n > 1]:
-                raise ValueError(f"{path}: its column {repeated[0]!r} is there twice")
+                raise ValueError(f"{path}: the column {repeated[0]!r} occurs twice")
             for row in rows:
                 where = f"{path}:{rows.line_num}"
                 if None in row or None in row.values():  # DictReader's marks for too many and too few
                     raise ValueError(
-                        f"{where}: it has not as many fields as the header ({', '.join(rows.fieldnames or ())})"
+                        f"{where}: the number of fields differs from the header ({', '.join(rows.fieldnames or ())})"
                     )
                 yield where, {name: value for name, value in row.items() if value or name in ("question", "answer")}
         except csv.Error as error:
@@ -172,7 +173,7 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: it has no question" + (f" but {_what(question)}" if "question" in row else ""))
     if "answer" not in row:
-        raise ValueError(f"{where}: it has no answer")
+        raise ValueError(f"{where}: the task has no answer")
     answer = _text(row["answer"])
     if answer and (final := _FINAL.search(answer)):
         answer = final[1]  # GSM8K's own files: a rationale, and the answer on its last line

@@ -1,6 +1,6 @@
-"""A task: a question whose answer is known.
+"""What is a task? A question with a known answer.
 
-Not here: where tasks are read from (``loading.py``), and whether an answer is right (``grading/``).
+Not here: loading tasks (``loading.py``), and whether an answer is right (``grading/``).
 """
 
 import re
@@ -9,29 +9,29 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["fact", "math"]
-"""How an answer is compared: words of a fact, or a mathematical value."""
+"""How answers are compared: the words of a fact, or a mathematical value."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One question to work on."""
+    """One question to answer."""
 
     id: str
-    """Known by this in trajectory files, so unique within a run."""
+    """Identifies the task in trajectory files; unique within a run."""
     question: str
     answer: str | None = None
-    """The right answer, as the file has it; None for a question that is only asked, and cannot be graded."""
+    """The correct answer as written in the file; None for a question that cannot be graded."""
     task_set: str = ""
-    """Where it is from; accuracy is reported for each. Paper: eight sets, HotpotQA, ..., OlymMATH."""
+    """The set that it belongs to; accuracy is reported per set. The paper has eight, from HotpotQA to OlymMATH."""
     kind: Kind = "fact"
     aliases: tuple[str, ...] = ()
-    """Other answers that are as right. MuSiQue has some, and its own script counts the best of all."""
+    """Other correct answers. MuSiQue has some, and its own script counts the best match."""
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """Whatever else the file says: level, type, split, ..."""
+    """All other fields of the file: level, type, split, ..."""
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """All right answers; none of a question that is only asked."""
+        """All correct answers; none for a question that cannot be graded."""
         return () if self.answer is None else (self.answer, *self.aliases)
 
 
@@ -46,7 +46,7 @@ _LATEX = re.compile(
 
 
 def kind_of(task_set: str, answer: str | None) -> Kind:
-    """The kind of a task that does not say it: by the name of its set, or else by its answer."""
+    """The kind of a task without one: from the name of its set, or else from its answer."""
     if _MATHS.search(task_set):
         return "math"
     if _FACTS.search(task_set) or answer is None:

@@ -1,1 +1,1 @@
-"""What can a model's code call besides Python?"""
+"""Which tools can a model's code call?"""

@@ -1,8 +1,7 @@
-"""Search at any server that speaks the protocol of Search-R1's retrieval server: ``agentdistill serve-retrieval``,
-Search-R1's own, or another.
+"""How does an agent search through a server with Search-R1's protocol (``agentdistill serve-retrieval`` or another)?
 
-``POST /retrieve`` with ``{"queries", "topk", "return_scores"}`` is answered by ``{"result": [[...], ...]}``. What fails
-for a moment is asked again (retry.py); what does not pass is a RetrievalError at once.
+``POST /retrieve`` with ``{"queries", "topk", "return_scores"}`` returns ``{"result": [[...], ...]}``. Transient
+failures are retried (retry.py); all others raise RetrievalError at once.
 
 Not here: serving.
 """
@@ -19,23 +18,22 @@ import httpx2
 from agentdistill._core import Passage, RetrievalError, for_reading
 from agentdistill.retry import Retries, passes, retry_after
 
-LONGEST_ANSWER = 1 << 30
-"""Bytes; more are garbage."""
+MAX_RESPONSE_BYTES = 1 << 30
 
 
 class HttpRetriever:
-    """The retriever at ``url``, such as ``http://127.0.0.1:8000`` (or ``.../retrieve``). Used from many threads."""
+    """A search server at ``url``, such as ``http://127.0.0.1:8000`` (or ``.../retrieve``). It is thread-safe."""
 
     def __init__(self, url: str, *, retries: int = 5, timeout: float = 30.0) -> None:
-        """``retries``: how often a request is tried again (5 take 15 seconds). ``timeout``: seconds for one try.
+        """A request is retried ``retries`` times (5 take 15 seconds). Each attempt has ``timeout`` seconds.
 
-        Raises ValueError for what is no URL.
+        Raises ValueError for an invalid URL.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"{url} is no URL of a retriever: give http://HOST:PORT")
+            raise ValueError(f"{url} is not the URL of a retriever: give http://HOST:PORT")
         if retries < 0 or timeout <= 0:
-            raise ValueError(f"retries is {retries} and timeout {timeout}: give at least 0 and more than 0 seconds")
+            raise ValueError(f"retries is {retries} and timeout is {timeout}: give retries >= 0 and timeout > 0")
         self.url = url if parts.path.strip("/") else parts._replace(path="/retrieve").geturl()
         self._where = f"the retriever at {self.url}"
         self._copy = partial(HttpRetriever, url, retries=retries, timeout=timeout)
@@ -49,11 +47,11 @@ class HttpRetriever:
         return passages
 
     def search_text(self, query: str, k: int = 3) -> str:
-        """The same as text for a model to read: what a cell's ``web_search`` returns."""
+        """The same as text for a model to read, as returned by ``web_search`` in a cell."""
         return for_reading(self.search(query, k))
 
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
-        """The same for many queries, in one request. Raises ValueError for a ``k`` under 1."""
+        """The same for several queries, in one request. Raises ValueError for ``k`` < 1."""
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         attempt = 0
@@ -61,12 +59,12 @@ class HttpRetriever:
             wait, unreachable = None, False
             try:
                 return self._ask(queries, k)
-            except _Failed as failed:
+            except _TransientError as failed:
                 problem, wait = str(failed), failed.wait
             except httpx2.RequestError as error:
                 problem, unreachable = f"{error or type(error).__name__}", isinstance(error, httpx2.ConnectError)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                problem = f"it answers with something else than passages ({type(error).__name__}: {error})"
+                problem = f"its response is not a list of passages ({type(error).__name__}: {error})"
             time.sleep(self._retries.pause(attempt, problem, wait=wait, unreachable=unreachable))
             attempt += 1
 
@@ -74,33 +72,33 @@ class HttpRetriever:
         self._client.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process asks by connections of its own."""
+        """Another process opens its own connections."""
         return self._copy, ()
 
     def _ask(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """One try. Raises RetrievalError for what would fail again; _Failed and others for what might not."""
-        texts = [query.encode("utf-8", "replace").decode() for query in queries]  # a lone surrogate is no UTF-8
+        """Make one attempt. Raises RetrievalError for a permanent failure, else _TransientError or another error."""
+        texts = [query.encode("utf-8", "replace").decode() for query in queries]  # lone surrogates are not valid UTF-8
         wanted = {"queries": texts, "topk": k, "return_scores": True}
         deadline = time.monotonic() + self._timeout
         body = bytearray()
         with self._client.stream("POST", self.url, json=wanted) as response:
             for chunk in response.iter_bytes():
                 body += chunk
-                if time.monotonic() > deadline or len(body) > LONGEST_ANSWER:
-                    raise _Failed(f"its answer does not end ({len(body)} bytes so far)")
+                if time.monotonic() > deadline or len(body) > MAX_RESPONSE_BYTES:
+                    raise _TransientError(f"its response does not end ({len(body)} bytes so far)")
         self._retries.answered()
         if response.is_success:
             return _passages(bytes(body), len(queries))
         said = " ".join(bytes(body[:500]).decode("utf-8", "replace").split())
         problem = f"status {response.status_code}: {said}"
         if passes(response.status_code):
-            raise _Failed(problem, retry_after(response.headers))
+            raise _TransientError(problem, retry_after(response.headers))
         hint = ". Does its URL end in /retrieve?" if response.status_code in (404, 405) else ""
         raise RetrievalError(f"{self._where} refuses the request with {problem}{hint}")
 
 
-class _Failed(Exception):
-    """A try that might go better next time."""
+class _TransientError(Exception):
+    """A failure that a retry may resolve."""
 
     def __init__(self, problem: str, wait: float | None = None) -> None:
         super().__init__(problem)
@@ -110,12 +108,12 @@ class _Failed(Exception):
 def _passages(body: bytes, queries: int) -> list[list[Passage]]:
     result = json.loads(body)["result"]
     if not isinstance(result, list) or len(result) != queries:
-        raise ValueError(f"it is no list of {queries} results")
+        raise ValueError(f"it is not a list of {queries} results")
     return [[_passage(found) for found in each] for each in result]
 
 
 def _passage(found: dict[str, Any]) -> Passage:
-    """A passage with its score, or as some servers have it, without."""
+    """A passage, with or without a score, depending on the server."""
     document = found.get("document", found)
     title, text = document.get("title"), document.get("text")
     if text is None:

@@ -1,7 +1,7 @@
-"""Tools of MCP servers, whosever they are, as tools of the agent: each is shown to the model as a Python function.
+"""How does an agent use the tools of MCP servers? Each tool becomes a Python function.
 
-A server is a command, spoken to over its standard input and output, or a URL. Not here: our own server
-(mcp_server.py); resources and prompts of a server, questions it has for its user, logging in.
+A server is a command, which communicates over standard input and output, or a URL. Not here: our own server
+(serving/mcp_server.py). Not supported: resources, prompts, elicitation, and authentication.
 """
 
 import inspect
@@ -31,20 +31,19 @@ from agentdistill.retry import Retries
 from agentdistill.tools.tool import TOOL_SECONDS, Tool
 
 START_SECONDS = 60.0
-"""Time that a server may take to answer at first; some are fetched when they are started."""
+"""Time limit for the first response of a server; some are downloaded when they start."""
 
 RESTARTS = 8
-"""So many times a server that has died is started again, or its URL tried, until it answers a call: the pauses between
-come to a minute and a half."""
+"""Attempts to restart or reconnect to a server that died, until it answers a call. The pauses add up to 90 seconds."""
 
 
 @contextmanager
 def mcp_tools(servers: Sequence[str], seconds: float = TOOL_SECONDS) -> Iterator[tuple[Tool, ...]]:
-    """The tools of ``servers``, commands and URLs, which can be called, from any thread, until the context ends.
+    """The tools of ``servers`` (commands and URLs). They can be called from any thread until the context exits.
 
-    ``seconds``: time for one call. A command runs with this process's environment, and its own standard error is this
-    one's. A server that dies meanwhile is started again by the next call. Raises AgentDistillError for a server that
-    cannot be had, ValueError for what is no command.
+    ``seconds`` is the time limit of a call. A command inherits the environment and the standard error of this process.
+    A server that dies is restarted by the next call. Raises AgentDistillError if a server does not answer, ValueError
+    for an empty command.
     """
     with ExitStack() as stack:
         portal, tools = stack.enter_context(start_blocking_portal(name="mcp-tools")), list[Tool]()
@@ -60,7 +59,7 @@ def mcp_tools(servers: Sequence[str], seconds: float = TOOL_SECONDS) -> Iterator
 
 
 class _Server:
-    """A server, for calls from any thread. Where it has died, the next call starts it again, or connects again."""
+    """A server that can be called from any thread. If it died, the next call restarts it or reconnects."""
 
     def __init__(
         self, name: str, address: str | mcp.StdioServerParameters, portal: BlockingPortal, seconds: float
@@ -71,39 +70,41 @@ class _Server:
         self._retries = Retries(f"MCP server {name!r}", RESTARTS, RuntimeError)
         self._connection = ExitStack()
         self._client: mcp.Client | None = None
-        self._lost = ""  # why there is no client
-        self._tries = 0  # to have one again, since a call was answered
-        self._changing = threading.Lock()  # held by who makes, or ends, the connection
+        self._lost = ""  # reason for having no client
+        self._tries = 0  # attempts to reconnect since the last answered call
+        self._changing = threading.Lock()  # held while connecting and disconnecting
         self._closed = threading.Event()
 
     def listed(self) -> list[mcp.Tool]:
-        """Start it for the first time, and ask what tools it has."""
+        """Start the server for the first time, and list its tools."""
         self._client = self._connect()
         self._retries.answered()
         return self._portal.call(_listed, self._client)
 
     def call(self, name: str, arguments: dict[str, Any], *, again: bool) -> CallToolResult:
-        """Call a tool; ``again``: once more, where the server dies meanwhile. Raises RuntimeError for one that dies."""
+        """Call a tool. If the server dies, raise RuntimeError, or retry once if ``again``."""
         client = self._connected()
         try:
             call = partial(client.call_tool, read_timeout_seconds=self._seconds)
             result = self._portal.call(call, name, arguments)
         except Exception as error:
             code = error.code if isinstance(error, mcp.MCPError) else None
-            # One that was started anew, or had nothing to do for long, does not know the session: it has done nothing.
+            # After a restart, or a long time without calls, the server does not know the session: nothing was done.
             forgotten = code == INVALID_REQUEST and "session" in str(error).lower()
             if code != CONNECTION_CLOSED and not forgotten and self._client is client:
                 raise
             self._lose(client, _cause(error))
             if not forgotten and not again:
-                raise RuntimeError(f"the server of {name} died during the call, carried out or not") from error
+                raise RuntimeError(
+                    f"the server of {name} died during the call, which may or may not have run"
+                ) from error
             return self.call(name, arguments, again=again and forgotten)
         self._retries.answered()
         self._tries = 0
         return result
 
     def close(self) -> None:
-        self._closed.set()  # nobody waits for it any more
+        self._closed.set()  # ends waiting for a restart
         with self._changing:
             self._disconnect("no longer in use")
 
@@ -127,17 +128,17 @@ class _Server:
 
     def _lose(self, client: mcp.Client, why: str) -> None:
         with self._changing:
-            if self._client is client:  # the first of the calls that were under way
+            if self._client is client:  # the first of the running calls
                 self._disconnect(why)
 
     def _disconnect(self, why: str) -> None:
         self._client, self._lost = None, why
-        with suppress(Exception):  # of a server that is dead, what it did not do is known
+        with suppress(Exception):  # closing the connection to a dead server fails
             self._connection.close()
 
 
 def _may_be_repeated(tool: mcp.Tool) -> bool:
-    """Whether its server says that a second call does nothing that the first has not done."""
+    """Whether the server marks the tool as safe to call twice."""
     hints = tool.annotations
     return bool(hints and (hints.read_only_hint or hints.idempotent_hint))
 
@@ -146,7 +147,7 @@ def _address(server: str) -> str | mcp.StdioServerParameters:
     if re.match("https?://", server):
         return server
     if not (words := shlex.split(server)):
-        raise ValueError("an MCP server is a command or a URL, and not nothing")
+        raise ValueError("an MCP server is empty: give a command or a URL")
     return mcp.StdioServerParameters(command=words[0], args=words[1:], env=dict(os.environ))
 
 
@@ -160,7 +161,7 @@ async def _listed(client: mcp.Client) -> list[mcp.Tool]:
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong first; who looks after several tasks raises all their errors as one."""
+    """The first error; task groups raise all errors of their tasks as one."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error) or type(error).__name__
@@ -171,12 +172,12 @@ def _tool(remote: mcp.Tool, ask: Callable[[str, dict[str, Any]], CallToolResult]
     names = {_identifier(name): name for name in properties}
     schemas = {name: _described(properties[known]) for name, known in names.items()}
     parameters = [_parameter(name, schema, required=names[name] in required) for name, schema in schemas.items()]
-    parameters.sort(key=lambda parameter: parameter.default is not _EMPTY)  # required ones first: Python has it so
+    parameters.sort(key=lambda parameter: parameter.default is not _EMPTY)  # Python wants required parameters first
     signature = inspect.Signature(parameters, return_annotation=_annotation(_result_schema(remote)))
 
     def call(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
-        # What may be left out is shown with the default None, which not every schema allows to send.
+        # Optional parameters are shown with the default None, which not every schema accepts as a value.
         arguments = {
             names[name]: value
             for name, value in given.items()
@@ -195,13 +196,13 @@ _EMPTY = inspect.Parameter.empty
 
 
 def _identifier(name: str) -> str:
-    """``name`` as Python can say it."""
+    """``name`` as a valid Python identifier."""
     safe = re.sub(r"\W", "_", name)
     return f"_{safe}" if not safe.isidentifier() else f"{safe}_" if keyword.iskeyword(safe) else safe
 
 
 def _described(schema: Any) -> dict[str, Any]:
-    """A JSON schema that says something; ``true`` is one as well."""
+    """A JSON schema as a dictionary; ``true`` is a schema as well."""
     return schema if isinstance(schema, dict) else {}
 
 
@@ -212,7 +213,7 @@ def _parameter(name: str, schema: dict[str, Any], *, required: bool) -> inspect.
 
 
 class _Annotation(str):
-    """A type's name, which a signature shows as it is."""
+    """The name of a type, shown unquoted in a signature."""
 
     __repr__ = str.__str__
 
@@ -229,7 +230,7 @@ _TYPES = {
 
 
 def _annotation(schema: dict[str, Any]) -> _Annotation:
-    """The Python type for a JSON schema, as far as one helps a model."""
+    """The Python type for a JSON schema, where that helps a model."""
     match schema:
         case {"enum": list(values)}:
             return _Annotation(f"Literal[{', '.join(map(repr, values))}]")
@@ -250,12 +251,12 @@ def _result_schema(remote: mcp.Tool) -> dict[str, Any]:
 
 
 def _is_wrapped(remote: mcp.Tool) -> bool:
-    """Whether what it gives is no object, and so comes in one that has nothing else, as servers do it."""
+    """Whether the result is not an object and is therefore wrapped in one with only the field "result"."""
     return list((remote.output_schema or {}).get("properties") or ()) == ["result"]
 
 
 def _result(remote: mcp.Tool, result: CallToolResult) -> Any:
-    """What a call gives to the code that made it. Raises RuntimeError with what the server says is wrong."""
+    """The result for the code that made the call. Raises RuntimeError with the server's error message."""
     text = "\n".join(map(_text, result.content))
     if result.is_error:
         raise RuntimeError(text)

@@ -1,10 +1,10 @@
-"""What a model's code can call besides Python: tools, and how they are described to the model.
+"""What is a tool, and how is it described to the model?
 
-A tool is shown as a Python function with its docstring, since code is how it will be called. The sandbox carries the
-call out; what a tool may take and give is whatever JSON can say. ``final_answer`` is the sandbox's own, and is only
-described here.
+The model sees a tool as a Python function with a docstring, because it calls tools in code. The sandbox makes the call.
+Arguments and results must be representable as JSON. ``final_answer`` belongs to the sandbox, and is only described
+here.
 
-Not here: running a tool (the core), and others' tools (mcp.py).
+Not here: running a tool (the core), and tools of MCP servers (mcp.py).
 """
 
 import ast
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from agentdistill.tools.http_retriever import HttpRetriever
 
 TOOL_SECONDS = 60.0
-"""Time that one call of a tool in Python may take; then the code that called it gets a ToolError, and goes on."""
+"""Time limit of a call of a Python tool. After that, the code that called it gets a ToolError."""
 
-MOST_STUCK = 64
-"""A tool with so many calls that have not come back, though their time is over, is not called again."""
+MAX_HANGING_CALLS = 64
+"""A tool with this many calls that have exceeded their time limit and not returned is not called again."""
 
 
 class Tool(NamedTuple):
@@ -34,35 +34,36 @@ class Tool(NamedTuple):
 
     name: str
     signature: str
-    """As Python has it, from the parenthesis on: ``(query: str) -> str``."""
+    """In Python's syntax, without the name: ``(query: str) -> str``."""
     description: str
-    """What it does and gives back, for the model to read."""
+    """What it does and returns, for the model to read."""
     function: Bm25Index | Callable[..., Any]
-    """What the sandbox calls: an index (natively, without the GIL), or a callable of JSON-able arguments."""
+    """What the sandbox calls: an index (natively, without the GIL), or a callable that takes JSON values."""
 
 
 def web_search(retriever: "Bm25Index | HttpRetriever") -> Tool:
-    """The paper's only tool for facts: a search of an encyclopaedia that returns the best passages (paper: top 3)."""
+    """The paper's only tool for facts: search an encyclopaedia and return the best passages (paper: 3)."""
     function = retriever if isinstance(retriever, Bm25Index) else retriever.search_text
     return Tool("web_search", "(query: str) -> str", _WEB_SEARCH, function)
 
 
 def python_tool(function: Callable[..., Any]) -> Tool:
-    """A Python function as a tool, described by its own signature and docstring.
+    """Make a tool from a Python function, with its signature and docstring as the description.
 
-    Raises ValueError for one without a name or a docstring.
+    Raises ValueError for a function without a name or a docstring.
     """
     name = getattr(function, "__name__", type(function).__name__)
     if not name.isidentifier():
-        raise ValueError(f"a tool needs a name to be called by, and {name} is none: give a function made with def")
+        raise ValueError(f"a tool needs a valid name, not {name}: give a function defined with def")
     if not (description := inspect.getdoc(function)):
-        raise ValueError(f"the tool {name} has no docstring: say there what it does, for the model to read")
+        raise ValueError(f"the tool {name} has no docstring: describe there what it does, for the model to read")
     return Tool(name, str(inspect.signature(function)), description, function)
 
 
 def describe_tools(tools: Sequence[Tool], action_format: "ActionFormat" = "code") -> str:
-    """The tools as the model's prompt shows them: Python signatures with docstrings, ``final_answer`` last. For
-    "tool_call", a line of JSON each, as chat templates show functions, with an interpreter of Python among them.
+    """Describe tools for the model's prompt, as Python signatures with docstrings, with ``final_answer`` last.
+
+    For "tool_call" each tool is a line of JSON, as in chat templates, including a Python interpreter.
 
     >>> print(describe_tools([]))
     def final_answer(answer):
@@ -75,45 +76,47 @@ def describe_tools(tools: Sequence[Tool], action_format: "ActionFormat" = "code"
 
 
 def sandbox_tools(tools: Sequence[Tool], seconds: float = TOOL_SECONDS) -> Mapping[str, Bm25Index | Callable[..., Any]]:
-    """The same tools as ``Sandbox`` takes them; a call of one in Python that takes longer than ``seconds`` is given up.
+    """The tools as arguments of ``Sandbox``. A call of a Python tool that takes longer than ``seconds`` is abandoned.
 
-    Raises ValueError for two of one name, or one that hides ``final_answer``.
+    Raises ValueError for two tools with the same name, or one called ``final_answer``.
     """
     named = {
         tool.name: tool.function if isinstance(tool.function, Bm25Index) else _Timed(tool, seconds) for tool in tools
     }
     if len(named) < len(tools) or "final_answer" in named:
-        raise ValueError(f"tools must have different names, none of them final_answer: {[tool.name for tool in tools]}")
+        raise ValueError(
+            f"tools need different names, and none may be called final_answer: {[tool.name for tool in tools]}"
+        )
     return named
 
 
 def search_of(tools: Sequence[Tool]) -> Callable[[str, int], str]:
-    """What ``web_search`` does, by itself: a query and k to the best k passages, as text for a model to read.
+    """The function behind ``web_search``: it maps a query and k to the best k passages, as text for a model to read.
 
-    Raises ValueError where it is not among the tools.
+    Raises ValueError if ``web_search`` is not among the tools.
     """
     for tool in tools:
         if tool.name == "web_search":
             return tool.function.search_text if isinstance(tool.function, Bm25Index) else tool.function
-    raise ValueError("there is nothing to search for passages: give an index, or a retriever")
+    raise ValueError("no tool searches for passages: give an index or a retriever")
 
 
 def has_slow(tools: Sequence[Tool]) -> bool:
-    """Whether some of them may wait for anything, as an index never does."""
+    """Whether any tool may have to wait; an index never does."""
     return not all(isinstance(tool.function, Bm25Index) for tool in tools)
 
 
 class _Timed:
-    """A tool whose calls end in time. What is stuck cannot be stopped, in Python: it is left to its thread."""
+    """A tool with a time limit for calls. Python cannot stop a call that hangs; its thread is left behind."""
 
     def __init__(self, tool: Tool, seconds: float) -> None:
         self._tool = tool
         self._seconds = seconds
-        self._stuck = set[Future[Any]]()
+        self._hanging = set[Future[Any]]()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if len(self._stuck) >= MOST_STUCK:
-            raise TimeoutError(f"{self._tool.name} hangs: {len(self._stuck)} calls have not come back")
+        if len(self._hanging) >= MAX_HANGING_CALLS:
+            raise TimeoutError(f"{self._tool.name} hangs: {len(self._hanging)} calls have not returned")
         result: Future[Any] = Future()
         threading.Thread(
             target=self._call, args=(result, args, kwargs), name=f"tool-{self._tool.name}", daemon=True
@@ -121,10 +124,10 @@ class _Timed:
         try:
             return result.result(self._seconds)
         except TimeoutError:
-            if result.done():  # the tool's own
+            if result.done():  # the tool itself raised it
                 raise
-            self._stuck.add(result)
-            result.add_done_callback(self._stuck.discard)
+            self._hanging.add(result)
+            result.add_done_callback(self._hanging.discard)
             raise TimeoutError(f"{self._tool.name} did not answer within {self._seconds:g} s") from None
 
     def _call(self, result: "Future[Any]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -141,7 +144,7 @@ Use a few key words and full names, not a whole question."""
 _FINAL_ANSWER = "Give the final answer to the question and end the work."
 
 _INTERPRETER = Tool("python", "(code: str)", "Run Python and see what it prints. Variables stay.", str)
-"""Calls of it are the code itself, and run in the sandbox (rust/action/call.rs)."""
+"""A call contains the code to run in the sandbox (rust/action/call.rs)."""
 
 _JSON_TYPES = {
     "str": "string",
@@ -154,7 +157,7 @@ _JSON_TYPES = {
 
 
 def _schema(tool: Tool) -> str:
-    """A tool as a function of OpenAI's protocol. A type that JSON has no word for is left out."""
+    """A tool as a function in OpenAI's protocol. Types that JSON does not have are left out."""
     function: Any = ast.parse(f"def f{tool.signature}: ...").body[0]
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
     with_default = len(function.args.defaults) + sum(default is not None for default in function.args.kw_defaults)
