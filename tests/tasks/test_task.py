@@ -133,7 +133,7 @@ def test_a_malformed_file_says_where(tmp_path: Path, name: str, text: str, messa
 
 HUB_NAMES = {
     "openai/gsm8k": r"load_dataset\('openai/gsm8k', split='test'\)\.save_to_disk\('gsm8k'\)",
-    "HuggingFaceH4/MATH-500": "The hub's HuggingFaceH4/MATH-500 is math500: give that",
+    "HuggingFaceH4/MATH-500": "For HuggingFaceH4/MATH-500 of the hub, give math500",
 }
 
 
