@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_training import EXAMPLES, TINY
+from test_training import TINY
 
 from agentdistill._core import AgentDistillError
 from agentdistill.training.config import TrainConfig
@@ -14,6 +14,8 @@ from agentdistill.training.settings import sft_settings
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
+
+from transformers import Qwen2Config  # noqa: E402
 
 from agentdistill.training.memory import bounded  # noqa: E402  # it imports torch
 
@@ -44,7 +46,7 @@ except AgentDistillError as error:
 
 
 def test_out_of_memory_names_the_options_to_turn(base: Path, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
 
     wide = tmp_path / "wide"
     config = Qwen2Config.from_pretrained(base, intermediate_size=8192)
@@ -66,10 +68,11 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("given", "named"), OPTIONS)
 def test_the_options_named_are_those_that_can_still_be_turned(
-    tmp_path: Path, given: dict[str, object], named: list[str]
+    base: Path, tmp_path: Path, given: dict[str, object], named: list[str]
 ) -> None:
     config = replace(TrainConfig(precision="float32"), **given)  # type: ignore[arg-type]
-    with pytest.raises(AgentDistillError) as raised, bounded(config, sft_settings(config, tmp_path, 99), 99):
+    settings = sft_settings(config, tmp_path, 99, Qwen2Config.from_pretrained(base))
+    with pytest.raises(AgentDistillError) as raised, bounded(config, settings, 99):
         raise torch.OutOfMemoryError("CUDA out of memory")
     said = str(raised.value)
     every = {option for _, options in OPTIONS for option in options}
@@ -79,6 +82,6 @@ def test_the_options_named_are_those_that_can_still_be_turned(
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    config = replace(TINY)
-    with pytest.raises(RuntimeError, match="shapes"), bounded(config, sft_settings(config, tmp_path, 9), len(EXAMPLES)):
+    settings = sft_settings(TINY, tmp_path, 9, Qwen2Config())
+    with pytest.raises(RuntimeError, match="shapes"), bounded(TINY, settings, 9):
         raise RuntimeError("shapes do not match")

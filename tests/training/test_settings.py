@@ -14,8 +14,10 @@ from agentdistill.training.config import TrainConfig
 from agentdistill.training.settings import one_gpu, sft_settings
 from agentdistill.training.trainer import train
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
+
+from transformers import Qwen2Config  # noqa: E402
 
 REFUSED = [
     pytest.param(
@@ -52,7 +54,7 @@ def test_what_is_passed_through_counts_and_is_recorded(base: Path, tmp_path: Pat
     parsed = cli.parse(command.split()).config  # type: ignore[union-attr]
     assert parsed.sft_config == ("neftune_noise_alpha=5", "weight_decay=0.1")
     config = replace(LORA, epochs=1, sft_config=parsed.sft_config, lora_config=parsed.lora_config)
-    settings = sft_settings(config, tmp_path / "student", 8)
+    settings = sft_settings(config, tmp_path / "student", 8, Qwen2Config())
     assert (settings.neftune_noise_alpha, settings.weight_decay, settings.max_grad_norm) == (5, 0.1, 1.0)
     student = train(EXAMPLES, base, tmp_path / "student", config, progress=False)
     adapter = json.loads((tmp_path / "student" / "adapter" / "adapter_config.json").read_text())
@@ -85,9 +87,28 @@ def test_a_library_to_report_to_that_is_not_installed(
 
 def test_one_process_trains_on_one_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """transformers would spread each pass over all of them, which multiplies the batch."""
-    settings = sft_settings(TrainConfig(), tmp_path, 8)
+    settings = sft_settings(TrainConfig(), tmp_path, 8, Qwen2Config())
     settings._n_gpu = 2
     with caplog.at_level(logging.WARNING):
         one_gpu(settings)
     assert settings.n_gpu == 1 and settings.train_batch_size == settings.per_device_train_batch_size
     assert "torchrun --nproc-per-node 2 -m agentdistill train" in caplog.text
+
+
+SMALL, SMOLLM, LARGE = (
+    {"hidden_size": hidden, "intermediate_size": wide, "num_hidden_layers": layers}
+    for hidden, wide, layers in ((64, 192, 3), (576, 1536, 30), (1536, 8960, 28))
+)
+PASSES = [(SMALL, 256, 8, False), (SMALL, 300, 4, False), (SMOLLM, 256, 2, False), (SMOLLM, 600, 1, False)]
+PASSES += [(SMOLLM, 1100, 1, True), (LARGE, 200, 1, False), (LARGE, 500, 1, True), (SMALL, 4097, 1, True)]
+
+
+@pytest.mark.parametrize(("sizes", "longest", "at_once", "checkpointing"), PASSES)
+def test_a_pass_on_a_cpu_is_bounded_by_the_size_of_the_model(
+    tmp_path: Path, sizes: dict[str, int], longest: int, at_once: int, checkpointing: bool
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    settings = sft_settings(TrainConfig(), tmp_path, longest, Qwen2Config(**sizes))
+    assert (settings.per_device_train_batch_size, settings.gradient_accumulation_steps) == (at_once, 8 // at_once)
+    assert settings.gradient_checkpointing == checkpointing

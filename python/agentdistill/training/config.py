@@ -45,7 +45,8 @@ class TrainConfig:
     """Examples per step of the optimizer (paper: 8)."""
     device_batch_size: int | None = None
     """Examples in one forward pass; gradients are summed up to ``batch_size``. By default 1 on a GPU and for packed
-    rows; else as much of the process's share of ``batch_size`` as makes 2,048 tokens, to bound the memory."""
+    rows; else as much of the process's share of ``batch_size`` as makes 2,048 tokens, or fewer of a larger model, to
+    bound the memory. Examples of like length go through the model together."""
     held_out: float = 0.0
     """Share of the examples that is not trained on. Their loss is measured at every checkpoint, and the student is that
     of the lowest."""
@@ -58,7 +59,7 @@ class TrainConfig:
     GPU, a CPU with AVX512-BF16 or AMX)."""
     gradient_checkpointing: bool | None = None
     """Compute activations again in the backward pass instead of keeping them: slower, with less memory. By default on a
-    GPU, and on a CPU for examples of more than 2,048 tokens."""
+    GPU, and on a CPU where one example is twice too long for a pass."""
     group_by_length: bool = False
     """Put examples of like length into one batch: less padding, but batches of one kind of task where lengths tell them
     apart, which made the demo's students far worse."""

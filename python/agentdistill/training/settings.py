@@ -34,12 +34,14 @@ _OURS = {
 """Of SFTConfig, what would do what is done here already."""
 
 
-CPU_TOKENS = 2_048
-"""Most tokens of one forward pass on a CPU, padding included, which bounds its memory."""
+CPU_TOKENS, CPU_ACTIVATIONS = 2_048, 1 << 25
+"""Most tokens of one forward pass on a CPU, padding included, and their product with the model's layers and widths,
+which bounds the memory for what the backward pass needs to about 2 GB."""
 
 
-def sft_settings(config: TrainConfig, output: Path, longest: int) -> Any:
-    """The SFTConfig of a run whose longest example has so many tokens, on this machine.
+def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) -> Any:
+    """The SFTConfig of a run whose longest example has so many tokens, on this machine. ``model`` is the student's own
+    configuration, as transformers has it.
 
     Raises ValueError for a further setting that there is not or that cannot be given, and for processes that cannot
     share batches, AgentDistillError where the library to report to is not installed.
@@ -54,10 +56,11 @@ def sft_settings(config: TrainConfig, output: Path, longest: int) -> Any:
             f"{config.report_to} is not installed: pip install {config.report_to}, or report to none"
         )
     gpu = torch.cuda.is_available()
-    at_once, accumulated = _passes(config, longest, gpu)
+    tokens = _cpu_tokens(model.get_text_config())
+    at_once, accumulated = _passes(config, longest, None if gpu else tokens)
     checkpointing = config.gradient_checkpointing
     if checkpointing is None:
-        checkpointing = gpu or longest > CPU_TOKENS
+        checkpointing = gpu or longest > 2 * tokens
     saving: Any = "epoch" if config.save_steps is None else "steps"
     ours: dict[str, Any] = {
         "output_dir": str(checkpoints(output)),
@@ -127,12 +130,20 @@ def lora_settings(config: TrainConfig, *, multimodal: bool) -> Any:
     return _made("lora_config", LoraConfig, {**ours, **usual, **more})
 
 
-def _passes(config: TrainConfig, longest: int, gpu: bool) -> tuple[int, int]:
-    """Examples in one forward pass of a process, and how many passes make its share of a batch."""
+def _cpu_tokens(model: Any) -> int:
+    """Most tokens of a forward pass on a CPU."""
+    width: int = model.hidden_size + getattr(model, "intermediate_size", 4 * model.hidden_size)
+    layers: int = model.num_hidden_layers
+    return min(CPU_TOKENS, CPU_ACTIVATIONS // (layers * width))
+
+
+def _passes(config: TrainConfig, longest: int, tokens: int | None) -> tuple[int, int]:
+    """Examples in one forward pass of a process, and how many passes make its share of a batch. ``tokens``: most of a
+    pass; None where one example is enough to be quick."""
     share = config.batch_size // processes()
     at_once = config.device_batch_size or 1
-    if config.device_batch_size is None and not gpu and not config.packing:
-        fitting = [n for n in range(1, share + 1) if share % n == 0 and n * longest <= CPU_TOKENS]
+    if config.device_batch_size is None and tokens is not None and not config.packing:
+        fitting = [n for n in range(1, share + 1) if share % n == 0 and n * longest <= tokens]
         at_once = max(fitting, default=1)
     if config.batch_size % (at_once * processes()):
         raise ValueError(

@@ -97,7 +97,7 @@ def train(
     fitting = _check(given, config)
     student = output if config.method == "full" else output / "merged"
     # What is wrong is said before the folder is claimed.
-    settings = sft_settings(config, output, max(len(example["input_ids"]) for example in fitting))
+    settings = sft_settings(config, output, max(len(example["input_ids"]) for example in fitting), known)
     lora = lora_settings(config, multimodal=known.get_text_config() is not known) if config.adapts else None
     if config.method == "qlora":
         check_four_bits()
