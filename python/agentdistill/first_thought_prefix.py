@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from agentdistill._core import iter_trajectories
 from agentdistill.models.model import Message, Model, Sampling
-from agentdistill.models.thoughts import apart
+from agentdistill.models.thoughts import split_thinking
 
 # A first thought must not contain the answer or code. Reasoning that starts with one has no first thought.
 _ANSWER_OR_CODE = re.compile(
@@ -66,7 +66,7 @@ def first_thought(chain: str) -> str:
     >>> first_thought("### Plan\\n\\nFirst find the film, then its director.\\n\\nThe film is ...")
     'First find the film, then its director.'
     """
-    chain = apart(chain)[1].strip()
+    chain = split_thinking(chain)[1].strip()
     leak = _ANSWER_OR_CODE.search(chain)
     before = chain[: leak.start()] if leak else chain
     paragraphs = [p.strip() for p in re.split(r"\n\s*\n", before) if p.strip()]

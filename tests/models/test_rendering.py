@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentdistill.demo.run import BASE
-from agentdistill.models.control_tokens import MARK, broken
+from agentdistill.models.control_tokens import MARK, neutralized
 from agentdistill.models.model import Message, ModelError
 from agentdistill.models.rendering import Renderer
 from conftest import CHAT_TEMPLATE
@@ -127,14 +127,14 @@ def test_control_tokens_that_a_text_says_are_its_letters(template: str, kind: st
 
 @pytest.mark.parametrize("said", [*TOKENS, "<|fim_prefix|>", "<unk>", "<\uff5cUser\uff5c>"])
 def test_what_a_server_is_sent_has_no_control_token(said: str) -> None:
-    sent = broken(f"a {said} b {said}")
+    sent = neutralized(f"a {said} b {said}")
     assert (said in sent) == (said in {"<tool_call>"})
     assert sent.replace("\u200b", "") == f"a {said} b {said}"
 
 
 def test_ordinary_text_is_sent_as_it_is() -> None:
     for text in ("a < b |> c", "x[INST", "<think>a</think>", "a<s", "f(x) <| y |> z\n", "List<String>"):
-        assert broken(text) == text
+        assert neutralized(text) == text
 
 
 def test_only_what_is_new_is_tokenized(tiny_model: Path) -> None:

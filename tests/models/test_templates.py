@@ -113,7 +113,7 @@ class Engine:
             written = ("" if given.endswith("<think>\n") else "<think>\n") + f"{thought}\n</think>\n\n{reply}"
         ids = self._tokens(written + "<|im_end|>", add_special_tokens=False)["input_ids"]
         opened = "" if prefix else self._render.opens_thinking
-        return Generation([Completion(written, ids).parted(opened=opened)] * n, prompt)
+        return Generation([Completion(written, ids).with_thinking_split(opened=opened)] * n, prompt)
 
     async def close(self) -> None:
         pass

@@ -1,12 +1,11 @@
-"""Which texts end a turn, or begin one, and how does nobody but the chat template say them?
+"""How can only the chat template write control tokens, whatever a message contains?
 
-A tokenizer reads ``<|im_end|>`` as a control token wherever it stands. What a tool, a passage or a question says is
-text, so there it must become the tokens of its letters. A rendered conversation is therefore kept with marks: a control
-token counts where the template wrote it, which a mark before it says, and is text everywhere else
-(:class:`ControlTokens`).
+A tokenizer reads ``<|im_end|>`` as a control token wherever it occurs. In text from a tool, a passage or a question it
+must be encoded as ordinary characters. A rendered conversation therefore has marks: a control token counts only
+after a mark, which the template's own tokens get, and is text everywhere else (:class:`ControlTokens`).
 
-A server renders and tokenizes by itself, and cannot be told: such texts are broken by a character without width
-(:func:`broken`). Tokens that no turn is made of, such as ``<think>`` or ``<tool_call>``, are left as they are.
+A server renders and tokenizes by itself, so a zero-width character is inserted into such text (:func:`neutralized`).
+Tokens that do not delimit turns, such as ``<think>`` and ``<tool_call>``, stay as they are.
 """
 
 import json
@@ -16,36 +15,35 @@ from functools import cached_property
 from typing import Any
 
 MARK = "\ufdd0"
-"""Before a control token that the template wrote. Unicode promises never to make a character of it, or of the next."""
+"""Precedes a control token written by the template. Like the next one, a code point that Unicode will never assign."""
 
 _GUARD = "\ufdd1"
-"""Within the text of one that it did not."""
+"""Inserted into text that looks like a control token, while the template runs."""
 
 _WIDTHLESS = "\u200b"
 
 _INSIDE_TURNS = re.compile(r"</?(?:think|thinking|thought|seed:think|tool_\w+)>|\[/?THINK\]|\s*")
-"""What a template may write within a turn: never what turns are made of."""
+"""Tokens that a template writes within a turn. They do not delimit turns."""
 
 _USUAL = re.compile(
     r"<(?=\|[^|<>\s]{1,40}\|>|\uff5c[^\uff5c<>\s]{1,40}\uff5c>|/?(?:start|end)_of_(?:turn|role|text|image)>|/?s>"
     r"|(?:bos|eos|pad|unk|mask)>)|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
 )
-"""The beginnings of control tokens as models have them, where the tokenizer is not known."""
+"""The first character of common control tokens, for servers, whose tokenizer is unknown."""
 
 
-def broken(text: str) -> str:
-    """A text for a tokenizer out of reach, whose control tokens are none any more, but look the same."""
+def neutralized(text: str) -> str:
+    """``text`` for a server: what looks like a control token has a zero-width space after its first character."""
     return _USUAL.sub(lambda begins: begins[0] + _WIDTHLESS, text)
 
 
 def unmarked(text: str) -> str:
-    """A text without marks: all of it is text."""
+    """``text`` without marks."""
     return text.replace(MARK, "").replace(_GUARD, "")
 
 
 class ControlTokens:
-    """Those of one tokenizer of transformers: the tokens that it calls special, and those that its template makes turns
-    of."""
+    """The control tokens of a transformers tokenizer: special tokens, and those that its template uses for turns."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -57,18 +55,17 @@ class ControlTokens:
         self._split = re.compile(f"({MARK}(?:{either}))")
 
     def render(self, conversation: Sequence[dict[str, str]], template: Callable[[list[dict[str, str]]], str]) -> str:
-        """What ``template`` makes of a conversation, with marks."""
+        """Render a conversation with ``template``, and mark the control tokens that it wrote."""
         guarded = [{name: self._guarded(text) for name, text in message.items()} for message in conversation]
         return self._any.sub(lambda token: MARK + token[0], template(guarded)).replace(_GUARD, "")
 
     def pieces(self, text: str) -> Iterator[tuple[str, bool]]:
-        """A rendered conversation taken apart at its control tokens; with each text, whether it has such a token in
-        it, as text."""
+        """Split a marked text at its control tokens. With each piece: whether it contains one as ordinary text."""
         for number, piece in enumerate(self._split.split(text)):
             yield (piece, self._any.search(piece) is not None) if number % 2 == 0 else (piece[1:], False)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text in which a control token counts only where it is marked."""
+        """The ids of a marked text; control tokens without a mark are encoded as ordinary characters."""
         guarded = self._marked_or_not.sub(lambda found: found[1] or found[2] + _GUARD, text)
         if _GUARD not in guarded:
             return list(self._tokenizer(guarded, add_special_tokens=False)["input_ids"])
@@ -77,20 +74,22 @@ class ControlTokens:
         return list(self._guarding.encode(guarded, add_special_tokens=False).ids)
 
     def _guarded(self, text: str) -> str:
-        """A message's text, no control token in it, and nothing that looks like a mark."""
+        """A message's text in which no control token and no mark is left."""
         text = unmarked(text)
         return self._within.sub(rf"\1{_GUARD}", text) if self._any.search(text) else text
 
     @cached_property
     def _guarding(self) -> Any:
-        """The tokenizer's core with one more step, first of all after control tokens were found: guards vanish."""
+        """The tokenizer with a first normalization step, after control tokens were found, that deletes guards."""
         from tokenizers import Tokenizer
 
         core = json.loads(self._tokenizer.backend_tokenizer.to_str())
         drop = {"type": "Replace", "pattern": {"String": _GUARD}, "content": ""}
         core["normalizer"] = {"type": "Sequence", "normalizers": [drop, *filter(None, [core["normalizer"]])]}
         for token in core["added_tokens"]:
-            token["normalized"] &= not self._any.fullmatch(token["content"])  # else it is looked for after that step
+            token["normalized"] &= not self._any.fullmatch(
+                token["content"]
+            )  # else it would be searched for after that step
         return Tokenizer.from_str(json.dumps(core))
 
 
@@ -100,7 +99,7 @@ def _control_tokens(tokenizer: Any) -> set[str]:
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     try:
         structure = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:  # no template, or one that wants other turns: what is special is known without it
+    except Exception:  # no template, or one for other turns: the special tokens have to do
         structure = ""
     made_of = {token.content for token in added if token.content in structure}
     return {token for token in special | made_of if not _INSIDE_TURNS.fullmatch(token)}

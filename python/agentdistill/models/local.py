@@ -1,9 +1,8 @@
-"""What do the models that run in this process share? The conversation is rendered here, and so is a reasoning model's
-thinking let go on.
+"""What do the engines in this process share? They render conversations here, and can continue a completion by its ids.
 
-What ends a reply (a stop string) ends no thinking, and thinking may have tokens of its own
-(``Sampling.thinking_tokens``). A completion that was cut while the model thought is therefore continued from the ids
-that were drawn. Not here: how an engine draws tokens (``vllm.py``, ``transformers.py``).
+Stop strings do not apply to thinking, and thinking may have a token limit of its own (``Sampling.thinking_tokens``), so
+a completion that was cut within its thinking is continued from the ids that were drawn. Not here: how an engine draws
+tokens (``vllm.py``, ``transformers.py``).
 """
 
 from abc import abstractmethod
@@ -14,7 +13,7 @@ from datetime import date
 
 from agentdistill.models.model import Completion, Generation, Message, SampledModel, Sampling, Show
 from agentdistill.models.rendering import Renderer
-from agentdistill.models.thoughts import apart, end_of_thinking, thinks_on
+from agentdistill.models.thoughts import end_of_thinking, is_unfinished_thinking, split_thinking
 
 
 class LocalModel(SampledModel):
@@ -24,7 +23,7 @@ class LocalModel(SampledModel):
 
     @property
     def date(self) -> date:
-        """What the chat template says that it is, if it says that."""
+        """The date for chat templates that print one."""
         return self._render.date
 
     @date.setter
@@ -35,8 +34,8 @@ class LocalModel(SampledModel):
     async def _complete(
         self, messages: Sequence[Message], prefix: str, prompt: list[int], sampling: Sampling, n: int, show: Show | None
     ) -> Generation:
-        """``n`` completions as they were written, thinking and all, of ``messages`` and ``prefix``, or else of the ids
-        of ``prompt``. ``show`` is given the text of one."""
+        """Draw ``n`` completions of ``prompt``, or, if it is empty, of the rendered ``messages`` and ``prefix``. Their
+        text includes thinking; ``show`` gets the text of a single one."""
 
     async def _draw(
         self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
@@ -48,7 +47,7 @@ class LocalModel(SampledModel):
         if opened and sampling.thinking_tokens is not None:
             first = replace(sampling, max_tokens=sampling.thinking_tokens)
         drawn = await self._complete(messages, prefix, [], first, n, show)
-        if prefix:  # which a model that thinks has behind it
+        if prefix:  # the reply has begun: there is no thinking
             return replace(drawn, completions=[replace(completion, stop="") for completion in drawn.completions])
         whole = await gather(
             *(
@@ -57,7 +56,7 @@ class LocalModel(SampledModel):
             )
         )
         used = sum(len(completion.token_ids or ()) for completion in whole)
-        parted = [replace(completion, stop="").parted(opened=opened) for completion in whole]
+        parted = [replace(completion, stop="").with_thinking_split(opened=opened) for completion in whole]
         return replace(drawn, completions=parted, completion_tokens=used)
 
     async def _thought_out(
@@ -70,19 +69,19 @@ class LocalModel(SampledModel):
         index: int,
         show: Show | None,
     ) -> Completion:
-        """A completion whose thinking has ended, or can have no more tokens, and whose reply is whole, or cut."""
+        """Continue a completion until its thinking and its reply have ended or reached their limits."""
         budget = sampling.max_tokens if sampling.thinking_tokens is None else sampling.thinking_tokens
         seed = None if sampling.seed is None else sampling.seed + 1 + index
         while True:
             ids, text = done.token_ids or [], opened + done.text
             left, end, is_last = budget - len(ids), "", False
-            if thinks_on(text):
+            if is_unfinished_thinking(text):
                 if left <= 0 and sampling.thinking_tokens is not None:
                     left, end, is_last = sampling.max_tokens, end_of_thinking(text), True
                 elif not done.stop and done.finish_reason != "length":
                     return done
             else:
-                thinking, reply = apart(text)
+                thinking, reply = split_thinking(text)
                 if not thinking or sampling.thinking_tokens is None or done.finish_reason != "length":
                     return done
                 left, is_last = sampling.max_tokens - len(self._render.ids(reply)), True

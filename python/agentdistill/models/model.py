@@ -14,7 +14,7 @@ from datetime import date
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from agentdistill._core import AgentDistillError
-from agentdistill.models.thoughts import apart, reasoning
+from agentdistill.models.thoughts import reasoning, split_thinking
 
 
 class ModelError(AgentDistillError):
@@ -40,8 +40,8 @@ class Sampling:
     max_tokens: int = 1024
     """Most new tokens of one completion. Paper: 1,024."""
     thinking_tokens: int | None = None
-    """Most new tokens of what a reasoning model thinks first; ``max_tokens`` then counts its reply alone. Thinking that
-    takes more is ended. By default both share ``max_tokens``. A server is asked for the sum, and ends no thinking."""
+    """Limit for a reasoning model's thinking; ``max_tokens`` is then the limit of the reply. Thinking that reaches it
+    is closed. Default: both share ``max_tokens``. Servers get the sum as one limit."""
     stop: tuple[str, ...] = ()
     """A completion ends before the first of these that it writes. Paper: the ends of an action (``<end_code>``)."""
     logprobs: bool = False
@@ -50,7 +50,7 @@ class Sampling:
     """A request with the same seed draws the same completions, as far as the engine's arithmetic repeats itself."""
 
     def seeded(self, *parts: int | str) -> "Sampling":
-        """With the seed that a request of its own has, told by what tells it from all others; greedy needs none."""
+        """With a seed made from ``parts``, which identify the request. Greedy sampling gets none."""
         if not self.temperature:
             return self
         digest = hashlib.sha256(repr(parts).encode()).digest()
@@ -71,8 +71,8 @@ class Sampling:
 
 
 NEUTRAL = {"repetition_penalty": 1.0, "top_k": -1, "min_p": 0.0}
-"""What else would change how tokens are drawn, and does not. Servers are sent it, or they would take what the model's
-generation_config.json says; one that refuses any of these gets none of them."""
+"""Values that leave sampling unchanged. Servers get them, since they would use the model's generation_config.json
+otherwise. A server that refuses one of them gets none."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +89,22 @@ class Completion:
     finish_reason: str = "stop"
     """"stop" (end of turn or a stop string) or "length" (``max_tokens`` or a full context); a server may have more."""
     stop: str = ""
-    """What ended it, while an engine still works on it; "" in the end."""
+    """The stop string that ended it, while an engine works on it; "" afterwards."""
     thinking: str = ""
-    """What a reasoning model wrote before it, its tags included; ``token_ids`` have it too."""
+    """What a reasoning model wrote before ``text``, with the tags. ``token_ids`` include it."""
 
     @property
     def reasoning(self) -> str:
         """The thinking without its tags."""
         return reasoning(self.thinking)
 
-    def parted(self, *, opened: str | None = None) -> "Completion":
-        """With the thinking in ``text`` where it belongs. ``opened``: how the chat template had begun it."""
-        thinking, text = apart((opened or "") + self.text)
+    def with_thinking_split(self, *, opened: str | None = None) -> "Completion":
+        """Move thinking from ``text`` to ``thinking``. ``opened``: the opening tag that the chat template wrote."""
+        thinking, text = split_thinking((opened or "") + self.text)
         return replace(self, thinking=thinking, text=text) if thinking else self
 
     def joined(self) -> "Completion":
-        """With the thinking in ``text``, as it was written."""
+        """Move the thinking back into ``text``, as it was written."""
         return replace(self, thinking="", text=self.thinking + self.text)
 
 
@@ -173,10 +173,10 @@ class StreamingModel(Protocol):
 
 @runtime_checkable
 class DatedModel(Protocol):
-    """A model whose chat template is rendered here, and may tell the date."""
+    """A model whose chat template is rendered in this process."""
 
     date: date
-    """What it then says; by default today."""
+    """The date for chat templates that print one. Default: today."""
 
 
 class SampledModel(ABC):

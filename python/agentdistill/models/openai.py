@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 import openai
 
-from agentdistill.models.control_tokens import broken
+from agentdistill.models.control_tokens import neutralized
 from agentdistill.models.model import (
     NEUTRAL,
     Completion,
@@ -70,8 +70,8 @@ class OpenAIModel(SampledModel):
     async def _draw(
         self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
     ) -> Generation:
-        conversation = [{"role": role, "content": broken(content)} for role, content in messages]
-        prefix = broken(prefix)
+        conversation = [{"role": role, "content": neutralized(content)} for role, content in messages]
+        prefix = neutralized(prefix)
         begun = bool(prefix) and await self._can_continue()
         if begun:
             conversation.append({"role": "assistant", "content": prefix})
@@ -352,7 +352,7 @@ def _generation(response: Any, sampling: Sampling) -> Generation:
             getattr(choice, "token_ids", None),
             [token.logprob for token in tokens] if tokens is not None and sampling.logprobs else None,
             choice.finish_reason or "stop",
-        ).parted()
+        ).with_thinking_split()
         # Not every server knows all stop strings, and in thinking they stop nothing.
         completions.append(replace(completion, text=cut_at_stop(completion.text, sampling.stop)))
     usage = response.usage

@@ -1,14 +1,14 @@
-"""The text and the token ids of a conversation by a model's chat template: for models that run in this process, and for
+"""What text and which token ids does a chat template make of a conversation? For the engines in this process and for
 training.
 
-Each step of an episode asks with all that was said before and a little more. A tokenizer takes a text apart at its
-control tokens and does each piece by itself, so a piece, such as a turn, need be done only once.
+Each step of an episode repeats the conversation and adds a little. A tokenizer splits a text at its control tokens and
+encodes each piece separately, so the ids of pieces, such as turns, are cached.
 
-Templates differ in what they know. One without a system role gets the system's words at the beginning of the first
-question, one that wants turns to alternate gets those of one role as one, and one that tells the date is told that of
-the run (``date``), so that a conversation is the same after midnight.
+Templates differ in what they support. Without a system role, the system prompt goes to the beginning of the first
+question. If roles must alternate, consecutive messages of one role are merged. A template that prints the date gets
+that of the run (``date``), so that prompts are the same after midnight.
 
-Not here: which messages there are (prompt.py), what is learnt of them (examples.py).
+Not here: the messages themselves (prompt.py), what a student learns from them (examples.py).
 """
 
 import logging
@@ -30,12 +30,12 @@ _PIECES = 8192
 
 
 class Renderer:
-    """Renders conversations by a model's chat template. ``tokenizer`` is one of transformers, ``template`` what its
-    template is given besides, such as ``enable_thinking``."""
+    """Renders conversations with the chat template of ``tokenizer``, a transformers tokenizer. ``template``: more
+    arguments for the chat template, such as ``enable_thinking``."""
 
     def __init__(self, tokenizer: Any, template: Mapping[str, Any] | None = None) -> None:
         self.date = date.today()
-        """What a template is told that asks for the date."""
+        """The date for chat templates that print one."""
         self._tokenizer = tokenizer
         self._template = dict(template or {})
         if "strftime_now" in str(getattr(tokenizer, "chat_template", "")):
@@ -60,14 +60,14 @@ class Renderer:
         return self.ids(text + (closing(text) + unmarked(prefix) if prefix else ""))
 
     def text(self, messages: Sequence[Message], *, ask: bool = True) -> str:
-        """A conversation as text, each control token of the template's with a mark (control_tokens.py).
+        """A conversation as text, with marks before the template's control tokens (control_tokens.py).
 
-        ``ask``: with the beginning of the model's next turn. Raises ModelError when the template refuses it.
+        ``ask``: include the beginning of the model's next turn. Raises ModelError if the template refuses the messages.
         """
         return self._rendered([message._asdict() for message in self._fitting(messages)], ask=ask)
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a text in which control tokens are marked."""
+        """The ids of a marked text."""
         if self._added is None:
             return self._control.encode(text)
         ids: list[int] = []
@@ -80,7 +80,7 @@ class Renderer:
 
     @cached_property
     def opens_thinking(self) -> str:
-        """How the template begins the model's turn with thinking; "" where it does not."""
+        """The opening tag, with the white space after it, that the template begins the model's turn with, or ""."""
         return opened_thinking(self.text([Message("user", "x")]))
 
     def _rendered(self, conversation: Sequence[dict[str, str]], *, ask: bool = False) -> str:
@@ -96,7 +96,7 @@ class Renderer:
             raise ModelError(f"the chat template refuses these messages: {error}") from error
 
     def _fitting(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages with roles that the template knows."""
+        """The messages with roles that the template supports."""
         roles = [role for role, _ in messages]
         if "system" in roles and not self._knows_system:
             messages = without_system(messages)
@@ -117,7 +117,7 @@ class Renderer:
         return self._shows([("user", "question"), ("user", "instructions")])
 
     def _shows(self, turns: Sequence[tuple[str, str]]) -> bool:
-        """Whether the template takes these turns, and shows all of each."""
+        """Whether the template accepts these turns and prints each of them."""
         try:
             shown = self._rendered([{"role": role, "content": content} for role, content in turns])
         except ModelError:
@@ -135,7 +135,7 @@ class Renderer:
 
 
 def without_system(messages: Sequence[Message]) -> list[Message]:
-    """The system's words at the beginning of what the user says next."""
+    """The messages with the system prompt moved to the beginning of the first user message."""
     system = [content for role, content in messages if role == "system"]
     others = [message for message in messages if message[0] != "system"]
     said = [*system, others.pop(0)[1]] if others and others[0][0] == "user" else system
@@ -143,7 +143,7 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
 
 
 def alternating(messages: Sequence[Message]) -> list[Message]:
-    """Turns of one role that follow on one another, as one."""
+    """The messages with consecutive ones of the same role merged."""
     made: list[Message] = []
     for role, content in messages:
         if made and made[-1].role == role:
@@ -154,7 +154,7 @@ def alternating(messages: Sequence[Message]) -> list[Message]:
 
 
 def _apart(tokenizer: Any) -> list[str] | None:
-    """What takes a text apart before anything else is done to it, the longest first; None where it is not so."""
+    """The tokens at which the tokenizer splits a text first, longest first; None if it also does other things."""
     added = tokenizer.added_tokens_decoder.values() if tokenizer.is_fast else []
     if not added or any(token.lstrip or token.rstrip or token.single_word for token in added):
         return None

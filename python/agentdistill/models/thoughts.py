@@ -1,8 +1,8 @@
-"""What of a completion is thinking, and what does the model say?
+"""Which part of a completion is thinking, and which is the reply?
 
-A reasoning model thinks before it speaks: between tags, which a chat template may have opened, or in a field of its own
-behind a server. What it thought is kept apart from what it said (``Completion.reasoning``), so that nothing reads an
-action, an answer or a first thought from it. Not here: texts of others, in which thinking may still stand (the core's
+A reasoning model thinks before it replies: between tags, of which the chat template may have written the first, or,
+behind a server, in a separate field. Thinking is stored separately (``Completion.thinking``), so that no action, answer
+or first thought is read from it. Not here: thinking inside the text of other programs' trajectories (the core's
 ``parse_action``).
 """
 
@@ -14,7 +14,7 @@ _TAGS = {
     "[THINK]": "[/THINK]",
     "<seed:think>": "</seed:think>",
 }
-"""Of Qwen, DeepSeek, SmolLM3 and most others; of Magistral; of Seed-OSS."""
+"""Qwen, DeepSeek, SmolLM3 and most others; Magistral; Seed-OSS."""
 
 _OPENS = "|".join(map(re.escape, _TAGS))
 _BEGINS = re.compile(rf"\s*({_OPENS})")
@@ -24,38 +24,37 @@ _LONE_END = re.compile(rf"^[ \t]*(?:{'|'.join(map(re.escape, _TAGS.values()))})[
 _ANY = re.compile(rf"{_OPENS}|{'|'.join(map(re.escape, _TAGS.values()))}")
 
 
-def apart(text: str) -> tuple[str, str]:
-    """The thinking that a completion begins with, its tags included, and what the model says after it: nothing, where
-    the thinking has not ended.
+def split_thinking(text: str) -> tuple[str, str]:
+    """Split a completion into its thinking, with the tags, and the reply, which is empty if the thinking never ends.
 
-    >>> apart("<think>\\nSix sevens.\\n</think>\\n\\n42")
+    >>> split_thinking("<think>\\nSix sevens.\\n</think>\\n\\n42")
     ('<think>\\nSix sevens.\\n</think>\\n\\n', '42')
     """
     if begins := _BEGINS.match(text):
         ended = text.find(_TAGS[begins[1]], begins.end())
         end = len(text) if ended < 0 else ended + len(_TAGS[begins[1]])
     else:
-        # A server's template may have opened it: then its end stands alone, and is the first tag of all.
+        # A server's template may have written the opening tag: then a closing tag comes first, on its own line.
         first, alone = _ANY.search(text), _LONE_END.search(text)
         end = alone.end() if first and alone and alone.start() <= first.start() else 0
     spoken = text[end:].lstrip() if end else text
     return text[: len(text) - len(spoken)], spoken
 
 
-def thinks_on(text: str) -> bool:
-    """Whether a completion is thinking that has not ended."""
+def is_unfinished_thinking(text: str) -> bool:
+    """Whether a completion ends within its thinking."""
     begins = _BEGINS.match(text)
     return begins is not None and _TAGS[begins[1]] not in text[begins.end() :]
 
 
 def end_of_thinking(text: str) -> str:
-    """What ends the thinking that a completion is."""
+    """What closes unfinished thinking."""
     begins = _BEGINS.match(text)
     return f"\n{_TAGS[begins[1]]}\n\n" if begins else ""
 
 
 def reasoning(thinking: str) -> str:
-    """What is thought between the tags.
+    """Thinking without its tags.
 
     >>> reasoning("<think>\\nSix sevens.\\n</think>\\n\\n")
     'Six sevens.'
@@ -64,18 +63,18 @@ def reasoning(thinking: str) -> str:
 
 
 def between_tags(reasoning: str) -> str:
-    """Thinking as most models write it; "" for none."""
+    """Thinking with the usual tags; "" if there is none."""
     return f"<think>\n{reasoning}\n</think>\n\n" if reasoning else ""
 
 
 def opened_thinking(prompt: str) -> str:
-    """The end of a prompt that lets the model think at once; "" where it does not."""
+    """The opening tag that a prompt ends with, and the white space after it; "" if there is none."""
     opened = _OPENED.search(prompt)
     return opened[0] if opened else ""
 
 
 def closing(prompt: str) -> str:
-    """What ends the thinking that a prompt has opened, so that the model speaks; "" when there is none."""
+    """What closes the thinking that a prompt ends with; "" if there is none."""
     opened = _OPENED.search(prompt)
     if opened is None:
         return ""
@@ -83,7 +82,7 @@ def closing(prompt: str) -> str:
 
 
 def thinking(prompt: str, reasoning: str) -> str:
-    """What a model that is given ``prompt`` writes to think so before it speaks."""
+    """What a model writes after ``prompt`` to think ``reasoning`` before its reply."""
     opened = _OPENED.search(prompt)
     if opened is None:
         return between_tags(reasoning)
@@ -91,5 +90,5 @@ def thinking(prompt: str, reasoning: str) -> str:
 
 
 def without_thinking(prompt: str) -> str:
-    """A prompt without the thinking that it ends with: opened, or empty."""
+    """A prompt without the opened or empty thinking that it ends with."""
     return _AT_THE_END.sub("", prompt)

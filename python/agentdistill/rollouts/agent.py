@@ -58,8 +58,8 @@ class AgentConfig:
     """Most new tokens of a completion. By default 1,024 for a step of an agent and 4,096 for a chain of thought, as in
     the paper's code."""
     thinking_tokens: int | None = None
-    """Most new tokens of what a reasoning model thinks before each reply, whose own limit is then --max-tokens. By
-    default both share that. A server is asked for the sum."""
+    """Limit for the thinking of a reasoning model, in tokens; max_tokens is then the limit of the reply alone. Default:
+    both share max_tokens. Servers get the sum as one limit."""
     last_word: bool = True
     """When the steps are used up without an answer, ask once more, for the answer alone, and grade that (as the paper's
     code does). The outcome stays what it was, such as "out_of_steps"."""

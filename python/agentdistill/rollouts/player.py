@@ -60,10 +60,10 @@ class RolloutConfig(AgentConfig):
     output_chars: int = 10_000
     """Most characters shown of what one run of code prints, and of its value or error; the middle is left out."""
     seed: int = 0
-    """Of the sandbox's random numbers, of the draw when every candidate failed, and of what the model samples: each
-    request has a seed of its own. Engines in this process draw the same again as far as their arithmetic repeats."""
+    """Seed of the sandbox's random numbers, of the draw when every candidate failed, and of the model's sampling, where
+    each request gets a seed of its own. Engines in this process repeat as far as their arithmetic does."""
     date: str | None = None
-    """The date for a chat template that tells it, such as 2026-11-30. By default that of the run's first start."""
+    """Date for chat templates that print one, such as 2026-11-30. Default: that of the run's first start."""
     checkpoints: bool = False
     """Write half-done episodes beside the output too, so that a run that was killed goes on in the middle of them."""
     ray: str | None = None
