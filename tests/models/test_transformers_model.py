@@ -211,7 +211,7 @@ async def test_closing(tiny_model: Path) -> None:
 
 
 async def test_an_adapter_is_merged(tiny_model: Path, tiny_adapter: Path, oracle: Callable[..., Any]) -> None:
-    base, student = (load_model(f"{folder},dtype=float32") for folder in (tiny_model, tiny_adapter))
+    base, student = (load_model(f"transformers:{folder},dtype=float32") for folder in (tiny_model, tiny_adapter))
     plain, tuned = [await m.generate(ask("a"), Sampling(max_tokens=30)) for m in (base, student)]
     assert plain.prompt_token_ids == tuned.prompt_token_ids
     assert plain.completions != tuned.completions
@@ -234,15 +234,15 @@ def changed(tiny_model: Path, folder: Path, **settings: object) -> Path:
 def test_models_that_cannot_be_run(tiny_model: Path, tmp_path: Path) -> None:
     sliding = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "layer_types": None}
     with pytest.raises(ModelError, match="has layers of sliding_attention: run it by vllm:"):
-        load_model(str(changed(tiny_model, tmp_path / "sliding", **sliding)))
+        load_model(f"transformers:{changed(tiny_model, tmp_path / 'sliding', **sliding)}")
     silent = changed(tiny_model, tmp_path / "silent")
     (silent / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="has no chat template: take an instruction-tuned model"):
-        load_model(str(silent))
+        load_model(f"transformers:{silent}")
     with pytest.raises(ModelError, match="cannot load"):
-        load_model(str(changed(tiny_model, tmp_path / "unknown", model_type="unheard of")))
+        load_model(f"transformers:{changed(tiny_model, tmp_path / 'unknown', model_type='unheard of')}")
     with pytest.raises(ValueError, match="batch_size is 0"):
-        load_model(str(tiny_model), batch_size=0)
+        load_model(f"transformers:{tiny_model}", batch_size=0)
 
 
 @pytest.mark.parametrize("n", [0, -1])

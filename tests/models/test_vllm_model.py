@@ -34,7 +34,7 @@ CASES = [
 
 
 async def test_greedy_is_what_transformers_generates(model: Model, tiny_model: Path) -> None:
-    local = load_model(f"{tiny_model},dtype=float32")
+    local = load_model(f"transformers:{tiny_model},dtype=float32")
     for sampling, prefix, n in CASES:
         one, other = [await m.generate(QUESTION, sampling, n=n, prefix=prefix) for m in (model, local)]
         assert without_logprobs(one) == without_logprobs(other)
@@ -123,7 +123,7 @@ async def test_n_must_be_positive(model: Model) -> None:
 
 async def test_an_adapter(tiny_adapter: Path) -> None:
     student = load_model(f"vllm:{tiny_adapter}", max_model_len=512, dtype="float32")
-    local = load_model(str(tiny_adapter), dtype="float32")
+    local = load_model(f"transformers:{tiny_adapter}", dtype="float32")
     one, other = [await m.generate(QUESTION, Sampling(max_tokens=8)) for m in (student, local)]
     assert one == other
     await student.close()

