@@ -137,7 +137,7 @@ def test_results_of_other_tasks_are_refused(evaluated: Path, tmp_path: Path) -> 
     known = json.loads((folder / "results.json").read_text())
     known["sets"][0]["n"] = 2
     (folder / "results.json").write_text(json.dumps(known))
-    with pytest.raises(ValueError, match="not of all trajectories of 'facts'"):
+    with pytest.raises(ValueError, match="more trajectories of 'facts' than results"):
         regrade(folder, output=tmp_path / "new", progress=False)
     (folder / "results.json").write_text("{}")
     with pytest.raises(ValueError, match=r"results\.json is not what an evaluation writes"):

@@ -129,7 +129,7 @@ def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path) -> None:
         load_arm(runs, "all")
     with pytest.raises(ValueError, match="given twice"):
         write_report([runs / "greedy", runs / "greedy"], tmp_path / "r.html")
-    with pytest.raises(ValueError, match="nothing to report on"):
+    with pytest.raises(ValueError, match="nothing to report"):
         write_report([runs / "student"], tmp_path / "r.html")
     with pytest.raises(FileNotFoundError):
         write_report([runs / "missing"], tmp_path / "r.html")

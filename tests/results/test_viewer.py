@@ -29,7 +29,7 @@ from agentdistill._core import (
     parse_action,
     read_trajectories,
 )
-from agentdistill.results.viewer import VERDICTS, Chosen, TrajectoryIndex, trajectory_files, viewer
+from agentdistill.results.viewer import VERDICTS, Filter, TrajectoryIndex, trajectory_files, viewer
 
 # ---- the index -----------------------------------------------------------------------------------
 
@@ -92,18 +92,18 @@ def test_the_index_agrees_with_the_trajectories(
         assert (shown["task_set"], shown["steps"]) == (trajectory.task_set, len(trajectory.steps))
         assert shown["verdict"] == verdict(trajectory)
 
-    def numbers(chosen: Chosen, where: Callable[[Trajectory], bool]) -> None:
+    def numbers(chosen: Filter, where: Callable[[Trajectory], bool]) -> None:
         assert list(index.choose(chosen, len(index))) == [i for i, t in enumerate(written) if where(t)], chosen
 
-    numbers(Chosen(), lambda t: True)
+    numbers(Filter(), lambda t: True)
     for one in VERDICTS:
-        numbers(Chosen(verdict=one), lambda t, one=one: verdict(t) == one)
+        numbers(Filter(verdict=one), lambda t, one=one: verdict(t) == one)
     for kind in ("timeout", "no_action", "out_of_steps"):
-        numbers(Chosen(kind=kind), lambda t, kind=kind: kind in kinds(t))
-    numbers(Chosen(task_set="b_c", verdict="right"), lambda t: t.task_set == "b_c" and t.score == 1)
+        numbers(Filter(kind=kind), lambda t, kind=kind: kind in kinds(t))
+    numbers(Filter(task_set="b_c", verdict="right"), lambda t: t.task_set == "b_c" and t.score == 1)
     if text and "\0" not in text:
         said = [[t.question, t.answer or "", t.reference or "", t.task_id] for t in written]
-        assert list(index.choose(Chosen(text=text), len(index))) == [
+        assert list(index.choose(Filter(text=text), len(index))) == [
             i for i, parts in enumerate(said) if any(text.lower() in part.replace("\0", " ").lower() for part in parts)
         ]
     index.close()
@@ -116,8 +116,8 @@ def test_search_in_all_of_a_trajectory(tmp_path: Path) -> None:
     index = TrajectoryIndex([path])
     index.fill()
     for text, found in (("tulbon", 1), ('größe "Zwei"', 1), ("Observation:\nTul", 1), ("tulbon!", 0)):
-        assert len(index.choose(Chosen(text=text, everywhere=True), 1)) == found, text
-        assert len(index.choose(Chosen(text=text), 1)) == 0
+        assert len(index.choose(Filter(text=text, everywhere=True), 1)) == found, text
+        assert len(index.choose(Filter(text=text), 1)) == 0
     index.close()
 
 
@@ -145,7 +145,7 @@ def test_a_folder_stands_for_the_trajectories_in_it(tmp_path: Path) -> None:
     index = TrajectoryIndex(trajectory_files(tmp_path))
     index.fill()
     assert index.counts["file"] == {"a": 1, "b": 1}
-    assert [index.row(i)["question"] for i in index.choose(Chosen(file="b"), 2)] == ["b"]
+    assert [index.row(i)["question"] for i in index.choose(Filter(file="b"), 2)] == ["b"]
     index.close()
 
 

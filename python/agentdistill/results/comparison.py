@@ -1,8 +1,8 @@
-"""Is one arm better than another, or was it luck? Two arms that worked on the same tasks, compared task by task.
+"""Is one arm better than another, or is the difference due to chance? A paired comparison on the same tasks.
 
-Pairing tells more than two intervals side by side: what counts is the tasks that only one of the two got right. The
-difference, its interval and its p are of one quantity, the mean over the task sets, each counting the same. Not here:
-intervals of one accuracy (evaluation.py).
+A paired test is more sensitive than two separate intervals, since only tasks that one of the two got right count. The
+difference, its interval and p all refer to the mean over the task sets, each with the same weight. Not here: intervals
+of one accuracy (evaluation.py).
 """
 
 import math
@@ -13,23 +13,23 @@ from typing import NamedTuple
 
 
 class Difference(NamedTuple):
-    """One arm against another, over the tasks that both have."""
+    """One arm compared with another, on the tasks that both have."""
 
     n: int
     only_first: int
-    """Tasks that only the first got right."""
+    """Tasks that only the first arm got right."""
     only_second: int
     difference: float
-    """Mean accuracy of the first less that of the second, each task set counting the same."""
+    """Mean accuracy of the first minus that of the second, with the same weight for each task set."""
     low: float
     """Lower end of the difference's 95 % interval (Agresti and Min 2005, set by set)."""
     high: float
     p: float
-    """Probability of a difference at least so large, if the arms were equally good (:func:`sign_flips`)."""
+    """Probability of a difference at least this large if the arms were equally good (:func:`sign_flips`)."""
 
 
 def compare(first: Mapping[tuple[str, str], bool], second: Mapping[tuple[str, str], bool]) -> Difference | None:
-    """Compare two arms: ``(task set, task) -> whether it was right``. None when they share no task."""
+    """Compare two arms, given as ``(task set, task) -> whether it was right``. None if they share no task."""
     shared = first.keys() & second.keys()
     if not shared:
         return None
@@ -37,7 +37,7 @@ def compare(first: Mapping[tuple[str, str], bool], second: Mapping[tuple[str, st
     won = Counter(key[0] for key in shared if first[key] and not second[key])
     lost = Counter(key[0] for key in shared if second[key] and not first[key])
     difference = sum((won[name] - lost[name]) / n for name, n in sizes.items()) / len(sizes)
-    # Half a task more in each of the four cells: without it, two arms that never differ would be equal for certain.
+    # Add half a task to each of the four cells. Otherwise two arms that never differ would have an interval of width 0.
     middle = variance = 0.0
     for name, size in sizes.items():
         n, b, c = size + 2, won[name] + 0.5, lost[name] + 0.5
@@ -56,16 +56,16 @@ def compare(first: Mapping[tuple[str, str], bool], second: Mapping[tuple[str, st
 
 
 DRAWS = 100_000
-"""Of the test over sets of several sizes: they tell p to about 0.0007 where it is 0.05."""
+"""Samples of the test for sets of different sizes. At p = 0.05 the standard error is about 0.0007."""
 
 
 def sign_flips(sets: Sequence[tuple[int, int, int]]) -> float:
-    """p of the two-sided paired permutation test of a mean over task sets, each counting the same.
+    """p of the two-sided paired permutation test of a mean over task sets with equal weights.
 
-    Each set is its size, and how many tasks only the first and only the second arm got right. If the arms were equally
-    good, each of these tasks could as well have been the other's: p is the share of all ways to hand them out that
-    make the mean at least so large. Where all sets have one size, that is the exact McNemar test; else it is estimated
-    from ``DRAWS`` ways, always the same.
+    A set is its size and the numbers of tasks that only the first and only the second arm got right. If the arms were
+    equally good, each of these tasks would be equally likely to belong to either arm. p is the share of all assignments
+    that make the absolute mean at least this large. If all sets have the same size, this is the exact McNemar test;
+    otherwise it is estimated from ``DRAWS`` samples with a fixed seed.
 
     >>> sign_flips([(10, 1, 5)])
     0.21875
@@ -87,7 +87,7 @@ def sign_flips(sets: Sequence[tuple[int, int, int]]) -> float:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """p of the exact two-sided McNemar test: of a fair coin that fell at least so unevenly.
+    """p of the exact two-sided McNemar test: the probability of a split at least this uneven with a fair coin.
 
     >>> mcnemar(1, 5)
     0.21875
@@ -101,7 +101,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The p of several tests, each raised so that all that stay under a level are right together at it (Holm 1979).
+    """p values of several tests, adjusted for the number of tests (Holm 1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

@@ -1,8 +1,7 @@
-"""How good is a model at tasks it has not seen? Rollouts, a grader, and an honest table: accuracy with its interval,
-by task set.
+"""How good is a model at unseen tasks? Rollouts, a grader, and a table of accuracies with intervals, by task set.
 
-The rollout is the one that makes training data, greedy or with self-consistent actions. Not here: plots and pages
-(report.py), and grading again what was evaluated before (regrading.py).
+The rollout is the same as for training data, greedy or with self-consistent actions. Not here: plots and pages
+(report.py), and regrading an evaluation (regrading.py).
 """
 
 import json
@@ -36,25 +35,25 @@ class SetResult:
 
     task_set: str
     n: int
-    """Tasks. With ``allow_missing``, those without an episode are among them, and count as wrong."""
+    """Number of tasks. With ``allow_missing``, it includes tasks without an episode, which count as wrong."""
     correct: int
     accuracy: float
-    """Correct by n. Correct: by the graders named."""
+    """``correct`` divided by ``n``."""
     low: float
     """Lower end of the accuracy's 95 % interval (Wilson)."""
     high: float
     f1: float | None
-    """Mean overlap in words with the right answer; None where there is no fact among the tasks."""
+    """Mean overlap in words with the correct answer; None if no task is a fact."""
     outcomes: dict[str, int]
-    """How the episodes ended, most first. All but "final_answer" are ways to fail."""
+    """Outcome -> number of episodes, largest first. All outcomes except "final_answer" are failures."""
     steps: float
-    """Mean number of an episode's steps."""
+    """Mean number of steps per episode."""
     prompt_tokens: int
     completion_tokens: int
     seconds: float
-    """Mean time of an episode, with others under way beside it."""
+    """Mean time per episode, while others run at the same time."""
     undecided: int = 0
-    """Answers on which the grader could not decide: they are in ``n``, and not correct."""
+    """Answers on which the grader could not decide: they count in ``n``, but not as correct."""
 
 
 _HEADER = ("task set", "n", "accuracy", "95 % interval", "F1", "steps", "failures")
@@ -62,15 +61,15 @@ _HEADER = ("task set", "n", "accuracy", "95 % interval", "F1", "steps", "failure
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found. ``str()`` of it is a table, and a notebook shows it as one."""
+    """The result of an evaluation. ``str()`` and notebooks show it as a table."""
 
     model: str
     settings: dict[str, Any]
     """The resolved configuration."""
     graders: list[str]
-    """Names and versions: scores of different graders are not to be compared."""
+    """Names and versions. Scores of different graders are not comparable."""
     accuracy: float
-    """Mean over the task sets, each counting the same, as the paper averages."""
+    """Mean over the task sets, each with the same weight, as in the paper."""
     sets: list[SetResult]
 
     def to_json(self) -> str:
@@ -79,14 +78,14 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
-        """Of a ``results.json``. Raises OSError where there is none, ValueError for another file."""
+        """Load ``results.json``. Raises OSError if it does not exist, ValueError for any other file."""
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
             return cls(**known | {"sets": [SetResult(**result) for result in known["sets"]]})
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path.parent} has no {path.name}: let its evaluation end first") from error
+            raise FileNotFoundError(f"{path.parent} has no {path.name}: finish its evaluation first") from error
         except (TypeError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not what an evaluation writes ({error})") from error
+            raise ValueError(f"{path} was not written by an evaluation ({error})") from error
 
     def save(self, folder: Path) -> None:
         """Write ``results.json`` and ``results.txt``."""
@@ -94,12 +93,13 @@ class Evaluation:
         (folder / "results.txt").write_text(f"{self}\n", encoding="utf-8")
 
     def regraded(self, trajectories: Sequence[Trajectory]) -> "Evaluation":
-        """The same by the grades that its trajectories have now. Raises ValueError for those of another evaluation."""
+        """The results with the current grades of its trajectories.
+
+        Raises ValueError if they belong to another evaluation.
+        """
         counts = Counter(trajectory.task_set for trajectory in trajectories)
         if other := [name for name, n in counts.items() if n > {s.task_set: s.n for s in self.sets}.get(name, 0)]:
-            raise ValueError(
-                f"the results are not of all trajectories of {other[0]!r} there: evaluate all of them first"
-            )
+            raise ValueError(f"there are more trajectories of {other[0]!r} than results: evaluate all of them first")
         correct = Counter(t.task_set for t in trajectories if is_right(t))
         undecided = Counter(t.task_set for t in trajectories if is_undecided(t))
         sets = [_counted(result, correct[result.task_set], undecided[result.task_set]) for result in self.sets]
@@ -109,7 +109,7 @@ class Evaluation:
         return in_columns([_HEADER, *self._rows()])
 
     def _repr_html_(self) -> str:
-        """The table, as a notebook shows it."""
+        """The table for a notebook."""
         return table(_HEADER, self._rows())
 
     def _rows(self) -> list[tuple[str, ...]]:
@@ -130,39 +130,41 @@ def evaluate(
     allow_missing: bool = False,
     progress: bool = True,
 ) -> Evaluation:
-    """Let ``model`` work on ``tasks`` and say how many it got right, by task set.
+    """Let ``model`` solve ``tasks`` and measure its accuracy by task set.
 
-    Greedy by default; ``candidates=8`` in ``config`` adds self-consistent actions. ``output`` is a folder: it gets
-    ``trajectories.jsonl``, ``results.json``, ``results.txt`` and ``metrics.json`` (see ``rollout``); an evaluation that
-    was stopped goes on where it was, and a folder of other settings is refused. ``grader``, as for ``regrade``, grades
-    these tasks' answers when the rollouts are done; by default the rollouts' grades count.
+    It is greedy by default; ``candidates=8`` in ``config`` adds self-consistent actions. ``output`` is a folder for
+    ``trajectories.jsonl``, ``results.json``, ``results.txt`` and ``metrics.json`` (see ``rollout``). An evaluation that
+    was stopped resumes, and a folder with other settings is refused. ``grader``, as for ``regrade``, grades the answers
+    after the rollouts; by default the rollouts' grades count.
 
-    An episode that failed because of its surroundings (a server that was down) is missing: the next call plays it
-    again. While any is missing there are no results, unless ``allow_missing`` counts it as wrong.
+    An episode that failed for an external reason, such as a server that was down, is missing, and the next call repeats
+    it. If any is missing there are no results, unless ``allow_missing`` counts it as wrong.
 
-    Raises ValueError for a task without an answer or a grader that is none, ModelError for a judge that cannot be had,
-    AgentDistillError while episodes are missing, and what ``rollout`` raises.
+    Raises ValueError for a task without an answer or an invalid grader, ModelError for a judge that is not available,
+    AgentDistillError if episodes are missing, and what ``rollout`` raises.
     """
     config = config or RolloutConfig()
     if unknown := [task.id for task in tasks if task.answer is None]:
-        raise ValueError(f"task {unknown[0]!r} has no answer, so nobody can say whether a model's is right")
+        raise ValueError(f"task {unknown[0]!r} has no answer to compare a model's answer with")
     file = metrics = None
     if output is not None:
         output = Path(output)
         output.mkdir(parents=True, exist_ok=True)
         file, metrics = output / "trajectories.jsonl", output / "metrics.json"
-    meant = grader_of(grader, file) if grader is not None else None  # one that is none is said before hours of work
+    named_grader = (
+        grader_of(grader, file) if grader is not None else None
+    )  # so that an error shows before hours of work
     trajectories = rollout(
         tasks, model, tools, config, output=file, progress=progress, metrics=metrics, title="evaluate"
     )
     if not allow_missing:
         check_complete(trajectories, file, " With allow_missing they count as wrong.")
-    if meant:
-        with meant as grade:
-            played = [task_of(known, task.kind) for known, task in zip(trajectories, tasks, strict=True)]
-            trajectories = graded(trajectories, played, grade, progress=progress)
+    if named_grader:
+        with named_grader as grade:
+            recorded = [task_of(known, task.kind) for known, task in zip(trajectories, tasks, strict=True)]
+            trajectories = graded(trajectories, recorded, grade, progress=progress)
         if file:
-            _record_again(trajectories, file)
+            _replace(trajectories, file)
     else:
         _warn_of_several_graders(tasks, trajectories)
     name = trajectories[0].model if trajectories else str(model)
@@ -175,7 +177,7 @@ def evaluate(
 def summarize(
     tasks: Sequence[Task], trajectories: Sequence[Trajectory], model: str, settings: dict[str, Any]
 ) -> Evaluation:
-    """The evaluation that graded ``trajectories`` amount to, one for each of ``tasks``, in the same order."""
+    """The evaluation for graded ``trajectories``, one for each of ``tasks``, in the same order."""
     by_set: dict[str, list[tuple[Task, Trajectory]]] = {}
     for task, trajectory in zip(tasks, trajectories, strict=True):
         by_set.setdefault(task.task_set, []).append((task, trajectory))
@@ -183,15 +185,15 @@ def summarize(
     return Evaluation(model, settings, _graders(trajectories), _mean(sets), sets)
 
 
-def _record_again(trajectories: Sequence[Trajectory], file: Path) -> None:
-    """Put them in the place of what the file has under their ids; what it has of other tasks stays."""
+def _replace(trajectories: Sequence[Trajectory], file: Path) -> None:
+    """Replace trajectories in a file by those with the same ids; all others stay."""
     new = {trajectory.task_id: trajectory for trajectory in trajectories}
     known = read_trajectories(file)
     write_trajectories([new.get(old.task_id, old) for old in known], read_header(file) or "{}", file)
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927): good for few tasks and for proportions near 0 and 1, too.
+    """The 95 % interval of a proportion (Wilson 1927). It works for few tasks, and for proportions near 0 and 1.
 
     >>> [round(end, 3) for end in wilson_interval(5, 10)]
     [0.237, 0.763]
@@ -205,13 +207,13 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 
 
 def _warn_of_several_graders(tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> None:
-    """Some of the episodes may be of another day, and graded since."""
+    """Warn if resumed episodes were regraded by another grader since."""
     for kind in sorted({task.kind for task in tasks}):
         graders = _graders([known for known, task in zip(trajectories, tasks, strict=True) if task.kind == kind])
         if len(graders) > 1:
             _log.warning(
-                "these scores are not to be compared: answers of the kind %s were graded by %s. Give --grader, or "
-                "grade all again (agentdistill grade)",
+                "these scores are not comparable: answers of the kind %s were graded by %s. Give --grader, or "
+                "regrade all of them (agentdistill grade)",
                 kind,
                 " and ".join(graders),
             )

@@ -1,8 +1,7 @@
-"""Results and trajectories as HTML: for the report, the demo's page, and notebooks.
+"""How are results and trajectories rendered as HTML, for the report, the demo's page, and notebooks?
 
-Trajectories hold what models wrote and what they read, so all text is escaped but what this package made as
-:class:`Html`. Nothing on a page is fetched from elsewhere. Not here: the viewer's page, which is built in the browser
-(pages/viewer.html), and plots (plots.py).
+Trajectories contain untrusted text, so all text is escaped except :class:`Html` from this package. Pages load nothing
+from other hosts. Not here: the viewer's page, which is built in the browser (pages/viewer.html), and plots (plots.py).
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,16 +14,16 @@ from agentdistill.trajectories import is_right, is_undecided
 
 
 class Html(str):
-    """Text that is HTML already. (markupsafe's idea, in two lines: notebooks show trajectories without any extra.)"""
+    """Text that is already HTML. (Like markupsafe, without the dependency: notebooks need no extra.)"""
 
 
 def html(text: str) -> Html:
-    """The text, escaped unless it is HTML already."""
+    """Escape the text, unless it is already HTML."""
     return text if isinstance(text, Html) else Html(escape(text))
 
 
 def load(name: str) -> str:
-    """A file of ``pages/``."""
+    """Read a file of ``pages/``."""
     return (resources.files("agentdistill.results") / "pages" / name).read_text(encoding="utf-8")
 
 
@@ -39,14 +38,14 @@ def page(title: str, parts: Iterable[Html]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
-    """A table; the first column is that of names."""
+    """A table whose first column has the names of the rows."""
     top = "".join(f"<th>{html(cell)}</th>" for cell in head)
     lines = "".join(f"<tr>{''.join(f'<td>{html(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     return Html(f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{lines}</tbody></table></div>')
 
 
 def episode(trajectory: Trajectory) -> Html:
-    """A trajectory: what the model wrote and what it was told, under its question, which unfolds it."""
+    """A trajectory: the question, which unfolds the turns of the model and the observations."""
     mark = "right" if is_right(trajectory) else "wrong"
     blocks = []
     for step in trajectory.steps:
@@ -68,6 +67,6 @@ def episode(trajectory: Trajectory) -> Html:
 
 
 def in_notebook(trajectory: Trajectory) -> str:
-    """A trajectory as a notebook shows it: unfolded."""
+    """An unfolded trajectory for a notebook."""
     shown = episode(trajectory).replace("<details", "<details open", 1)
     return f"<style>{load('episode.css')}</style>{shown}"

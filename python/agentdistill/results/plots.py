@@ -1,7 +1,7 @@
-"""Plots: figures of one look, as files and within a page.
+"""How are plots styled, saved, and embedded in pages?
 
-matplotlib is imported when the first is drawn; it comes with agentdistill[report] and with agentdistill[train]. Not
-here: what is drawn, which whoever has the figures knows best.
+matplotlib is imported with the first plot; it comes with agentdistill[report] and agentdistill[train]. Not here: what
+the plots show (report.py, demo/page.py).
 """
 
 import re
@@ -18,10 +18,10 @@ from agentdistill.results.page import Html, html
 COLOURS = (
     "#2f6f9f", "#d1792c", "#3f8f5f", "#8a5fa8", "#b8566b", "#8f8a2e", "#3a9a9a", "#7a5a3c", "#6d7a86",
 )  # fmt: skip
-"""Of arms, in their order: told apart on white and on black."""
+"""Colours of arms, in order; distinguishable on white and on black."""
 
 _INK, _SOFT, _GRID = "#20242c", "#5f6773", "#dcd8d0"
-"""As in pages/style.css, whose variables take their place within a page."""
+"""The colours of pages/style.css, whose variables replace them in a page."""
 
 _LOOK = {
     "svg.fonttype": "none",  # text stays text
@@ -51,11 +51,14 @@ _LOOK = {
 def figure(
     columns: int = 1, *, width: float = 4.0, height: float = 3.6, **options: Any
 ) -> Iterator[tuple[Any, list[Any]]]:
-    """An empty figure and its axes, side by side, to be drawn on within the block. ``width`` of each and ``height`` are
-    in inches; ``options`` are those of matplotlib's ``subplots``. Raises AgentDistillError without matplotlib."""
+    """An empty figure and its axes side by side, for drawing within the block.
+
+    ``width`` (of each) and ``height`` are in inches; ``options`` go to matplotlib's ``subplots``. Raises
+    AgentDistillError without matplotlib.
+    """
     need("matplotlib", "report")
     import matplotlib
-    from matplotlib.figure import Figure  # not pyplot, which keeps figures and may look for a screen
+    from matplotlib.figure import Figure  # not pyplot, which keeps figures and may open a display
 
     with matplotlib.rc_context(_LOOK):
         made = Figure(figsize=(width * columns + 0.6, height), layout="constrained")
@@ -63,7 +66,7 @@ def figure(
 
 
 def save(made: Any, path: Path) -> None:
-    """Write a figure to a file of the kind that its suffix names (.png)."""
+    """Write a figure to a file; its suffix (.png) decides the format."""
     import matplotlib
 
     with matplotlib.rc_context(_LOOK):
@@ -71,7 +74,7 @@ def save(made: Any, path: Path) -> None:
 
 
 def svg(made: Any) -> str:
-    """A figure as an SVG file without a background: the same for the same figure."""
+    """A figure as deterministic SVG without a background."""
     import matplotlib
 
     file = StringIO()
@@ -81,7 +84,7 @@ def svg(made: Any) -> str:
 
 
 def within_page(drawn: str, description: str) -> Html:
-    """An SVG as a part of a page, in the page's own colours. ``description`` is for who cannot see it."""
+    """An SVG as a part of a page, in the page's colours. ``description`` is for screen readers."""
     drawn = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>| xmlns(:\w+)?=\"[^\"]*\"", "", drawn, flags=re.DOTALL)
     for colour, variable in ((_INK, "ink"), (_SOFT, "soft"), (_GRID, "grid")):
         drawn = drawn.replace(colour, f"var(--{variable})")
@@ -90,7 +93,7 @@ def within_page(drawn: str, description: str) -> Html:
 
 
 def plot_losses(runs: Mapping[str, dict[str, Any]]) -> Any:
-    """The losses of training runs by their names; each run is its settings and its result, as in train.json."""
+    """Plot the losses of training runs by name; a run has the settings and the result of train.json."""
     units = {"nats²" if run["teacher"] else "nats" for run in runs.values()}
     with figure(width=6.0) as (plot, (axis,)):
         for (name, run), colour in zip(runs.items(), cycle(COLOURS), strict=False):

@@ -1,6 +1,6 @@
-"""Grade recorded answers again, by another grader or a newer version, without a new rollout, and say what that changed.
+"""How are recorded answers graded again, by another grader or version, without a new rollout?
 
-Not here: which grader, and how many answers get their grade (graders.py).
+Not here: which graders exist, and how answers are graded concurrently (grading/graders.py).
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ from agentdistill.terminal import in_columns
 from agentdistill.trajectories import is_right, is_undecided, write_trajectories
 
 _SHOWN = 20
-"""So many changes are shown."""
+"""Maximum number of changes to show."""
 
 
 class Change(NamedTuple):
-    """An answer whose score is another now."""
+    """An answer whose score changed."""
 
     before: Trajectory
     after: Trajectory
 
 
 class Agreement(NamedTuple):
-    """How a judge's verdicts on facts agree with exact match."""
+    """How a judge agrees with exact match on facts."""
 
     judged: int
     both_right: int
     both_wrong: int
     judge_alone: int
-    """Right for the judge, not for exact match."""
+    """Correct for the judge only."""
     match_alone: int
-    """Right for exact match, not for the judge."""
+    """Correct for exact match only."""
 
     def __str__(self) -> str:
         same = self.both_right + self.both_wrong
@@ -47,16 +47,16 @@ class Agreement(NamedTuple):
 
 
 class Regrading(NamedTuple):
-    """What grading again came to. ``str()`` of it is a table, and the first changes."""
+    """The result of regrading. ``str()`` shows a table and the first changes."""
 
     trajectories: list[Trajectory]
-    """All of them, in their order, with the new grades."""
+    """All trajectories with their new grades, in the same order."""
     changes: list[Change]
-    """Those whose score changed."""
+    """The answers whose score changed."""
     graders: list[str]
-    """Names and versions of the new grades' graders."""
+    """Names and versions of the new graders."""
     agreement: Agreement | None = None
-    """Of a judge with exact match; None where no judge graded."""
+    """Agreement of a judge with exact match; None without a judge."""
 
     def __str__(self) -> str:
         sets = dict.fromkeys(trajectory.task_set for trajectory in self.trajectories)
@@ -96,15 +96,17 @@ def regrade(
     concurrency: int = 64,
     progress: bool = True,
 ) -> Regrading:
-    """Grade ``trajectories`` again: some, those of a file, or those of a folder that ``evaluate`` made.
+    """Grade ``trajectories`` again: a sequence, a file, or a folder that ``evaluate`` wrote.
 
-    ``grader``: None grades by the task's kind, as rollouts do; ``"judge:MODEL"`` has a model, named as for
-    ``load_model``, judge facts, and needs an output, beside which it keeps what it was asked and replied
-    (``*.judge.jsonl``): stopped, and run again, it goes on; ``"FILE.py:FUNCTION"`` and ``"MODULE:FUNCTION"`` name a
-    function of one's own (see ``grading.function_grader``). ``kind`` is for all; else it is that of the old grader, or
-    told as ``load_tasks`` does. ``output`` gets what ``trajectories`` named, file or folder, with the new grades, and
-    is replaced whole; it may be the same. Raises TrajectoryError and OSError for files that cannot be read or written,
-    ValueError for a grader that is none, ModelError for a judge that cannot be had.
+    ``grader=None`` grades by the task's kind, as rollouts do. ``"judge:MODEL"`` lets a model, named as for
+    ``load_model``, judge facts. It needs an output, next to which it records prompts and replies (``*.judge.jsonl``);
+    if it was stopped, it resumes. ``"FILE.py:FUNCTION"`` and ``"MODULE:FUNCTION"`` name your own function (see
+    ``grading.function_grader``). ``kind`` applies to all tasks; by default it is that of the old grader, or chosen as
+    in ``load_tasks``. ``output`` is a file or folder, like ``trajectories``; existing output, which may be the input,
+    is replaced.
+
+    Raises TrajectoryError and OSError for files that cannot be read or written, ValueError for an invalid grader,
+    ModelError for a judge that is not available.
     """
     folder = file = None
     if isinstance(trajectories, str | Path):

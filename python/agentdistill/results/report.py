@@ -1,9 +1,8 @@
-"""What evaluations found, side by side, on one page: who is better and whether that could be luck, what it cost, how
-episodes failed, how far candidates agreed, and how students learnt.
+"""How do evaluations compare? One page with accuracy, significance, cost, failures, agreement and learning curves.
 
-Each run is an arm, named after its folder or file. Beside ``report.html`` a folder ``report_files`` gets the table of
-the paper's form (Markdown, LaTeX) and each plot (SVG, PNG). Not here: the tests of what could be luck (comparison.py),
-how a page looks (page.py, plots.py), and evaluation itself.
+Each run is an arm, named after its folder or file. Next to ``report.html``, a folder ``report_files`` has the paper's
+table (Markdown, LaTeX) and each plot (SVG, PNG). Not here: significance tests (comparison.py), the look of pages
+(page.py, plots.py), and evaluation itself.
 """
 
 import json
@@ -28,7 +27,7 @@ SIGNIFICANT = 0.05
 
 
 class Arm(NamedTuple):
-    """One way of solving the tasks, and what is shown of it."""
+    """One run in the comparison, with the data to show."""
 
     name: str
     evaluation: Evaluation
@@ -37,28 +36,28 @@ class Arm(NamedTuple):
     cost: dict[str, Any]
     """As in ``metrics.json``."""
     steps: Counter[int]
-    """Steps of an episode -> episodes."""
+    """Number of steps -> number of episodes."""
     cells: Counter[str]
-    """What candidates did: "value", "final_answer", and the ways to fail."""
+    """Outcome of a candidate ("value", "final_answer", or a failure) -> number of candidates."""
     agreement: list[tuple[float, bool]]
-    """Of each episode with several candidates, the share of them that agreed in its last step, and whether its answer
-    was right."""
+    """For each episode with several candidates: the share that agreed in the last step, and whether the answer was
+    right."""
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
-    """Write the page that compares ``runs``, and what lies beside it; return the page.
+    """Write a page that compares ``runs``, and the files next to it. Return the page.
 
-    A run is a folder of ``evaluate``, or one of such folders, or a trajectory file; a folder of ``train`` adds its
-    losses. Raises ValueError for a run that holds episodes of different settings, a task twice or one without an
-    answer, AgentDistillError without agentdistill[report], and OSError and TrajectoryError for what cannot be read or
-    written.
+    A run is a folder that ``evaluate`` wrote, a folder of several, or a trajectory file. A folder that ``train`` wrote
+    adds its losses. Raises ValueError for a run with episodes of different settings, a duplicate task, or a task
+    without an answer; AgentDistillError without agentdistill[report]; OSError and TrajectoryError for files that cannot
+    be read or written.
     """
     results = {run: result for run in map(Path, runs) if (result := _training(run))}
     learnt = {name: results[run] for run, name in run_names(list(results)).items()}
     played = run_names([run for run in map(Path, runs) if run not in results])
     arms = [load_arm(run, name) for run, name in played.items()]
     if not arms:
-        raise ValueError("there is nothing to report on: give folders of evaluate, or trajectory files")
+        raise ValueError("nothing to report: give folders that evaluate wrote, or trajectory files")
     output = Path(output)
     beside = output.with_name(f"{output.stem}_files")
     beside.mkdir(parents=True, exist_ok=True)
@@ -93,22 +92,22 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
 
 
 def _how(trajectory: Trajectory) -> dict[str, Any]:
-    """The settings of an episode, without the day of its run."""
+    """The settings of an episode without its date."""
     return {name: value for name, value in trajectory.sampling.items() if name != "date"}
 
 
 def load_arm(run: Path, name: str) -> Arm:
-    """Read what one run played."""
+    """Load the trajectories of one run."""
     trajectories = [trajectory for path in trajectory_files(run) for trajectory in read_trajectories(path)]
     if not trajectories:
-        raise ValueError(f"{run} holds no trajectory: was its evaluation stopped at once?")
+        raise ValueError(f"{run} has no trajectories: was its evaluation stopped at once?")
     first, right = trajectories[0], dict[tuple[str, str], bool]()
     for trajectory in trajectories:
         key = trajectory.task_set, trajectory.task_id
         if (trajectory.model, _how(trajectory)) != (first.model, _how(first)):
-            raise ValueError(f"{run} holds runs of different settings: give each of its folders by itself")
+            raise ValueError(f"{run} contains runs with different settings: give each folder separately")
         if trajectory.reference is None:
-            raise ValueError(f"{run}: task {trajectory.task_id!r} has no answer, so nobody can say what is right")
+            raise ValueError(f"{run}: task {trajectory.task_id!r} has no correct answer to compare with")
         if key in right:
             raise ValueError(f"{run} has task {trajectory.task_id!r} of {trajectory.task_set!r} twice")
         right[key] = is_right(trajectory)
@@ -129,7 +128,7 @@ def load_arm(run: Path, name: str) -> Arm:
 
 
 def run_names(runs: Sequence[Path]) -> dict[Path, str]:
-    """Each run by its last names that tell it from the others."""
+    """Short, distinct names for the runs, from the ends of their paths."""
     if twice := {str(run) for run in runs if runs.count(run) > 1}:
         raise ValueError(f"{', '.join(sorted(twice))} is given twice")
     bare = [run.resolve().with_suffix("") if run.is_file() else run.resolve() for run in runs]
@@ -140,28 +139,28 @@ def run_names(runs: Sequence[Path]) -> dict[Path, str]:
 
 
 def _training(run: Path) -> dict[str, Any] | None:
-    """What ``train.json`` says, where the run is a finished training."""
+    """The content of ``train.json`` if the run is a finished training run."""
     record = run / "train.json"
     if not record.is_file():
         return None
     known = json.loads(record.read_text(encoding="utf-8"))
     if not (result := known["result"]):
-        raise ValueError(f"{run} is a training that has not ended: leave it out, or let it end")
-    # The first versions did not say where they logged, which was at step 1 and at every fifth, and knew nothing else.
+        raise ValueError(f"{run} is an unfinished training run: finish it or leave it out")
+    # The first versions recorded only losses, which they logged at step 1 and at every fifth step.
     at = [max(1, 5 * number) for number in range(len(result["losses"]))]
     unsaid = {"teacher": None, "logged_at": at, "held_out_losses": [], "held_out_at": []}
     return {**unsaid, **known["run"], **result}
 
 
 def _agreed(step: Step) -> float | None:
-    """The share of a step's candidates that agreed with the winner; None where there was nothing to vote on."""
+    """The share of a step's candidates that agreed with the winner; None if there was only one candidate."""
     if len(step.candidates) < 2:
         return None
     return step.votes[0][1] / len(step.candidates) if step.votes else 0.0
 
 
 def _cells(trajectory: Trajectory) -> Iterator[str]:
-    """What each candidate did."""
+    """The outcome of each candidate."""
     for step in trajectory.steps:
         for candidate in step.candidates:
             if isinstance(candidate.action, ParseFailure):
@@ -173,7 +172,7 @@ def _cells(trajectory: Trajectory) -> Iterator[str]:
 # ---- the page, part by part ----------------------------------------------------------------------
 
 Plot = Callable[[str, str, Any], Html]
-"""Keeps a plot under a name, with a description, and gives it as a part of the page."""
+"""Saves a plot under a name, with a description, and returns it as a part of the page."""
 
 
 def _opening(arms: Sequence[Arm]) -> Html:
@@ -181,11 +180,13 @@ def _opening(arms: Sequence[Arm]) -> Html:
     sets, tasks = len(_sets(arms)), len({key for arm in arms for key in arm.right})
     said = f"{_many(len(arms), 'arm')} on {_many(tasks, 'task')} of {_many(sets, 'set')}."
     if len(arms) > 1:
-        said += f" The best mean is that of {best.name}, {best.evaluation.accuracy:.1%}."
+        said += f" {best.name} has the best mean, {best.evaluation.accuracy:.1%}."
     graders = {tuple(arm.evaluation.graders) for arm in arms}
-    warning = " Their graders differ: these scores are not to be compared." if len(graders) > 1 else ""
+    warning = " Their graders differ: these scores are not comparable." if len(graders) > 1 else ""
     if apart := [f"{a.name} and {b.name}" for a, b in combinations(arms, 2) if not a.right.keys() & b.right.keys()]:
-        warning += f" No task in common: {', '.join(apart)}. Tasks are the same by set and id: name their files alike."
+        warning += (
+            f" No task in common: {', '.join(apart)}. Tasks are matched by set and id: give their files the same names."
+        )
     if undecided := sum(result.undecided for arm in arms for result in arm.evaluation.sets):
         warning += f" Not graded, and counted as wrong: {_many(undecided, 'answer')}."
     return Html(f'<p class="soft">{html(said)}<b>{html(warning)}</b></p>')
@@ -218,7 +219,7 @@ def _accuracy(arms: Sequence[Arm], plot: Plot) -> list[Html]:
 
 
 def _plot_accuracy(arms: Sequence[Arm], sets: Sequence[str]) -> Any:
-    """A dot with its interval for each arm, the sets side by side."""
+    """A dot with an interval for each arm, with the sets side by side."""
     with figure(len(sets), width=max(2.2, 8.0 / len(sets)), height=1.0 + 0.32 * len(arms), sharey=True) as (made, axes):
         for axis, name in zip(axes, sets, strict=True):
             for place, (arm, colour) in enumerate(zip(arms, cycle(COLOURS), strict=False)):
@@ -235,7 +236,7 @@ def _plot_accuracy(arms: Sequence[Arm], sets: Sequence[str]) -> Any:
 
 
 def _differences(arms: Sequence[Arm]) -> list[Html]:
-    """Every two arms against each other."""
+    """Each pair of arms."""
     pairs = {(a.name, b.name): d for a, b in combinations(arms, 2) if (d := compare(a.right, b.right))}
     if not pairs:
         return []
@@ -259,8 +260,8 @@ def _differences(arms: Sequence[Arm]) -> list[Html]:
         Html("<h2>Differences</h2>"),
         Html(
             '<p class="soft">Points of mean accuracy by which the arm of the row is above that of the column, over the '
-            f"tasks that both have. Coloured where luck would hardly do it: p below {SIGNIFICANT} by the paired "
-            "permutation test of the same mean, raised for the number of comparisons (Holm).</p>"
+            f"tasks that both have. Coloured if significant: p below {SIGNIFICANT} in the paired "
+            "permutation test of the same mean, corrected for the number of comparisons (Holm).</p>"
         ),
         table(["", *(arm.name for arm in arms)], [[row.name, *(cell(row, column) for column in arms)] for row in arms]),
         Html(f"<details><summary>Each pair</summary>{table(head, [line(*one) for one in pairs.items()])}</details>"),
@@ -323,7 +324,7 @@ def _failures(arms: Sequence[Arm], plot: Plot) -> list[Html]:
 
 
 def _plot_shares(axis: Any, title: str, counts: dict[str, dict[str, int]]) -> None:
-    """A bar for each arm, cut up by what its episodes did."""
+    """A bar for each arm, divided by outcome."""
     left = [0.0] * len(counts)
     for kind, colour in zip(_kinds(counts), cycle(COLOURS), strict=False):
         shares = [counter.get(kind, 0) / sum(counter.values()) for counter in counts.values()]
@@ -341,17 +342,17 @@ def _counts(counts: dict[str, dict[str, int]]) -> Html:
 
 
 def _kinds(counts: dict[str, dict[str, int]]) -> list[str]:
-    """All kinds: numbers in order, names by how many there are."""
+    """All kinds: numbers in order, names by frequency."""
     total = sum((Counter(of) for of in counts.values()), Counter[str]())
     return sorted(total, key=lambda kind: (kind.isdigit() and int(kind), -total[kind]))
 
 
 BINS = ((0.0, 0.5), (0.5, 0.75), (0.75, 1.0), (1.0, 2.0))
-"""Shares of agreement: each from its first end to less than its second."""
+"""Ranges of agreement, without their upper ends."""
 
 
 def _agreement(arms: Sequence[Arm], plot: Plot) -> list[Html]:
-    """Does agreement say what is right?"""
+    """How accurate are answers, by agreement of the candidates?"""
     voting = [arm for arm in arms if arm.agreement]
     if not voting:
         return []
@@ -370,7 +371,7 @@ def _agreement(arms: Sequence[Arm], plot: Plot) -> list[Html]:
 
 
 def _by_agreement(arm: Arm) -> list[tuple[int, int]]:
-    """For each bin, how many answers were right, and how many there were."""
+    """For each bin, the number of correct answers, and of all answers."""
     bins = ([right for share, right in arm.agreement if low <= share < high] for low, high in BINS)
     return [(sum(right), len(right)) for right in bins]
 
@@ -405,7 +406,7 @@ def _training_table(results: dict[str, dict[str, Any]]) -> Html:
 
 
 def _settings(arms: Sequence[Arm]) -> list[Html]:
-    """What was run: where the arms differ, and what they share."""
+    """The settings: those that differ between arms, and those that all share."""
     every = {}
     for arm in arms:
         known = {"model": arm.evaluation.model, **arm.evaluation.settings, "graders": ", ".join(arm.evaluation.graders)}
@@ -430,7 +431,7 @@ def _markdown(arms: Sequence[Arm]) -> str:
 
 
 def _latex(arms: Sequence[Arm]) -> str:
-    """For the package booktabs."""
+    """A table for the LaTeX package booktabs."""
     head, rows = _cells_of_paper(arms, bold=r"\textbf{{{}}}", name=_in_latex)
     body = "\n".join(f"{' & '.join(row)} \\\\" for row in rows)
     columns = "l" + "r" * (len(head) - 1)
@@ -441,7 +442,7 @@ def _latex(arms: Sequence[Arm]) -> str:
 def _cells_of_paper(
     arms: Sequence[Arm], bold: str, name: Callable[[str], str] = str
 ) -> tuple[list[str], list[list[str]]]:
-    """Accuracies in percent, a row for each arm, a column for each set and their mean; the best of a column bold."""
+    """Accuracies in percent: a row per arm, a column per set and for the mean, with the best of each column in bold."""
     sets = _sets(arms)
     columns = [[result.accuracy if (result := _result(arm, of)) else None for arm in arms] for of in sets]
     columns.append([arm.evaluation.accuracy for arm in arms])
@@ -478,13 +479,13 @@ def _result(arm: Arm, task_set: str) -> SetResult | None:
 
 
 def _with_n(name: str, arms: Sequence[Arm]) -> Html:
-    """The name of a set, and how many tasks of it the arms have."""
+    """The name of a set, and the number of its tasks in the arms."""
     sizes = sorted({result.n for arm in arms if (result := _result(arm, name))})
     return Html(f"{html(_said(name))} <br><small>n = {' to '.join(map(str, {sizes[0], sizes[-1]}))}</small>")
 
 
 def _reach(values: Sequence[float], ends: Sequence[tuple[float, float]]) -> list[list[float]]:
-    """How far intervals reach below and above their values, as matplotlib takes it (never a rounding error below 0)."""
+    """Lengths of intervals below and above their values, as matplotlib wants them (never negative by rounding)."""
     pairs = list(zip(values, ends, strict=True))
     below = [max(0.0, value - low) for value, (low, _) in pairs]
     return [below, [max(0.0, high - value) for value, (_, high) in pairs]]

@@ -1,13 +1,11 @@
-"""Read trajectories in a browser: a local server, and an index that knows where each lies in its file.
+"""How are trajectories read in a browser? With a local server, and an index of their places in the files.
 
-The index is filled on a thread while the page is already open, and keeps less than a kilobyte of a trajectory: what a
-list shows of it and what it can be chosen by. The lines themselves stay on disk, and are read when they are looked at
-or searched through.
+A thread fills the index while the page is already open. The index has less than a kilobyte per trajectory: what the
+list shows, and what it can be filtered by. The lines stay on disk until someone looks at or searches them.
 
-Trajectories hold what models wrote and what they read, so the page makes text of them, never HTML, and its Content
-Security Policy forbids it anything else. The server listens on this machine alone unless told otherwise, and refuses
-requests under a name that is not its own, by which a page of the web could otherwise read what is served here (DNS
-rebinding).
+Trajectories contain untrusted text. The page shows them as text, never as HTML, which its Content Security Policy
+enforces. The server listens only on this machine by default, and refuses requests for other host names, with which a
+web page could otherwise read the trajectories (DNS rebinding).
 
 Not here: the page (pages/viewer.html).
 """
@@ -35,7 +33,7 @@ from agentdistill._core import AgentDistillError, Trajectory, TrajectoryError, r
 from agentdistill.results.page import load
 
 Verdict = Literal["right", "wrong", "failed", "ungraded"]
-"""Of an episode: its answer is right, or wrong; it gave none; nobody knows."""
+"""Whether an answer is right or wrong, the episode failed to give one, or it was not graded."""
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
@@ -43,53 +41,55 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 def trajectory_files(run: Path) -> list[Path]:
     """The trajectory files of a run: the file itself, or each ``trajectories.jsonl`` at any depth of a folder.
 
-    Raises OSError where there is nothing, ValueError for a folder without any.
+    Raises OSError for a missing path, ValueError for a folder without trajectories.
     """
     if not run.is_dir():
         run.stat()
         return [run]
     if not (found := sorted(run.rglob("trajectories.jsonl"))):
-        raise ValueError(f"{run} has no trajectories.jsonl at any depth: give a folder of evaluate, or a file")
+        raise ValueError(f"{run} has no trajectories.jsonl at any depth: give a folder that evaluate wrote, or a file")
     return found
 
 
 # ---- the index -----------------------------------------------------------------------------------
 
 
-class Chosen(NamedTuple):
-    """What a list is narrowed to; "" narrows nothing."""
+class Filter(NamedTuple):
+    """What a list is filtered by; "" matches everything."""
 
     verdict: str = ""
     kind: str = ""
-    """How the episode ended, or what code of it did ("exception"), or why a completion did not parse."""
+    """An outcome of the episode, of its code ("exception"), or a kind of parse failure."""
     task_set: str = ""
     file: str = ""
     text: str = ""
-    """What question, answers or id hold, whatever the case of its letters."""
+    """Text in the question, the answers or the id, ignoring case."""
     everywhere: bool = False
-    """Whether ``text`` may stand anywhere in the trajectory (ignoring the case of ASCII letters)."""
+    """Search ``text`` in the whole trajectory (ignoring the case of ASCII letters)."""
 
 
 class TrajectoryIndex:
-    """Where the trajectories of some files are, and what a list shows of them. One thread fills it by :meth:`fill`;
-    others may read what is there at any time."""
+    """The places of trajectories in files, and what a list shows of each.
+
+    One thread fills it with :meth:`fill`; others can read it at any time.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Raises OSError and TrajectoryError for files that hold no trajectories."""
+        """Raises OSError and TrajectoryError for files without trajectories."""
         for path in files:
             _check(path)
         self._files = [path.open("rb", buffering=1 << 20) for path in files]
         self._total = sum(path.stat().st_size for path in files)
         common = Path(os.path.commonpath([path.parent for path in files]))
         self.names = [_name(path.relative_to(common)) for path in files]
-        """What each file is called."""
+        """The displayed name of each file."""
         self.read = 0
-        """Bytes that have been gone through."""
+        """Bytes that have been indexed."""
         self.done = False
         self.damaged: list[str] = []
-        """Places of lines that are no trajectories."""
+        """Places of lines that are not trajectories."""
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in ("verdict", "kind", "task_set", "file")}
-        """How many trajectories each choice has."""
+        """Number of trajectories for each value of a filter."""
         self._starts, self._lengths = array("Q"), array("Q")
         self._in_file, self._verdicts = array("H"), array("B")
         self._steps, self._sets, self._kinds = array("L"), array("L"), array("Q")
@@ -103,11 +103,11 @@ class TrajectoryIndex:
 
     @property
     def share(self) -> float:
-        """Of the files, how much has been gone through: 0 to 1."""
+        """The share of the files that has been indexed, from 0 to 1."""
         return 1.0 if self.done else self.read / max(self._total, 1)
 
     def fill(self) -> None:
-        """Go through the files from their beginnings to the ends they have now."""
+        """Index the files up to their current ends."""
         for number, file in enumerate(self._files):
             start = 0
             for line_number, line in enumerate(file, 1):
@@ -117,7 +117,7 @@ class TrajectoryIndex:
                     try:
                         self._add(number, start, line)
                     except (AgentDistillError, ValueError, KeyError, TypeError, OverflowError):
-                        if line.endswith(b"\n"):  # else a writer is at it, or was killed
+                        if line.endswith(b"\n"):  # else it is being written, or its writer was killed
                             self.damaged.append(f"{self.names[number]}:{line_number}")
                 start += len(line)
                 self.read += len(line)
@@ -136,7 +136,7 @@ class TrajectoryIndex:
             bits |= 1 << self._known_kinds.setdefault(kind, len(self._known_kinds))
         task_set = known["task_set"]
         texts = (known["question"][:300], known["answer"] or "", known["reference"] or "", known["task_id"])
-        self._kinds.append(bits)  # first: more kinds than bits are an OverflowError, and nothing has been added
+        self._kinds.append(bits)  # first, because too many kinds raise OverflowError before anything is added
         self._starts.append(start)
         self._lengths.append(length)
         self._in_file.append(file)
@@ -147,10 +147,12 @@ class TrajectoryIndex:
         self.counts["kind"].update(kinds)
         self.counts["task_set"][task_set] += 1
         self.counts["file"][self.names[file]] += 1
-        self._texts.append("\0".join(text.replace("\0", " ")[:300] for text in texts))  # last: now it is there
+        self._texts.append(
+            "\0".join(text.replace("\0", " ")[:300] for text in texts)
+        )  # last, because __len__ counts these
 
     def row(self, number: int) -> dict[str, Any]:
-        """What a list shows of a trajectory."""
+        """The row of a trajectory in a list."""
         question, answer, reference, task_id = self._texts[number].split("\0")
         return {
             "number": number,
@@ -165,11 +167,11 @@ class TrajectoryIndex:
         }
 
     def line(self, number: int) -> bytes:
-        """A trajectory as it is in its file: JSON."""
+        """The line of a trajectory in its file (JSON)."""
         return os.pread(self._files[self._in_file[number]].fileno(), self._lengths[number], self._starts[number])
 
-    def choose(self, chosen: Chosen, end: int) -> "array[int]":
-        """The numbers of those among the first ``end`` that are chosen, in order."""
+    def choose(self, chosen: Filter, end: int) -> "array[int]":
+        """The numbers of the trajectories among the first ``end`` that pass the filter, in order."""
         numbers: Iterator[int] = iter(range(end))
         if chosen.verdict:
             verdict = VERDICTS.index(chosen.verdict)
@@ -191,17 +193,17 @@ class TrajectoryIndex:
         return array("L", numbers)
 
     def stop(self) -> None:
-        """End :meth:`fill` where it is."""
+        """Stop :meth:`fill`."""
         self._stopped = True
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for file in self._files:
             file.close()
 
 
 def _check(path: Path) -> None:
-    """Raise TrajectoryError for a file whose first line after its header is no trajectory."""
+    """Raise TrajectoryError for a file whose first line after the header is not a trajectory."""
     header = read_header(path) is not None
     with path.open("rb") as file:
         first = next(islice(file, header, None), b"")
@@ -213,16 +215,14 @@ def _check(path: Path) -> None:
 
 
 def _name(path: Path) -> str:
-    """A file by its place among the others: an evaluation's by its folder."""
+    """The displayed name of a file; that of an evaluation is its folder."""
     return str(path.parent if path.name == "trajectories.jsonl" and path.parent.name else path)
 
 
 def _summary(line: bytes) -> dict[str, Any] | None:
-    """What is known of a trajectory before its messages and after its steps, where it is written as our writer does it;
-    None where it is not.
+    """The fields of a trajectory before its messages and after its steps; None if our writer did not write it.
 
-    Only that is read, as the rest is long. (Within a string of JSON a quote has a backslash, so no text can look like
-    these marks.)
+    The long rest is not parsed. (In a JSON string, quotes are escaped, so no text can contain these markers.)
     """
     head, tail = line.find(b',"messages":['), line.rfind(b'],"outcome":"')
     end = line.find(b',"sampling":{', tail)
@@ -238,7 +238,7 @@ def _summary(line: bytes) -> dict[str, Any] | None:
 
 
 def _kinds(line: bytes) -> set[str]:
-    """Every ``kind`` in a trajectory: its own, those of its observations, and why completions did not parse."""
+    """Every ``kind`` in a trajectory: its own, and those of its observations and parse failures."""
     return {part[:24].split(b'"')[0].decode() for part in line.split(b'"kind":"')[1:]}
 
 
@@ -253,18 +253,17 @@ def _verdict(outcome: str, score: float | None) -> Verdict:
 # ---- the server ----------------------------------------------------------------------------------
 
 Learnt = Callable[[Trajectory], list[tuple[str, str | None]]]
-"""A trajectory as its student learns it: pieces of text, each with the kind of its span, None where nothing is
-learnt."""
+"""Maps a trajectory to pieces of text, each with the kind of its span, or None if it has no loss."""
 
 
 @contextmanager
 def viewer(
     files: Sequence[Path], *, host: str = "127.0.0.1", port: int = 0, learnt: Learnt | None = None
 ) -> Iterator[str]:
-    """Serve the viewer of some trajectory files while the block runs; its address.
+    """Serve the viewer for trajectory files while the block runs, and yield its address.
 
-    ``learnt``, where it is given, lets the page show what a student learns. Port 0 takes a free one. Raises OSError
-    for an address that cannot be had, and what :class:`TrajectoryIndex` raises.
+    With ``learnt``, the page shows which tokens a student learns. Port 0 picks a free port. Raises OSError if it cannot
+    listen on the address, and what :class:`TrajectoryIndex` raises.
     """
     index = TrajectoryIndex(files)
     try:
@@ -301,11 +300,11 @@ class _Server(ThreadingHTTPServer):
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a browser that has gone away is no news
+        if not isinstance(sys.exception(), ConnectionError):  # ignore a browser that disconnected
             super().handle_error(request, client_address)
 
-    def choose(self, chosen: Chosen) -> "array[int]":
-        with self._choosing:  # one at a time: a page asks for several parts of a list at once
+    def choose(self, chosen: Filter) -> "array[int]":
+        with self._choosing:  # one at a time, since a page requests several parts of a list at once
             return self._choose(chosen, len(self.index))
 
 
@@ -314,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        if not self._is_for_us():
+        if not self._has_own_host():
             return self._answer(b"this name is not that of the viewer\n", "text/plain", HTTPStatus.FORBIDDEN)
         try:
             url = urlsplit(self.path)
@@ -335,9 +334,11 @@ class _Handler(BaseHTTPRequestHandler):
         except (ValueError, TypeError, IndexError, OverflowError, AgentDistillError) as error:
             self._answer(f"{error}\n".encode(), "text/plain", HTTPStatus.BAD_REQUEST)
 
-    def _is_for_us(self) -> bool:
-        """Whether the request names this server as only its own page does: by a number, as localhost, or by the name
-        it was told to listen at. A page that has its name point here still asks under that name."""
+    def _has_own_host(self) -> bool:
+        """Whether the host name is one of this server's: an IP address, localhost, or the name that it listens on.
+
+        A web page whose name resolves to this machine still uses its own name.
+        """
         try:
             name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
             return name in ("localhost", self.server.host) or bool(ip_address(name))
@@ -368,7 +369,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self, query: dict[str, str]) -> dict[str, Any]:
         """The trajectories chosen, ``count`` of them from ``start`` on."""
         start, count = int(query.pop("start", 0)), min(int(query.pop("count", 100)), 1000)
-        chosen = Chosen(**{**query, "everywhere": "everywhere" in query})  # type: ignore[arg-type]  # others are a TypeError
+        chosen = Filter(**{**query, "everywhere": "everywhere" in query})  # type: ignore[arg-type]  # others are a TypeError
         numbers = self.server.choose(chosen)
         return {"total": len(numbers), "rows": [self.server.index.row(i) for i in numbers[start : start + count]]}
 
@@ -394,4 +395,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: the terminal is its user's."""
+        """Log nothing to the user's terminal."""
