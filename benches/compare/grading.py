@@ -12,7 +12,7 @@ they pin versions of sympy's parsers that differ from ours:
 - the grader of Qwen2.5-Math's evaluation (a checkout's folder ``evaluation``, with ``latex2sympy`` in it), which the
   paper's code has as well: its own extraction of a boxed answer, ``strip_string``, ``math_equal``.
 
-A peer that cannot be imported is said to be absent. A comparison of more than 10 s, or one that raises, is a refusal.
+A peer that cannot be imported is said to be absent. A comparison of more than 5 s, or one that raises, is a refusal.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 10
+SECONDS = 5
 
 
 def main() -> None:
