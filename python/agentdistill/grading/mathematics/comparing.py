@@ -325,7 +325,9 @@ def _progressions(values: list[Expr], parameter: Symbol) -> list[_Progression] |
 
 def _evaluated(value: Expr, point: dict[Symbol, Expr]) -> Expr | None:
     """A number to thirty digits, exact where it is rational; None where there is none."""
-    if point:
+    if any(power.exp.free_symbols for power in value.atoms(sympy.Pow)):  # an exact power of powers has no end
+        value = value.evalf(_DIGITS, subs=point, maxn=400)
+    elif point:
         value = value.subs(point)
     if value.is_Rational or value in (oo, -oo):
         return value
@@ -356,7 +358,8 @@ def _simple(value: Value) -> Value:
     if isinstance(value, Listing) and value.brackets in ("", "{}", "[]"):
         names = {item.left for item in value.items if isinstance(item, Relation) and item.operator == "="}
         if len(names) <= 1:
-            return Listing(value.brackets, tuple(map(_simple, value.items)))
+            is_set = bool(names) and len(value.items) > 1  # x = 1 or x = 2 are no x = 1, y = 2
+            return Listing("{}" if is_set else value.brackets, tuple(map(_simple, value.items)))
     return value
 
 

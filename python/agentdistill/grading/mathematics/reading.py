@@ -212,6 +212,8 @@ class _Parser:
         first, *others = items
         if isinstance(first, Relation) and first.operator == "!=" and all(isinstance(other, Expr) for other in others):
             return All((first, *(Relation("!=", first.left, other) for other in others)))
+        if (bounded := _bounded(items)) is not None:
+            return bounded
         *values, last = items
         if isinstance(last, Member) and isinstance(last.values, NumberSet) and not isinstance(values[-1], Member):
             rest = values[0] if len(values) == 1 else Listing("", tuple(values))
@@ -236,6 +238,8 @@ class _Parser:
         while self._take(r"\lor", r"\vee") or (_is_condition(parts[-1]) and self._take("|")):
             parts.append(self._conjunction())
         value = parts[0] if len(parts) == 1 else _either(parts)
+        if self._take(r"\choose"):
+            return self._apply(sympy.binomial, [_expr(value), _expr(self._clause())])
         return _quotient(_expr(value), _expr(self._clause())) if self._take(r"\over") else value
 
     def _conjunction(self) -> Value:
@@ -288,6 +292,8 @@ class _Parser:
                 value = _union([value, other])
             elif token in (r"\setminus", r"\backslash"):
                 value = Without(_as_set(value), _as_set(other))
+            elif token == "-" and isinstance(value, NumberSet | Interval | Union):
+                value = Without(value, _as_set(other))
             else:
                 value = _expr(value) + self._signed(token, _expr(other))
         return value
@@ -481,10 +487,10 @@ class _Parser:
                 base = _expr(self._argument())
             else:
                 power = _expr(self._exponent())
-        if self._peek() in ("(", "{"):
+        if self._peek() in ("(", "{") or (self._peek() == r"\{" and name in ("min", "max")):
             opening = self._next()
             arguments = [_expr(item) for item in self._within(lambda: self._items(")"))]
-            self._expect({"(": ")", "{": "}"}[opening])
+            self._expect({"(": ")", "{": "}", r"\{": r"\}"}[opening])
         elif name in _BY_NAME and name != "sqrt":
             raise UnreadError(name)
         else:
@@ -812,6 +818,19 @@ def _relate(operator: str, left: Value, right: Value) -> Relation:
 
 def _is_condition(value: Value) -> bool:
     return isinstance(value, Relation | All)
+
+
+def _bounded(items: list[Value]) -> All | None:
+    """``x > 2, x < 5``, where a comma is an "and": both ends of an interval."""
+    relations = tuple(item for item in items if isinstance(item, Relation) and item.operator in ("<", "<="))
+    if len(relations) != len(items) or len(items) != 2:
+        return None
+    member = solved(All(relations))
+    if member is None or not isinstance(member.values, Interval):
+        return None
+    low, high = member.values.low, member.values.high
+    is_interval = low.is_number and high.is_number and low not in (-oo, oo) and high not in (-oo, oo) and low < high
+    return All(relations) if is_interval else None
 
 
 def _either(parts: list[Value]) -> Value:

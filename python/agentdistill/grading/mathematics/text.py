@@ -50,6 +50,7 @@ _CHARACTERS: dict[str | int, str | None] = {
     "\N{GREATER-THAN OR EQUAL TO}": r"\ge ",
     "\N{NOT EQUAL TO}": r"\ne ",
     "\N{ALMOST EQUAL TO}": r"\approx ",
+    "\N{IDENTICAL TO}": r"\equiv ",
     "\N{LEFT FLOOR}": r"\lfloor ",
     "\N{RIGHT FLOOR}": r"\rfloor ",
     "\N{LEFT CEILING}": r"\lceil ",
@@ -93,9 +94,14 @@ _KEY = re.compile(r"""(['"])([A-Za-z]\w*)\1(?=\s*:)""")
 _WRAPPED = re.compile(r"""(\*{1,3}|`+|"|')((?:(?!\1).)+)\1\.?""", re.DOTALL)
 """Emphasis of Markdown, or quotes."""
 _DISPLAYED = re.compile(r"\\\[(?!.*\\\[)(.*)\\\]\.?|\\\((?!.*\\\()(.*)\\\)\.?|\$\$?([^$]+)\$?\$\.?")
+_LAYOUT = re.compile(
+    r"\\(?:textcolor|color|[hv]space\*?)\s*\{[^{}]*\}|\\underline(?![a-z])|"
+    r"\\(?:begin|end)\s*\{(?:align|aligned|equation|gather|math|displaymath)\*?\}"
+)
+_BRACKETS = {r"\lbrace": r"\{", r"\rbrace": r"\}", r"\langle": "(", r"\rangle": ")"}
 _GROUPS = re.compile(r"([-+]?)(\d{1,3})((?:([ _'])\d{3})(?:\4\d{3})*)(\.\d+)?")
 """Thousands parted by blanks, as in Python, or as in Switzerland."""
-_REPEATED = re.compile(r"([-+]?\d*\.\d*?)(\d{1,6}?)\2{2,}(?:\.\.\.|\\l?dots)")
+_REPEATED = re.compile(r"([-+]?\d*\.\d*?)(?:(\d{1,6}?)\2{2,}(?:\.\.\.|\\l?dots)|\((\d+)\)$)")
 _IN_BASE = re.compile(r"(\w+)\$?,?\s*\(?(?:in\s+)?base[\s-](\d{1,2})\)?\.?$")
 _HALF = re.compile(r"(?<![\w.)}^/])(\d+/\d+)\s(?=[A-Za-z(]|\\(?:sqrt|pi)\b)")
 """A fraction before a factor: 1/2 x is not 1/(2x)."""
@@ -134,7 +140,8 @@ _DOMAINS = [
 
 def undress(text: str) -> Dressed:
     """The value of an answer, without its dress: box, dollar signs, unit, ``x =``, blanks."""
-    text = " ".join(_boxed(text.rpartition("####")[2]).split())
+    text = " ".join(_LAYOUT.sub(" ", _boxed(text.rpartition("####")[2])).split())
+    text = re.sub(r"\\[lr](?:brace|angle)(?![a-z])", lambda found: _BRACKETS[found[0]], text)
     while inner := _WRAPPED.fullmatch(text) or TEXT.fullmatch(text) or _DISPLAYED.fullmatch(text):
         text = inner[inner.lastindex or 0].strip()
     text = re.sub(r"\bPoint[23]D\(", "(", text)
@@ -142,9 +149,10 @@ def undress(text: str) -> Dressed:
     text = _KEY.sub(r"\2", _MODULE.sub("", _PRINTED.sub(r"\1", text)))
     if _GROUPS.fullmatch(text):
         text = re.sub("[ _']", "", text)
-    text = re.sub(r"[\s,;?]+$|^=\s*", "", _ANNOUNCED.sub("", text))
+    text = re.sub(r"[\s,;?]+$|(?<!\\)\\$|^=\s*", "", _ANNOUNCED.sub("", text))
     text = _magnitude(_IN_BASE.sub(r"\1_{\2}", text))
-    text = _domain(_REPEATED.sub(r"\1\\overline{\2}", text))
+    text = _domain(_REPEATED.sub(r"\1\\overline{\2\3}", text))
+    text = re.sub(r"\(\s*\\?mod\s+(\w+)\s*\)", r"\\pmod{\1}", text)
     if _ARRAY.fullmatch(text):
         text = re.sub(r"\]\s*\[", "],[", re.sub(r"(?<=[\d.])\s+(?=[-+.\d])", ",", text))
     if "[" in text or "{" in text:
@@ -170,7 +178,7 @@ def undress(text: str) -> Dressed:
         text = str(counted.index(word))
     text = _PHRASES.get(word.removeprefix("the "), text)
     text = _joined(_union(text))
-    if re.search(r"\d", text) or _LETTERS.fullmatch(text):
+    if re.search(r"[\d=]", text) or _LETTERS.fullmatch(text):
         text = re.sub(r"\s*,?\s*\b(?:and|or)\b\s*", ", ", text)
     if is_prose(text):
         return Dressed(text.strip().rstrip("."))

@@ -24,6 +24,7 @@ _SIZES = {
     "speed": "mph .44704, kph 5/18",
     "angle": "degree 1, deg 1",
     "units": "unit 1",
+    **{word: f"{word} 1" for word in ("noon", "midnight", "north", "south", "east", "west", "profit", "loss")},
     "Fahrenheit": "F 1, Fahrenheit 1",
     "Celsius": "C 1, Celsius 1",
     "morning": "am 1, a.m 1, AM 1, A.M 1",

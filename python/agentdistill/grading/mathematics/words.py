@@ -12,7 +12,7 @@ GREEK = (
 )
 _NAMES = re.compile(
     r"(?:Interval|Union|Reals|Integers|EmptySet|True|False|arc|"
-    r"sqrt|a?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|GoldenRatio|infinity|inf|infty|pi|pmatrix|cdot|frac)+|"
+    r"sqrt|a?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|lcm|gcd|GoldenRatio|infinity|inf|infty|pi|pmatrix|cdot|frac)+|"
     + "|".join(GREEK),
     re.IGNORECASE,
 )
@@ -25,8 +25,11 @@ def is_prose(text: str) -> bool:
 
 _CHOICE = re.compile(r"\(?([A-Z])\)?")
 _CHOSEN = re.compile(
-    r"(?:(?i:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer))\s*:?\s*)?\(?([A-Z])\)?|\(([A-Z])\)[.:]?\s*\S.*"
+    r"(?:(?i:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer))\s*:?\s*)?\(?([A-Z])\)?"
+    r"|(?:\((?=[A-Z]\))|(?=[A-Z][.)]))([A-Z])[.):]+\s*\S.*"
 )
+_NO_TEXT = re.compile(r"\(?[A-Z][.):]+\s*(?:(?:and|or|not|is|are)\b|[-+*/^=_,]|[A-Z]\W*$)")
+"""A letter that goes on otherwise than with the text of its choice."""
 
 
 def chosen(reference: str, answer: str) -> bool:
@@ -34,6 +37,6 @@ def chosen(reference: str, answer: str) -> bool:
     right, said = _CHOICE.fullmatch(reference), _CHOSEN.fullmatch(answer)
     if not right or not said or len(re.findall(r"\([A-Z]\)", answer)) > 1:
         return False
-    if said[2] and re.match(r"\([A-Z]\)[.:]?\s*(?:and|or|not|is|are|[-+*/^=_,])", answer):
+    if said[2] and _NO_TEXT.match(answer):
         return False
     return right[1] == (said[1] or said[2])
