@@ -140,7 +140,7 @@ def test_results_of_other_tasks_are_refused(evaluated: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="more trajectories of 'facts' than results"):
         regrade(folder, output=tmp_path / "new", progress=False)
     (folder / "results.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"results\.json is not what an evaluation writes"):
+    with pytest.raises(ValueError, match=r"results\.json was not written by an evaluation"):
         regrade(folder, progress=False)
     (folder / "results.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no results\.json: let its evaluation end first"):

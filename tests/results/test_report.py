@@ -135,7 +135,7 @@ def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path) -> None:
         write_report([runs / "missing"], tmp_path / "r.html")
     asked = Trajectory("q", "?")
     (tmp_path / "asked.jsonl").write_text(asked.to_json() + "\n")
-    with pytest.raises(ValueError, match="'q' has no answer"):
+    with pytest.raises(ValueError, match="'q' has no correct answer"):
         write_report([tmp_path / "asked.jsonl"], tmp_path / "r.html")
     graded = Trajectory("q", "?", reference="1", score=0.0).to_json() + "\n"
     (tmp_path / "twice.jsonl").write_text(graded * 2)
