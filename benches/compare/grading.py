@@ -32,12 +32,13 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has the peers")
     parser.add_argument("--qwen", help="the folder evaluation of Qwen2.5-Math")
     parser.add_argument("--count", type=int, default=1000, help="of generated pairs of each source")
+    parser.add_argument("--every", type=int, default=1, help="take one pair of so many")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.peer:
         serve(given.peer)
         return
-    sets = pairs(given.count)
+    sets = {source: made[:: given.every] for source, made in pairs(given.count).items()}
     rows = {"agentdistill": ours(sets), "agentdistill, math-reference": ours(sets, is_loose=True)}
     peers = {"math-verify": "math-verify", "Qwen2.5-Math's grader": given.qwen and f"qwen:{given.qwen}"}
     for name, peer in peers.items():
