@@ -316,7 +316,7 @@ def save_or_die(self, folder):
 
 Trainer._save_rng_state = save_or_die
 for name in sys.argv[3:]:
-    train(EXAMPLES, sys.argv[2], name, TOGETHER[name], progress=False)
+    train(EXAMPLES, sys.argv[2], name, TOGETHER[name], overwrite="OVERWRITE" in os.environ, progress=False)
 """
 ADAPTER = replace(LORA, epochs=3, dropout=0.0)
 HELD_OUT = replace(TINY, epochs=40, learning_rate=5e-2, schedule="constant", held_out=0.25, patience=2)
@@ -361,6 +361,15 @@ def test_two_processes_train_the_student_of_one(base: Path, tmp_path: Path) -> N
             assert together[logged] == pytest.approx(single[logged], abs=1e-3)
         student = tmp_path / name / alone.relative_to(folder)
         assert losses(student, EXAMPLES) == pytest.approx(losses(alone, EXAMPLES), abs=1e-2)
+
+
+def test_two_processes_overwrite_the_run_of_one(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(EXAMPLES, base, tmp_path / "whole", replace(TINY, epochs=1), progress=False)
+    monkeypatch.setenv("OVERWRITE", "1")
+    failed = launch(base, tmp_path, ["whole"])
+    assert not failed, failed
+    record = json.loads((tmp_path / "whole" / "train.json").read_text())
+    assert record["run"]["epochs"] == TINY.epochs and record["result"]["steps"] == 12
 
 
 def test_a_killed_sharded_run_goes_on_with_another_number_of_processes(base: Path, tmp_path: Path) -> None:

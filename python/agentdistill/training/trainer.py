@@ -103,8 +103,10 @@ def train(
         check_four_bits()
     run = {"model": str(model), "examples": len(fitting), "data": _fingerprint(fitting), **asdict(config)}
     run |= {"learning_rate": config.rate, "sft_config": [*config.sft_config], "lora_config": [*config.lora_config]}
-    if overwrite and is_first():
-        clear(output)
+    if overwrite:
+        if is_first():
+            clear(output)
+        settings.distributed_state.wait_for_everyone()  # none takes the old run for the one to go on with
     if not claim(output, run):
         if config.teacher is not None:
             from agentdistill.training.likelihood import judged
