@@ -143,7 +143,7 @@ def test_results_of_other_tasks_are_refused(evaluated: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"results\.json was not written by an evaluation"):
         regrade(folder, progress=False)
     (folder / "results.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no results\.json: let its evaluation end first"):
+    with pytest.raises(FileNotFoundError, match=r"has no results\.json: finish its evaluation first"):
         regrade(folder, progress=False)
 
 

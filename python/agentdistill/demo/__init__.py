@@ -1,8 +1,7 @@
-"""The whole paper in miniature: a generated world, a scripted teacher, three tiny students, really trained and
-evaluated.
+"""Does the whole method work on this machine, in minutes? A generated world, a scripted teacher, and tiny students.
 
-world.py makes the encyclopaedia and the tasks, teacher.py answers them, base/ holds the students before training
-(pretrain.py made them), run.py goes through the steps, page.py shows the results.
+world.py generates the encyclopaedia and the tasks, teacher.py solves them, base/ has the students' base models (made by
+pretrain.py), run.py runs the steps, and page.py shows the results.
 """
 
 from agentdistill.demo.run import demo

@@ -1,6 +1,6 @@
-"""The demo's results to look at: two plots (PNG), and one self-contained page with trajectories to read.
+"""How are the demo's results shown? As two plots (PNG), and one self-contained page with sample trajectories.
 
-Not here: how the results came about (run.py).
+Not here: computing the results (run.py).
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ COLOURS = {"cot": "#9aa5b1", "agent": "#2f6f9f", "agent+sag": "#d1792c"}
 
 WHAT_THIS_IS = Html("""
 <h2>What is generated, and what this does and does not show</h2>
-<p><b>Real:</b> the search index, the sandbox the code ran in, the parsing and voting, the selection, the training
-(every student learnt on this machine, minutes ago) and the evaluation. They are the parts used for large models.</p>
+<p><b>Real:</b> the search index, the sandbox, parsing and voting, selection, training (on this machine, minutes ago)
+and evaluation. They are the same parts as for large models.</p>
 <p><b>Generated:</b> the encyclopaedia (invented names, linked in clusters of ten), the questions (a few wordings), the
-word problems, and the teacher: a script that reads the question and the observations, plans, searches, codes, and errs
-in a given share of its episodes. The students are a thousand times smaller than the paper's smallest; their bases have
-read other generated text (records, calls, sums, tables) with other names, numbers and relations, and no Thought, search
-or final_answer. Its records are worded like the encyclopaedia's passages ("Its flag is ..."), lists of words in it hold
-those of the demo, on whose wording the tokenizer was made too; and two heads of a base's first layer begin by looking
-one and two tokens back, which so small a model takes long to find.</p>
-<p><b>It shows</b> the paper's mechanism: a student that acts need not know the facts or do the sums, only how to find
-and compute them. The two in-domain sets are meant for a chain of thought: facts that training has told, sums of small
-numbers. So small, students learn those in part, so chain of thought is a weaker rival here than in the paper, and
-the difference says little about its size there. <b>It does not show</b> how large the effect is with
-language models on real questions: there, passages do not answer in one wording, teachers err in richer ways, and a
-chain of thought knows much of the world. Nor is it a fair race in tokens: an agent writes and reads more.</p>
+word problems, and the teacher: a script that reads the question and the observations, plans, searches, writes code, and
+makes mistakes in a given share of its episodes. The students are a thousand times smaller than the paper's smallest.
+Their bases were trained on other generated text (records, calls, sums, tables) with other names, numbers and relations,
+and without Thought, search or final_answer. The base got some help: its records are worded like the encyclopaedia's
+passages ("Its flag is ..."), its word lists contain the demo's words, for which the tokenizer was made, and two heads
+of its first layer were initialized to look one and two tokens back, which a small model takes long to learn.</p>
+<p><b>It shows</b> the paper's mechanism: a student that acts need not know the facts or do the sums, only how to
+find and compute them. The two in-domain sets are meant for chain of thought: facts from training, sums of small
+numbers. Students this small learn them only in part, so chain of thought is a weaker baseline than in the paper.
+<b>It does not show</b> how large the effect is with language models on real questions. There, passages are worded in
+many ways, teachers make more varied mistakes, and a chain of thought knows much of the world. The comparison does not equalize
+tokens either: an agent reads and writes more.</p>
 """)
 
 
@@ -43,8 +43,8 @@ def write_page(rows: Sequence[dict[str, Any]], claims: Sequence[str], output: Pa
     for name, plot in plots.items():
         save(plot, output / f"{name}.png")
         parts.append(within_page(svg(plot), f"accuracy: {name}"))
-    parts += [_table(rows, sets), WHAT_THIS_IS, Html("<h2>Trajectories to read</h2>")]
-    parts.append(Html("<p>Of the smallest student: for each arm and set, one that is right and one that is not.</p>"))
+    parts += [_table(rows, sets), WHAT_THIS_IS, Html("<h2>Sample trajectories</h2>")]
+    parts.append(Html("<p>From the smallest student: for each arm and set, one right and one wrong.</p>"))
     smallest = rows[0]["size"]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         parts.append(Html(f"<h3>{html(ARM_NAMES[arm])}</h3>"))
@@ -57,7 +57,7 @@ def write_page(rows: Sequence[dict[str, Any]], claims: Sequence[str], output: Pa
 
 
 def _samples(path: Path) -> list[Trajectory]:
-    """The first that is right and the first that is wrong."""
+    """The first right and the first wrong trajectory."""
     trajectories = read_trajectories(path)
     right = [t for t in trajectories if is_right(t)][:1]
     return right + [t for t in trajectories if t.score != 1][:1]
@@ -74,7 +74,7 @@ def _table(rows: Sequence[dict[str, Any]], sets: Sequence[str]) -> Html:
 
 
 def _plot_means(rows: Sequence[dict[str, Any]]) -> Any:
-    """Mean accuracy against the number of parameters, a line per arm: the paper's first figure."""
+    """Mean accuracy by number of parameters, with a line per arm, as in the paper's first figure."""
     with figure(width=6.0) as (plot, (axis,)):
         means = [row for row in rows if row["task_set"] == "all"]
         for arm in dict.fromkeys(row["arm"] for row in means):

@@ -1,14 +1,12 @@
-"""Make the demo's base models and their tokenizer (base/): what Qwen2.5 is to the paper's students, a thousand times
-smaller.
+"""How are the demo's base models and their tokenizer (base/) made? They replace Qwen2.5, a thousand times smaller.
 
     python -m agentdistill.demo.pretrain OUTPUT [--sizes S M L]
 
-The text is generated here and is other text than the demo's: other names, numbers, relations and wordings, no Thought,
-no search, no final_answer. It teaches what any base model brings along: to find a thing in a text and copy it, to read
-records, to write calls and sums in Python, to count and do small sums, and to take turns in a chat. Of the demo it
-shows single words, in lists without meaning, and the tokenizer has them.
+The generated text differs from the demo's: other names, numbers, relations and wordings, and no Thought, search or
+final_answer. It teaches what any base model can do: find and copy text, read records, write calls and sums in Python,
+count, do small sums, and take turns in a chat. Words of the demo occur only in random lists, and in the tokenizer.
 
-Takes about an hour on two cores for the three. Not here: fine-tuning (training.py).
+All three take about an hour on two cores. Not here: fine-tuning (training/).
 """
 
 import argparse
@@ -62,7 +60,7 @@ def main() -> None:
 
 
 def pretrain(size: str, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
-    """Train one base from nothing, always the same on the same machine; ``output`` holds it as it is so far."""
+    """Train one base from scratch, deterministically on the same machine; ``output`` has the current state."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -88,7 +86,7 @@ def pretrain(size: str, tokenizer: PreTrainedTokenizerFast, output: Path) -> Non
             group["lr"] = rate * min(1.0, (step + 1) / 100) * falling
         with torch.autocast("cpu", torch.bfloat16):
             hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][taught[:, 1:]]
-            # A round number of rows: each new shape costs memory that is kept.
+            # Round the number of rows, because memory is kept for each new shape.
             hidden = hidden[: len(hidden) // 128 * 128]
             logits = model.lm_head(hidden).float()
         targets = ids[:, 1:][taught[:, 1:]][: len(hidden)]
@@ -105,11 +103,11 @@ def pretrain(size: str, tokenizer: PreTrainedTokenizerFast, output: Path) -> Non
 
 
 def look_back(model: Qwen2ForCausalLM) -> None:
-    """Let two heads of the first layer begin by looking one and two tokens back.
+    """Initialize two heads of the first layer to look one and two tokens back.
 
-    Copying needs a head that knows what came before a token (Olsson et al. 2022, induction heads). So small a model
-    takes millions of tokens to find that; given it, it copies after 200 steps. Biases of queries and keys that are the
-    same vector, turned by RoPE's angle for the distance, do it; training may change them.
+    Copying needs a head that sees the previous token (Olsson et al. 2022, induction heads). A model this small takes
+    millions of tokens to learn that; with this initialization it copies after 200 steps. The biases of queries and keys
+    are the same vector, rotated by RoPE's angle for the distance. Training may change them.
     """
     attention = model.model.layers[0].self_attn
     size = attention.head_dim
@@ -123,8 +121,7 @@ def look_back(model: Qwen2ForCausalLM) -> None:
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Packed token ids and where they are taught, ``(rows, context)`` both: chants first, then longer and longer
-    documents."""
+    """Packed token ids and loss mask, both ``(rows, context)``: first chants, then longer and longer documents."""
     writer = Writer(1)
     for first, last, context, writer.size in (
         (0, 250, 128, 0.0),
@@ -147,7 +144,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[tuple[to
 
 
 def taught_tokens(document: list[int], tokenizer: PreTrainedTokenizerFast) -> list[bool]:
-    """All tokens of a plain text, the assistant's of a chat: what a user says can mostly not be foreseen."""
+    """The loss mask: all tokens of a plain text, and the assistant's in a chat, since a user's are unpredictable."""
     begin, assistant = tokenizer.convert_tokens_to_ids(["<|im_start|>", "assistant"])
     taught, on = [], True
     for before, token in zip([None, *document], document, strict=False):
@@ -194,13 +191,13 @@ DEMO_WORDING = (
     'print(result)\n```<end_code> print(web_search("Velka")) final_answer("Velka") final_answer(result)',
 )
 WORDS = sorted(set(re.findall(r"(?<!{)\b[A-Za-z_]+\b", " ".join(DEMO_WORDING))))
-"""The demo's words, which the base models see in lists without meaning: what they mean is left to the teacher."""
+"""The demo's words, which the base models see only in random lists."""
 RELATION_NAMES = {link.name for links in RELATIONS.values() for link in links}
 PARTS = sorted({w for w in WORDS if w.islower() and len(w) > 3 and w not in RELATION_NAMES} | set(MORE_WORDS))
 
 
 class Writer:
-    """Writes one document after another, from a seed."""
+    """Generates documents from a seed."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -215,12 +212,12 @@ class Writer:
         return write()
 
     def chanting(self) -> str:
-        """The same words over and over, from which copying is learnt first."""
+        """The same words repeated, from which copying is learnt first."""
         words = [word(2, "base", self.rng) for _ in range(self.rng.randint(3, 20))]
         return "".join(words) * (64 // len(words) + 1)
 
     def reading(self) -> str:
-        """Records, a few at a time, and questions about them; some ask for a thing of a thing."""
+        """Some records and questions about them, some of which take two look-ups."""
         draw = self.rng
         names = [self.name() for _ in range(draw.randint(1, 1 + round(5 * self.size)))]
         kinds = list(dict.fromkeys(self.link() for _ in range(draw.randint(5, 8))))
@@ -246,7 +243,7 @@ class Writer:
         return self.chat(turns)
 
     def record(self, name: str, kinds: list[str], others: list[str], links: dict[tuple[str, str], str]) -> str:
-        """A few links of one thing, told in words and added to ``links``."""
+        """Some links of one thing in words; they are added to ``links``."""
         draw = self.rng
         some = draw.sample(kinds, min(len(kinds), draw.randint(2, 4)))
         if draw.random() < 0.3:
@@ -259,7 +256,7 @@ class Writer:
         return text
 
     def link(self) -> str:
-        """What a thing can have: a common word, or one that is made up, so that words must be compared, not known."""
+        """A value: a common or an invented word, so that words have to be compared and not known."""
         if self.rng.random() < 0.3:
             return word(2, "base", self.rng).lower()
         return str(self.rng.choice(PARTS))
@@ -269,7 +266,7 @@ class Writer:
         return self.rng.choice(forms).format(phrase, l=link, p=phrase)
 
     def copying(self) -> str:
-        """Lists said again: of names and numbers, or of words."""
+        """Repeated lists of names and numbers, or of words."""
         turns = []
         for _ in range(self.rng.randint(1, 3)):
             if self.rng.random() < 0.5:
@@ -283,7 +280,7 @@ class Writer:
         return self.chat(turns)
 
     def calling(self) -> str:
-        """Calls in Python about what the sentence names, and what they would print."""
+        """Python calls about the subject of a sentence, and what they would print."""
         turns = []
         for _ in range(self.rng.randint(1, 5)):
             call, item, variable, number = (
@@ -308,7 +305,7 @@ class Writer:
         return self.chat(turns)
 
     def summing(self) -> str:
-        """Sums told in words and written as Python (never worked out when they are large)."""
+        """Sums in words and as Python (without the result if they are large)."""
         turns = []
         for _ in range(self.rng.randint(1, 4)):
             a, b, c, d = (self.number() for _ in range(4))
@@ -337,7 +334,7 @@ class Writer:
         return self.chat(turns)
 
     def counting(self) -> str:
-        """Counting, and the tables that one knows by heart."""
+        """Counting, and small tables."""
         draw = self.rng
         if draw.random() < 0.2:
             start, step = draw.randint(1, 300), draw.choice((1, 1, 2, 5, 10))
@@ -381,8 +378,8 @@ class Writer:
 
 
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE. A capitalised word is cut off from the space before it, so that a name is the same tokens
-    everywhere; digits stand alone."""
+    """Byte-level BPE. A capitalised word is split from the preceding space, so that a name has the same tokens
+    everywhere. Each digit is a token."""
     pieces = Regex(r" ?[a-z_]+|[A-Z][a-z]*|\d|[^\sA-Za-z\d]+|\s")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

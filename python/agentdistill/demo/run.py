@@ -1,9 +1,9 @@
-"""From an empty folder to the paper's table: each step is the package's own function, and resumes by itself.
+"""Which steps does the demo run, from an empty folder to the paper's table? Each is a function of the package.
 
     world, index  ->  generate  ->  select  ->  train (3 sizes x 2 ways)  ->  evaluate (3 arms)  ->  table, plots, page
 
-Everything lies in one folder; a demo that was stopped goes on where it was, one that is done only prints its table
-again. Not here: what the students are trained on and asked (world.py, teacher.py).
+Everything is in one folder. A demo that was stopped resumes, and a finished one only prints its table again. Not here:
+the tasks and the teacher (world.py, teacher.py).
 """
 
 import json
@@ -36,35 +36,35 @@ from agentdistill.training.config import TrainConfig
 from agentdistill.training.trainer import train
 
 SETS = ("facts", "facts_in_domain", "arithmetic", "arithmetic_in_domain")
-"""Unseen entities; entities that training asked about; numbers too large to multiply by heart; small numbers."""
+"""Unseen entities; entities from training; numbers too large to multiply by heart; small numbers."""
 
 KINDS: tuple[Literal["cot", "agent"], ...] = ("cot", "agent")
-"""What is distilled: chains of thought (the baseline), and the agent."""
+"""Kinds of distillation: chain of thought (the baseline), and agent."""
 
 ARMS = {"cot": ("cot",), "agent": ("agent", "agent+sag")}
-"""How a student of each kind sits the exam."""
+"""How a student of each kind is evaluated."""
 
 BASE = Path(__file__).parent / "base"
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What the demo does. The defaults took 11 minutes on two cores."""
+    """Settings of the demo. The defaults took 11 minutes on two cores."""
 
     sizes: tuple[str, ...] = ("S", "M", "L")
     """Students, of about 0.26, 0.6 and 1.5 million parameters (paper: 0.5 to 7 billion)."""
     train_tasks: int = 1500
-    """Tasks that the teacher solves (paper: 3,000)."""
+    """Number of training tasks (paper: 3,000)."""
     test_tasks: int = 100
-    """Tasks of each test set (paper: up to 500)."""
+    """Number of tasks per test set (paper: up to 500)."""
     known_clusters: int = 2
-    """Clusters of ten entities that training asks about again and again, and "facts_in_domain" in other questions."""
+    """Clusters of ten entities that training asks about repeatedly, and "facts_in_domain" in different questions."""
     error_rate: float = 0.15
-    """Share of its episodes in which the teacher errs."""
+    """Share of episodes in which the teacher makes a mistake."""
     candidates: int = 8
     """N of self-consistent actions (paper: 8)."""
     max_tokens: int = 120
-    """Most new tokens of a completion (paper: 1,024): twice what any good one has."""
+    """Maximum number of new tokens per completion (paper: 1,024): twice as many as a good one needs."""
     training: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             method="full",
@@ -79,24 +79,23 @@ class DemoConfig:
             prompt="",
         )
     )
-    """All weights are trained: of matrices 64 to 160 wide, an adapter of the paper's rank 64 is hardly smaller than
-    they are."""
+    """Full fine-tuning: with matrices of width 64 to 160, an adapter of the paper's rank 64 would hardly be smaller."""
     seed: int = 1
-    """Of the world, its tasks and all that is drawn. Settings were chosen by looking at other worlds."""
+    """Seed of the world, its tasks and all sampling. Settings were tuned on other worlds."""
 
 
 QUICK = DemoConfig(sizes=("S",), train_tasks=200, test_tasks=10, candidates=4)
-"""Everything runs, in about a minute; too little training for the paper's shape."""
+"""Runs everything in about a minute, with too little training for the paper's result."""
 
 
 def demo(
     output: str | Path = "runs/demo", *, quick: bool = False, config: DemoConfig | None = None, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Run the demo into ``output``; print its table and return it as ``results.json`` has it.
+    """Run the demo in the folder ``output``. Print its table, and return the rows of ``results.json``.
 
-    A row: ``arm`` (cot, agent, agent+sag), ``size``, ``parameters``, ``task_set`` ("all": the mean over the sets),
-    ``accuracy``, ``n`` tasks, and the ``seconds`` that their evaluation took. Raises ValueError for a folder of another
-    demo.
+    A row has ``arm`` (cot, agent, agent+sag), ``size``, ``parameters``, ``task_set`` ("all" for the mean over the
+    sets), ``accuracy``, ``n`` (tasks), and ``seconds`` (of the evaluation). Raises ValueError for a folder with a demo
+    of other settings.
     """
     config = config or (QUICK if quick else DemoConfig())
     output = Path(output)
@@ -115,7 +114,7 @@ def demo(
         _say(
             console,
             f"Teacher, {kind}",
-            "a script, the only stand-in here; it errs now and then, and selection drops what is wrong",
+            "a script, the only stand-in here; it makes mistakes, which selection drops",
         )
         generating = GenerateConfig(kind=kind, first_thought_prefix=kind == "agent", seed=config.seed)
         model = teacher(world.entities, config.error_rate, config.seed)
@@ -128,8 +127,8 @@ def demo(
     for line in comparisons(rows):
         console.print(line)
     page = write_page(rows, comparisons(rows), output, SETS)
-    console.print(f"Plots, and some trajectories to read: {page}")
-    console.print(f"All of them, in the browser: agentdistill view {output / 'results'}")
+    console.print(f"Plots and sample trajectories: {page}")
+    console.print(f"Read all trajectories in the browser: agentdistill view {output / 'results'}")
     console.print(f"Intervals, significance and cost: agentdistill report {output / 'results'}/*")
     return rows
 
@@ -138,16 +137,16 @@ def demo(
 
 
 class World(NamedTuple):
-    """What the demo is about."""
+    """The encyclopaedia and the tasks."""
 
     entities: list[Entity]
-    """The encyclopaedia, all shares in one."""
+    """The encyclopaedia, with all shares."""
     train: list[Task]
     test: list[Task]
 
 
 def make_world(config: DemoConfig) -> World:
-    """The demo's encyclopaedia and tasks: the same for the same configuration."""
+    """Generate the encyclopaedia and the tasks, deterministically for a configuration."""
     rng = random.Random(config.seed)
     names = {owner: Names(rng, owner) for owner in ("train", "test")}
     known = [cluster(names["train"], rng) for _ in range(config.known_clusters)]
@@ -202,12 +201,12 @@ def _distinct(n: int, share: Share, draw: dict[str, Callable[[], Question]], wit
 
 
 def _claim(output: Path, config: DemoConfig) -> None:
-    """Take the folder for this demo. Raises ValueError when it is another's."""
+    """Reserve the folder for this demo. Raises ValueError if it belongs to a demo of other settings."""
     output.mkdir(parents=True, exist_ok=True)
     record = output / "demo.json"
     settings = json.dumps(asdict(config), indent=1) + "\n"
     if record.exists() and record.read_text(encoding="utf-8") != settings:
-        raise ValueError(f"{output} holds a demo of other settings: give another output, or remove it")
+        raise ValueError(f"{output} contains a demo of other settings: give another output, or remove it")
     record.write_text(settings, encoding="utf-8")
 
 
@@ -218,25 +217,25 @@ def _index(entities: Sequence[Entity], path: Path) -> Bm25Index:
 
 
 def _kept(output: Path, kind: str) -> Path:
-    """The trajectories that students of this kind learn from."""
+    """The selected trajectories for students of this kind."""
     return output / f"{kind}.kept.jsonl"
 
 
 def parameters(size: str) -> int:
-    """Parameters of a base model."""
+    """Number of parameters of a base model."""
     return count_parameters(BASE / size)
 
 
 def _make_students(config: DemoConfig, output: Path, console: Console, progress: bool) -> list[dict[str, Any]]:
-    """Train and examine all students, several at once, in processes: one so small keeps no more than a core busy."""
+    """Train and evaluate all students, several at once in processes, since a small one uses only one core."""
     students = [(size, kind) for kind in KINDS for size in config.sizes]
     cores = os.cpu_count() or 1
-    workers = min(_MOST_AT_ONCE, cores, len(students))
+    workers = min(_MAX_WORKERS, cores, len(students))
     _say(console, "Students", f"{len(students)}, {workers} at once: {', '.join(f'{s}-{k}' for s, k in students)}")
     threads = (max(1, cores // workers),)
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_share_cores, initargs=threads) as pool:
-        # Those that take longest first: agents, whose trajectories are long, and the largest of them.
+        # The slowest first: agents, whose trajectories are long, and the largest sizes.
         made = {pool.submit(_make_student, *one, config, output, progress): one for one in reversed(students)}
         try:
             for future in as_completed(made):
@@ -253,31 +252,31 @@ def _make_students(config: DemoConfig, output: Path, console: Console, progress:
     return [row for size in config.sizes for kind in KINDS for row in rows[size, kind]]
 
 
-_MOST_AT_ONCE = 3
-"""Students made at the same time: each takes more than a GB of memory."""
+_MAX_WORKERS = 3
+"""Students trained at the same time. Each takes more than 1 GB of memory."""
 
 
 def _share_cores(threads: int) -> None:
-    """For a process that makes students: what torch and rich look at when they are imported, which is later."""
+    """Set the environment of a worker process, before it imports torch and rich."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ["TTY_COMPATIBLE"] = "0"  # lines, as two progress bars would write over one another
+    os.environ["TTY_COMPATIBLE"] = "0"  # lines, because several progress bars would overwrite each other
 
 
 def _make_student(
     size: str, kind: Literal["cot", "agent"], config: DemoConfig, output: Path, progress: bool
 ) -> list[dict[str, Any]]:
-    """Train one student and examine it in all its arms: its rows of the results."""
+    """Train one student, evaluate it in all its arms, and return its rows of the results."""
     student = train(
         _kept(output, kind), BASE / size, output / "students" / f"{size}-{kind}", config.training, progress=progress
     )
     test, tools = make_world(config).test, [web_search(Bm25Index.open(output / "index"))]
-    return [row for arm in ARMS[kind] for row in _examine(student, size, arm, test, tools, config, output)]
+    return [row for arm in ARMS[kind] for row in _evaluate(student, size, arm, test, tools, config, output)]
 
 
-def _examine(
+def _evaluate(
     student: Path, size: str, arm: str, test: Sequence[Task], tools: Sequence[Tool], config: DemoConfig, output: Path
 ) -> list[dict[str, Any]]:
-    """Evaluate one student in one way, set by set: its rows of the results. What was evaluated before is read again."""
+    """Evaluate one student in one arm, set by set, and return its rows. Finished evaluations are read from disk."""
     rollout = RolloutConfig(
         kind="cot" if arm == "cot" else "agent", prompt="", max_tokens=config.max_tokens, seed=config.seed
     )
@@ -322,8 +321,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def comparisons(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The paper's claim, checked on these results: an agent-distilled student against the next larger by chain of
-    thought."""
+    """The paper's claim on these results: each agent-distilled student against the next larger CoT-distilled one."""
     mean = {(row["size"], row["arm"]): row["accuracy"] for row in rows if row["task_set"] == "all"}
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     said = []

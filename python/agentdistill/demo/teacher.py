@@ -1,12 +1,12 @@
-"""The demo's teacher: a script in the place of a large model, the only part of the demo that is not real.
+"""How does the demo's scripted teacher solve tasks? It replaces a large model, and is the only stand-in of the demo.
 
-It works from the messages it is given and nothing else: it takes the question apart by the world's wordings, plans,
-searches, reads the passages of the observations, codes. As a chain of thought, where a large model would draw on what
-it has memorized, it looks the facts up in the world. In a given share of the episodes it errs, in ways that large
-models err, so that selection has work: it follows the wrong link, takes the wrong operation, writes code that does not
-parse or calls what is not there (and recovers), or gives up.
+It sees only the messages. It parses the question by the world's wordings, plans, searches, reads the observed passages
+and writes code. For a chain of thought, where a large model would use memorized facts, it looks them up in the world.
+In a given share of episodes it makes mistakes like those of large models, so that selection has something to drop: it
+follows the wrong link, uses the wrong operation, writes code that does not parse or calls a function that does not
+exist (and recovers), or gives up.
 
-Not here: any way to see the reference answer of a task.
+Not here: any access to the reference answer of a task.
 """
 
 import random
@@ -19,17 +19,17 @@ from agentdistill.models.model import Message
 from agentdistill.models.scripted import ScriptedModel
 
 ERRORS = ("wrong", "wrong", "wrong", "syntax", "no_such_function", "no_code", "gives_up")
-"""What can go wrong; half of the time the teacher is simply wrong."""
+"""The kinds of mistakes; "wrong" is repeated because it is the most frequent."""
 
 
 def teacher(world: Iterable[Entity], error_rate: float, seed: int) -> ScriptedModel:
-    """A teacher that knows ``world`` by heart in a chain of thought, and errs in ``error_rate`` of its episodes."""
+    """A teacher whose chains of thought know ``world``, and that makes mistakes in ``error_rate`` of its episodes."""
     knowledge = {entity.name: entity for entity in world}
 
     def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
         question, *observations = [message.content for message in messages if message.role == "user"]
         agent = "final_answer(" in messages[0].content
-        rng = random.Random(f"{seed} {agent} {question}")  # an agent fails at other questions than a chain of thought
+        rng = random.Random(f"{seed} {agent} {question}")  # agent and chain of thought fail at different questions
         error = rng.choice(ERRORS) if rng.random() < error_rate else None
         plan = read_question(question, error)
         if not agent:
@@ -44,7 +44,7 @@ def teacher(world: Iterable[Entity], error_rate: float, seed: int) -> ScriptedMo
 
 
 def read_question(question: str, error: str | None) -> "Lookup | Sum":
-    """Take a question apart. Raises ValueError for one that the world does not ask."""
+    """Parse a question. Raises ValueError for one that is not from the world."""
     for problem, expression in PROBLEMS:
         if found := _invert(problem, question):
             plan, slip = _SUMS[expression]
@@ -56,7 +56,7 @@ def read_question(question: str, error: str | None) -> "Lookup | Sum":
                 last, entity = entity.split(" of ")
                 links.append(last)
             return Lookup(entity, (*links[::-1], link))
-    raise ValueError(f"the teacher cannot read {question!r}")
+    raise ValueError(f"the teacher cannot parse the question {question!r}")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Lookup:
         at, thought, done = self.entity, self.plan, 0
         for observation in observations:
             if (passage := _read(at, observation)) is None:
-                continue  # an error, or nothing found: the same is tried again
+                continue  # after an error or an empty result, try the same again
             link = self.chain[done]
             slip = error == "wrong" and done == len(self.chain) - 1
             found = passage.facts[_other(link, passage) if slip else link]
@@ -99,7 +99,7 @@ class Lookup:
             return thought, f'final_answer("{at}")'
         if error == "gives_up" and done:
             return "I do not know.", 'final_answer("unknown")'
-        search = f'web_search("{at}", 1)'  # an entity's own passage comes first
+        search = f'web_search("{at}", 1)'  # the best passage is the entity's own
         if not observations and error in _SLIPS:
             return thought, _SLIPS[error].format(search)
         return thought, f"print({search})"
@@ -107,7 +107,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Sum:
-    """A word problem: what to do, and the same as an expression of Python."""
+    """A word problem: a description of the solution, and the Python expression."""
 
     plan: str
     expression: str
@@ -133,7 +133,7 @@ class Sum:
 
 
 def _invert(template: str, text: str) -> dict[str, str] | None:
-    """What stands in ``text`` for the fields of ``template``."""
+    """The values in ``text`` for the fields of ``template``."""
     pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(template))
     found = re.fullmatch(pattern, text)
     return found.groupdict() if found else None
@@ -152,10 +152,10 @@ def _other(link: str, entity: Entity) -> str:
 
 
 _SLIPS = {"syntax": "print({}", "no_such_function": "show({})"}
-"""Code that Python cannot parse, and code that calls what is not there."""
+"""Code that does not parse, and code that calls a function that does not exist."""
 _ASKED = [(r.name, question) for relations in RELATIONS.values() for r in relations for question in r.questions]
 _ORDER = (r"\((\d+ [-+] \d+)\)", r"(\d+ \* \d+)", r"^(-?\d+ [-+] \d+)")
-"""What is worked out first: brackets, then products, then from left to right."""
+"""Order of evaluation: brackets, then products, then from left to right."""
 
 _SUMS = {
     "{a} * {b} - {c}": ("First multiply, then subtract.", "{a} * {b} + {c}"),
@@ -165,4 +165,4 @@ _SUMS = {
     "({a} - {b}) * {c}": ("First subtract, then multiply.", "({a} + {b}) * {c}"),
     "{a} - {b} + {c}": ("First subtract, then add.", "{a} + {b} + {c}"),
 }
-"""For each of the world's problems: how to go about it, and the slip that is easiest to make."""
+"""For each problem of the world: its solution, and the most likely mistake."""

@@ -1,14 +1,12 @@
-"""The demo's world: a generated encyclopaedia of linked entities, and tasks over it and over large numbers.
+"""What is the demo's world? A generated encyclopaedia of linked entities, and tasks about it and about large numbers.
 
-Nothing here is real. Names are syllables drawn by a seed; every cluster of ten entities (two works, two companies, four
-people, two towns) is linked only to itself, so that a task asked about one cluster says nothing about another. A model
-that has seen other clusters must read, not remember. Which words and large numbers may occur where is settled by one
-rule,
-:func:`share`, so that it can be checked: the base models' text, the training tasks and the test tasks never share a
-name or a large number. The "in domain" sets are the exception made on purpose: facts and small numbers that training
-has shown.
+Nothing in it is real. Names are random syllables. Each cluster of ten entities (two works, two companies, four people,
+two towns) is linked only to itself, so that a task about one cluster reveals nothing about another. A model that has
+seen other clusters has to read, and cannot remember. One rule, :func:`share`, decides which names and large numbers may
+occur where: the base models' text, the training tasks and the test tasks never share any. The "in domain" sets are a
+deliberate exception, with facts and small numbers from training.
 
-Not here: who answers the questions (teacher.py), and the text that the base models saw (pretrain.py).
+Not here: answers to the questions (teacher.py), and the base models' text (pretrain.py).
 """
 
 import random
@@ -22,7 +20,7 @@ Share = Literal["base", "train", "test"]
 LARGE = (1_000, 99_999)
 """Numbers too large to multiply by heart."""
 SMALL = (2, 6)
-"""Numbers whose sums and products a small model can learn by heart."""
+"""Numbers whose sums and products a small model can memorize."""
 
 CONSONANTS = "bdfgklmnprstvz"
 VOWELS = "aeiou"
@@ -30,7 +28,7 @@ CODAS = "lnrs"
 
 
 def share(word: str | int) -> Share:
-    """Who may use a name or a large number: half of all belong to the base's text, a quarter each to training and
+    """Where a name or a large number may occur: half of them in the base's text, a quarter each in training and
     test."""
     return ("base", "base", "train", "test")[crc32(str(word).encode()) % 4]
 
@@ -40,11 +38,11 @@ class Relation:
     """One kind of link, e.g. from a film to its director."""
 
     name: str
-    """As passages and questions call it: "director"."""
+    """Its name in passages and questions: "director"."""
     target: str
-    """The kind of entity that it leads to; years and rivers lead nowhere."""
+    """The kind of entity that it leads to; years and rivers have no further links."""
     questions: tuple[str, ...]
-    """How it is asked for; inside a longer question it is always "the director of ..."."""
+    """The wording of its question; inside a longer question it is always "the director of ..."."""
 
 
 RELATIONS: dict[str, tuple[Relation, ...]] = {
@@ -81,7 +79,7 @@ class Entity:
 
     @property
     def passage(self) -> tuple[str, str, str]:
-        """``(id, title, text)``, as an index takes it."""
+        """``(id, title, text)`` for an index."""
         its = "Their" if self.kind == "person" else "Its"
         links = " ".join(f"{its} {link} is {value}." for link, value in self.facts.items())
         return self.name.replace(" ", "_"), self.name, f"{self.name} is a {self.kind}. {links}"
@@ -89,7 +87,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its answer, and the relations that lead from the entity it names to the answer (none: arithmetic)."""
+    """A question, its answer, and the relations from the named entity to the answer (none for arithmetic)."""
 
     text: str
     answer: str
@@ -98,7 +96,7 @@ class Question:
 
 
 class Names:
-    """Names of one share, never the same twice."""
+    """Generates unique names of one share."""
 
     def __init__(self, rng: random.Random, owner: Share) -> None:
         self._rng, self._owner = rng, owner
@@ -109,7 +107,7 @@ class Names:
         return self._fresh(lambda: self._word(2))
 
     def person(self) -> str:
-        """Given name and family name; given names are shared by many people, as in life."""
+        """A given name, which several people may have, and a family name."""
         return self._fresh(lambda: f"{self._rng.choice(self._given)} {self._word(2)}")
 
     def _fresh(self, draw: Callable[[], str]) -> str:
@@ -157,7 +155,7 @@ def cluster(names: Names, rng: random.Random) -> list[Entity]:
 
 
 def chains(kind: str, hops: int) -> Iterator[tuple[Relation, ...]]:
-    """All ways of ``hops`` relations that begin at an entity of this kind."""
+    """All chains of ``hops`` relations that start at an entity of this kind."""
     for relation in RELATIONS.get(kind, ()):
         if hops == 1:
             yield (relation,)
@@ -170,7 +168,7 @@ CHAINS = {hops: [(kind, chain) for kind in RELATIONS for chain in chains(kind, h
 
 
 def fact_question(entities: Sequence[Entity], hops: int, rng: random.Random) -> Question:
-    """A question over one cluster that takes ``hops`` look-ups."""
+    """A question about one cluster that takes ``hops`` look-ups."""
     by_name = {e.name: e for e in entities}
     while True:
         kind, chain = rng.choice(CHAINS[hops])
@@ -180,7 +178,7 @@ def fact_question(entities: Sequence[Entity], hops: int, rng: random.Random) -> 
             seen.append(by_name[seen[-1]].facts[relation.name])
             text = rng.choice(relation.questions).format(phrase)
             phrase = f"the {relation.name} of {phrase}"
-        if len(set(seen)) == len(seen):  # a chain that comes back to where it was asks nothing
+        if len(set(seen)) == len(seen):  # skip chains that return to an earlier entity
             return Question(text, seen[-1], start.name, tuple(relation.name for relation in chain))
 
 
@@ -201,16 +199,16 @@ PROBLEMS: tuple[tuple[str, str], ...] = (
         "{a} - {b} + {c}",
     ),
 )
-"""Word problems, and what each comes to."""
+"""Word problems and their results."""
 
 
 def problem(numbers: tuple[int, int], owner: Share | None, rng: random.Random) -> Question:
-    """A word problem with numbers of this range, and of this share if one is given."""
+    """A word problem with numbers from a range and, if given, a share."""
     text, expression = rng.choice(PROBLEMS)
     while True:
         a, b, c = (_number(numbers, owner, rng) for _ in range(3))
         if "{a} - {b}" in expression:
-            a, b = max(a, b), min(a, b)  # no more can leave than are there
+            a, b = max(a, b), min(a, b)  # the result must not be negative
         value = eval(expression.format(a=a, b=b, c=c))
         if value > 0:
             return Question(text.format(a=a, b=b, c=c), str(value))
