@@ -30,8 +30,8 @@ of its first layer were initialized to look one and two tokens back, which a sma
 find and compute them. The two in-domain sets are meant for chain of thought: facts from training, sums of small
 numbers. Students this small learn them only in part, so chain of thought is a weaker baseline than in the paper.
 <b>It does not show</b> how large the effect is with language models on real questions. There, passages are worded in
-many ways, teachers make more varied mistakes, and a chain of thought knows much of the world. The comparison does not equalize
-tokens either: an agent reads and writes more.</p>
+many ways, teachers make more varied mistakes, and a chain of thought knows much of the world. The comparison does not
+equalize tokens either: an agent reads and writes more.</p>
 """)
 
 
