@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
-from agentdistill.models.model import Completion, Generation, Message, SampledModel, Sampling, Show
+from agentdistill.models.model import Completion, Generation, Message, SampledModel, Sampling, Show, cut_at_stop
 from agentdistill.models.rendering import Renderer
 from agentdistill.models.thoughts import end_of_thinking, is_unfinished_thinking, split_thinking
 
@@ -56,7 +56,7 @@ class LocalModel(SampledModel):
             )
         )
         used = sum(len(completion.token_ids or ()) for completion in whole)
-        parted = [replace(completion, stop="").with_thinking_split(opened=opened) for completion in whole]
+        parted = [_ended(completion.with_thinking_split(opened=opened), sampling) for completion in whole]
         return replace(drawn, completions=parted, completion_tokens=used)
 
     async def _thought_out(
@@ -108,3 +108,10 @@ class LocalModel(SampledModel):
             )
             if is_last:
                 return done
+
+
+def _ended(completion: Completion, sampling: Sampling) -> Completion:
+    """A completion without what follows a stop string, which may have come in two parts."""
+    text = cut_at_stop(completion.text, sampling.stop)
+    finish_reason = completion.finish_reason if text == completion.text else "stop"
+    return replace(completion, text=text, finish_reason=finish_reason, stop="")
