@@ -59,7 +59,7 @@ impl Records {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Io`].
+    /// [`crate::Error::Io`]; [`crate::Error::Trajectory`] for a table.
     pub fn open(path: &Path, is_one: impl Fn(&[u8]) -> bool) -> Result<Self> {
         let mut records = Self {
             path: path.to_owned(),
@@ -77,6 +77,10 @@ impl Records {
         if records.buffer[..records.end].starts_with(b"\xef\xbb\xbf") {
             records.given = 3;
             records.drop_given();
+        }
+        if let Some(kind) = table(&records.buffer[..records.end]) {
+            let why = format!("this is a table ({kind}), and no text: `convert` reads tables");
+            return Err(Error::trajectory((path, 1), why));
         }
         records.cut = find_cut(&records.buffer[..records.end], is_one);
         Ok(records)
@@ -167,6 +171,15 @@ fn lines(text: &[u8], line: &mut u64, found: &mut Vec<(Range<usize>, u64)>, ende
         *line += 1;
     }
     start
+}
+
+/// Which kind of table begins so.
+fn table(start: &[u8]) -> Option<&'static str> {
+    match start {
+        [b'P', b'A', b'R', b'1', ..] => Some("Parquet"),
+        [b'A', b'R', b'R', b'O', b'W', b'1', ..] => Some("Arrow"),
+        _ => None,
+    }
 }
 
 fn find_cut(text: &[u8], is_one: impl Fn(&[u8]) -> bool) -> Cut {

@@ -1,7 +1,8 @@
 //! Python literals, read into one canonical form. What it cannot read stays text; nothing is evaluated.
 //!
-//! Numbers are exact decimals of any size. Not read, and so compared as text: complex numbers, bytes, f-strings,
-//! tuples without parentheses, numbers with leading zeros, and nesting deeper than 64.
+//! Numbers are exact decimals of any size, and numpy's scalars are what they hold (`np.float64(3.0)`). Not read, and so
+//! compared as text: complex numbers, bytes, f-strings, tuples without parentheses, numbers with leading zeros, and
+//! nesting deeper than 64.
 
 use std::fmt::{self, Write};
 
@@ -153,10 +154,28 @@ impl Parser<'_> {
             }
             b'{' => self.braces(depth)?,
             b'"' | b'\'' => Literal::text(&self.string()?),
+            b'n' if self.scalar_of_numpy() => {
+                let value = self.value(depth + 1)?;
+                self.eat(')').then_some(value)?
+            }
             _ => self.atom()?,
         };
         self.blanks();
         Some(value)
+    }
+
+    /// Passes over the beginning of a scalar as numpy shows it, up to its value.
+    fn scalar_of_numpy(&mut self) -> bool {
+        const TYPES: [&str; 9] = ["float", "int", "uint", "bool", "str", "longdouble", "longlong", "ulonglong", "intc"];
+        let Some(name) = ["np.", "numpy."].iter().find_map(|prefix| self.rest.strip_prefix(prefix)) else {
+            return false;
+        };
+        let Some((kind, value)) = name.split_once('(') else { return false };
+        let known = TYPES.contains(&kind.trim_end_matches(|char: char| char.is_ascii_digit() || char == '_'));
+        if known {
+            self.rest = value.trim_start();
+        }
+        known
     }
 
     fn items(&mut self, open: char, close: char, depth: usize) -> Option<(Vec<Literal>, bool)> {
@@ -205,8 +224,8 @@ impl Parser<'_> {
         let (word, rest) = self.rest.split_at(length);
         let literal = match word {
             "None" => Literal::Name("None"),
-            "True" => Literal::Name("True"),
-            "False" => Literal::Name("False"),
+            "True" | "np.True_" => Literal::Name("True"),
+            "False" | "np.False_" => Literal::Name("False"),
             "nan" => Literal::Name("nan"),
             "inf" => Literal::Name("inf"),
             "-inf" => Literal::Name("-inf"),

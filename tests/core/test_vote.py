@@ -82,6 +82,25 @@ def test_values_are_the_same_when_the_reference_says_so(one: Any, other: Any) ->
     assert (result.agreement == 1) == (normal(one) == normal(other)), result.counts
 
 
+@pytest.mark.parametrize("name", ["float64", "float32", "int64", "uint8", "bool_", "str_", "longdouble"])
+def test_scalars_of_numpy_are_what_they_hold(name: str) -> None:
+    """In numpy 2's own words; alone, in a list, and as an answer."""
+    numpy = pytest.importorskip("numpy")
+    scalar = getattr(numpy, name)(1)
+    plain = scalar.item() if name != "longdouble" else 1.0
+    for one, other in ((repr(scalar), repr(plain)), (repr([scalar, scalar]), repr([plain, plain]))):
+        assert vote([Observation("value", value=one), Observation("value", value=other)]).agreement == 1, one
+        wrong = [Observation("value", value=text) for text in (one, other.replace("1", "2").replace("True", "False"))]
+        assert vote(wrong).agreement == 0.5, one
+    answers = [Observation("final_answer", final_answer=text) for text in (repr(scalar), str(plain))]
+    assert vote(answers).agreement == 1
+
+
+@pytest.mark.parametrize("text", ["np.float64(3.0", "np.array(3)", "np.float64()", "np.float64(3.0) + 1", "npx(3)"])
+def test_what_is_no_scalar_stays_text(text: str) -> None:
+    assert vote([Observation("value", value=text), Observation("value", value="3.0")]).agreement == 0.5
+
+
 outcomes = st.sampled_from(["1", "1.0", "2", "'a b'", "'a  b'", "x y", None])
 candidates = st.one_of(
     st.builds(lambda kind: Observation(kind, stdout="1"), st.sampled_from(FAILURES)),

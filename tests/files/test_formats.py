@@ -126,6 +126,9 @@ def test_what_cannot_be_read_one_after_the_other_is_said(recorded: Path, tmp_pat
         next(iter_trajectories(file))
     with pytest.raises(OSError, match="absent"):
         next(iter_trajectories(tmp_path / "absent"))
+    file.write_bytes(b"PAR1 and more")
+    with pytest.raises(TrajectoryError, match=r"bad\.jsonl:1: this is a table \(Parquet\).* `convert` reads tables"):
+        next(iter_trajectories(file))
 
 
 # ---- what others make of it ------------------------------------------------------------------------
@@ -192,6 +195,57 @@ def test_datasets_reads_tables(recorded: Path, tmp_path: Path) -> None:
     assert [said(t) for t in read_trajectories(tmp_path / "back.jsonl")] == [
         said(t) for t in read_trajectories(recorded)
     ]
+
+
+WRITTEN = [
+    {"role": "system", "content": "S"},
+    {"role": "user", "content": "Q?"},
+    {
+        "role": "assistant",
+        "content": "I search",
+        "reasoning_content": "R",
+        "tool_calls": [
+            {"id": name, "type": "function", "function": {"name": f"get-{name}", "arguments": '{"city": "Ulm"}'}}
+            for name in "ab"
+        ],
+    },
+    {"role": "tool", "tool_call_id": "b", "content": "of b"},
+    {"role": "tool", "tool_call_id": "a", "content": "of a"},
+    {"role": "assistant", "content": "Paris."},
+]
+PLAIN = [{"role": "user", "content": "Q2?"}, {"role": "assistant", "content": "Code:\n```py\nfinal_answer(1)\n```"}]
+SHARED = [{"from": "human", "value": "Q2?"}, {"from": "gpt", "value": PLAIN[1]["content"]}]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.json", "a.jsonl.gz", "saved"])
+@pytest.mark.parametrize("form", ["messages", "prompt-completion", "sharegpt"])
+def test_logs_that_datasets_writes(form: str, name: str, tmp_path: Path) -> None:
+    """With the nulls that its columns have, since one conversation has fields that another has not."""
+    datasets = pytest.importorskip("datasets", reason="needs agentdistill[benchmarks]")
+    records = {
+        "messages": [{"messages": WRITTEN}, {"messages": PLAIN}],
+        "prompt-completion": [
+            {"prompt": WRITTEN[:2], "completion": WRITTEN[2:]},
+            {"prompt": PLAIN[:1], "completion": PLAIN[1:]},
+        ],
+        "sharegpt": [{"conversations": SHARED, "system": None}],
+    }[form]
+    table, file = datasets.Dataset.from_list(records), tmp_path / name
+    if name == "saved":
+        table.save_to_disk(str(file))
+    elif name.endswith(".parquet"):
+        table.to_parquet(file)
+    else:
+        table.to_json(file, lines=".jsonl" in name, compression="gzip" if name.endswith(".gz") else None)
+    convert(file, tmp_path / "back.jsonl", progress=False)
+    *called, plain = read_trajectories(tmp_path / "back.jsonl")
+    assert (plain.question, plain.answer, len(called)) == ("Q2?", "1", len(records) - 1)
+    for trajectory in called:
+        action = trajectory.steps[0].candidates[0].action
+        assert isinstance(action, Action)
+        assert (action.thought, action.code) == ("R\nI search", 'print(get_a(city="Ulm"))\nprint(get_b(city="Ulm"))')
+        assert trajectory.steps[0].message == "Observation:\nof a\nObservation:\nof b"
+        assert (trajectory.question, trajectory.answer) == ("Q?", "Paris.")
 
 
 def test_sharegpt_is_as_llama_factory_wants_it(recorded: Path, tmp_path: Path) -> None:
