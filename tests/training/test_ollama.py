@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from agentdistill.training.ollama import write_modelfile
 from samples import CHATML, tokenizer
@@ -30,9 +31,13 @@ def go(template: str, messages: list[tuple[str, str]]) -> str:
     return "".join(said) + asked
 
 
+@pytest.mark.parametrize("adds_beginning", [False, True])
 @pytest.mark.parametrize("template", [CHATML, LLAMA, CHATML.replace("{{ m.role }}\n", "{{ m.role }}\n{{ '{{' }}")])
-def test_the_template_is_the_students_own(template: str, tmp_path: Path) -> None:
+def test_the_template_is_the_students_own(template: str, adds_beginning: bool, tmp_path: Path) -> None:
     tokens = tokenizer(template)
+    if adds_beginning:
+        begin = TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", tokens.bos_token_id or 0)])
+        tokens.backend_tokenizer.post_processor = begin
     assert write_modelfile(tmp_path, tmp_path / "merged", tokens)
     written = (tmp_path / "Modelfile").read_text()
     assert "FROM ./merged\n" in written and 'PARAMETER stop "<|' in written
@@ -43,7 +48,7 @@ def test_the_template_is_the_students_own(template: str, tmp_path: Path) -> None
             tokenize=False,
             add_generation_prompt=True,
         )
-        assert go(said, TOLD[:length]) == own.removeprefix("<|bos|>")
+        assert go(said, TOLD[:length]) == own.removeprefix("<|bos|>" if adds_beginning else "")
 
 
 @pytest.mark.parametrize(

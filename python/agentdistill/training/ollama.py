@@ -57,7 +57,8 @@ def write_modelfile(folder: Path, weights: Path, tokenizer: Any) -> bool:
 def _form(tokenizer: Any) -> _Form | None:
     """The form of a template's turns; None for one that has no such form."""
     renderer = Renderer(tokenizer)
-    beginning = str(tokenizer.bos_token or "")
+    adds_beginning = tokenizer.bos_token and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
+    beginning = str(tokenizer.bos_token) if adds_beginning else ""  # Ollama adds it, too
 
     def shown(messages: list[Message], *, ask: bool = True) -> str:
         return unmarked(renderer.text(messages, ask=ask))
