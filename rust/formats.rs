@@ -16,7 +16,7 @@ mod sharegpt;
 mod smolagents;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -356,7 +356,9 @@ impl<'a> Output<'a> {
     fn create(path: &'a Path) -> Result<Self> {
         let name = path.file_name().ok_or_else(|| Error::Argument(format!("{} is no file", path.display())))?;
         let new = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
-        let file = BufWriter::with_capacity(1 << 20, File::create(&new).at(&new)?);
+        let _ = fs::remove_file(&new); // what a killed process left; or a link, which must not be followed
+        let file = OpenOptions::new().write(true).create_new(true).open(&new).at(&new)?;
+        let file = BufWriter::with_capacity(1 << 20, file);
         Ok(Self {
             path,
             new,

@@ -7,14 +7,16 @@
 //!
 //! An index is a folder: Tantivy's files, those of the two modules, and [`METADATA`], which holds [`checksums`]. [`build`]
 //! makes it, from passages or from [`jsonl`] files. Damage is an error: sizes and small files are verified when an index is
-//! opened (a damaged one refuses every search), every byte by [`Bm25Index::check`], and what goes wrong in a damaged file is caught. The
-//! exception is a file that is cut while it is mapped: reading past its new end kills the process (SIGBUS). Replace an index
-//! by building it anew or by renaming folders, never by writing into its files.
+//! opened (a damaged one refuses every search), every byte by [`Bm25Index::check`], and what goes wrong in a damaged file is caught. A
+//! file that was cut after it was mapped is found before each search; the exception is one that is cut during a search:
+//! reading past its new end kills the process (SIGBUS). Replace an index by building it anew or by renaming folders, never
+//! by writing into its files.
 //!
 //! Not here: dense retrieval, changing an index (build it again), and making sure that ids are unique.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -127,6 +129,7 @@ pub struct Bm25Index {
     passages: Passages,
     bounds: BlockBounds,
     analyzer: TextAnalyzer,
+    mapped: Vec<Mapped>,
     /// What was found when it was opened: an index that can be opened but must not be searched.
     damage: Option<String>,
 }
@@ -157,8 +160,9 @@ impl Bm25Index {
         }
         let bounds = BlockBounds::open(&segment, body, path, parameters).map_err(unreadable)?;
         let analyzer = metadata.language.analyzer(metadata.version);
+        let mapped = Mapped::all(path).at(path)?;
         let (path, bytes) = (path.to_owned(), bytes_of(path)?);
-        Ok(Self { path, metadata, parameters, bytes, passages, bounds, analyzer, damage })
+        Ok(Self { path, metadata, parameters, bytes, passages, bounds, analyzer, mapped, damage })
     }
 
     /// Verifies every byte of the index that is at the path now. One of version 3 has no checksums; of that, only Tantivy's own files are verified.
@@ -244,6 +248,9 @@ impl Bm25Index {
         if let Some(damage) = &self.damage {
             return Err(damaged(&self.path, damage));
         }
+        if let Some(cut) = self.mapped.iter().find(|file| file.is_cut()) {
+            return Err(damaged(&self.path, format!("{} was cut while it was open", cut.name)));
+        }
         caught(&self.path, || {
             let top = self.bounds.top(&terms(analyzer, query), k.min(self.passages.len()));
             let top = top.map_err(|error| damaged(&self.path, error))?;
@@ -253,6 +260,29 @@ impl Bm25Index {
 
     fn passage(&self, number: usize, score: f32) -> Result<Passage> {
         self.passages.get(number, score).map_err(|error| damaged(&self.path, error))
+    }
+}
+
+/// A file of an index, and how long it was when it was mapped.
+struct Mapped {
+    name: String,
+    file: File,
+    bytes: u64,
+}
+
+impl Mapped {
+    fn all(folder: &Path) -> io::Result<Vec<Self>> {
+        let open = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            let file = File::open(entry.path())?;
+            let bytes = file.metadata()?.len();
+            Ok(Self { name: entry.file_name().to_string_lossy().into_owned(), file, bytes })
+        };
+        fs::read_dir(folder)?.map(open).collect()
+    }
+
+    fn is_cut(&self) -> bool {
+        self.file.metadata().is_ok_and(|file| file.len() < self.bytes)
     }
 }
 

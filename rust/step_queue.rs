@@ -2,7 +2,8 @@
 //!
 //! Who wants a step taken [pushes](StepQueue::push) it with a ticket. Steps are taken first come, first served, so many
 //! at once, on the threads that cells run on. When some have ended, a byte can be read from [`StepQueue::bell`], as an
-//! event loop waits for; [`StepQueue::take`] then gives them.
+//! event loop waits for; [`StepQueue::take`] then gives them. A step that nobody wants any more is
+//! [withdrawn](StepQueue::withdraw).
 //!
 //! Not here: what a step is (self_consistency.rs), and the event loop (Python's).
 
@@ -33,11 +34,11 @@ pub struct StepQueue<T> {
 
 struct Queue<T> {
     waiting: VecDeque<(T, Waiting<State>)>,
+    /// Steps that have begun, each with what cancels it.
+    running: Vec<(T, CancelToken)>,
     /// Threads that take steps.
     threads: usize,
     ended: Vec<(T, Result<StepResult<State>>)>,
-    /// Cancels the steps that have begun.
-    cancel: CancelToken,
 }
 
 impl<T: Send + 'static> StepQueue<T> {
@@ -57,8 +58,7 @@ impl<T: Send + 'static> StepQueue<T> {
             return Err(Error::Argument("at_once is 0; at least one is needed".into()));
         }
         let bell = io::pipe().map_err(|error| Error::Sandbox(format!("no pipe for a queue of steps: {error}")))?;
-        let cancel = CancelToken::default();
-        let queue = Queue { waiting: VecDeque::new(), threads: 0, ended: Vec::new(), cancel };
+        let queue = Queue { waiting: VecDeque::new(), running: Vec::new(), threads: 0, ended: Vec::new() };
         Ok(Self { sandbox, format, compat, seed, at_once, queue: Mutex::new(queue), idle: Condvar::new(), bell })
     }
 
@@ -95,6 +95,19 @@ impl<T: Send + 'static> StepQueue<T> {
         std::mem::take(&mut queue.ended)
     }
 
+    /// Forgets a step that has not begun. One that has is cancelled, and ends in an error when its cells have ended, for a
+    /// cell in a tool when that returns: then this is true.
+    pub fn withdraw(&self, is_it: impl Fn(&T) -> bool) -> bool {
+        let mut queue = self.lock();
+        let waiting = queue.waiting.iter().position(|(ticket, _)| is_it(ticket));
+        let forgotten = waiting.and_then(|at| queue.waiting.remove(at));
+        let running = queue.running.iter().find(|(ticket, _)| is_it(ticket));
+        let has_begun = running.inspect(|(_, cancel)| cancel.cancel()).is_some();
+        drop(queue);
+        drop(forgotten);
+        has_begun
+    }
+
     /// How long [`StepQueue::close`] waits.
     const MAX_CLOSE: Duration = Duration::from_secs(3);
 
@@ -103,7 +116,7 @@ impl<T: Send + 'static> StepQueue<T> {
     pub fn close(&self) {
         let mut queue = self.lock();
         let forgotten = std::mem::take(&mut queue.waiting);
-        std::mem::take(&mut queue.cancel).cancel();
+        queue.running.iter().for_each(|(_, cancel)| cancel.cancel());
         let steps_run = |queue: &mut Queue<T>| queue.threads > 0;
         let waited = self.idle.wait_timeout_while(queue, Self::MAX_CLOSE, steps_run);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
@@ -113,13 +126,16 @@ impl<T: Send + 'static> StepQueue<T> {
     fn take_steps(&self, here: &CellThread) {
         let mut queue = self.lock();
         while let Some((ticket, step)) = queue.waiting.pop_front() {
-            let cancel = queue.cancel.clone();
+            let cancel = CancelToken::default();
+            queue.running.push((ticket, cancel.clone()));
             drop(queue);
-            let runner = OnCellThread { sandbox: &self.sandbox, here, cancel };
+            let runner = OnCellThread { sandbox: &self.sandbox, here, cancel: cancel.clone() };
             let take = || self_consistent_steps(&runner, [step], self.format, self.compat, self.seed);
             let result = panic::catch_unwind(AssertUnwindSafe(take))
                 .unwrap_or_else(|_| Err(Error::Sandbox("a step of an episode panicked".into())));
             queue = self.lock();
+            let at = queue.running.iter().position(|(_, other)| other.is_same(&cancel)).expect("it runs");
+            let (ticket, _) = queue.running.swap_remove(at);
             if queue.ended.is_empty() {
                 let _ = (&self.bell.1).write_all(&[0]);
             }

@@ -37,7 +37,7 @@ ONLY_IMPORTERS = {
     "bitsandbytes": {"training/student"},
     "tyro": {"cli/commands", "cli/arguments", "cli/data", "cli/distill", "cli/evaluate", "cli/experiment", "cli/serve"},
     "mcp": {"serving/mcp_server", "tools/mcp"},
-    "uvicorn": {"serving/chat_server"},
+    "uvicorn": {"serving/chat_server", "serving/connection"},
     "starlette": {"serving/chat_server"},
     "smolagents": {"serving/smolagents"},
     "ray": {"rollouts/cluster"},
@@ -48,7 +48,19 @@ ONLY_IMPORTERS = {
 
 # Folders and top-level files from the lowest to the highest: each may import those before it, and none after it.
 ORDER = [
-    *("extras", "retry", "event_loop", "terminal", "answers", "action_format", "named_function", "progress"),
+    *(
+        "extras",
+        "well_formed",
+        "host_header",
+        "redaction",
+        "retry",
+        "event_loop",
+        "terminal",
+        "answers",
+        "action_format",
+        "named_function",
+        "progress",
+    ),
     *("files", "trajectories", "tasks", "models", "tools", "grading"),
     *("first_thought_prefix", "self_consistent_action", "rollouts"),
     *("results", "training", "distillation", "serving", "recipe", "demo", "cli", "__main__"),

@@ -322,8 +322,11 @@ class StepQueue:
     def take(self) -> list[tuple[Any, StepResult | SandboxError | ValueError]]:
         """What has ended since, in that order: ticket and result, or the error in its place; ValueError for a step
         without completions."""
+    def withdraw(self, ticket: Any) -> bool:
+        """Forget the step with this ticket. One that has begun is cancelled, and is to be taken when it has ended: then
+        True."""
     def close(self) -> None:
-        """Forget the steps that have not begun, and wait for those that have."""
+        """Forget the steps that have not begun, cancel those that have, and wait for these, 3 s at most."""
 
 # ---- trajectories ------------------------------------------------------------------------------
 

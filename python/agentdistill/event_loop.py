@@ -11,10 +11,14 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+LOOK_SECONDS = 0.2
+"""How often who waits looks whether Ctrl-C was pressed."""
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:
@@ -32,7 +36,11 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
     future = asyncio.run_coroutine_threadsafe(run_to_end(), event_loop())
     try:
-        return future.result()
+        while True:  # the system may tell another thread of Ctrl-C, which does not wake this one
+            if future.done():
+                return future.result()
+            with suppress(TimeoutError):  # or it is the work's own, and raised above
+                future.result(LOOK_SECONDS)
     except KeyboardInterrupt:
         future.cancel()
         ended.wait(timeout=60)

@@ -13,6 +13,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+from agentdistill.terminal import write
+
 RESUME_HINT = "Run the same command again to resume."
 """The end of every message about work that was interrupted but saved."""
 
@@ -90,7 +92,7 @@ class Shown(ABC):
         return {"text/plain": line, "text/html": f"{bar} {html.escape(line)}"}
 
     def _print(self, line: str) -> None:
-        print(self._titled(line), file=sys.stdout if self._cell else sys.stderr, flush=True)
+        write(f"{self._titled(line)}\n", sys.stdout if self._cell else sys.stderr)
 
     def _titled(self, line: str) -> str:
         return f"{self._title}: {line}".rstrip(", ")

@@ -25,8 +25,10 @@ from typing import Any
 
 from agentdistill._core import iter_trajectories, read_trajectories
 from agentdistill.distillation import GenerateConfig
+from agentdistill.files.replacing import replacing
 from agentdistill.grading.grade import task_of
 from agentdistill.models.loading import count_parameters, split_options
+from agentdistill.redaction import hide_in_command, redacted
 from agentdistill.rollouts.chain_of_thought import chain_sampling
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.rollouts.prompt import assistant_turn, load_prompt
@@ -54,8 +56,10 @@ class Step:
     """The program that starts it, and its arguments, up to ``-m agentdistill``; empty for this Python."""
 
     def __str__(self) -> str:
+        """The command line, without secrets."""
         started = (*self.launch, "-m", "agentdistill") if self.launch else ("agentdistill",)
-        return shlex.join((*started, *self.arguments))
+        hide_in_command(self.arguments)
+        return redacted(shlex.join((*started, *self.arguments)))
 
     @property
     def inputs(self) -> list[Path]:
@@ -74,7 +78,8 @@ class Step:
 
     def set_done(self) -> None:
         """Remember what made the output, and what it is."""
-        _record(self.output).write_text(json.dumps(self._state(), indent=1) + "\n", encoding="utf-8")
+        with replacing(_record(self.output)) as new:
+            new.write_text(json.dumps(self._state(), indent=1) + "\n", encoding="utf-8")
 
     def _state(self) -> dict[str, Any]:
         inputs = {str(path): _content(path) for path in self.inputs}

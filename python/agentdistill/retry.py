@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
+from agentdistill.redaction import redacted
+
 _log = logging.getLogger(__name__)
 
 TRIES_AT_FIRST = 3
@@ -49,6 +51,7 @@ class Retries:
         ``wait``: seconds that the server asked for. ``unreachable``: the connection was refused, or the host does not
         exist. Raises ``error`` after the last attempt.
         """
+        problem = redacted(problem)
         tries = self._attempts_to_reach(problem) if unreachable else self._retries + 1
         if attempt + 1 >= tries or (wait or 0) > LONGEST_WAIT:
             later = f", and asks for a retry in {wait:.0f} s" if wait else ""

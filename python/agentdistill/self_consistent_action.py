@@ -37,17 +37,26 @@ class SelfConsistentAction:
         compat: Literal["reference"] | None = None,
         seed: int = 0,
         slow_tools: bool = False,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
         """``compat="reference"`` votes as the paper's code did, on printed output alone.
 
-        With ``slow_tools``, cells may wait for tools, and many steps run at once.
+        With ``slow_tools``, cells may wait for tools, and many steps run at once. ``release`` ends their waiting; it is
+        called at the end.
         """
         self.initial = sandbox.initial
         """The State in which every episode begins."""
         at_once = STEPS_WITH_SLOW_TOOLS if slow_tools else os.cpu_count() or 1
         self._queue = StepQueue(sandbox, at_once, format=action_format, compat=compat, seed=seed)
-        self._close = weakref.finalize(self, self._queue.close)  # at the latest when the interpreter exits
+        self._abandoned = set[asyncio.Future[StepResult]]()
+        # At the latest when the interpreter exits.
+        self._close = weakref.finalize(self, _release_and_close, release, self._queue)
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def abandoned(self) -> int:
+        """Steps that nobody waits for any more, and that have not ended yet."""
+        return len(self._abandoned)
 
     async def act(
         self,
@@ -73,20 +82,26 @@ class SelfConsistentAction:
     async def step(self, state: State, completions: Sequence[str], earlier: StepResult | None = None) -> StepResult:
         """Parse and run the candidates of one step, each from ``state``, and vote. Raises SandboxError.
 
-        ``earlier`` is the result for the first candidates, whose code is not run again.
+        ``earlier`` is the result for the first candidates, whose code is not run again. If this is cancelled, its
+        cells are, too; those in a tool end when it returns.
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._queue.fileno(), self._deliver_results)
         result: asyncio.Future[StepResult] = self._loop.create_future()
         self._queue.push(result, state, completions, earlier)
-        return await result
+        try:
+            return await result
+        except asyncio.CancelledError:
+            if self._queue.withdraw(result):
+                self._abandoned.add(result)
+            raise
 
     def _deliver_results(self) -> None:
         for result, outcome in self._queue.take():
             if result.done():  # its episode was cancelled
-                continue
-            if isinstance(outcome, StepResult):
+                self._abandoned.discard(result)
+            elif isinstance(outcome, StepResult):
                 result.set_result(outcome)
             else:
                 result.set_exception(outcome)
@@ -98,6 +113,11 @@ class SelfConsistentAction:
         self._close()
         if self._loop and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.remove_reader, self._queue.fileno())
+
+
+def _release_and_close(release: Callable[[], None], queue: StepQueue) -> None:
+    release()
+    queue.close()
 
 
 def _texts(generation: Generation, prefix: str) -> list[str]:

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::{any_text, field, spelling, without_gil};
+use super::{AnyText, any_text, field, spelling, without_gil};
 use crate::action::{Action, ActionFormat, ParseFailure, ParseFailureKind, Parsed, SpanKind};
 use crate::observation::Observation;
 use crate::vote::Vote;
@@ -49,13 +49,14 @@ impl Action {
     #[pyo3(signature = (thought, code = None, final_answer = None, spans = vec![], format = ActionFormat::Code),
         text_signature = "(thought, code=None, final_answer=None, spans=(), format='code')")]
     fn py_new(
-        thought: String,
-        code: Option<String>,
-        final_answer: Option<String>,
+        thought: AnyText,
+        code: Option<AnyText>,
+        final_answer: Option<AnyText>,
         spans: Vec<(SpanKind, usize, usize)>,
         format: ActionFormat,
     ) -> Self {
-        Self { thought, code, final_answer, spans, format }
+        let [code, final_answer] = [code, final_answer].map(|text| text.map(String::from));
+        Self { thought: thought.into(), code, final_answer, spans, format }
     }
 
     fn __repr__(&self) -> String {
@@ -67,8 +68,8 @@ impl Action {
 #[pymethods]
 impl ParseFailure {
     #[new]
-    fn py_new(kind: ParseFailureKind, message: String) -> Self {
-        Self { kind, message }
+    fn py_new(kind: ParseFailureKind, message: AnyText) -> Self {
+        Self { kind, message: message.into() }
     }
 
     fn __repr__(&self) -> String {

@@ -2,29 +2,32 @@
 
 use pyo3::prelude::*;
 
-use super::{field, spelling};
+use super::{AnyText, field, spelling};
 use crate::observation::{Observation, ObservationKind, ToolCall};
 
 #[pymethods]
 impl Observation {
     #[new]
-    #[pyo3(signature = (kind, *, stdout = String::new(), truncated = 0, value = None, final_answer = None,
+    #[pyo3(signature = (kind, *, stdout = AnyText::default(), truncated = 0, value = None, final_answer = None,
         final_answer_json = None, error_type = None, error = None, tool_calls = vec![], seconds = 0.0),
         text_signature = "(kind, *, stdout='', truncated=0, value=None, final_answer=None, final_answer_json=None, \
         error_type=None, error=None, tool_calls=(), seconds=0.0)")]
     #[allow(clippy::too_many_arguments)] // keywords in Python
     fn py_new(
         kind: ObservationKind,
-        stdout: String,
+        stdout: AnyText,
         truncated: usize,
-        value: Option<String>,
-        final_answer: Option<String>,
-        final_answer_json: Option<String>,
-        error_type: Option<String>,
-        error: Option<String>,
+        value: Option<AnyText>,
+        final_answer: Option<AnyText>,
+        final_answer_json: Option<AnyText>,
+        error_type: Option<AnyText>,
+        error: Option<AnyText>,
         tool_calls: Vec<ToolCall>,
         seconds: f64,
     ) -> Self {
+        let [value, final_answer, final_answer_json, error_type, error] =
+            [value, final_answer, final_answer_json, error_type, error].map(|text| text.map(String::from));
+        let stdout = stdout.into();
         Self { kind, stdout, truncated, value, final_answer, final_answer_json, error_type, error, tool_calls, seconds }
     }
 

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyTuple};
 
 use super::retrieval::PyBm25Index;
-use super::without_gil;
+use super::{AnyText, without_gil};
 use crate::Error;
 use crate::observation::Observation;
 use crate::sandbox::{Caller, Limits, Sandbox, State, Tool, Tools};
@@ -164,15 +164,15 @@ impl PySandbox {
     }
 
     /// Run one cell from ``state``; return what it did and the State after it. ``state`` stays as it is.
-    fn run(&self, py: Python<'_>, state: &Bound<'_, PyState>, code: String) -> PyResult<(Observation, PyState)> {
-        let mut results = self.run_cells(py, vec![(state.get().0.clone(), code)])?;
+    fn run(&self, py: Python<'_>, state: &Bound<'_, PyState>, code: AnyText) -> PyResult<(Observation, PyState)> {
+        let mut results = self.run_cells(py, vec![(state.get().0.clone(), code.into())])?;
         let (observation, state) = results.pop().expect("a result for the cell");
         Ok((observation, PyState(state)))
     }
 
     /// Run each cell from its own State, in parallel; the same State may stand in many.
-    fn run_many(&self, py: Python<'_>, cells: Vec<(Py<PyState>, String)>) -> PyResult<Vec<(Observation, PyState)>> {
-        let cells = cells.into_iter().map(|(state, code)| (state.get().0.clone(), code)).collect();
+    fn run_many(&self, py: Python<'_>, cells: Vec<(Py<PyState>, AnyText)>) -> PyResult<Vec<(Observation, PyState)>> {
+        let cells = cells.into_iter().map(|(state, code)| (state.get().0.clone(), code.into())).collect();
         let results = self.run_cells(py, cells)?;
         Ok(results.into_iter().map(|(observation, state)| (observation, PyState(state))).collect())
     }

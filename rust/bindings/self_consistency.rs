@@ -68,7 +68,12 @@ impl PyStepQueue {
             .collect()
     }
 
-    /// Forget the steps that have not begun, and wait for those that have.
+    /// Forget the step with this ticket. One that has begun is cancelled, and is to be taken when it has ended: then True.
+    fn withdraw(&self, ticket: &Bound<'_, PyAny>) -> bool {
+        self.0.withdraw(|other| other.is(ticket))
+    }
+
+    /// Forget the steps that have not begun, cancel those that have, and wait for these, 3 s at most.
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.0.close());
     }

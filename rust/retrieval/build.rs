@@ -400,6 +400,8 @@ impl BuildingSite {
             let entry = entry.at(&site.folder)?;
             if entry.file_type().at(&entry.path())?.is_dir() {
                 fs::remove_dir_all(entry.path()).at(&entry.path())?;
+            } else if entry.path() != lock_path {
+                fs::remove_file(entry.path()).at(&entry.path())?; // a link, say
             }
         }
         Ok(site)

@@ -51,6 +51,11 @@ impl CancelToken {
         self.0.store(true, SeqCst);
     }
 
+    /// Whether both cancel the same cells.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub fn is_cancelled(&self) -> bool {
         self.0.load(SeqCst)
     }

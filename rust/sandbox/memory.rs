@@ -410,10 +410,20 @@ unsafe impl MemoryCreator for Creator {
         if size < minimum || size > capacity {
             return Err(format!("a memory of {size} bytes, where {minimum} to {capacity} are possible"));
         }
-        let mapping = Arc::new(Mapping::new(image, size, capacity + guard).map_err(|error| error.to_string())?);
+        let mapping = Arc::new(Mapping::new(image, size, capacity + guard).map_err(not_reserved)?);
         NEXT.set(Next::Made(mapping.clone()));
         Ok(Box::new(Handle { mapping, capacity }))
     }
+}
+
+fn not_reserved(error: io::Error) -> String {
+    if error.raw_os_error() != Some(libc::ENOMEM) {
+        return error.to_string();
+    }
+    format!(
+        "{error}: each cell that runs reserves 4 GiB of address space, of which it uses little. Where `ulimit -v` bounds \
+         that, allow 8 GiB and 4 more for each core, or lift it with `ulimit -v unlimited`"
+    )
 }
 
 /// wasmtime's share in a mapping.

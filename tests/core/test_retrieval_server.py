@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -167,3 +169,135 @@ def test_it_is_a_value_in_python_too(index: Bm25Index) -> None:
         httpx2.get(server.url)
     with pytest.raises(ValueError, match=r"no-such-host\.invalid is no address to listen at"):
         RetrievalServer(index, "no-such-host.invalid", 0)
+
+
+# ---- limits ----------------------------------------------------------------------------------------
+
+
+def raw(url: str, sent: bytes) -> bytes:
+    """What is answered to ``sent`` until the connection ends."""
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=60) as client:
+        answer = b""
+        with suppress(ConnectionResetError, BrokenPipeError):
+            client.sendall(sent)
+        with suppress(ConnectionResetError):
+            while part := client.recv(65536):
+                answer += part
+    return answer
+
+
+def request(body: bytes, *lines: str, host: str = "localhost", kind: str = "application/json") -> bytes:
+    head = ("POST /retrieve HTTP/1.1", f"Host: {host}", f"Content-Type: {kind}", "Connection: close", *lines)
+    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def resident(process: subprocess.Popen[str]) -> int:
+    """MB of memory that a process has."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.findall(r"VmRSS:\s*(\d+)", status)[0]) >> 10
+
+
+QUERY = json.dumps({"queries": ["rome"]}).encode()
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.com", "x{y.evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "a@localhost", "0.0.0.0"]
+)
+def test_other_hosts_are_refused(host: str, url: str) -> None:
+    assert raw(url, request(QUERY, host=host)).split()[1] in (b"403", b"400")
+    assert raw(url, request(QUERY, "Host: localhost", host=host)).split()[1] in (b"403", b"400")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:80", "[::1]", "LOCALHOST."])
+def test_this_machine_may_ask(host: str, url: str) -> None:
+    assert raw(url, request(QUERY, host=host)).split()[1] == b"200"
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp"]
+)
+def test_what_a_web_page_can_send_is_refused(kind: str, url: str) -> None:
+    assert raw(url, request(QUERY, kind=kind)).split()[1] == b"415"
+    assert raw(url, request(QUERY, "Origin: http://evil.com")).split()[1] == b"403"
+
+
+@pytest.mark.parametrize("endless", [b"X: ", b"X: y\r\n", b" "])
+def test_heads_are_bounded(endless: bytes, url: str) -> None:
+    answer = raw(url, b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + endless + b"a" * (4 << 20))
+    assert b" 200 " not in answer[:20]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Bm25Index:
+    """Twenty passages of a megabyte that all have one word."""
+    passages = [(str(i), "", "alpha " + "lorem ipsum " * 83_000) for i in range(20)]
+    return Bm25Index.build(passages, tmp_path_factory.mktemp("large") / "index")
+
+
+def test_answers_are_bounded_by_their_bytes(large: Bm25Index) -> None:
+    with process(large) as (server, url):
+        before = resident(server)
+        wanted = json.dumps({"queries": ["alpha"] * 20, "topk": 20}).encode()
+        for _ in range(4):
+            assert raw(url, request(wanted)).split()[1] == b"413"
+        assert resident(server) - before < 200
+        assert len(retrieve(url, queries=["alpha"], topk=20).json()["result"][0]) == 20
+
+
+def test_answers_that_nobody_reads_are_bounded_together(large: Bm25Index) -> None:
+    with process(large) as (server, url):
+        parts, before = urlsplit(url), resident(server)
+        clients = [socket.create_connection((parts.hostname, parts.port), timeout=60) for _ in range(40)]
+        for client in clients:
+            client.sendall(request(json.dumps({"queries": ["alpha"], "topk": 20}).encode()))
+        statuses = {client.recv(12).split()[1] for client in clients}
+        assert statuses <= {b"200", b"503"}
+        assert resident(server) - before < 900
+        assert httpx2.get(f"{url}/health").json()["status"] == "ok"
+        for client in clients:
+            client.close()
+
+
+def test_bodies_are_bounded_together(index: Bm25Index) -> None:
+    with process(index) as (server, url):
+        parts, before = urlsplit(url), resident(server)
+        clients = [socket.create_connection((parts.hostname, parts.port), timeout=60) for _ in range(40)]
+        head = request(b"").replace(b"Content-Length: 0", b"Content-Length: 16000000")
+        for client in clients:
+            with suppress(OSError):  # it is refused
+                client.sendall(head + b" " * 15_000_000)
+        assert resident(server) - before < 600
+        assert httpx2.get(f"{url}/health").json()["status"] == "ok"
+        for client in clients:
+            client.close()
+        assert retrieve(url, queries=["rome"]).status_code == 200
+
+
+def test_health_answers_while_large_queries_run(tmp_path: Path) -> None:
+    words = [f"w{i}" for i in range(1_000)]
+    passages = ((str(i), "", " ".join(words[i % 7 :: 3])) for i in range(3_000))
+    with process(Bm25Index.build(passages, tmp_path / "index")) as (_, url):
+        parts = urlsplit(url)
+        wanted = json.dumps({"queries": [" ".join(words)] * 200, "topk": 100}).encode()
+        clients = [socket.create_connection((parts.hostname, parts.port), timeout=60) for _ in range(4)]
+        for client in clients:
+            client.sendall(request(wanted))
+        for _ in range(20):
+            assert httpx2.get(f"{url}/health", timeout=30).json()["documents"] == 3_000
+        for client in clients:
+            client.close()
+
+
+def test_who_drops_it_does_not_wait(index: Bm25Index) -> None:
+    """A request under way keeps its connection for a while. Who waited for that would find it closed."""
+    program = (
+        "import socket, sys\nfrom agentdistill import Bm25Index, RetrievalServer\n"
+        "server = RetrievalServer(Bm25Index.open(sys.argv[1]), port=0)\n"
+        "client = socket.create_connection(('127.0.0.1', int(server.url.rsplit(':', 1)[1])))\n"
+        "client.sendall(b'POST /retrieve HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Length: 10\\r\\n\\r\\n')\n"
+        "del server\nclient.setblocking(False)\n"
+        "try: print(client.recv(1))\nexcept BlockingIOError: print('open', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, index.info()["path"]], capture_output=True, timeout=60)
+    assert done.stdout == b"open\n", done.stderr

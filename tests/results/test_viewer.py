@@ -6,8 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from agentdistill._core import (
     parse_action,
     read_trajectories,
 )
+from agentdistill.results import viewer as viewing
 from agentdistill.results.viewer import VERDICTS, Filter, TrajectoryIndex, trajectory_files, viewer
 
 # ---- the index -----------------------------------------------------------------------------------
@@ -208,7 +212,7 @@ def get(url: str, path: str, host: str | None = None) -> http.client.HTTPRespons
 
 NAMES = [
     ("localhost:80", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("evil.example", 403), ("127.0.0.1.x.example", 403),
-    ("localhost.evil.example:8000", 403), ("evil.example@127.0.0.1", 200), ("", 403), ("[", 403),
+    ("localhost.evil.example:8000", 403), ("evil.example@127.0.0.1", 403), ("", 403), ("[", 403),
 ]  # fmt: skip
 
 
@@ -425,3 +429,62 @@ def test_dark_and_narrow(chromium: Any, url: str) -> None:
     assert chromium.execute_script("let r = document.getElementById('reader'); return r.scrollWidth <= r.clientWidth")
     page.press(Keys.ESCAPE)
     assert (page.width_of("#side"), page.width_of("#reader")) == (390, 0)
+
+
+# ---- connections -----------------------------------------------------------------------------------
+
+
+def connected(url: str, sent: bytes = b"") -> socket.socket:
+    client = socket.create_connection((urlsplit(url).hostname, urlsplit(url).port))
+    client.settimeout(60)
+    client.sendall(sent)
+    return client
+
+
+def ended(client: socket.socket) -> bool:
+    try:
+        while client.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    client.close()
+    return True
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET", b"GET / HTTP/1.1\r\nX: ", b"GET /state HTTP/1.1\r\nHost: localhost\r\n\r\nGE"]
+)
+def test_connections_that_ask_for_nothing_end(sent: bytes, some_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewing, "HEAD_SECONDS", 0.2)
+    with viewer([some_file]) as url:
+        assert ended(connected(url, sent))
+
+
+def test_a_request_that_drips_ends(some_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewing, "HEAD_SECONDS", 0.3)
+    with viewer([some_file]) as url:
+        client = connected(url, b"GET / HTTP/1.1\r\nX: ")
+        with pytest.raises(OSError):
+            while True:
+                client.sendall(b"a")
+                time.sleep(0.01)
+        client.close()
+
+
+def test_idle_connections_make_room(some_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewing, "MOST_CONNECTIONS", 8)
+    with viewer([some_file]) as url:
+        before = threading.active_count()
+        idle = [connected(url, b"GET / HT") for _ in range(100)]
+        assert get(url, "/state").status == 200
+        assert threading.active_count() - before <= 9
+        for client in idle:
+            client.close()
+
+
+@pytest.mark.parametrize("host", ["x{y.evil.com", "evil.com", "127.0.0.1@evil.com", "localhost.evil.com", "[::1", ""])
+def test_other_hosts_are_refused(host: str, some_file: Path) -> None:
+    with viewer([some_file]) as url:
+        client = connected(url, f"GET /state HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        assert client.recv(100).split()[1] == b"403"
+        client.close()

@@ -228,8 +228,8 @@ def test_the_command_line_takes_several_servers_and_ours_is_one_too() -> None:
 # What is no server -> what is said.
 NONE = {
     "no-such-command": "no-such-command",
-    f"{sys.executable} -c pass": "no MCP server answers at",
-    "http://127.0.0.1:1/mcp": "no MCP server answers at 'http://127.0.0.1:1/mcp'",
+    f"{sys.executable} -c pass": r"MCP server 1 \(python[0-9.]*\) does not answer",
+    "http://127.0.0.1:1/mcp": r"MCP server 1 \(http://127.0.0.1:1/mcp\) does not answer",
 }
 
 

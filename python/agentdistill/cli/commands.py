@@ -19,7 +19,7 @@ from agentdistill.cli.distill import Correct, Generate, Inspect, Select, Train
 from agentdistill.cli.evaluate import Evaluate, Grade, Report, View
 from agentdistill.cli.experiment import Demo, Run
 from agentdistill.cli.serve import Ask, Chat, Mcp, RunSandbox, Serve
-from agentdistill.terminal import write
+from agentdistill.terminal import prepare, tell
 
 
 class Command(Protocol):
@@ -57,6 +57,7 @@ EXAMPLE = """\
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command. Exit with status 1 and a one-line error if it fails, and 2 if the arguments are invalid."""
+    prepare()
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         (sys.stdout if argv else sys.stderr).write(overview())
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `agentdistill ... | head`
         sys.exit(0)
     except (AgentDistillError, ValueError, OSError) as error:
-        write(f"agentdistill: {error}\n", sys.stderr)
+        tell(f"agentdistill: {error}")
         sys.exit(1)
 
 

@@ -1,8 +1,6 @@
 """Which commands prepare data? index, serve-retrieval, convert."""
 
-import json
 import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +14,7 @@ from agentdistill._core import (
 from agentdistill.cli.arguments import Output
 from agentdistill.files.formats import Format, convert
 from agentdistill.progress import FileProgress
-from agentdistill.terminal import write
+from agentdistill.terminal import json_for_people, say, tell
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class IndexInfo:
 
     def run(self) -> None:
         for name, value in Bm25Index.open(self.index).info().items():
-            print(f"{name:12} {value}")
+            say(f"{name:12} {value}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class IndexCheck:
 
     def run(self) -> None:
         Bm25Index.open(self.index).check()
-        print(f"{self.index}: all checksums match")
+        say(f"{self.index}: all checksums match")
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,9 @@ class IndexSearch:
         for found in Bm25Index.open(self.index).search(self.query, self.k):
             if self.json:
                 passage = {"id": found.id, "title": found.title, "text": found.text, "score": found.score}
-                print(json.dumps(passage, ensure_ascii=False))
+                say(json_for_people(passage))
             else:
-                write(f"{found.score:7.3f}  [{found.id}] {found.title}\n{found.text}\n\n", sys.stdout)
+                say(f"{found.score:7.3f}  [{found.id}] {found.title}\n{found.text}\n")
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ class ServeRetrieval:
         stopping = {signal.SIGINT, signal.SIGTERM}
         signal.pthread_sigmask(signal.SIG_BLOCK, stopping)  # before the server starts threads, which inherit the mask
         with RetrievalServer(Bm25Index.open(self.index), self.host, self.port) as server:
-            print(f"serving {self.index} at {server.url}/retrieve", file=sys.stderr, flush=True)
+            tell(f"serving {self.index} at {server.url}/retrieve")
             signal.sigwait(stopping)
 
 
@@ -180,4 +178,4 @@ class Convert:
     """Format of the output."""
 
     def run(self) -> None:
-        print(convert(self.inputs, self.output, source=self.source, target=self.target))
+        say(convert(self.inputs, self.output, source=self.source, target=self.target))

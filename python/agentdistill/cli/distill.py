@@ -13,6 +13,7 @@ from agentdistill.distillation import GenerateConfig, SelectConfig, generate, se
 from agentdistill.extras import need
 from agentdistill.models.loading import model_files
 from agentdistill.rollouts.engine import check_complete
+from agentdistill.terminal import printable, say
 from agentdistill.training.config import TrainConfig
 from agentdistill.training.correction import CorrectConfig, correct
 from agentdistill.training.examples import (
@@ -52,7 +53,7 @@ class Generate:
         tasks = self.files.load()
         with self.tools.open(self.config.tool_seconds) as tools:
             done = generate(tasks, self.model, tools, self.config, output=self.output, metrics=self.metrics)
-        print(select(done))
+        say(select(done))
         check_complete(done, self.output)
 
 
@@ -73,7 +74,7 @@ class Select:
     config: SelectConfig = field(default_factory=SelectConfig)
 
     def run(self) -> None:
-        print(select(self.trajectories, self.output, self.config))
+        say(select(self.trajectories, self.output, self.config))
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Correct:
     def run(self) -> None:
         with self.tools.open(self.config.tool_seconds) as tools:
             done = correct(self.trajectories, self.model, tools, self.config, output=self.output, metrics=self.metrics)
-        print(select(done))
+        say(select(done))
         check_complete(done, self.output)
 
 
@@ -142,7 +143,7 @@ class Inspect:
         for example in made.examples[: self.limit]:
             console.print(highlighted(example, tokenizer))
             console.rule()
-        console.print(str(made))
+        say(made)
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,11 @@ class Train:
         student = train(
             self.trajectories, self.model, self.output, self.config, push_to=self.push_to, overwrite=self.overwrite
         )
-        print(f"student: {student}")
+        say(f"student: {student}")
 
 
 def highlighted(example: Example, tokenizer: Tokenizer) -> Text:
     """An example for a terminal: tokens with loss in the colour of their span, all others dim."""
-    return Text.assemble(*((text, _COLOURS[kind] if kind else "dim") for text, kind in pieces(example, tokenizer)))
+    return Text.assemble(
+        *((printable(text), _COLOURS[kind] if kind else "dim") for text, kind in pieces(example, tokenizer))
+    )

@@ -1,6 +1,5 @@
 """Which commands measure and compare models? evaluate, grade, report, view."""
 
-import sys
 import threading
 import webbrowser
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from agentdistill.results.report import write_report
 from agentdistill.results.viewer import Learnt, trajectory_files, viewer
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tasks.task import Kind
-from agentdistill.terminal import write
+from agentdistill.terminal import say
 from agentdistill.training.examples import load_tokenizer, pieces, student_named, to_examples
 
 
@@ -57,7 +56,7 @@ class Evaluate:
                 grader=self.grader,
                 allow_missing=self.allow_missing,
             )
-        print(evaluation)
+        say(evaluation)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Grade:
 
     def run(self) -> None:
         regrading = regrade(self.trajectories, self.grader, self.output, kind=self.kind, concurrency=self.concurrency)
-        write(f"{regrading}\n", sys.stdout)
+        say(regrading)
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Report:
     """HTML page to write."""
 
     def run(self) -> None:
-        print(write_report(self.runs, self.output))
+        say(write_report(self.runs, self.output))
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class View:
     def run(self) -> None:
         files = trajectory_files(self.trajectories)
         with viewer(files, host=self.host, port=self.port, learnt=self.learnt()) as url:
-            print(f"{self.trajectories} at {url} (Ctrl-C stops it)", flush=True)
+            say(f"{self.trajectories} at {url} (Ctrl-C stops it)")
             if self.browser:
                 webbrowser.open(url)
             threading.Event().wait()

@@ -16,6 +16,7 @@ from agentdistill.cli.arguments import Output
 from agentdistill.cli.distill import Correct, Generate, Train
 from agentdistill.cli.evaluate import Evaluate, Grade
 from agentdistill.recipe import Step, correct_cost, formula, grade_cost, load_recipe, rollout_cost, settings, train_cost
+from agentdistill.terminal import others_messages, say
 
 if TYPE_CHECKING:
     from agentdistill.cli.commands import Command
@@ -56,9 +57,9 @@ class Run:
             return
         for step, program in zip(steps, programs, strict=True):
             if step.is_done():
-                print(f"[{step.name}] is done: {step.output}")
+                say(f"[{step.name}] is done: {step.output}")
                 continue
-            print(f"[{step.name}] {step}", flush=True)
+            say(f"[{step.name}] {step}")
             command = [*program, "-m", "agentdistill", *step.arguments]
             # No module of the recipe's folder stands for one of the libraries'.
             if status := subprocess.run(command, env=os.environ | {"PYTHONSAFEPATH": "1"}).returncode:
@@ -78,7 +79,8 @@ class Run:
         from agentdistill.cli.commands import parse  # here, since it imports this module
 
         try:
-            return parse(step.arguments)
+            with others_messages():
+                return parse(step.arguments)
         except SystemExit as error:
             raise ValueError(f"{self.recipe}: [{step.name}] is not a valid command: {step}") from error
 
@@ -105,10 +107,10 @@ class Run:
                 else "next to nothing"
             )
             said = "done" if done else cost.said(self.tflops) if cost else unknown
-            print(f"[{step.name}] {said}\n    {step}")
+            say(f"[{step.name}] {said}\n    {step}")
             if config := getattr(command, "config", None):
-                print(indent(fill(settings(config), 112, break_long_words=False), " " * 8))
-        print(formula(self.tflops))
+                say(indent(fill(settings(config), 112, break_long_words=False), " " * 8))
+        say(formula(self.tflops))
 
 
 @dataclass(frozen=True)

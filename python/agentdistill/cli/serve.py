@@ -16,6 +16,7 @@ from agentdistill.rollouts.engine import player_of
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.serving.chat import Conversation, chat, show_answer
 from agentdistill.serving.repl import Repl, run_file
+from agentdistill.terminal import tell
 from agentdistill.tools.tool import sandbox_tools
 
 
@@ -68,7 +69,7 @@ class Serve:
 
     model: ModelSpec
     host: str = "127.0.0.1"
-    """Address to listen on. Without an API key, everyone who can reach it can use the agent."""
+    """Address to listen on. An address that other machines can reach needs an API key."""
     port: int = 8000
     """Port to listen on; 0 picks a free one."""
     name: str | None = None
@@ -100,11 +101,11 @@ class Serve:
                 self.host,
                 self.port,
                 name=self.name,
-                api_key=self.api_key or os.environ.get("AGENTDISTILL_API_KEY"),
+                api_key=os.environ.get("AGENTDISTILL_API_KEY") or None if self.api_key is None else self.api_key,
                 seconds=self.request_seconds,
             ) as server,
         ):
-            print(f"serving {server.name} at {server.url}", file=sys.stderr, flush=True)
+            tell(f"serving {server.name} at {server.url}")
             stopped.wait()
 
 

@@ -25,7 +25,9 @@ Format = Literal[
     "agentdistill", "reference", "smolagents", "openai", "messages", "prompt-completion", "sharegpt", "atif"
 ]
 COLUMNS = {"messages", "prompt", "completion", "conversations", "tools"}
-"""Fields that become nested columns of a table; all other nested fields become JSON strings."""
+"""What becomes nested columns of a table; all else that is nested becomes strings of JSON."""
+_NESTED = ("messages", "steps", "sampling", "usage", "aliases")
+"""Fields of a trajectory that are strings of JSON in a table."""
 JSON_LINES = (".json", ".jsonl", ".ndjson")
 
 
@@ -81,7 +83,7 @@ def convert(
         except TrajectoryError as error:
             raise _named(error, dict(zip(lines, files, strict=True))) from error
         if is_table:
-            write_table(lambda: _rows(written), output, TrajectoryError)
+            write_table(lambda: _rows(written), output, Path(folder) / "table", TrajectoryError)
     return done
 
 
@@ -108,15 +110,14 @@ def _named(error: TrajectoryError, files: dict[Path, Path]) -> TrajectoryError:
 def _as_lines(table: Path, lines: Path) -> Path:
     """Write a table's rows to a JSON Lines file."""
     with lines.open("w", encoding="utf-8") as file:
-        for row in read_table(table, TrajectoryError).rows:
+        for number, row in enumerate(read_table(table, TrajectoryError).rows, 1):
             row = _without_nulls(row)
-            if "outcome" in row:  # ours
-                row |= {
-                    name: json.loads(row[name])
-                    for name in ("messages", "steps", "sampling", "usage", "aliases")
-                    if name in row
-                }
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            try:
+                if "outcome" in row:  # ours
+                    row |= {name: json.loads(row[name]) for name in _NESTED if name in row}
+                file.write(json.dumps(row, default=str) + "\n")
+            except (ValueError, TypeError, RecursionError) as error:
+                raise TrajectoryError(f"{table}: row {number}: this is no trajectory: {error}") from error
     return lines
 
 

@@ -13,12 +13,24 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from agentdistill._core import AgentDistillError
 from agentdistill.extras import need
 
 BATCH = 8192
-"""Rows per batch."""
+"""Most rows per batch."""
+
+BATCH_BYTES = 32 << 20
+"""Of rows read at once, where several are that large together."""
+
+RECORD_BYTES = 64 << 20
+"""Largest row, as of a record of JSON."""
+
+LIKELY = 200
+"""Compression by more than this is that of a file made to fill memory, where it is ``BOMB_BYTES`` or more."""
+
+BOMB_BYTES = 256 << 20
 
 Row = dict[str, Any]
 Columns = Callable[[Sequence[str]], Sequence[str]]
@@ -50,13 +62,27 @@ def saved_dataset(folder: Path, error: Error) -> list[Path]:
     Raises ``error`` if the dataset has several splits.
     """
     if (splits := folder / "dataset_dict.json").exists():
-        names = json.loads(splits.read_text())["splits"]
-        if len(names) > 1:
+        names = _names_in(splits, lambda known: known["splits"], error)
+        if len(names) != 1:
             raise error(f"{folder}: this dataset has several splits: give the folder of one of {', '.join(names)}")
         folder = folder / names[0]
     if not (state := folder / "state.json").exists():
         return []
-    return [folder / file["filename"] for file in json.loads(state.read_text())["_data_files"]]
+    return [
+        folder / name
+        for name in _names_in(state, lambda known: [file["filename"] for file in known["_data_files"]], error)
+    ]
+
+
+def _names_in(file: Path, names: Callable[[Any], list[str]], error: Error) -> list[str]:
+    """What a file of ``save_to_disk`` says lies in its folder."""
+    try:
+        found = names(json.loads(file.read_text(encoding="utf-8")))
+        if not all(Path(name).name == name for name in found):
+            raise ValueError("it names files elsewhere")
+    except (ValueError, KeyError, TypeError, RecursionError) as why:
+        raise error(f"{file}: this is not what save_to_disk writes ({type(why).__name__}: {why})") from why
+    return found
 
 
 def read_table(path: Path, error: Error, columns: Columns = lambda names: names) -> Table:
@@ -75,11 +101,18 @@ def _parquet(path: Path, error: Error, columns: Columns) -> Table:
     with _reading(path, error):
         file = ParquetFile(path)
         wanted = list(columns(file.schema_arrow.names))
+        # A text that the file has once stays one: written out for each row it may be any number of times as long.
+        texts = [column.path for column in file.schema if column.physical_type == "BYTE_ARRAY"]
+        file = ParquetFile(path, read_dictionary=texts)
 
     def rows() -> Iterator[Row]:
+        row = 0
         with _reading(path, error):
-            for batch in file.iter_batches(BATCH, columns=wanted):
-                yield from batch.to_pylist()
+            for number in range(file.num_row_groups):
+                at_once = _rows_at_once(file.metadata.row_group(number), f"{path}: row {row + 1}", error)
+                for batch in file.iter_batches(at_once, row_groups=[number], columns=wanted):
+                    yield from _bounded(batch, path, row, error)
+                    row += batch.num_rows
 
     return Table(file.metadata.num_rows, rows())
 
@@ -95,18 +128,64 @@ def _arrow(path: Path, error: Error, columns: Columns) -> Table:
         count = sum(batch.num_rows for batch in batches())
 
     def rows() -> Iterator[Row]:
+        row = 0
         with _reading(path, error):
             for batch in batches():
                 for start in range(0, batch.num_rows, BATCH):
-                    yield from batch.select(wanted).slice(start, BATCH).to_pylist()
+                    yield from _bounded(batch.select(wanted).slice(start, BATCH), path, row + start, error)
+                row += batch.num_rows
 
     return Table(count, rows())
 
 
-def write_table(rows: Callable[[], Iterator[Row]], path: Path, error: Error) -> None:
+def _rows_at_once(group: Any, place: str, error: Error) -> int:
+    """How many rows of a group of Parquet's to read at once; raises ``error`` for what only fills memory."""
+    size = values = 0
+    for column in (group.column(i) for i in range(group.num_columns)):
+        written, read = column.total_compressed_size, column.total_uncompressed_size
+        if read > max(BOMB_BYTES, LIKELY * written):
+            raise error(f"{place}: {written} bytes would become {read} here, and are not read")
+        size, values = size + read, values + column.num_values
+    each = max(size, 8 * values) // max(group.num_rows, 1)
+    if each > RECORD_BYTES:
+        raise error(f"{place}: rows of {each} bytes are not read; {RECORD_BYTES} are the most")
+    return int(max(1, min(BATCH, BATCH_BYTES // max(each, 1))))
+
+
+def _bounded(batch: Any, path: Path, first: int, error: Error) -> Iterator[Row]:
+    """The rows of a batch, as few at a time as fit; ``first``: how many rows there are before."""
+    size = sum(map(_size, batch.columns))
+    if batch.num_rows == 1 and size > RECORD_BYTES:
+        raise error(f"{path}: row {first + 1} has {size} bytes; {RECORD_BYTES} are the most")
+    if batch.num_rows < 2 or size <= BATCH_BYTES:
+        yield from batch.to_pylist()
+    else:
+        half = batch.num_rows // 2
+        yield from _bounded(batch.slice(0, half), path, first, error)
+        yield from _bounded(batch.slice(half), path, first + half, error)
+
+
+def _size(array: Any) -> int:
+    """Bytes of an array when each of its values is written out."""
+    import pyarrow
+    from pyarrow import compute
+
+    kind = array.type
+    if pyarrow.types.is_dictionary(kind):
+        lengths = compute.binary_length(array.dictionary).take(array.indices)
+        return int(compute.sum(lengths).as_py() or 0) + int(array.indices.nbytes)
+    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind):
+        return _size(array.flatten()) + 8 * len(array)
+    if pyarrow.types.is_struct(kind):
+        return sum(map(_size, array.flatten()))
+    return int(array.nbytes)
+
+
+def write_table(rows: Callable[[], Iterator[Row]], path: Path, new: Path, error: Error) -> None:
     """Write rows to a Parquet file or, if ``path`` has no suffix, to a folder like one from ``save_to_disk``.
 
-    Existing output is replaced atomically. ``rows`` is called twice, the first time to find the types of the columns.
+    It is made at ``new``, where nothing may be, and then replaces existing output atomically. ``rows`` is called twice,
+    the first time to find the types of the columns.
     Raises ``error`` for a column with several types, FileExistsError for a folder that is not a dataset.
     """
     need("pyarrow", "tables")
@@ -114,7 +193,6 @@ def write_table(rows: Callable[[], Iterator[Row]], path: Path, error: Error) -> 
 
     if path.is_dir() and not saved_dataset(path, error):
         raise FileExistsError(17, "this folder is not a dataset and will not be replaced", str(path))
-    new = path.with_name(f".{path.name}.new")
     schema = pyarrow.schema([])
     try:
         for batch in _batches(rows()):
@@ -124,7 +202,7 @@ def write_table(rows: Callable[[], Iterator[Row]], path: Path, error: Error) -> 
         (_write_parquet if path.suffix else _write_dataset)(tables, schema, new)
     except pyarrow.ArrowException as why:
         raise error(f"{path}: these rows do not form a table ({why})") from why
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     new.replace(path)
 
@@ -145,7 +223,6 @@ def _write_parquet(tables: Iterable[Any], schema: Any, path: Path) -> None:
 def _write_dataset(tables: Iterable[Any], schema: Any, folder: Path) -> None:
     import pyarrow
 
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     name = "data-00000-of-00001.arrow"
     with pyarrow.OSFile(str(folder / name), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
@@ -153,7 +230,7 @@ def _write_dataset(tables: Iterable[Any], schema: Any, folder: Path) -> None:
             writer.write_table(table)
     state: Row = {
         "_data_files": [{"filename": name}],
-        "_fingerprint": folder.name.strip("."),
+        "_fingerprint": uuid4().hex[:16],
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,

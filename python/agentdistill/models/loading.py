@@ -18,6 +18,7 @@ from agentdistill.event_loop import run_blocking
 from agentdistill.extras import need
 from agentdistill.models.model import Model, ModelError
 from agentdistill.models.recorded import RecordedModel
+from agentdistill.redaction import hide_in_command, redacted
 
 
 def load_model(spec: str, **options: Any) -> Model:
@@ -57,7 +58,8 @@ def load_model(spec: str, **options: Any) -> Model:
     match scheme:
         case "openai":
             if not (server := _SERVER.fullmatch(rest)):
-                raise ValueError(f"no model {spec!r}: {_FORMS}")
+                hide_in_command([rest])
+                raise ValueError(redacted(f"no model {spec!r}: {_FORMS}"))
             from agentdistill.models.openai import OpenAIModel
             from agentdistill.models.replicas import RETRIES, Replicas
 
@@ -201,7 +203,7 @@ _FORMS = (
 
 
 # A URL ends at the first colon after its host and port; what follows is the name, which may have colons and slashes.
-_URL = r"https?://(?:\[[^]]+\]|[^/:,]+)(?::\d+)?+(?:/[^:,]*)?"
+_URL = r"https?://(?:[^/@,\s]*@|(?![^/,]*@))(?:\[[^]]+\]|[^/:,]+)(?::\d+)?+(?:/[^:,]*)?"
 
 
 _SERVER = re.compile(rf"(?P<urls>{_URL}(?:,{_URL})*):(?P<name>.+)")

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from agentdistill._core import AgentDistillError
 from agentdistill.models.thoughts import reasoning, split_thinking
+from agentdistill.well_formed import well_formed
 
 
 class ModelError(AgentDistillError):
@@ -106,6 +107,9 @@ class Completion:
     def joined(self) -> "Completion":
         """Move the thinking back into ``text``, as it was written."""
         return replace(self, thinking="", text=self.thinking + self.text)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", well_formed(self.text))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,9 @@ from agentdistill.models.model import (
 )
 from agentdistill.models.rendering import alternating, without_system
 from agentdistill.models.thoughts import between_tags
+from agentdistill.redaction import hide_in_environment, public_url, redacted
 from agentdistill.retry import Retries, passes, retry_after
+from agentdistill.well_formed import well_formed
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class OpenAIModel(SampledModel):
         self._template = {"chat_template_kwargs": dict(template)} if template else {}
         self._retries = Retries(self._where(), retries, ModelError)
         key = os.environ.get("OPENAI_API_KEY") or "none"
+        hide_in_environment({"OPENAI_API_KEY": key})
         self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
         self._knows = _Abilities()
         self._continues: bool | None = None  # whether it can go on with a turn that was begun; not known yet
@@ -70,7 +73,7 @@ class OpenAIModel(SampledModel):
     async def _draw(
         self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
     ) -> Generation:
-        conversation = [{"role": role, "content": neutralized(content)} for role, content in messages]
+        conversation = [{"role": role, "content": neutralized(well_formed(content))} for role, content in messages]
         prefix = neutralized(prefix)
         begun = bool(prefix) and await self._can_continue()
         if begun:
@@ -241,7 +244,7 @@ class OpenAIModel(SampledModel):
             return self._continues
 
     def _where(self) -> str:
-        return f"the model {self.name} at {self._base_url}"
+        return f"the model {self.name} at {public_url(self._base_url)}"
 
 
 _CONTINUE: dict[str, object] = {"continue_final_message": True, "add_generation_prompt": False}
@@ -413,4 +416,4 @@ def _message(error: openai.APIStatusError) -> str:
     while isinstance(body, dict):
         inner = body.get("error")
         body = inner if isinstance(inner, str | dict) else body.get("message") or body.get("detail")
-    return " ".join(str(body or error.message).split())[:500]
+    return redacted(" ".join(str(body or error.message).split())[:500])

@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from multiprocessing import active_children
@@ -35,6 +34,7 @@ from agentdistill.models.loading import model_files
 from agentdistill.models.local import LocalModel
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling, Show
 from agentdistill.models.rendering import Renderer
+from agentdistill.terminal import tell
 
 
 class VllmModel(LocalModel):
@@ -89,7 +89,7 @@ class VllmModel(LocalModel):
             tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
             self._render = Renderer(tokenizer, template)
             arguments = AsyncEngineArgs(model=files.model, tokenizer=tokenizer_files, **options)
-            print(f"starting vLLM for {path_or_id}: this takes up to some minutes", file=sys.stderr, flush=True)
+            tell(f"starting vLLM for {path_or_id}: this takes up to some minutes")
             self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
         except Exception as error:  # whatever vLLM raises: there is no list
             raise ModelError(
@@ -104,9 +104,7 @@ class VllmModel(LocalModel):
         known = self._engine.vllm_config
         dtype, cache = str(known.model_config.dtype).removeprefix("torch."), known.cache_config.kv_cache_memory_bytes
         memory = f", {cache / (1 << 30):.1f} GiB for keys and values" if cache else ""
-        print(
-            f"vLLM runs {path_or_id} in {dtype}, context {self._context:,} tokens{memory}", file=sys.stderr, flush=True
-        )
+        tell(f"vLLM runs {path_or_id} in {dtype}, context {self._context:,} tokens{memory}")
         if not tokenizer.chat_template:
             self._shut_down(self._engine)
             raise ModelError(

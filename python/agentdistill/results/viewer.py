@@ -10,26 +10,28 @@ web page could otherwise read the trajectories (DNS rebinding).
 Not here: the page (pages/viewer.html).
 """
 
+import io
 import json
 import os
 import secrets
 import socket
 import sys
 import threading
+import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import parse_qs, urlsplit
 
 from agentdistill._core import AgentDistillError, Trajectory, TrajectoryError, read_header
+from agentdistill.host_header import address_of, host_name
 from agentdistill.results.page import load
 
 Verdict = Literal["right", "wrong", "failed", "ungraded"]
@@ -252,6 +254,15 @@ def _verdict(outcome: str, score: float | None) -> Verdict:
 
 # ---- the server ----------------------------------------------------------------------------------
 
+HEAD_SECONDS = 20.0
+"""Time in which a request must be there, from the connection's beginning or the answer before."""
+
+ANSWER_SECONDS = 60.0
+"""Time in which a browser must take a part of an answer."""
+
+MOST_CONNECTIONS = 64
+"""Connections at once, each with a thread."""
+
 Learnt = Callable[[Trajectory], list[tuple[str, str | None]]]
 """Maps a trajectory to pieces of text, each with the kind of its span, or None if it has no loss."""
 
@@ -294,6 +305,9 @@ class _Server(ThreadingHTTPServer):
         self.learnt = learnt
         self._choose = lru_cache(8)(index.choose)
         self._choosing = threading.Lock()
+        self._connections = set[socket.socket]()
+        self._waiting = dict[socket.socket, None]()  # for a request, the longest first
+        self._changing = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -303,17 +317,80 @@ class _Server(ThreadingHTTPServer):
         if not isinstance(sys.exception(), ConnectionError):  # ignore a browser that disconnected
             super().handle_error(request, client_address)
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """As always, in a thread of its own; the connection that has waited longest makes room for it."""
+        with self._changing:
+            if len(self._connections) >= MOST_CONNECTIONS and self._waiting:
+                longest = next(iter(self._waiting))
+                del self._waiting[longest]
+                with suppress(OSError):
+                    longest.shutdown(socket.SHUT_RDWR)
+            elif len(self._connections) >= MOST_CONNECTIONS:
+                self.shutdown_request(request)
+                return
+            self._connections.add(request)
+            self._waiting[request] = None
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._changing:
+                self._connections.discard(request)
+                self._waiting.pop(request, None)
+
+    @contextmanager
+    def answering(self, connection: socket.socket) -> Iterator[None]:
+        """While the block runs, the connection does not wait."""
+        with self._changing:
+            self._waiting.pop(connection, None)
+        yield
+        with self._changing:
+            if connection in self._connections:
+                self._waiting[connection] = None
+
     def choose(self, chosen: Filter) -> "array[int]":
-        with self._choosing:  # one at a time, since a page requests several parts of a list at once
+        with self._choosing:  # one at a time: a page asks for several parts of a list at once
             return self._choose(chosen, len(self.index))
+
+
+class _InTime(io.RawIOBase):
+    """What a connection sends, until its deadline."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.deadline = 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises TimeoutError."""
+        self._connection.settimeout(max(self.deadline - time.monotonic(), 1e-3))
+        return self._connection.recv_into(buffer)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
+    def setup(self) -> None:
+        super().setup()
+        self._requests = _InTime(self.connection)
+        self.rfile = io.BufferedReader(self._requests)
+
+    def handle_one_request(self) -> None:
+        self._requests.deadline = time.monotonic() + HEAD_SECONDS
+        super().handle_one_request()
+
     def do_GET(self) -> None:
-        if not self._has_own_host():
+        self.connection.settimeout(ANSWER_SECONDS)
+        with self.server.answering(self.connection):
+            self._get()
+
+    def _get(self) -> None:
+        if not self._is_for_us():
             return self._answer(b"this name is not that of the viewer\n", "text/plain", HTTPStatus.FORBIDDEN)
         try:
             url = urlsplit(self.path)
@@ -334,16 +411,11 @@ class _Handler(BaseHTTPRequestHandler):
         except (ValueError, TypeError, IndexError, OverflowError, AgentDistillError) as error:
             self._answer(f"{error}\n".encode(), "text/plain", HTTPStatus.BAD_REQUEST)
 
-    def _has_own_host(self) -> bool:
-        """Whether the host name is one of this server's: an IP address, localhost, or the name that it listens on.
-
-        A web page whose name resolves to this machine still uses its own name.
-        """
-        try:
-            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-            return name in ("localhost", self.server.host) or bool(ip_address(name))
-        except ValueError:
-            return False
+    def _is_for_us(self) -> bool:
+        """Whether the request names this server as only its own page does: by a number, as localhost, or by the name
+        it was told to listen at. A page that has its name point here still asks under that name."""
+        name = host_name(self.headers.get_all("Host", []))
+        return name is not None and (name in ("localhost", self.server.host.lower()) or address_of(name) is not None)
 
     def _page(self) -> None:
         nonce = secrets.token_urlsafe(16)

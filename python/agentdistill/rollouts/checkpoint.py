@@ -6,13 +6,13 @@ synced: what survives the process may not survive the machine, and an episode wh
 
 import base64
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from agentdistill._core import Limits, SandboxError, State, Trajectory, TrajectoryError
+from agentdistill.files.replacing import replacing
 
 
 class HalfDone(NamedTuple):
@@ -33,15 +33,16 @@ class Checkpoints:
         self._folder = output.with_name(f".{output.name}.half-done")
         self._run = hashlib.sha256(run.encode()).hexdigest()
         self._limits = limits
+        if self._folder.is_symlink():  # what is half-done is deleted in the end
+            raise FileExistsError(17, "half-done episodes are kept here, and this is a link", str(self._folder))
         self._folder.mkdir(exist_ok=True)
 
     def keep(self, half_done: HalfDone) -> None:
         """Replace what was kept of this episode. Raises OSError (a full disk)."""
         file = self._file(half_done.trajectory.task_id)
-        new = file.with_suffix(".new")
         state = base64.b64encode(half_done.state.to_bytes()).decode()
-        new.write_text(f"{self._run}\n{state}\n{half_done.trajectory.to_json()}\n", encoding="utf-8")
-        os.replace(new, file)
+        with replacing(file) as new:
+            new.write_text(f"{self._run}\n{state}\n{half_done.trajectory.to_json()}\n", encoding="utf-8")
 
     def load(self, task_id: str, question: str) -> HalfDone | None:
         """The episode as far as it was kept; None when there is nothing of this run, or it is damaged."""

@@ -11,7 +11,6 @@ Not here: one episode (player.py, agent.py, chain_of_thought.py), and what its t
 import asyncio
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +38,7 @@ from agentdistill.rollouts.checkpoint import Checkpoints
 from agentdistill.rollouts.player import FAILED, FirstThought, Player, RolloutConfig
 from agentdistill.rollouts.progress import EpisodeProgress, Metrics
 from agentdistill.tasks.task import Task
+from agentdistill.terminal import tell
 from agentdistill.tools.tool import Tool
 
 FAILED_IN_A_ROW = 20
@@ -182,7 +182,7 @@ def record(
             new = run_blocking(_play_all(todo, players, recorder)) if todo else []
         except KeyboardInterrupt:
             kept = f"{len(writer.done)} of {len(tasks)} episodes are kept in {output}. {RESUME_HINT}" if writer else ""
-            print(f"Interrupted. {kept}", file=sys.stderr)
+            tell(f"Interrupted. {kept}")
             raise
         if checkpoints:
             checkpoints.close()

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date as day
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from agentdistill._core import Limits, Sandbox, SandboxError, State, Trajectory
@@ -18,6 +19,7 @@ from agentdistill.first_thought_prefix import Prefix
 from agentdistill.grading.grade import grade_by_kind
 from agentdistill.models.model import NEUTRAL, DatedModel, Message, Model, ModelError, Show
 from agentdistill.models.thoughts import between_tags
+from agentdistill.redaction import redacted
 from agentdistill.rollouts.agent import AgentConfig, Episode, begin, paragraph, run_episode
 from agentdistill.rollouts.chain_of_thought import CHAIN_TOKENS, run_chain_of_thought
 from agentdistill.rollouts.checkpoint import Checkpoints, HalfDone
@@ -25,7 +27,16 @@ from agentdistill.rollouts.prompt import default_prompt, with_passages
 from agentdistill.rollouts.session import state_before
 from agentdistill.self_consistent_action import SelfConsistentAction
 from agentdistill.tasks.task import Task
-from agentdistill.tools.tool import TOOL_SECONDS, Tool, describe_tools, has_slow, sandbox_tools, search_of
+from agentdistill.tools.tool import (
+    TOOL_SECONDS,
+    Functions,
+    Tool,
+    describe_tools,
+    give_up,
+    has_slow,
+    sandbox_tools,
+    search_of,
+)
 
 if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
@@ -107,8 +118,12 @@ class RolloutConfig(AgentConfig):
 
 def sandbox_of(config: RolloutConfig, tools: Sequence[Tool] = ()) -> Sandbox:
     """The sandbox that a rollout with this configuration runs its code in."""
-    threads = max(config.candidates, os.cpu_count() or 1) if has_slow(tools) else None
-    return Sandbox(sandbox_tools(tools, config.tool_seconds), config.limits, seed=config.seed, threads=threads)
+    return _sandbox(config, sandbox_tools(tools, config.tool_seconds), slow_tools=has_slow(tools))
+
+
+def _sandbox(config: RolloutConfig, functions: Functions, *, slow_tools: bool) -> Sandbox:
+    threads = max(config.candidates, os.cpu_count() or 1) if slow_tools else None
+    return Sandbox(functions, config.limits, seed=config.seed, threads=threads)
 
 
 class Begun(NamedTuple):
@@ -146,17 +161,19 @@ class Player:
             model.date = day.fromisoformat(config.date)
         self._first_thought = first_thought
         self._checkpoints = checkpoints
-        self._search = search_of(tools) if config.passages else None
+        self._functions = sandbox_tools(tools, config.tool_seconds)
+        self._search = search_of(self._functions) if config.passages else None
         self._settings = {**config.settings(), "tools": describe_tools(tools, config.action_format)}
         self._actions: SelfConsistentAction | None = None
         if config.kind == "agent":
-            self._sandbox = sandbox_of(config, tools)
+            self._sandbox = _sandbox(config, self._functions, slow_tools=has_slow(tools))
             self._actions = SelfConsistentAction(
                 self._sandbox,
                 action_format=config.action_format,
                 compat=config.compat,
                 seed=config.seed,
                 slow_tools=has_slow(tools),
+                release=partial(give_up, self._functions),
             )
 
     @property
@@ -168,6 +185,11 @@ class Player:
     def retried(self) -> int:
         """How many of the model's requests had to be sent again so far."""
         return getattr(self._model, "retried", 0)
+
+    @property
+    def abandoned(self) -> int:
+        """Steps of cancelled episodes that have not ended yet."""
+        return self._actions.abandoned if self._actions else 0
 
     async def play(
         self,
@@ -298,6 +320,7 @@ class Player:
         return self
 
     def __exit__(self, *_: object) -> None:
+        give_up(self._functions)
         if self._actions:
             self._actions.__exit__()
 
@@ -306,8 +329,8 @@ def _failure(error: Exception) -> "tuple[Outcome, str]":
     """The outcome of an episode that an exception ended, and what to say of it."""
     match error:
         case ModelError():
-            return "model_error", str(error)
+            return "model_error", redacted(str(error))
         case SandboxError():
-            return "sandbox_error", str(error)
+            return "sandbox_error", redacted(str(error))
         case _:  # a fault of ours, or of a grader: say where
-            return "error", "".join(traceback.format_exception(error))
+            return "error", redacted("".join(traceback.format_exception(error)))

@@ -18,6 +18,7 @@ from typing import Literal
 from agentdistill._core import Candidate, Observation, ParseFailure, Sandbox
 from agentdistill.action_format import FORMS, ActionFormat
 from agentdistill.models.model import Message
+from agentdistill.well_formed import well_formed
 
 _STANDARD = (
     "math, cmath, statistics, fractions, decimal, random, itertools, functools, collections, re, string, datetime, "
@@ -78,7 +79,7 @@ def load_prompt(prompt: str) -> str:
         raise ValueError(f"no prompt {prompt!r}: give a file, a text of several words, or one of {', '.join(names)}")
     if unknown := set(_MARK.findall(text)) - {"tools", "imports", "max_steps"}:
         raise ValueError(f"the prompt has the mark {unknown.pop()!r}: it may have tools, imports and max_steps")
-    return text
+    return well_formed(text)
 
 
 def assistant_turn(chosen: Candidate) -> str:

@@ -14,7 +14,7 @@ from agentdistill.models.model import Show
 from agentdistill.rollouts.agent import Episode
 from agentdistill.rollouts.player import Left, Player
 from agentdistill.tasks.task import Task
-from agentdistill.terminal import write
+from agentdistill.terminal import say, tell, write
 
 BANNER = "Ask the agent. :new begins a new conversation, Ctrl-C stops an answer, Ctrl-D leaves."
 
@@ -58,7 +58,7 @@ def show_answer(conversation: Conversation, question: str) -> None:
 
     trajectory = conversation.ask(question, show)
     answer = f"Answer: {trajectory.answer}" if trajectory.answer else f"No answer: {trajectory.outcome}"
-    write(f"{answer}\n", sys.stdout)
+    say(answer)
 
 
 def chat(player: Player) -> None:
@@ -67,7 +67,7 @@ def chat(player: Player) -> None:
     if terminal:
         with suppress(ImportError):
             import readline  # noqa: F401 - gives input() line editing and a history
-        print(BANNER)
+        say(BANNER)
     while True:
         try:
             match input("> " if terminal else "").strip():
@@ -82,8 +82,8 @@ def chat(player: Player) -> None:
         except KeyboardInterrupt:
             if not terminal:
                 raise
-            print("\nStopped: what was asked last is forgotten.", file=sys.stderr)
+            tell("\nStopped: what was asked last is forgotten.")
         except AgentDistillError as error:
-            print(error, file=sys.stderr)
+            tell(error)
     if terminal:
-        print()
+        say("")

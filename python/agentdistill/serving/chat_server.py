@@ -27,12 +27,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from agentdistill._core import Trajectory
 from agentdistill.event_loop import event_loop
+from agentdistill.host_header import is_loopback, names_this_machine
 from agentdistill.rollouts.player import FAILED, Player
+from agentdistill.serving.connection import HEAD_BYTES, Connection
 from agentdistill.tasks.task import Task
 
 _log = logging.getLogger(__name__)
@@ -46,7 +48,8 @@ REQUEST_SECONDS = 30.0
 GRACE_SECONDS = 10
 """Time that episodes under way have to end when the server stops."""
 
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class ChatServer:
@@ -65,21 +68,31 @@ class ChatServer:
         """Listen at ``host`` and ``port``; port 0 takes a free one. ``name``: what clients call the model, by default
         its own name. ``api_key``: what they must send. ``seconds``: time for one request.
 
-        Raises OSError when it cannot listen there, ValueError for no time.
+        Raises OSError when it cannot listen there, ValueError for no time, an empty key, and an address that others
+        can reach without a key.
         """
         if seconds <= 0:
             raise ValueError(f"a request may take {seconds} s: give more than 0")
+        if api_key is not None and not api_key.strip():
+            raise ValueError("the API key is empty: anybody could send that")
         try:
-            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            self._socket = socket.create_server((host, port), family=family)
+            family, _, _, _, (address, *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            local = is_loopback(str(address))
+            if not local and api_key is None:
+                raise ValueError(
+                    f"at {host}, whoever reaches this machine could ask: give an API key (AGENTDISTILL_API_KEY), or "
+                    "listen at 127.0.0.1"
+                )
+            self._socket = socket.create_server((str(address), port), family=family)
         except OSError as error:
             raise OSError(f"cannot listen at {host}:{port}: {error}") from error
         at = f"[{host}]" if family == socket.AF_INET6 else host
         self.url = f"http://{at}:{self._socket.getsockname()[1]}/v1"
         """What clients take as their base URL."""
         self.name = name or player.model_name
-        app = _Api(player, self.name, api_key, seconds, local=host in _LOOPBACK).app()
+        app = _Api(player, self.name, api_key, seconds, local=local).app()
         options: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None, "access_log": False}
+        options |= {"http": Connection, "h11_max_incomplete_event_size": HEAD_BYTES}
         self._server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=GRACE_SECONDS, **options))
 
     def __enter__(self) -> "ChatServer":
@@ -165,38 +178,52 @@ class _Api:
 
     def app(self) -> Starlette:
         routes = [
-            Route("/health", self._health),
+            Route("/health", self._from_here(self._health)),
             Route("/v1/models", self._let_in(self._models)),
             Route("/v1/models/{name:path}", self._let_in(self._model)),
             Route("/v1/chat/completions", self._let_in(self._completions), methods=["POST"]),
         ]
         handlers = {_Refused: _refuse, HTTPException: _no_such_endpoint, ClientDisconnect: _gone, Exception: _broken}
-        return Starlette(routes=routes, exception_handlers=handlers)
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        app.router.redirect_slashes = False  # to wherever the Host says
+        return app
 
-    def _let_in(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """``endpoint``, for those who have the key. Where there is none, only for this machine: the page of a web site
-        that gives this machine's address as its own can ask too, but its requests name the site."""
+    def _let_in(self, endpoint: _Endpoint) -> _Endpoint:
+        """``endpoint``, for those who have the key, or, where there is none, for this machine."""
 
         async def guarded(request: Request) -> Response:
             given = request.headers.get("authorization", "").encode("latin-1")  # as it was sent
             if self._key and not hmac.compare_digest(given, b"Bearer " + self._key):
                 message, wanted = "wrong API key: send the server's as a bearer token", {"WWW-Authenticate": "Bearer"}
                 raise _Refused(401, message, code="invalid_api_key", headers=wanted)
-            if not self._key and self._local and request.url.hostname not in _LOOPBACK:
-                raise _Refused(403, f"{request.url.hostname} is not this machine: without an API key it must be")
+            return await endpoint(request)
+
+        return self._from_here(guarded)
+
+    def _from_here(self, endpoint: _Endpoint) -> _Endpoint:
+        """``endpoint``, without a key only under a name of this machine: the page of a web site that gives this
+        machine's address as its own can ask too, but its requests name the site."""
+
+        async def guarded(request: Request) -> Response:
+            if not self._key and not names_this_machine(request.headers.getlist("host")):
+                raise _Refused(403, "the Host is not this machine: without an API key it must be")
             return await endpoint(request)
 
         return guarded
 
+    def _under_way(self) -> int:
+        """Episodes, and steps of those that were cancelled which have not ended."""
+        return len(self._episodes) + self._player.abandoned
+
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "episodes": len(self._episodes)})
+        return _json({"status": "ok", "episodes": self._under_way()})
 
     async def _models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._card()]})
+        return _json({"object": "list", "data": [self._card()]})
 
     async def _model(self, request: Request) -> Response:
         self._check_name(request.path_params["name"])
-        return JSONResponse(self._card())
+        return _json(self._card())
 
     def _card(self) -> dict[str, Any]:
         return {"id": self._name, "object": "model", "created": self._started, "owned_by": "agentdistill"}
@@ -210,8 +237,8 @@ class _Api:
         asked = _parse(await _body(request))
         self._check_name(asked.model)
         question = as_question([(message.role, message.content) for message in asked.messages])
-        if len(self._episodes) >= self._player.at_once:
-            message = f"{len(self._episodes)} requests are under way, and no more are taken: ask again later"
+        if (under_way := self._under_way()) >= self._player.at_once:
+            message = f"{under_way} requests are under way, and no more are taken: ask again later"
             raise _Refused(429, message, code="rate_limit_exceeded", headers={"Retry-After": "1"})
         completion = _Completion(self._name)
         said = asyncio.Queue[str | None]()
@@ -230,7 +257,7 @@ class _Api:
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         trajectory = await _ended(episode, request)
         reasoning = "".join(iter(said.get_nowait, None))  # None is the end
-        return JSONResponse(completion.whole(trajectory, reasoning))
+        return _json(completion.whole(trajectory, reasoning))
 
 
 def as_question(messages: list[tuple[str, str]]) -> str:
@@ -313,7 +340,12 @@ async def _events(
 
 
 def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(body)}\n\n"  # in ASCII: some clients take U+0085 and U+2028 for ends of lines
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer in ASCII, in which any text can be said."""
+    return Response(json.dumps(body), status, headers, media_type="application/json")
 
 
 async def _ended(episode: "asyncio.Task[Trajectory]", request: Request | None = None) -> Trajectory | None:
@@ -378,8 +410,10 @@ async def _body(request: Request) -> bytes:
 
 def _parse(body: bytes) -> _Asked:
     try:
-        asked = _Asked.model_validate_json(body)
-    except ValidationError as error:
+        asked = _Asked.model_validate(json.loads(body))
+    except (ValueError, RecursionError) as error:
+        if not isinstance(error, ValidationError):
+            raise _Refused(400, f"the request is not JSON: {error}") from None
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the request"
         raise _Refused(400, f"{where}: {first['msg']}", param=where) from None
@@ -392,13 +426,13 @@ def _parse(body: bytes) -> _Asked:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, _Refused)
-    return JSONResponse(error.body, error.status, error.headers)
+    return _json(error.body, error.status, error.headers)
 
 
 async def _no_such_endpoint(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     there_are = "GET /health, GET /v1/models, POST /v1/chat/completions"
-    message = f"there is no {request.method} {request.url.path}: there are {there_are}"
+    message = f"there is no {request.method} {request.scope['path']}: there are {there_are}"
     return await _refuse(request, _Refused(error.status_code, message, headers=dict(error.headers or {})))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agentdistill._core import AgentDistillError, Observation, Sandbox, State
 from agentdistill.rollouts.session import Session
-from agentdistill.terminal import write
+from agentdistill.terminal import say, tell, write
 
 BANNER = "Python in a sandbox: no files, no network. :help says what else there is; Ctrl-D leaves."
 
@@ -44,18 +44,18 @@ class Repl:
             except KeyboardInterrupt:
                 if not self._terminal:
                     raise
-                print("Interrupted: the State is the one before this cell.", file=sys.stderr)
+                tell("Interrupted: the State is the one before this cell.")
             except BrokenPipeError:
                 raise  # nobody reads what is printed
             except (AgentDistillError, ValueError, OSError) as error:
-                print(error, file=sys.stderr)
+                tell(error)
 
     def _inputs(self) -> Iterator[str]:
         """Whole cells, and commands."""
         if self._terminal:
             with suppress(ImportError):
                 import readline  # noqa: F401 - gives input() line editing and a history
-            print(BANNER)
+            say(BANNER)
         lines = list[str]()
         while True:
             try:
@@ -67,12 +67,12 @@ class Repl:
                 if not self._terminal:
                     raise
                 lines.clear()
-                print()
+                say("")
             except EOFError:
                 break
         yield "\n".join(lines)
         if self._terminal:
-            print()
+            say("")
 
     def _is_complete(self, text: str) -> bool:
         """Whether no further line belongs to this input; one that cannot be Python at all is complete."""
@@ -91,7 +91,7 @@ class Repl:
             case ["load", file]:
                 self._session.add(State.from_bytes(Path(file).expanduser().read_bytes()))
             case ["help"]:
-                print(HELP)
+                say(HELP)
             case _:
                 raise ValueError(f"there is no command {text}; :help lists those there are")
 

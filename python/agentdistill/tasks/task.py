@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from agentdistill.well_formed import well_formed
+
 Kind = Literal["fact", "math"]
 """How answers are compared: the words of a fact, or a mathematical value."""
 
@@ -28,6 +30,12 @@ class Task:
     """Other correct answers. MuSiQue has some, and its own script counts the best match."""
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """All other fields of the file: level, type, split, ..."""
+
+    def __post_init__(self) -> None:
+        for name in ("id", "question", "answer", "task_set"):
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, well_formed(text))
+        object.__setattr__(self, "aliases", tuple(map(well_formed, self.aliases)))
 
     @property
     def answers(self) -> tuple[str, ...]:

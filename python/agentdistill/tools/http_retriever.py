@@ -11,14 +11,20 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 
 from agentdistill._core import Passage, RetrievalError, for_reading
+from agentdistill.redaction import hide_in_command, public_url, redacted
 from agentdistill.retry import Retries, passes, retry_after
+from agentdistill.well_formed import well_formed
 
-MAX_RESPONSE_BYTES = 1 << 30
+MAX_RESPONSE_BYTES = 256 << 20
+"""Bytes; more are garbage."""
+
+MOST_FOR_READING = 100
+"""Passages that a cell gets at most, as of an index (rust/search_tool.rs)."""
 
 
 class HttpRetriever:
@@ -29,16 +35,21 @@ class HttpRetriever:
 
         Raises ValueError for an invalid URL.
         """
+        hide_in_command([url])
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"{url} is not the URL of a retriever: give http://HOST:PORT")
+            raise ValueError("this is not the URL of a retriever: give http://HOST:PORT")
         if retries < 0 or timeout <= 0:
-            raise ValueError(f"retries is {retries} and timeout is {timeout}: give retries >= 0 and timeout > 0")
-        self.url = url if parts.path.strip("/") else parts._replace(path="/retrieve").geturl()
-        self._where = f"the retriever at {self.url}"
+            raise ValueError(f"retries is {retries} and timeout {timeout}: give at least 0 and more than 0 seconds")
+        user_info, _, host = parts.netloc.rpartition("@")
+        path = parts.path if parts.path.strip("/") else "/retrieve"
+        self.url = parts._replace(netloc=host, path=path).geturl()
+        self._where = f"the retriever at {public_url(self.url)}"
         self._copy = partial(HttpRetriever, url, retries=retries, timeout=timeout)
         self._timeout = timeout
-        self._client = httpx2.Client(timeout=timeout)
+        user, _, password = map(unquote, user_info.partition(":"))
+        # Not in the URL, which the library logs.
+        self._client = httpx2.Client(timeout=timeout, auth=(user, password) if user_info else None)
         self._retries = Retries(self._where, retries, RetrievalError)
 
     def search(self, query: str, k: int = 3) -> list[Passage]:
@@ -46,9 +57,14 @@ class HttpRetriever:
         (passages,) = self.search_batch([query], k)
         return passages
 
-    def search_text(self, query: str, k: int = 3) -> str:
-        """The same as text for a model to read, as returned by ``web_search`` in a cell."""
-        return for_reading(self.search(query, k))
+    def search_text(self, query: str, k: int | None = None) -> str:
+        """The same as text for a model to read: what a cell's ``web_search`` returns. As with an index, ``k`` is at
+        most 100. Raises TypeError and ValueError for what a cell may not ask."""
+        if not isinstance(query, str):
+            raise TypeError("call it with one string, the query")
+        if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
+            raise ValueError("k must be a positive whole number")
+        return for_reading(self.search(query, 3 if k is None else min(k, MOST_FOR_READING)))
 
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """The same for several queries, in one request. Raises ValueError for ``k`` < 1."""
@@ -77,8 +93,7 @@ class HttpRetriever:
 
     def _ask(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """Make one attempt. Raises RetrievalError for a permanent failure, else _TransientError or another error."""
-        texts = [query.encode("utf-8", "replace").decode() for query in queries]  # lone surrogates are not valid UTF-8
-        wanted = {"queries": texts, "topk": k, "return_scores": True}
+        wanted = {"queries": [well_formed(query) for query in queries], "topk": k, "return_scores": True}
         deadline = time.monotonic() + self._timeout
         body = bytearray()
         with self._client.stream("POST", self.url, json=wanted) as response:
@@ -94,7 +109,7 @@ class HttpRetriever:
         if passes(response.status_code):
             raise _TransientError(problem, retry_after(response.headers))
         hint = ". Does its URL end in /retrieve?" if response.status_code in (404, 405) else ""
-        raise RetrievalError(f"{self._where} refuses the request with {problem}{hint}")
+        raise RetrievalError(redacted(f"{self._where} refuses the request with {problem}{hint}"))
 
 
 class _TransientError(Exception):

@@ -27,6 +27,7 @@ from mcp.types import (
 )
 
 from agentdistill._core import AgentDistillError
+from agentdistill.redaction import hide_in_environment, public_command, public_url, redacted
 from agentdistill.retry import Retries
 from agentdistill.tools.tool import TOOL_SECONDS, Tool
 
@@ -47,14 +48,17 @@ def mcp_tools(servers: Sequence[str], seconds: float = TOOL_SECONDS) -> Iterator
     """
     with ExitStack() as stack:
         portal, tools = stack.enter_context(start_blocking_portal(name="mcp-tools")), list[Tool]()
-        for name in servers:
-            server = _Server(name, _address(name), portal, seconds)
-            stack.callback(server.close)
+        hide_in_environment(os.environ)
+        for number, server in enumerate(servers, 1):
+            address, name = _address(server)
+            connection = _Server(f"MCP server {number} ({name})", address, portal, seconds)
+            stack.callback(connection.close)
             try:
-                listed = server.listed()
+                listed = connection.listed()
             except Exception as error:
-                raise AgentDistillError(f"no MCP server answers at {name!r}: {_cause(error)}") from error
-            tools += [_tool(tool, partial(server.call, again=_may_be_repeated(tool))) for tool in listed]
+                cause = redacted(_cause(error))
+                raise AgentDistillError(f"MCP server {number} ({name}) does not answer: {cause}") from None
+            tools += [_tool(tool, partial(connection.call, again=_may_be_repeated(tool))) for tool in listed]
         yield tuple(tools)
 
 
@@ -67,7 +71,7 @@ class _Server:
         self._address = address
         self._portal = portal
         self._seconds = seconds
-        self._retries = Retries(f"MCP server {name!r}", RESTARTS, RuntimeError)
+        self._retries = Retries(name, RESTARTS, RuntimeError)
         self._connection = ExitStack()
         self._client: mcp.Client | None = None
         self._lost = ""  # reason for having no client
@@ -143,12 +147,17 @@ def _may_be_repeated(tool: mcp.Tool) -> bool:
     return bool(hints and (hints.read_only_hint or hints.idempotent_hint))
 
 
-def _address(server: str) -> str | mcp.StdioServerParameters:
+def _address(server: str) -> tuple[str | mcp.StdioServerParameters, str]:
+    """Where it is, and what it may be called."""
     if re.match("https?://", server):
-        return server
-    if not (words := shlex.split(server)):
+        return server, public_url(server)
+    try:
+        words = shlex.split(server)
+    except ValueError as error:
+        raise ValueError(f"an MCP server's command cannot be read: {error}") from None
+    if not words:
         raise ValueError("an MCP server is empty: give a command or a URL")
-    return mcp.StdioServerParameters(command=words[0], args=words[1:], env=dict(os.environ))
+    return mcp.StdioServerParameters(command=words[0], args=words[1:], env=dict(os.environ)), public_command(words)
 
 
 async def _listed(client: mcp.Client) -> list[mcp.Tool]:

@@ -13,10 +13,12 @@ import json
 import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentdistill._core import Bm25Index
+from agentdistill.redaction import redacted, redacted_value
 
 if TYPE_CHECKING:
     from agentdistill._core import _ActionFormat as ActionFormat
@@ -27,6 +29,10 @@ TOOL_SECONDS = 60.0
 
 MAX_HANGING_CALLS = 64
 """A tool with this many calls that have exceeded their time limit and not returned is not called again."""
+
+
+Functions = Mapping[str, Bm25Index | Callable[..., Any]]
+"""Tools by name, as ``Sandbox`` takes them."""
 
 
 class Tool(NamedTuple):
@@ -75,7 +81,7 @@ def describe_tools(tools: Sequence[Tool], action_format: "ActionFormat" = "code"
     return "\n\n".join([*definitions, _definition("final_answer", "(answer)", _FINAL_ANSWER)])
 
 
-def sandbox_tools(tools: Sequence[Tool], seconds: float = TOOL_SECONDS) -> Mapping[str, Bm25Index | Callable[..., Any]]:
+def sandbox_tools(tools: Sequence[Tool], seconds: float = TOOL_SECONDS) -> Functions:
     """The tools as arguments of ``Sandbox``. A call of a Python tool that takes longer than ``seconds`` is abandoned.
 
     Raises ValueError for two tools with the same name, or one called ``final_answer``.
@@ -90,14 +96,20 @@ def sandbox_tools(tools: Sequence[Tool], seconds: float = TOOL_SECONDS) -> Mappi
     return named
 
 
-def search_of(tools: Sequence[Tool]) -> Callable[[str, int], str]:
+def give_up(functions: Functions) -> None:
+    """Wait no longer for calls of these, as :func:`sandbox_tools` made them, and have further ones fail at once."""
+    for function in functions.values():
+        if isinstance(function, _Timed):
+            function.give_up()
+
+
+def search_of(functions: Functions) -> Callable[[str, int], str]:
     """The function behind ``web_search``: it maps a query and k to the best k passages, as text for a model to read.
 
     Raises ValueError if ``web_search`` is not among the tools.
     """
-    for tool in tools:
-        if tool.name == "web_search":
-            return tool.function.search_text if isinstance(tool.function, Bm25Index) else tool.function
+    if (search := functions.get("web_search")) is not None:
+        return search.search_text if isinstance(search, Bm25Index) else search
     raise ValueError("no tool searches for passages: give an index or a retriever")
 
 
@@ -112,12 +124,19 @@ class _Timed:
     def __init__(self, tool: Tool, seconds: float) -> None:
         self._tool = tool
         self._seconds = seconds
+        self._under_way = set[Future[Any]]()
         self._hanging = set[Future[Any]]()
+        self._given_up = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if len(self._hanging) >= MAX_HANGING_CALLS:
             raise TimeoutError(f"{self._tool.name} hangs: {len(self._hanging)} calls have not returned")
         result: Future[Any] = Future()
+        self._under_way.add(result)
+        result.add_done_callback(self._under_way.discard)
+        if self._given_up:  # looked at when give_up can see the call
+            self._under_way.discard(result)
+            raise TimeoutError(f"{self._tool.name} is not waited for any more")
         threading.Thread(
             target=self._call, args=(result, args, kwargs), name=f"tool-{self._tool.name}", daemon=True
         ).start()
@@ -130,11 +149,23 @@ class _Timed:
             result.add_done_callback(self._hanging.discard)
             raise TimeoutError(f"{self._tool.name} did not answer within {self._seconds:g} s") from None
 
+    def give_up(self) -> None:
+        self._given_up = True
+        for result in list(self._under_way):
+            with suppress(InvalidStateError):
+                result.set_exception(TimeoutError(f"{self._tool.name} is not waited for any more"))
+
     def _call(self, result: "Future[Any]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            result.set_result(self._tool.function(*args, **kwargs))  # type: ignore[operator]  # not native
+            answer = redacted_value(self._tool.function(*args, **kwargs))  # type: ignore[operator]  # not native
         except BaseException as error:
-            result.set_exception(error)
+            shown = redacted(str(error))
+            failed = error if shown == str(error) else RuntimeError(f"{type(error).__name__}: {shown}")
+            with suppress(InvalidStateError):
+                result.set_exception(failed)
+        else:
+            with suppress(InvalidStateError):  # nobody waits for it any more
+                result.set_result(answer)
 
 
 _WEB_SEARCH = """\

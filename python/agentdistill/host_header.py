@@ -1,0 +1,39 @@
+"""Whom does a request over HTTP believe to ask?
+
+A web page can have its own name lead to this machine (DNS rebinding), and its requests then come from the user's own
+browser. They still say that name, so a server for this machine alone answers under no other name than this machine's.
+"""
+
+import re
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+
+def host_name(hosts: Sequence[str]) -> str | None:
+    """The name or address in the Host headers of a request, in lower case; "" where there is none, as before HTTP/1.1;
+    None where there are several, or something else than a host with or without a port."""
+    if not hosts:
+        return ""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+?)\.?)(?::[0-9]*)?", hosts[0])
+    return (found[1] or found[2]).lower() if found and len(hosts) == 1 else None
+
+
+def names_this_machine(hosts: Sequence[str]) -> bool:
+    """Whether the Host headers name this machine, as only requests from here do, or there are none."""
+    name = host_name(hosts)
+    return name is not None and (name in ("", "localhost") or name.endswith(".localhost") or is_loopback(name))
+
+
+def is_loopback(name: str) -> bool:
+    """Whether ``name`` is an address that only this machine can reach."""
+    address = address_of(name)
+    return address is not None and address.is_loopback
+
+
+def address_of(name: str) -> IPv4Address | IPv6Address | None:
+    """The address that ``name`` is, if it is any; one of IPv4 in IPv6 is the former."""
+    try:
+        address = ip_address(name.partition("%")[0])
+    except ValueError:
+        return None
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address

@@ -1,0 +1,97 @@
+"""What is written beside an output before it takes its place: links that somebody else put there are not followed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from agentdistill import Bm25Index, Task, rollout
+from agentdistill.distillation import select
+from agentdistill.files.formats import convert
+from agentdistill.files.replacing import replacing
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.recipe import Step
+from agentdistill.rollouts.player import RolloutConfig
+
+MODEL = ScriptedModel("m", lambda *_: "Thought: x\nCode:\n```py\nfinal_answer(1)\n```<end_code>")
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    rollout([Task("1", "q", "1")], MODEL, output=tmp_path / "t.jsonl", progress=False)
+    return tmp_path / "t.jsonl"
+
+
+def plant(place: Path, target: Path) -> None:
+    """A link of another's at ``place``, to a folder or a file of the user's."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix:
+        target.write_text("precious")
+    else:
+        target.mkdir()
+        (target / "photo.jpg").write_text("precious")
+    place.symlink_to(target)
+
+
+WRITERS = {
+    "convert to lines": ("o.jsonl", ".o.jsonl.new", lambda t, o: convert(t, o, target="messages", progress=False)),
+    "convert to a list": ("o.json", ".o.json.new", lambda t, o: convert(t, o, target="messages", progress=False)),
+    "convert to ours": ("o.jsonl", ".o.jsonl.new", lambda t, o: convert(t, o, progress=False)),
+    "convert to a table": (
+        "o.parquet",
+        ".o.parquet.new",
+        lambda t, o: convert(t, o, target="messages", progress=False),
+    ),
+    "convert to a data set": ("o", ".o.new", lambda t, o: convert(t, o, target="messages", progress=False)),
+    "select": ("o.jsonl", ".o.jsonl.new", lambda t, o: select(t, o)),
+    "metrics": ("m.json", ".m.json.new", lambda t, o: rollout([Task("1", "q", "1")], MODEL, progress=False, metrics=o)),
+    "a recipe's step": ("o", ".o.step.json", lambda t, o: Step("x", (), o).set_done()),
+    "a recipe's step, written": ("o", "..o.step.json.new", lambda t, o: Step("x", (), o).set_done()),
+}
+
+
+@pytest.mark.parametrize("target", ["home/file.txt", "home/folder"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_links_are_not_followed(writer: str, target: str, recorded: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs agentdistill[tables]")
+    name, beside, write = WRITERS[writer]
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    plant(shared / beside, tmp_path / target)
+    write(recorded, shared / name)
+    kept = tmp_path / target if (tmp_path / target).is_file() else tmp_path / target / "photo.jpg"
+    assert kept.read_text() == "precious"
+    assert sorted(os.listdir(kept.parent)) == [kept.name]
+
+
+@pytest.mark.parametrize("inside", [None, "passages", "lock", "other"])
+def test_an_index_is_not_built_through_a_link(inside: str | None, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    if inside is None:
+        plant(shared / ".wiki.building", tmp_path / "home" / "folder")
+    else:
+        (shared / ".wiki.building").mkdir()
+        plant(shared / ".wiki.building" / inside, tmp_path / "home" / "folder")
+    try:
+        Bm25Index.build([("1", "a", "a")], shared / "wiki")
+    except Exception as error:
+        assert ".wiki.building" in str(error)
+    assert os.listdir(tmp_path / "home" / "folder") == ["photo.jpg"]
+
+
+def test_half_done_episodes_are_not_kept_through_a_link(tmp_path: Path) -> None:
+    plant(tmp_path / ".o.jsonl.half-done", tmp_path / "home" / "folder")
+    with pytest.raises(FileExistsError, match="link"):
+        config = RolloutConfig(checkpoints=True)
+        rollout([Task("1", "q", "1")], MODEL, config=config, output=tmp_path / "o.jsonl", progress=False)
+    assert os.listdir(tmp_path / "home" / "folder") == ["photo.jpg"]
+
+
+def test_a_folder_of_that_name_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / ".o.json.new").mkdir()
+    (tmp_path / ".o.json.new" / "photo.jpg").write_text("precious")
+    with pytest.raises(OSError), replacing(tmp_path / "o.json") as new:
+        new.write_text(json.dumps(1))
+    assert (tmp_path / ".o.json.new" / "photo.jpg").read_text() == "precious"

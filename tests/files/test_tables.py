@@ -1,0 +1,108 @@
+"""Tables made to fill memory, and folders that are no datasets."""
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentdistill import Bm25Index, RetrievalError, TrajectoryError
+from agentdistill.files.formats import convert
+from agentdistill.files.tables import RECORD_BYTES, read_table, saved_dataset
+
+pyarrow = pytest.importorskip("pyarrow", reason="needs agentdistill[tables]")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def repeated(text: str, times: int) -> Any:
+    return pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * times, pyarrow.int32()), pyarrow.array([text]))
+
+
+def test_a_text_that_stands_in_every_row_is_there_once(tmp_path: Path) -> None:
+    """9 kB of Parquet that say 2.4 GB."""
+    table = pyarrow.table({"id": [str(i) for i in range(4000)], "text": repeated("word " * 120_000, 4000)})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rows = read_table(tmp_path / "t.parquet", RetrievalError).rows
+    assert sum(len(row["text"]) for row in rows) == 4000 * 600_000
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10 < 500
+
+
+BOMBS = {
+    "one text": lambda: {"text": ["a" * 300_000_000]},
+    "many texts": lambda: {"text": ["a" * 20_000] * 20_000},
+    "a list": lambda: {"text": ["a"], "more": [[1] * 10_000_000]},
+    "a large record among small ones": lambda: {"text": ["a"] * 100 + ["b" * (RECORD_BYTES + 1)]},
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_what_only_fills_memory_is_refused_with_its_place(what: str, tmp_path: Path) -> None:
+    columns = BOMBS[what]()
+    table = pyarrow.table({"id": [str(i) for i in range(len(columns["text"]))], **columns})
+    parquet.write_table(table, tmp_path / "t.parquet", compression="zstd", use_dictionary=what == "a list")
+    with pytest.raises(RetrievalError, match=r"t\.parquet: row \d+"):
+        for _ in read_table(tmp_path / "t.parquet", RetrievalError).rows:
+            pass
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize("rows", [1, 7, 20_000])
+def test_rows_are_as_written(rows: int, dictionary: bool, tmp_path: Path) -> None:
+    said = [
+        {
+            "id": i,
+            "text": f"text {i % 5}" if i % 7 else None,
+            "turns": [{"role": "user", "content": f"c {i % 3}"}] * (i % 4),
+            "score": i / 2,
+            "bytes": b"\xff" * (i % 2),
+        }
+        for i in range(rows)
+    ]
+    table = pyarrow.Table.from_pylist(said)
+    parquet.write_table(table, tmp_path / "t.parquet", use_dictionary=dictionary, row_group_size=9_000)
+    assert list(read_table(tmp_path / "t.parquet", RetrievalError).rows) == said
+    with pyarrow.OSFile(str(tmp_path / "t.arrow"), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert list(read_table(tmp_path / "t.arrow", RetrievalError).rows) == said
+
+
+def test_an_index_of_such_a_table_takes_the_memory_it_may(tmp_path: Path) -> None:
+    table = pyarrow.table({"id": [str(i) for i in range(2000)], "text": repeated("word " * 20_000, 2000)})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Bm25Index.build([tmp_path / "t.parquet"], tmp_path / "index", memory_mb=64)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10 < 700
+
+
+# What is in state.json, or in dataset_dict.json.
+NO_DATASETS: list[Any] = [
+    *([], {}, None, 5, {"_data_files": 5}, {"_data_files": [5]}, {"_data_files": [{"filename": 5}]}),
+    *({"_data_files": [{"filename": "../../secret.arrow"}]}, {"_data_files": [{"filename": "/etc/passwd"}]}),
+]
+
+
+@pytest.mark.parametrize("state", NO_DATASETS)
+def test_folders_that_are_no_datasets(state: Any, tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(RetrievalError, match=r"state\.json: this is not what save_to_disk writes"):
+        saved_dataset(tmp_path, RetrievalError)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b"\xff", b"", b'{"splits": [".."]}', b'{"splits": 5}', b'{"splits": []}']
+)
+def test_splits_that_are_none(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_bytes(text)
+    with pytest.raises(RetrievalError, match=str(tmp_path)):
+        saved_dataset(tmp_path, RetrievalError)
+
+
+@pytest.mark.parametrize("steps", ["5", "{", "[" * 100_000, None, b"\xff"])
+def test_a_table_of_trajectories_that_are_none(steps: Any, tmp_path: Path) -> None:
+    row = {"task_id": "1", "question": "q", "outcome": "final_answer", "steps": steps, "messages": 5}
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "t.parquet")
+    with pytest.raises(TrajectoryError, match=r"t\.parquet: row 1: "):
+        convert(tmp_path / "t.parquet", tmp_path / "out.jsonl", progress=False)
+    assert not (tmp_path / "out.jsonl").exists()
