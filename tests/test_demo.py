@@ -114,7 +114,7 @@ def test_selection_drops_what_the_teacher_got_wrong(world, tools) -> None:
 
 
 async def test_the_teacher_says_when_it_cannot_read() -> None:
-    with pytest.raises(ValueError, match="cannot read 'Why\\?'"):
+    with pytest.raises(ValueError, match="cannot parse the question 'Why\\?'"):
         await teacher([], 0, 0).generate([Message("user", "Why?")], Sampling())
 
 
