@@ -209,6 +209,8 @@ class _Parser:
             raise UnreadError(self._peek())
         if len(items) == 1:
             return items[0]
+        if isinstance(items[0], Member) and all(map(_is_condition, items[1:])):
+            items = [*items[1:], items[0]]  # x in Z, x > 2
         first, *others = items
         if isinstance(first, Relation) and first.operator == "!=" and all(isinstance(other, Expr) for other in others):
             return All((first, *(Relation("!=", first.left, other) for other in others)))

@@ -136,6 +136,12 @@ _DOMAINS = [
     )
 ]
 """How the domain of a parameter is said behind a family of values."""
+_LIMITS = r"[A-Za-z]\s*(?:[<>]|\\[lg]e|\\ne|!=)[^()]*"
+_CONDITION = re.compile(
+    r"(?<=[\w})])[,;]?\s*(?:\\q?quad)?\s*"
+    rf"(?:(?<![A-Za-z])\(\s*({_LIMITS})\)|\b(?:for|where|when|if)\s+(?:all\s+)?({_LIMITS}))$"
+)
+"""A condition behind a value, in brackets or in words."""
 
 
 def undress(text: str) -> Dressed:
@@ -196,6 +202,9 @@ def undress(text: str) -> Dressed:
 def _domain(text: str) -> str:
     r"""The domain of a parameter in symbols: ``, k \in \mathbb{Z}`` for "where k is an integer"."""
     bare = _DELIMITERS.sub("", TEXT.sub(r" \1 ", text)).strip(" .")
+    condition = _CONDITION.search(bare)
+    if condition and not re.search(r"\\[a-z]+\s*$", re.sub(r"\\q?quad", "", bare[: condition.start()])):
+        return f"{bare[: condition.start()]}, {condition[1] or condition[2]}"
     for form, domain in _DOMAINS:
         for found in form.finditer(bare):
             before = re.sub(r"(?:\\q?quad|\\[,;: ]|[\s,;(~])+$", "", bare[: found.start()])
