@@ -2,12 +2,10 @@
 kill."""
 
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -299,91 +297,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(base: Path, 
     assert mean(losses(student, EXAMPLES)) == pytest.approx(mean(losses(straight, EXAMPLES)), abs=0.05)
 
 
-PROCESS = """
-import os, signal, sys
-sys.path[:0] = [sys.argv[1], sys.argv[1] + '/training']
-from accelerate import Accelerator
-from transformers import Trainer
-from test_training import EXAMPLES, TOGETHER, train
-
-Accelerator.end_training = lambda self: None  # processes that part cannot meet again
-whole = Trainer._save_rng_state
-
-def save_or_die(self, folder):
-    if self.state.global_step == 40 and os.environ["RANK"] == os.environ.get("KILLED"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    whole(self, folder)
-
-Trainer._save_rng_state = save_or_die
-for name in sys.argv[3:]:
-    train(EXAMPLES, sys.argv[2], name, TOGETHER[name], overwrite="OVERWRITE" in os.environ, progress=False)
-"""
-ADAPTER = replace(LORA, epochs=3, dropout=0.0)
 HELD_OUT = replace(TINY, epochs=40, learning_rate=5e-2, schedule="constant", held_out=0.25, patience=2)
-TOGETHER = {
-    "whole": TINY,
-    "sharded": replace(TINY, shard=True),
-    "sharded-lora": replace(ADAPTER, shard=True),
-    "sharded-held-out": replace(HELD_OUT, shard=True),
-    "sharded-long": replace(TINY, epochs=12, save_steps=20, shard=True),
-}
-
-
-def launch(base: Path, folder: Path, names: Sequence[str], processes: int = 2, killed: int | None = None) -> str | None:
-    """Train the students together; what was said, if they fail."""
-    (folder / "process.py").write_text(PROCESS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*launcher, "process.py", str(Path(__file__).parents[1]), str(base), *names]
-    environment = os.environ | {"KILLED": str(killed)}
-    log = folder / "log"
-    with (
-        log.open("w") as said,
-        subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said) as launched,
-    ):
-        try:
-            status = launched.wait(timeout=300)
-        finally:
-            launched.terminate()  # it ends its processes, which no signal to its own group would reach
-    return log.read_text() if status else None
-
-
-def test_two_processes_train_the_student_of_one(base: Path, tmp_path: Path) -> None:
-    names = [name for name in TOGETHER if name != "sharded-long"]
-    failed = launch(base, tmp_path, [*names, *names])  # the second time they are done already
-    assert not failed, failed
-    for name in names:
-        config = replace(TOGETHER[name], shard=False)
-        folder = tmp_path / f"alone-{config.method}-{config.held_out}"
-        alone = train(EXAMPLES, base, folder, config, progress=False)
-        together, single = (json.loads((run / "train.json").read_text())["result"] for run in (tmp_path / name, folder))
-        assert together["steps"] == single["steps"] >= 12
-        for logged in ("losses", "held_out_losses"):
-            assert together[logged] == pytest.approx(single[logged], abs=1e-3)
-        student = tmp_path / name / alone.relative_to(folder)
-        assert losses(student, EXAMPLES) == pytest.approx(losses(alone, EXAMPLES), abs=1e-2)
-
-
-def test_two_processes_overwrite_the_run_of_one(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(EXAMPLES, base, tmp_path / "whole", replace(TINY, epochs=1), progress=False)
-    monkeypatch.setenv("OVERWRITE", "1")
-    failed = launch(base, tmp_path, ["whole"])
-    assert not failed, failed
-    record = json.loads((tmp_path / "whole" / "train.json").read_text())
-    assert record["run"]["epochs"] == TINY.epochs and record["result"]["steps"] == 12
-
-
-def test_a_killed_sharded_run_goes_on_with_another_number_of_processes(base: Path, tmp_path: Path) -> None:
-    """One of two is killed when they write the second checkpoint; four go on from the first."""
-    name = "sharded-long"
-    assert launch(base, tmp_path, [name], killed=1)
-    assert json.loads((tmp_path / name / "train.json").read_text())["result"] is None
-    failed = launch(base, tmp_path, [name], processes=4)
-    assert not failed, failed
-    straight = train(EXAMPLES, base, tmp_path / "straight", replace(TOGETHER[name], shard=False), progress=False)
-    gone_on, single = (json.loads((run / "train.json").read_text())["result"] for run in (tmp_path / name, straight))
-    assert gone_on["resumed_from"].endswith("checkpoint-20")
-    assert gone_on["steps"] == single["steps"] == 48
-    assert gone_on["losses"] == pytest.approx(single["losses"], abs=1e-3)
 
 
 def test_training_stops_when_the_held_out_loss_rises_and_keeps_the_best(base: Path, tmp_path: Path) -> None:
@@ -406,20 +320,6 @@ def test_a_student_has_a_card_and_a_plot_and_is_pushed_only_when_asked(base: Pat
     assert (student / "loss.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OSError, match="offline"):  # it is done, and would now be pushed: tests have no hub
         train(EXAMPLES, base, output, replace(LORA, epochs=1, held_out=0.25), push_to="someone/student", progress=False)
-
-
-def test_a_batch_that_the_processes_cannot_share_is_refused(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ValueError, match="3 processes that take 1 examples"):
-        train(EXAMPLES, base, tmp_path / "student", TINY, progress=False)
-
-
-def test_a_second_way_to_shard_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="accelerate is told to shard"):
-        train(EXAMPLES, base, tmp_path / "student", TINY, progress=False)
 
 
 def test_a_finished_run_is_not_run_again(base: Path, tmp_path: Path) -> None:
