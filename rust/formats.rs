@@ -7,9 +7,13 @@
 //! Files are converted a block at a time, on all cores, and the order of their records stays. What is written appears
 //! only when it is whole.
 
+mod assistant_turn;
 mod atif;
 mod chat;
 mod conversation;
+mod fields;
+mod metadata;
+mod python_tool;
 mod records;
 mod reference;
 mod sharegpt;

@@ -12,8 +12,12 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::assistant_turn::{AssistantTurn, without_label};
 use super::chat::{Function, code_of};
-use super::conversation::{About, Conversation, PYTHON, Role, Said, Text, given_steps, observed, python_tool};
+use super::conversation::{Conversation, Role};
+use super::fields::Text;
+use super::metadata::{Metadata, given_steps};
+use super::python_tool::{PYTHON, python_tool};
 use crate::action::json::Json;
 use crate::trajectory::Trajectory;
 
@@ -26,13 +30,13 @@ pub struct Record {
     session_id: Text,
     #[serde(default)]
     trajectory_id: Text,
-    #[serde(default, deserialize_with = "super::conversation::nested")]
+    #[serde(default, deserialize_with = "super::fields::nested")]
     agent: Option<Agent>,
-    #[serde(default, deserialize_with = "super::conversation::nested")]
+    #[serde(default, deserialize_with = "super::fields::nested")]
     steps: Option<Vec<Step>>,
-    #[serde(default, deserialize_with = "super::conversation::nested")]
+    #[serde(default, deserialize_with = "super::fields::nested")]
     final_metrics: Option<FinalMetrics>,
-    #[serde(default, deserialize_with = "super::conversation::nested")]
+    #[serde(default, deserialize_with = "super::fields::nested")]
     extra: Option<Extra>,
 }
 
@@ -100,8 +104,8 @@ struct FinalMetrics {
 
 #[derive(Deserialize)]
 struct Extra {
-    #[serde(default, rename = "agentdistill", deserialize_with = "super::conversation::nested")]
-    about: Option<About>,
+    #[serde(default, rename = "agentdistill", deserialize_with = "super::fields::nested")]
+    metadata: Option<Metadata>,
 }
 
 impl Record {
@@ -109,18 +113,18 @@ impl Record {
         if !self.schema_version.starts_with("ATIF-v1.") {
             return Err(format!("it is of version {:?}, and ATIF-v1 is what is read", self.schema_version));
         }
-        let about = self.extra.and_then(|extra| extra.about);
-        let is_ours = about.is_some();
-        let mut conversation = Conversation::new(about);
+        let metadata = self.extra.and_then(|extra| extra.metadata);
+        let is_ours = metadata.is_some();
+        let mut conversation = Conversation::new(metadata);
         if !is_ours {
-            conversation.about.task_id = self.trajectory_id.0.or(self.session_id.0);
+            conversation.metadata.task_id = self.trajectory_id.0.or(self.session_id.0);
             let agent = self.agent.unwrap_or_default();
-            conversation.about.model = agent.model_name.0.or(agent.name.0).unwrap_or_default();
+            conversation.metadata.model = agent.model_name.0.or(agent.name.0).unwrap_or_default();
         }
         let copied = |step: &&Step| step.source != "agent" || step.is_copied_context == Some(true);
         let steps = self.steps.ok_or("it has no steps")?;
         let given = steps.iter().take_while(copied).filter(|step| step.source == "agent").count();
-        conversation.set_given(given);
+        conversation.metadata.set_given(given);
         steps.into_iter().try_for_each(|step| step.read(&mut conversation))?;
         let used = self.final_metrics.unwrap_or_default();
         conversation.usage = (used.total_prompt_tokens.unwrap_or(0), used.total_completion_tokens.unwrap_or(0));
@@ -184,21 +188,20 @@ pub fn write(trajectory: &Trajectory) -> Value {
         let mut set = |key: &str, value: Value| _ = record.insert(key.to_owned(), value);
         set("step_id", (steps.len() + 1).into());
         set("source", "agent".into());
-        let said = Said::of(step);
-        let call = match said {
-            Said::Code { thought, code } => {
+        let call = match AssistantTurn::of(step) {
+            AssistantTurn::Code { thought, code } => {
                 set("message", thought.into());
                 let arguments = json!({"code": code});
                 set("tool_calls", json!([{"tool_call_id": id, "function_name": PYTHON, "arguments": arguments}]));
                 Some(id)
             }
-            Said::Text(text) => {
+            AssistantTurn::Text(text) => {
                 set("message", text.into());
                 None
             }
         };
         if !step.message.is_empty() {
-            let content = if call.is_some() { observed(&step.message) } else { &step.message };
+            let content = if call.is_some() { without_label(&step.message) } else { &step.message };
             let mut result = json!({"content": content});
             if let Some(id) = call {
                 result["source_call_id"] = id.into();
@@ -208,7 +211,7 @@ pub fn write(trajectory: &Trajectory) -> Value {
         if let Some(metrics) = metrics(step) {
             set("metrics", metrics);
         }
-        if number < given_steps(trajectory) {
+        if number < given_steps(&trajectory.sampling) {
             set("is_copied_context", true.into());
         }
         steps.push(Value::Object(record));
@@ -229,7 +232,7 @@ pub fn write(trajectory: &Trajectory) -> Value {
             "total_completion_tokens": trajectory.usage.1,
             "total_steps": total_steps,
         },
-        "extra": {About::KEY: About::of(trajectory)},
+        "extra": {Metadata::KEY: Metadata::of(trajectory)},
     })
 }
 

@@ -17,9 +17,11 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::conversation::{
-    About, Conversation, PYTHON, Role, Said, Text, call_code, given_steps, join, observed, python_tool,
-};
+use super::assistant_turn::{AssistantTurn, without_label};
+use super::conversation::{Conversation, Role, join};
+use super::fields::Text;
+use super::metadata::{Metadata, given_steps};
+use super::python_tool::{PYTHON, call_code, python_tool};
 use crate::action::json::Json;
 use crate::trajectory::Trajectory;
 
@@ -27,14 +29,14 @@ use crate::trajectory::Trajectory;
 pub struct Record {
     #[serde(default)]
     id: Text,
-    #[serde(default, deserialize_with = "super::conversation::nested")]
+    #[serde(default, deserialize_with = "super::fields::nested")]
     messages: Option<Vec<Message>>,
     #[serde(default)]
     prompt: Option<Messages>,
     #[serde(default)]
     completion: Option<Messages>,
-    #[serde(default, rename = "agentdistill", deserialize_with = "super::conversation::nested")]
-    about: Option<About>,
+    #[serde(default, rename = "agentdistill", deserialize_with = "super::fields::nested")]
+    metadata: Option<Metadata>,
 }
 
 enum Messages {
@@ -90,17 +92,17 @@ pub struct Function {
 
 impl Record {
     pub fn read(self) -> Result<Conversation, String> {
-        let mut conversation = Conversation::new(self.about);
+        let mut conversation = Conversation::new(self.metadata);
         match (self.messages, self.prompt, self.completion) {
             (Some(messages), ..) => say_all(&mut conversation, messages),
             (None, Some(prompt), Some(completion)) => {
                 say_all(&mut conversation, prompt.by(Role::User));
-                conversation.set_given(conversation.turns());
+                conversation.metadata.set_given(conversation.turns());
                 say_all(&mut conversation, completion.by(Role::Assistant));
             }
             _ => return Err("it has neither messages nor prompt and completion".to_owned()),
         }
-        conversation.about.task_id = conversation.about.task_id.take().or(self.id.0);
+        conversation.metadata.task_id = conversation.metadata.task_id.take().or(self.id.0);
         Ok(conversation)
     }
 }
@@ -160,15 +162,14 @@ pub fn write_openai(trajectory: &Trajectory) -> Value {
     let last = trajectory.steps.len().saturating_sub(1);
     for (number, step) in trajectory.steps.iter().enumerate() {
         let id = format!("call_{}", number + 1);
-        let said = Said::of(step);
-        let told = match said {
-            Said::Code { thought, code } => {
+        let told = match AssistantTurn::of(step) {
+            AssistantTurn::Code { thought, code } => {
                 let arguments = json!({"code": code}).to_string();
                 let call = json!({"id": id, "type": "function", "function": {"name": PYTHON, "arguments": arguments}});
                 messages.push(json!({"role": "assistant", "content": thought, "tool_calls": [call]}));
-                json!({"role": "tool", "content": observed(&step.message), "tool_call_id": id})
+                json!({"role": "tool", "content": without_label(&step.message), "tool_call_id": id})
             }
-            Said::Text(text) => {
+            AssistantTurn::Text(text) => {
                 messages.push(message("assistant", text));
                 message("user", &step.message)
             }
@@ -177,36 +178,36 @@ pub fn write_openai(trajectory: &Trajectory) -> Value {
             messages.push(told);
         }
     }
-    json!({"messages": messages, "tools": [python_tool()], About::KEY: About::of(trajectory)})
+    json!({"messages": messages, "tools": [python_tool()], Metadata::KEY: Metadata::of(trajectory)})
 }
 
 pub fn write_messages(trajectory: &Trajectory) -> Value {
-    json!({"messages": said(trajectory), About::KEY: About::of(trajectory)})
+    json!({"messages": plain_messages(trajectory), Metadata::KEY: Metadata::of(trajectory)})
 }
 
 /// A record for each step that is the model's own.
 pub fn write_prompt_completion(trajectory: &Trajectory) -> Vec<Value> {
-    let said = said(trajectory);
+    let messages = plain_messages(trajectory);
     let before = trajectory.messages.len();
-    (given_steps(trajectory)..trajectory.steps.len())
+    (given_steps(&trajectory.sampling)..trajectory.steps.len())
         .map(|step| {
             let turn = before + 2 * step;
-            let mut about = About::of(trajectory);
-            about.task_id = Some(format!("{}/{}", trajectory.task_id, step + 1));
-            about.sampling.settings_mut().shift_remove("given_steps"); // the prompt says it
+            let mut metadata = Metadata::of(trajectory);
+            metadata.task_id = Some(format!("{}/{}", trajectory.task_id, step + 1));
+            metadata.clear_given(); // they are in the prompt
             if step + 1 < trajectory.steps.len() {
-                (about.outcome, about.answer, about.score, about.grader) = (None, None, None, None);
+                (metadata.outcome, metadata.answer, metadata.score, metadata.grader) = (None, None, None, None);
             }
-            json!({"prompt": said[..turn], "completion": [said[turn]], About::KEY: about})
+            json!({"prompt": messages[..turn], "completion": [messages[turn]], Metadata::KEY: metadata})
         })
         .collect()
 }
 
 /// The conversation as text, to the model's last words.
-fn said(trajectory: &Trajectory) -> Vec<Value> {
+fn plain_messages(trajectory: &Trajectory) -> Vec<Value> {
     let mut messages = opening(trajectory);
     for (number, step) in trajectory.steps.iter().enumerate() {
-        messages.push(message("assistant", &Said::of(step).text()));
+        messages.push(message("assistant", &AssistantTurn::of(step).text()));
         if number + 1 < trajectory.steps.len() {
             messages.push(message("user", &step.message));
         }

@@ -1,106 +1,22 @@
-//! What all formats of agents' logs have in common: somebody opens, then a model and its surroundings take turns.
+//! How do messages become a trajectory? What all formats have in common: opening messages, then turns of a model and what
+//! it was told.
 //!
-//! A format's reader says what was said, in order, and a [`Conversation`] makes steps of it; a writer asks a step for
-//! its [`Said`]. The fields of a [`Trajectory`] that no conversation says are [`About`], one object under the key
-//! `agentdistill`, which other programs pass over.
+//! A format's reader adds its messages to a [`Conversation`] in order, and that makes steps of them. A record's
+//! [`Metadata`] says what the messages do not.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
 
-use memchr::memchr_iter;
-use serde::{Deserialize, Deserializer, Serialize, de};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Deserializer, de};
 use sha2::{Digest, Sha256};
 
-use crate::action::call::cell_of_json;
-use crate::action::json::Json;
+use super::assistant_turn::{OBSERVATION, code_turn};
+use super::metadata::{Metadata, given_steps};
 use crate::action::{Action, ActionFormat, Parsed, parse_action, spoken};
 use crate::observation::{Observation, ObservationKind};
-use crate::trajectory::{Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, VERSION};
+use crate::trajectory::{Candidate, Outcome, Step, Trajectory, TrajectoryKind, VERSION};
 
-/// Setting of a trajectory: how many of its steps it was begun with, which nobody learns.
-const GIVEN: &str = "given_steps";
-/// What our own messages and smolagents' begin with.
-const OBSERVATION: &str = "Observation:";
 /// What smolagents puts before a task, and the reference with it.
 const TASK: &str = "New task:\n";
-
-/// What is known of an episode besides what was said.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct About {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub task_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub question: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub aliases: Vec<String>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub task_set: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<TrajectoryKind>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub model: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub answer: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub score: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub grader: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    #[serde(skip_serializing_if = "is_empty")]
-    pub sampling: Sampling,
-}
-
-impl About {
-    pub const KEY: &str = "agentdistill";
-
-    pub fn of(trajectory: &Trajectory) -> Self {
-        Self {
-            task_id: Some(trajectory.task_id.clone()),
-            question: Some(trajectory.question.clone()),
-            reference: trajectory.reference.clone(),
-            aliases: trajectory.aliases.clone(),
-            task_set: trajectory.task_set.clone(),
-            kind: Some(trajectory.kind),
-            model: trajectory.model.clone(),
-            outcome: Some(trajectory.outcome),
-            answer: trajectory.answer.clone(),
-            score: trajectory.score,
-            grader: trajectory.grader.clone(),
-            error: trajectory.error.clone(),
-            sampling: trajectory.sampling.clone(),
-        }
-    }
-
-    /// The form of the actions: what the settings say, else what the turns are written in, which becomes a setting.
-    fn action_format(&mut self, turns: &[Turn]) -> ActionFormat {
-        const SETTING: &str = "action_format";
-        const MARKS: [(&str, ActionFormat); 4] = [
-            ("<tool_call>", ActionFormat::ToolCall),
-            ("<search>", ActionFormat::SearchTags),
-            ("<|begin_of_query|>", ActionFormat::SearchTags),
-            ("<execute>", ActionFormat::CodeTags),
-        ];
-        if let Some(said) = self.sampling.settings().get(SETTING) {
-            return ActionFormat::deserialize(said).unwrap_or_default();
-        }
-        let mark_at = |text: &str| MARKS.into_iter().find(|(mark, _)| text.starts_with(mark));
-        let marked = |turn: &Turn| memchr_iter(b'<', turn.text.as_bytes()).find_map(|at| mark_at(&turn.text[at..]));
-        let unread = |turn: &Turn| matches!(parse_action(&turn.text, ActionFormat::Code), Parsed::Failure(_));
-        let found = turns.iter().find_map(|turn| marked(turn).filter(|_| unread(turn)));
-        let Some((_, format)) = found else { return ActionFormat::Code };
-        let name = serde_json::to_value(format).expect("a name is JSON");
-        self.sampling.settings_mut().insert(SETTING.to_owned(), name);
-        format
-    }
-}
 
 /// Who speaks.
 #[derive(Clone, Copy)]
@@ -153,7 +69,7 @@ impl<'de> Deserialize<'de> for Role {
 /// An episode as it is read.
 #[derive(Default)]
 pub struct Conversation {
-    pub about: About,
+    pub metadata: Metadata,
     opening: Vec<(String, String)>,
     turns: Vec<Turn>,
     /// Whether it acts by calls of tools, so that words alone are an answer.
@@ -175,8 +91,8 @@ pub struct Turn {
 }
 
 impl Conversation {
-    pub fn new(about: Option<About>) -> Self {
-        Self { about: about.unwrap_or_default(), ..Self::default() }
+    pub fn new(metadata: Option<Metadata>) -> Self {
+        Self { metadata: metadata.unwrap_or_default(), ..Self::default() }
     }
 
     /// Says one message.
@@ -204,11 +120,11 @@ impl Conversation {
     pub fn act(&mut self, thought: &str, code: &str) -> &mut Turn {
         self.calls = true;
         let thought = spoken(thought);
-        let text = turn_text(&thought, code);
+        let text = code_turn(&thought, code);
         let parsed = parse_action(&text, ActionFormat::Code);
         let is_read = matches!(parsed, Parsed::Action(Action { code: Some(read), .. }) if read.trim() == code.trim());
         // A thought that itself looks like an action is marked as one.
-        let marked = || format!("<think>\n{thought}\n</think>\n{}", turn_text("", code));
+        let marked = || format!("<think>\n{thought}\n</think>\n{}", code_turn("", code));
         let text = if is_read || thought.is_empty() { text } else { marked() };
         self.turn(text)
     }
@@ -234,36 +150,29 @@ impl Conversation {
         self.turns.len()
     }
 
-    /// The first turns that are there were only given to the model.
-    pub fn set_given(&mut self, turns: usize) {
-        if turns > 0 {
-            self.about.sampling.settings_mut().insert(GIVEN.to_owned(), turns.into());
-        }
-    }
-
     /// # Errors
     ///
     /// When nobody asked, or no model answered and no error says why.
     pub fn into_trajectory(self) -> Result<Trajectory, String> {
-        let Self { mut about, opening, mut turns, calls, usage, seconds } = self;
-        if turns.is_empty() && about.error.is_none() && about.outcome.is_none() {
+        let Self { mut metadata, opening, mut turns, calls, usage, seconds } = self;
+        if turns.is_empty() && metadata.error.is_none() && metadata.outcome.is_none() {
             return Err("there is no turn of an assistant in it".to_owned());
         }
         let asked = || opening.iter().rev().find(|(role, _)| role == "user").map(|(_, text)| text.clone());
-        let question = about.question.take().or_else(asked).ok_or("nobody asks anything in it")?;
-        if let Some(turn) = turns.last_mut().filter(|turn| calls && about.outcome.is_none() && turn.is_words()) {
+        let question = metadata.question.take().or_else(asked).ok_or("nobody asks anything in it")?;
+        if let Some(turn) = turns.last_mut().filter(|turn| calls && metadata.outcome.is_none() && turn.is_words()) {
             turn.text = format!("<answer>{}</answer>", turn.text.trim());
         }
-        let format = about.action_format(&turns);
+        let format = metadata.action_format(turns.iter().map(|turn| turn.text.as_str()));
         let parsed: Vec<Parsed> = turns.iter().map(|turn| parse_action(&turn.text, format)).collect();
         let acts = |parsed: &Parsed| matches!(parsed, Parsed::Action(Action { code: Some(_), .. }));
-        let kind = about.kind.unwrap_or(match &parsed[..] {
+        let kind = metadata.kind.unwrap_or(match &parsed[..] {
             [only] if !acts(only) => TrajectoryKind::Cot,
             _ => TrajectoryKind::Agent,
         });
-        let ended = Ending::of(turns.last(), parsed.last(), about.answer.take(), about.error.is_some());
-        let outcome = about.outcome.unwrap_or(ended.outcome);
-        let error = about.error.or_else(|| ended.error.filter(|_| outcome == Outcome::Error).map(str::to_owned));
+        let ended = Ending::of(turns.last(), parsed.last(), metadata.answer.take(), metadata.error.is_some());
+        let outcome = metadata.outcome.unwrap_or(ended.outcome);
+        let error = metadata.error.or_else(|| ended.error.filter(|_| outcome == Outcome::Error).map(str::to_owned));
         let last = turns.len().saturating_sub(1);
         let steps = turns
             .into_iter()
@@ -276,21 +185,21 @@ impl Conversation {
             .collect();
         Ok(Trajectory {
             version: VERSION,
-            task_id: about.task_id.unwrap_or_else(|| task_id(&question, given(&about.sampling))),
+            task_id: metadata.task_id.unwrap_or_else(|| task_id(&question, given_steps(&metadata.sampling))),
             question,
-            reference: about.reference,
-            aliases: about.aliases,
-            task_set: about.task_set,
+            reference: metadata.reference,
+            aliases: metadata.aliases,
+            task_set: metadata.task_set,
             kind,
-            model: about.model,
+            model: metadata.model,
             messages: opening,
             steps,
             outcome,
             answer: ended.answer,
-            score: about.score,
-            grader: about.grader,
+            score: metadata.score,
+            grader: metadata.grader,
             error,
-            sampling: about.sampling,
+            sampling: metadata.sampling,
             usage,
             seconds,
         })
@@ -398,239 +307,6 @@ fn observation(told: &str, answer: Option<&str>, seconds: f64) -> Observation {
     };
     let stdout = if error.is_some() { String::new() } else { seen.to_owned() };
     Observation { kind, stdout, error, final_answer: answer.map(str::to_owned), seconds, ..Observation::default() }
-}
-
-// ---- writing -----------------------------------------------------------------------------------
-
-/// A step as others say it: its winner, in the form that the conversation keeps (as `prompt.assistant_turn`).
-pub enum Said<'a> {
-    Code { thought: &'a str, code: &'a str },
-    Text(&'a str),
-}
-
-impl<'a> Said<'a> {
-    pub fn of(step: &'a Step) -> Self {
-        const LONGEST: usize = 2_000;
-        match step.candidates.get(step.winner) {
-            None => Self::Text(""),
-            Some(Candidate { action: Some(Parsed::Action(action)), text, .. }) => match action {
-                Action { thought, code: Some(code), format: ActionFormat::Code, .. } => {
-                    Self::Code { thought: thought.trim(), code: code.trim_matches('\n') }
-                }
-                _ => Self::Text(text.trim()),
-            },
-            Some(Candidate { action: Some(Parsed::Failure(_)), text, .. }) => {
-                let text = text.trim();
-                Self::Text(text.char_indices().nth(LONGEST).map_or(text, |(end, _)| &text[..end]))
-            }
-            Some(Candidate { text, .. }) => Self::Text(text.trim()),
-        }
-    }
-
-    pub fn text(&self) -> String {
-        match self {
-            Self::Code { thought, code } => turn_text(thought, code),
-            Self::Text(text) => (*text).to_owned(),
-        }
-    }
-}
-
-pub fn turn_text(thought: &str, code: &str) -> String {
-    let thought = thought.trim();
-    let label = if thought.is_empty() { "" } else { "Thought: " };
-    let end = if thought.is_empty() { "" } else { "\n" };
-    format!("{label}{thought}{end}Code:\n```py\n{code}\n```<end_code>")
-}
-
-/// A step's message without the word before it, which formats with a role for observations do not need.
-pub fn observed(message: &str) -> &str {
-    message.strip_prefix(OBSERVATION).and_then(|rest| rest.strip_prefix('\n')).unwrap_or(message)
-}
-
-/// How many of its first steps a trajectory was given.
-pub fn given_steps(trajectory: &Trajectory) -> usize {
-    given(&trajectory.sampling)
-}
-
-fn given(sampling: &Sampling) -> usize {
-    let given = sampling.settings().get(GIVEN).and_then(Value::as_u64);
-    given.and_then(|given| usize::try_from(given).ok()).unwrap_or(0)
-}
-
-// ---- calls of tools ----------------------------------------------------------------------------
-
-/// Name of the tool that runs a step's code, in formats where actions are calls.
-pub const PYTHON: &str = "python";
-
-/// That tool, as OpenAI's protocol describes tools.
-pub fn python_tool() -> Value {
-    let code = json!({"type": "string", "description": "Python code. Variables stay from call to call."});
-    let parameters = json!({"type": "object", "properties": {"code": code}, "required": ["code"]});
-    json!({"type": "function", "function": function(parameters)})
-}
-
-fn function(parameters: Value) -> Value {
-    let description = "Run Python. Print what you want to see; final_answer(...) ends the work.";
-    json!({"name": PYTHON, "description": description, "parameters": parameters})
-}
-
-/// A call of a tool as code; one that no code can make, as it was written.
-pub fn call_code(name: &str, arguments: &Json) -> String {
-    cell_of_json(name, arguments).unwrap_or_else(|| format!("{name}({})", arguments.literal()))
-}
-
-// ---- lenient fields ----------------------------------------------------------------------------
-
-/// A text, or what else stands where one is expected: null, a number, a list of parts whose texts are taken.
-#[derive(Clone, Debug, Default)]
-pub struct Text(pub Option<String>);
-
-impl Text {
-    pub fn or_empty(self) -> String {
-        self.0.unwrap_or_default()
-    }
-}
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor { is_part: false })
-    }
-}
-
-/// An element of a list that stands for a text.
-struct Part(Text);
-
-impl<'de> Deserialize<'de> for Part {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor { is_part: true }).map(Self)
-    }
-}
-
-struct TextVisitor {
-    is_part: bool,
-}
-
-impl<'de> de::Visitor<'de> for TextVisitor {
-    type Value = Text;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-        Ok(Text(Some(text.to_owned())))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Text, E> {
-        Ok(Text(Some(text)))
-    }
-
-    fn visit_unit<E>(self) -> Result<Text, E> {
-        Ok(Text(None))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Text, E> {
-        Ok(Text(Some(Json::from(Value::from(value)).literal())))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Text, E> {
-        Ok(Text(Some(number.to_string())))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Text, E> {
-        Ok(Text(Some(number.to_string())))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Text, E> {
-        Ok(Text(Some(Json::from(Value::from(number)).literal())))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
-        if !self.is_part {
-            let value = Value::deserialize(de::value::MapAccessDeserializer::new(map))?;
-            return Ok(Text(Some(Json::from(value).literal())));
-        }
-
-        #[derive(Deserialize)]
-        #[serde(field_identifier, rename_all = "snake_case")]
-        enum Field {
-            Type,
-            Text,
-            Other(String),
-        }
-
-        let (mut kind, mut text, mut others) = (Text(None), Text(None), Map::new());
-        while let Some(field) = map.next_key()? {
-            match field {
-                Field::Type => kind = map.next_value()?,
-                Field::Text => text = map.next_value()?,
-                Field::Other(name) => _ = others.insert(name, map.next_value()?),
-            }
-        }
-        match (kind.0.as_deref(), &text.0) {
-            (None | Some("text"), Some(_)) => Ok(text),
-            (None, None) => Ok(Text(Some(Json::from(Value::Object(others)).literal()))),
-            (Some(kind), _) => Err(de::Error::custom(format!("a part that is {kind}, not text"))),
-        }
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Text, A::Error> {
-        if self.is_part {
-            let value = Value::deserialize(de::value::SeqAccessDeserializer::new(seq))?;
-            return Ok(Text(Some(Json::from(value).literal())));
-        }
-        let mut whole = seq.next_element::<Part>()?.map_or(String::new(), |Part(text)| text.or_empty());
-        while let Some(Part(text)) = seq.next_element()? {
-            whole.push('\n');
-            whole.push_str(&text.or_empty());
-        }
-        Ok(Text(Some(whole)))
-    }
-}
-
-/// A number, or a boolean that stands for one.
-pub fn score<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    match Value::deserialize(deserializer)? {
-        Value::Null => Ok(None),
-        Value::Bool(right) => Ok(Some(f64::from(u8::from(right)))),
-        Value::Number(number) => Ok(number.as_f64()),
-        other => Err(de::Error::custom(format!("the score is {other}, not a number"))),
-    }
-}
-
-/// A value, or a string that holds it as JSON (so nested columns are kept in tables), or null.
-pub fn nested<'de, D: Deserializer<'de>, T: de::DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
-    struct Visitor<T>(PhantomData<T>);
-
-    impl<'de, T: de::DeserializeOwned> de::Visitor<'de> for Visitor<T> {
-        type Value = Option<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object, a list, or a string that holds one as JSON")
-        }
-
-        fn visit_str<E: de::Error>(self, json: &str) -> Result<Self::Value, E> {
-            serde_json::from_str(json).map_err(E::custom)
-        }
-
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
-
-        fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-            T::deserialize(de::value::MapAccessDeserializer::new(map)).map(Some)
-        }
-
-        fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
-            T::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(Some)
-        }
-    }
-
-    deserializer.deserialize_any(Visitor(PhantomData))
-}
-
-fn is_empty(sampling: &Sampling) -> bool {
-    sampling.settings().is_empty()
 }
 
 /// Goes on with `more` on a line of its own.

@@ -13,8 +13,11 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::assistant_turn::AssistantTurn;
 use super::chat::{Message, say_all};
-use super::conversation::{About, Conversation, Said, Text};
+use super::conversation::Conversation;
+use super::fields::Text;
+use super::metadata::Metadata;
 use crate::trajectory::{Trajectory, TrajectoryKind};
 
 #[derive(Deserialize)]
@@ -34,9 +37,9 @@ pub struct Record {
     dataset_name: Text,
     #[serde(default)]
     error: Text,
-    #[serde(default, deserialize_with = "super::conversation::nested")]
+    #[serde(default, deserialize_with = "super::fields::nested")]
     log_data: Option<LogData>,
-    #[serde(default, deserialize_with = "super::conversation::nested")]
+    #[serde(default, deserialize_with = "super::fields::nested")]
     messages: Option<Vec<Message>>,
     #[serde(default)]
     response: Text,
@@ -44,10 +47,10 @@ pub struct Record {
     input_tokens: Option<u64>,
     #[serde(default)]
     output_tokens: Option<u64>,
-    #[serde(default, deserialize_with = "super::conversation::score")]
+    #[serde(default, deserialize_with = "super::fields::score")]
     score: Option<f64>,
-    #[serde(default, rename = "agentdistill", deserialize_with = "super::conversation::nested")]
-    about: Option<About>,
+    #[serde(default, rename = "agentdistill", deserialize_with = "super::fields::nested")]
+    metadata: Option<Metadata>,
 }
 
 #[derive(Deserialize)]
@@ -55,12 +58,12 @@ struct LogData {
     #[serde(default)]
     messages: Vec<Message>,
     #[serde(default)]
-    metadata: Metadata,
+    metadata: LogMetadata,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Metadata {
+struct LogMetadata {
     performance: Performance,
 }
 
@@ -72,10 +75,10 @@ struct Performance {
 
 impl Record {
     pub fn read(self) -> Result<Conversation, String> {
-        let is_new = self.about.is_none();
-        let mut conversation = Conversation::new(self.about);
+        let is_new = self.metadata.is_none();
+        let mut conversation = Conversation::new(self.metadata);
         if is_new {
-            conversation.about = About {
+            conversation.metadata = Metadata {
                 task_id: self.id.0,
                 question: self.question.0,
                 reference: self.true_answer.0.or(self.answer.0),
@@ -84,18 +87,18 @@ impl Record {
                 answer: self.generated_answer.0,
                 score: self.score,
                 error: self.error.0,
-                ..About::default()
+                ..Metadata::default()
             };
         }
         let failed = self.log_data.is_none() && self.messages.is_none();
-        if failed && conversation.about.error.is_none() {
+        if failed && conversation.metadata.error.is_none() {
             return Err("it has neither log_data nor messages, and no error says why".to_owned());
         }
         if let Some(log_data) = self.log_data {
             conversation.seconds = log_data.metadata.performance.total_duration;
             say_all(&mut conversation, log_data.messages);
         } else if let Some(messages) = self.messages {
-            conversation.about.kind = Some(TrajectoryKind::Cot);
+            conversation.metadata.kind = Some(TrajectoryKind::Cot);
             say_all(&mut conversation, messages);
             conversation.turn(self.response.or_empty());
         }
@@ -119,7 +122,7 @@ fn write_agent(trajectory: &Trajectory) -> Value {
         messages.push(part(role, &format!("{task}{text}")));
     }
     for (number, step) in trajectory.steps.iter().enumerate() {
-        messages.push(part("assistant", &Said::of(step).text()));
+        messages.push(part("assistant", &AssistantTurn::of(step).text()));
         if !step.message.is_empty() {
             messages.push(part("tool-response", &format!("Call id: call_{}\n{}", number + 1, step.message)));
         }
@@ -144,7 +147,7 @@ fn write_agent(trajectory: &Trajectory) -> Value {
         "input_tokens": trajectory.usage.0,
         "output_tokens": trajectory.usage.1,
         "score": trajectory.score,
-        About::KEY: About::of(trajectory),
+        Metadata::KEY: Metadata::of(trajectory),
     })
 }
 
@@ -156,11 +159,11 @@ fn write_chain(trajectory: &Trajectory) -> Value {
         "answer": trajectory.reference,
         "dataset_name": trajectory.task_set,
         "generated_answer": trajectory.answer,
-        "response": trajectory.steps.first().map_or(String::new(), |step| Said::of(step).text()),
+        "response": trajectory.steps.first().map_or(String::new(), |step| AssistantTurn::of(step).text()),
         "messages": trajectory.messages.iter().map(message).collect::<Vec<_>>(),
         "input_tokens": trajectory.usage.0,
         "output_tokens": trajectory.usage.1,
         "score": trajectory.score,
-        About::KEY: About::of(trajectory),
+        Metadata::KEY: Metadata::of(trajectory),
     })
 }

@@ -11,8 +11,12 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::assistant_turn::{AssistantTurn, without_label};
 use super::chat::{Function, code_of};
-use super::conversation::{About, Conversation, PYTHON, Role, Said, Text, observed, python_tool};
+use super::conversation::{Conversation, Role};
+use super::fields::Text;
+use super::metadata::Metadata;
+use super::python_tool::{PYTHON, python_tool};
 use crate::trajectory::Trajectory;
 
 const THINK: (&str, &str) = ("<think>", "</think>");
@@ -23,10 +27,10 @@ pub struct Record {
     id: Text,
     #[serde(default)]
     system: Text,
-    #[serde(default, deserialize_with = "super::conversation::nested")]
+    #[serde(default, deserialize_with = "super::fields::nested")]
     conversations: Option<Vec<Turn>>,
-    #[serde(default, rename = "agentdistill", deserialize_with = "super::conversation::nested")]
-    about: Option<About>,
+    #[serde(default, rename = "agentdistill", deserialize_with = "super::fields::nested")]
+    metadata: Option<Metadata>,
 }
 
 #[derive(Deserialize)]
@@ -38,7 +42,7 @@ struct Turn {
 
 impl Record {
     pub fn read(self) -> Result<Conversation, String> {
-        let mut conversation = Conversation::new(self.about);
+        let mut conversation = Conversation::new(self.metadata);
         if let Some(system) = self.system.0.filter(|system| !system.is_empty()) {
             conversation.say(Role::System, system);
         }
@@ -49,7 +53,7 @@ impl Record {
                 _ => conversation.say(Role::of(&from)?, value),
             }
         }
-        conversation.about.task_id = conversation.about.task_id.take().or(self.id.0);
+        conversation.metadata.task_id = conversation.metadata.task_id.take().or(self.id.0);
         Ok(conversation)
     }
 }
@@ -79,16 +83,15 @@ pub fn write(trajectory: &Trajectory) -> Value {
     });
     let mut conversations: Vec<Value> = opened.collect();
     for (number, step) in trajectory.steps.iter().enumerate() {
-        let said = Said::of(step);
-        let told = match said {
-            Said::Code { thought, code } => {
+        let told = match AssistantTurn::of(step) {
+            AssistantTurn::Code { thought, code } => {
                 let call = json!({"name": PYTHON, "arguments": {"code": code}});
                 let thought =
                     if thought.is_empty() { String::new() } else { format!("<think>\n{thought}\n</think>\n\n") };
                 conversations.push(turn("function_call", &format!("{thought}{call}")));
-                turn("observation", observed(&step.message))
+                turn("observation", without_label(&step.message))
             }
-            Said::Text(text) => {
+            AssistantTurn::Text(text) => {
                 conversations.push(turn("gpt", text));
                 turn("human", &step.message)
             }
@@ -98,5 +101,5 @@ pub fn write(trajectory: &Trajectory) -> Value {
         }
     }
     let tools = json!([python_tool()["function"]]).to_string();
-    json!({"conversations": conversations, "tools": tools, About::KEY: About::of(trajectory)})
+    json!({"conversations": conversations, "tools": tools, Metadata::KEY: Metadata::of(trajectory)})
 }

@@ -18,8 +18,11 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
+use super::assistant_turn::{AssistantTurn, without_label};
 use super::chat::{Call, code_of};
-use super::conversation::{About, Conversation, Role, Said, Text, observed};
+use super::conversation::{Conversation, Role};
+use super::fields::Text;
+use super::metadata::Metadata;
 use super::parse;
 use crate::action::json::Json;
 use crate::action::{Action, ActionFormat, Parsed, parse_action};
@@ -35,12 +38,12 @@ struct Run {
     output: Text,
     #[serde(default)]
     state: Option<String>,
-    #[serde(default, deserialize_with = "super::conversation::nested")]
+    #[serde(default, deserialize_with = "super::fields::nested")]
     steps: Option<Vec<Step>>,
-    #[serde(default, deserialize_with = "super::conversation::nested")]
+    #[serde(default, deserialize_with = "super::fields::nested")]
     token_usage: Option<TokenUsage>,
-    #[serde(default, rename = "agentdistill", deserialize_with = "super::conversation::nested")]
-    about: Option<About>,
+    #[serde(default, rename = "agentdistill", deserialize_with = "super::fields::nested")]
+    metadata: Option<Metadata>,
 }
 
 #[derive(Deserialize)]
@@ -109,17 +112,17 @@ pub fn read(record: &[u8]) -> Result<Conversation, String> {
     } else {
         parse(record)?
     };
-    let mut conversation = Conversation::new(run.about);
+    let mut conversation = Conversation::new(run.metadata);
     let mut used = TokenUsage::default();
     for step in run.steps.ok_or("it has no steps")? {
         step.read(&mut conversation, &mut used);
     }
     let TokenUsage { input_tokens, output_tokens } = run.token_usage.unwrap_or(used);
     conversation.usage = (input_tokens, output_tokens);
-    let about = &mut conversation.about;
-    about.answer = about.answer.take().or(run.output.0);
+    let metadata = &mut conversation.metadata;
+    metadata.answer = metadata.answer.take().or(run.output.0);
     if run.state.as_deref() == Some("max_steps_error") {
-        about.outcome = about.outcome.or(Some(Outcome::OutOfSteps));
+        metadata.outcome = metadata.outcome.or(Some(Outcome::OutOfSteps));
     }
     Ok(conversation)
 }
@@ -147,8 +150,8 @@ impl Step {
         let seconds = self.timing.duration.unwrap_or(0.0);
         let turn = if is_last_word && said.is_empty() {
             // Out of steps, the agent is asked once more for its answer.
-            conversation.about.outcome = conversation.about.outcome.or(Some(Outcome::OutOfSteps));
-            conversation.about.answer = conversation.about.answer.take().or(self.action_output.0.clone());
+            conversation.metadata.outcome = conversation.metadata.outcome.or(Some(Outcome::OutOfSteps));
+            conversation.metadata.answer = conversation.metadata.answer.take().or(self.action_output.0.clone());
             conversation.turn(self.action_output.0.clone().unwrap_or_default())
         } else if code.trim().is_empty() || acts(&said, &code) {
             conversation.turn(said)
@@ -167,7 +170,7 @@ impl Step {
             conversation.observe(format!("Error:\n{message}"));
         }
         if self.is_final_answer {
-            conversation.about.answer = conversation.about.answer.take().or(self.action_output.0);
+            conversation.metadata.answer = conversation.metadata.answer.take().or(self.action_output.0);
         }
         if let Some(TokenUsage { input_tokens, output_tokens }) = self.token_usage {
             used.input_tokens += input_tokens;
@@ -212,18 +215,18 @@ pub fn write(trajectory: &Trajectory) -> Value {
     }
     let mut begun = 0.0;
     for (number, step) in trajectory.steps.iter().enumerate() {
-        let said = Said::of(step);
+        let turn = AssistantTurn::of(step);
         let observation = step.candidates.get(step.winner).and_then(|chosen| chosen.observation.as_ref());
         let is_final = trajectory.outcome == Outcome::FinalAnswer && number + 1 == trajectory.steps.len();
-        let (code, calls) = match said {
-            Said::Code { code, .. } => {
+        let (code, calls) = match turn {
+            AssistantTurn::Code { code, .. } => {
                 let function = json!({"name": "python_interpreter", "arguments": code});
                 (
                     Some(code),
                     vec![json!({"id": format!("call_{}", number + 1), "type": "function", "function": function})],
                 )
             }
-            Said::Text(_) => (None, vec![]),
+            AssistantTurn::Text(_) => (None, vec![]),
         };
         let failed =
             observation.filter(|done| !matches!(done.kind, ObservationKind::Value | ObservationKind::FinalAnswer));
@@ -237,9 +240,9 @@ pub fn write(trajectory: &Trajectory) -> Value {
             "tool_calls": calls,
             "error": error,
             "model_output_message": null,
-            "model_output": said.text(),
+            "model_output": turn.text(),
             "code_action": code,
-            "observations": observed(&step.message),
+            "observations": without_label(&step.message),
             "observations_images": null,
             "action_output": if is_final { trajectory.answer.as_ref() } else { output },
             "token_usage": null,
@@ -255,6 +258,6 @@ pub fn write(trajectory: &Trajectory) -> Value {
         "steps": steps,
         "token_usage": {"input_tokens": input, "output_tokens": output, "total_tokens": input.saturating_add(output)},
         "timing": {"start_time": 0.0, "end_time": trajectory.seconds, "duration": trajectory.seconds},
-        About::KEY: About::of(trajectory),
+        Metadata::KEY: Metadata::of(trajectory),
     })
 }

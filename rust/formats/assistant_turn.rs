@@ -1,0 +1,53 @@
+//! What does a model's turn look like in a format of messages?
+
+use crate::action::{Action, ActionFormat, Parsed};
+use crate::trajectory::{Candidate, Step};
+
+/// Label of messages that say what an action did: ours, and smolagents'.
+pub const OBSERVATION: &str = "Observation:";
+
+/// The winner of a step, as prompts show it (`rollouts/prompt.py`, assistant_turn).
+pub enum AssistantTurn<'a> {
+    Code { thought: &'a str, code: &'a str },
+    Text(&'a str),
+}
+
+impl<'a> AssistantTurn<'a> {
+    pub fn of(step: &'a Step) -> Self {
+        const MAX_CHARS: usize = 2_000;
+        match step.candidates.get(step.winner) {
+            None => Self::Text(""),
+            Some(Candidate { action: Some(Parsed::Action(action)), text, .. }) => match action {
+                Action { thought, code: Some(code), format: ActionFormat::Code, .. } => {
+                    Self::Code { thought: thought.trim(), code: code.trim_matches('\n') }
+                }
+                _ => Self::Text(text.trim()),
+            },
+            Some(Candidate { action: Some(Parsed::Failure(_)), text, .. }) => {
+                let text = text.trim();
+                Self::Text(text.char_indices().nth(MAX_CHARS).map_or(text, |(end, _)| &text[..end]))
+            }
+            Some(Candidate { text, .. }) => Self::Text(text.trim()),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        match self {
+            Self::Code { thought, code } => code_turn(thought, code),
+            Self::Text(text) => (*text).to_owned(),
+        }
+    }
+}
+
+/// A turn that runs code, in the [`ActionFormat::Code`] form.
+pub fn code_turn(thought: &str, code: &str) -> String {
+    let thought = thought.trim();
+    let label = if thought.is_empty() { "" } else { "Thought: " };
+    let end = if thought.is_empty() { "" } else { "\n" };
+    format!("{label}{thought}{end}Code:\n```py\n{code}\n```<end_code>")
+}
+
+/// The message after a step without its label, which formats with a role for observations do not need.
+pub fn without_label(message: &str) -> &str {
+    message.strip_prefix(OBSERVATION).and_then(|rest| rest.strip_prefix('\n')).unwrap_or(message)
+}
