@@ -14,7 +14,6 @@ mod conversation;
 mod fields;
 mod metadata;
 mod python_tool;
-mod records;
 mod reference;
 mod sharegpt;
 mod smolagents;
@@ -30,11 +29,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::conversation::Conversation;
-use self::records::{Record, Records};
 use crate::error::{AtPath, Error, Result};
 use crate::json;
 use crate::threads;
-use crate::trajectory::{Trajectory, header_line, is_header, is_unfinished, sync_folder};
+use crate::trajectory::{Record, Records, Trajectory, header_line, is_header, is_unfinished, sync_folder};
 
 /// A format of trajectories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ use crate::error::{AtPath, Result};
 /// A file of text.
 pub struct TextFile {
     text: Box<dyn BufRead + Send + Sync>,
+    is_compressed: bool,
     bytes_read: Arc<AtomicU64>,
 }
 
@@ -25,14 +26,18 @@ impl TextFile {
         let bytes_read = Arc::new(AtomicU64::new(0));
         let file = Counted { file: File::open(path).at(path)?, bytes_read: bytes_read.clone() };
         let mut file = BufReader::with_capacity(1 << 16, file);
-        let text: Box<dyn BufRead + Send + Sync> = match file.fill_buf().at(path)? {
-            [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 18, Gzip::new(file))),
+        let (text, is_compressed): (Box<dyn BufRead + Send + Sync>, bool) = match file.fill_buf().at(path)? {
+            [0x1f, 0x8b, ..] => (Box::new(BufReader::with_capacity(1 << 18, Gzip::new(file))), true),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-                Box::new(BufReader::with_capacity(1 << 18, zstd::Decoder::with_buffer(file).at(path)?))
+                (Box::new(BufReader::with_capacity(1 << 18, zstd::Decoder::with_buffer(file).at(path)?)), true)
             }
-            _ => Box::new(file),
+            _ => (Box::new(file), false),
         };
-        Ok(Self { text, bytes_read })
+        Ok(Self { text, is_compressed, bytes_read })
+    }
+
+    pub fn is_compressed(&self) -> bool {
+        self.is_compressed
     }
 
     /// Bytes of the file, as it is on disk, that have been read.

@@ -1,44 +1,35 @@
-//! Trajectories: what an episode was, complete, and the JSONL files they live in.
+//! What is an episode, as it is kept and trained on?
 //!
-//! A file begins with a header line, `{"agentdistill": "trajectories", "version": 1, "run": {...}}`; every other line
-//! is one [`Trajectory`]. A line is whole or it is not there: the [`TrajectoryWriter`] syncs whole lines. A killed writer
-//! can leave an unfinished last line, which readers leave out and the next writer cuts off. A writer changes no byte of a
-//! file that does not begin with a header of its own run. Files of all versions up to ours can be read; a newer one is
-//! refused.
+//! All of it: enough to train on, to grade again, and to enter again at any step. Files of trajectories are in file.rs.
 //!
-//! Not here: reading files of trajectories (they come in other formats too, so [`crate::formats`] does); making trajectories (the agent loop, in Python), choosing among them, turning them into training
-//! examples.
+//! Not here: other formats ([`crate::formats`]), making trajectories (the agent loop, in Python), choosing among them,
+//! turning them into training examples.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::mem::replace;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use rayon::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::action::Parsed;
-use crate::error::{AtPath, Error, Place, Result};
-use crate::file_lock::FileLock;
+use crate::error::{Error, Place, Result};
 use crate::json;
 use crate::observation::Observation;
-use crate::text_file::TextFile;
-use crate::threads;
+
+mod file;
+mod records;
+
+pub use file::{TrajectoryWriter, read_header};
+pub(crate) use file::{header_line, is_header, is_unfinished, sync_folder};
+pub(crate) use records::{Record, Records};
 
 /// The version of the format that this build writes, and the highest that it reads.
 pub const VERSION: u32 = 1;
 
-/// Bytes of a line. A longer one is refused rather than held in memory.
-const LONGEST_LINE: u64 = 1 << 30;
-
-/// One episode: enough to train on, to grade again, and to enter again at any step.
+/// One episode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct Trajectory {
@@ -207,308 +198,8 @@ impl<'de> Deserialize<'de> for Sampling {
     }
 }
 
-/// The `run` of a file's header, as JSON; `None` when it has no header.
-///
-/// # Errors
-///
-/// [`Error::Io`]; [`Error::Trajectory`] for a header of a newer version, or of something else than trajectories.
-pub fn read_header(path: &Path) -> Result<Option<String>> {
-    let mut line = Vec::new();
-    let file = BufReader::new(TextFile::open(path)?);
-    file.take(LONGEST_LINE).read_until(b'\n', &mut line).at(path)?;
-    let header = Header::read(&line, path, 1)?;
-    Ok(header.map(|header| Value::Object(header.run).to_string()))
-}
-
-/// Appends trajectories durably. One writer a file, each task once.
-#[derive(Debug)]
-pub struct TrajectoryWriter {
-    path: PathBuf,
-    file: File,
-    /// Bytes of whole lines.
-    length: u64,
-    done: HashSet<String>,
-    /// Whether part of a line may be at the end of the file: nothing may follow it.
-    broken: bool,
-    _lock: FileLock,
-}
-
-impl TrajectoryWriter {
-    /// Opens or creates the file for a run (its settings, a JSON object), and cuts off what a killed writer left. A file
-    /// that is refused keeps every byte.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`]; [`Error::Argument`] when `run` is no JSON object; [`Error::Trajectory`] when another writer has
-    /// the file, when it belongs to another run, or when it holds something else than trajectories.
-    pub fn open(path: &Path, run: &str) -> Result<Self> {
-        let run: Map<String, Value> = json::parse(run.as_bytes())
-            .map_err(|error| Error::Argument(format!("run is not a JSON object: {error}")))?;
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path).at(path)?;
-        if !file.metadata().at(path)?.is_file() {
-            return Err(Error::trajectory(path, "this is not a regular file; choose another path"));
-        }
-        let busy = || Error::trajectory(path, "another process is writing to this file; wait for it or end it");
-        let lock = FileLock::acquire(&file, path)?.ok_or_else(busy)?;
-        let found = Lines::open(path)?.parse_all::<TaskId>()?;
-        match &found.header {
-            Some(header) => header.check_run(&run, path)?,
-            None if is_unfinished_header(&file).at(path)? => {}
-            None => {
-                return Err(Error::trajectory(
-                    path,
-                    "the file has no header line, so it cannot be told which run it belongs to; choose another path",
-                ));
-            }
-        }
-        let length = found.whole;
-        let done = found.records.into_iter().map(|task| task.task_id).collect();
-        let mut writer = Self { path: path.to_owned(), file, length, done, broken: false, _lock: lock };
-        writer.file.set_len(writer.length).at(path)?;
-        if writer.length == 0 {
-            writer.write(&Header::new(run).to_line())?;
-            sync_folder(path)?;
-        } else if found.open_ended {
-            writer.write("\n")?;
-        }
-        Ok(writer)
-    }
-
-    /// Task ids in the file.
-    pub fn done(&self) -> &HashSet<String> {
-        &self.done
-    }
-
-    /// Writes them, whole and synced to disk.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Argument`] when one's task is in the file already, or twice among them: then none is written.
-    /// [`Error::Io`], a full disk for one: then those before the first for which there was no room are.
-    pub fn append(&mut self, trajectories: &[&Trajectory]) -> Result<()> {
-        let mut new = HashSet::new();
-        for trajectory in trajectories {
-            if self.done.contains(&trajectory.task_id) || !new.insert(&trajectory.task_id) {
-                let path = self.path.display();
-                return Err(Error::Argument(format!("task {:?} is already in {path}", trajectory.task_id)));
-            }
-        }
-        let line = |trajectory: &&Trajectory| trajectory.to_json() + "\n";
-        let lines: Vec<String> = threads::share(|| trajectories.par_iter().map(line).collect());
-        let together = self.write(&lines.concat());
-        for (trajectory, line) in trajectories.iter().zip(&lines) {
-            if together.is_err() {
-                self.write(line)?;
-            }
-            self.done.insert(trajectory.task_id.clone());
-        }
-        Ok(())
-    }
-
-    /// All of it or nothing.
-    fn write(&mut self, lines: &str) -> Result<()> {
-        if self.broken {
-            let message =
-                "an earlier write failed and could not be undone; open the file anew, which cuts off what it left";
-            return Err(Error::trajectory(self.path.as_path(), message));
-        }
-        let written = self.file.write_all(lines.as_bytes()).and_then(|()| self.file.sync_data());
-        if let Err(error) = written {
-            self.broken = self.file.set_len(self.length).is_err();
-            return Err(error).at(&self.path);
-        }
-        self.length += lines.len() as u64;
-        Ok(())
-    }
-}
-
-/// Whether the file is empty, or the beginning of a header and nothing else: its writer was killed before the first line was
-/// whole.
-fn is_unfinished_header(file: &File) -> std::io::Result<bool> {
-    let mut start = Vec::new();
-    file.take(1 << 20).read_to_end(&mut start)?;
-    let begins = start.starts_with(Header::START) || Header::START.starts_with(&start);
-    Ok(begins && (start.is_empty() || is_unfinished::<Header>(&start)))
-}
-
-// ---- the file format ---------------------------------------------------------------------------
-
-#[derive(Serialize, Deserialize)]
-struct Header {
-    agentdistill: String,
-    #[serde(deserialize_with = "known_version")]
-    version: u32,
-    #[serde(default)]
-    run: Map<String, Value>,
-}
-
-impl Header {
-    const KIND: &str = "trajectories";
-    const START: &[u8] = br#"{"agentdistill":"#;
-
-    fn new(run: Map<String, Value>) -> Self {
-        Self { agentdistill: Self::KIND.to_owned(), version: VERSION, run }
-    }
-
-    fn to_line(&self) -> String {
-        serde_json::to_string(self).expect("a header is always JSON") + "\n"
-    }
-
-    /// Reads the line, when it is a header.
-    fn read(line: &[u8], path: &Path, number: u64) -> Result<Option<Self>> {
-        if !line.starts_with(Self::START) {
-            return Ok(None);
-        }
-        let header: Self = parse(line, || Place::from((path, number)))?;
-        if header.agentdistill != Self::KIND {
-            let message = format!("this is a file of {}, not of trajectories", header.agentdistill);
-            return Err(Error::trajectory((path, number), message));
-        }
-        Ok(Some(header))
-    }
-
-    fn check_run(&self, run: &Map<String, Value>, path: &Path) -> Result<()> {
-        let show = |value: Option<&Value>| value.map_or("absent".to_owned(), Value::to_string);
-        let mut keys: Vec<&String> = self.run.keys().chain(run.keys()).collect();
-        keys.sort();
-        keys.dedup();
-        let differing: Vec<String> = keys
-            .into_iter()
-            .filter(|key| self.run.get(*key) != run.get(*key))
-            .map(|key| format!("{key} (there {}, now {})", show(self.run.get(key)), show(run.get(key))))
-            .collect();
-        if differing.is_empty() {
-            return Ok(());
-        }
-        let differing = differing.join(", ");
-        Err(Error::trajectory(
-            path,
-            format!("the file belongs to a run with other settings: {differing}; choose another path"),
-        ))
-    }
-}
-
-/// What a writer needs to know of a line.
-#[derive(Deserialize)]
-struct TaskId {
-    #[serde(rename = "version", deserialize_with = "known_version")]
-    _version: u32,
-    task_id: String,
-}
-
-/// The first line of a file of trajectories: `run` is a JSON object.
-pub(crate) fn header_line(run: Map<String, Value>) -> String {
-    Header::new(run).to_line()
-}
-
-/// Whether the line is a header.
-pub(crate) fn is_header(line: &[u8], place: (&Path, u64)) -> Result<bool> {
-    Ok(Header::read(line, place.0, place.1)?.is_some())
-}
-
-/// A file, read a block of lines at a time so that memory holds little besides the records.
-struct Lines<'a> {
-    path: &'a Path,
-    file: BufReader<TextFile>,
-}
-
-/// What is in a file.
-struct Content<T> {
-    header: Option<Header>,
-    records: Vec<T>,
-    /// Bytes up to the end of the last whole line.
-    whole: u64,
-    /// Whether that line lacks its newline, as when a person wrote it.
-    open_ended: bool,
-}
-
-/// What a line is.
-enum Line<T> {
-    Record(T),
-    Header(Header),
-    Blank,
-    /// The last line, which a killed writer left.
-    Unfinished,
-}
-
-impl<'a> Lines<'a> {
-    const BLOCK: usize = 16 << 20;
-
-    fn open(path: &'a Path) -> Result<Self> {
-        Ok(Self { path, file: BufReader::with_capacity(1 << 20, TextFile::open(path)?) })
-    }
-
-    fn parse_all<T: de::DeserializeOwned + Send>(mut self) -> Result<Content<T>> {
-        let mut all = Content { header: None, records: Vec::new(), whole: 0, open_ended: false };
-        let mut block = Vec::new();
-        let mut lines_before = 0;
-        loop {
-            block.clear();
-            let mut ends = Vec::new();
-            while block.len() < Self::BLOCK && self.next_line(&mut block, lines_before + ends.len() as u64 + 1)? {
-                ends.push(block.len());
-            }
-            if block.is_empty() {
-                return Ok(all);
-            }
-            let mut start = 0;
-            let lines: Vec<&[u8]> = ends.into_iter().map(|end| &block[replace(&mut start, end)..end]).collect();
-            let numbered = lines.par_iter().enumerate();
-            let read = numbered.map(|(index, line)| self.read(line, lines_before + index as u64 + 1));
-            let read: Vec<Result<Line<T>>> = threads::share(|| read.collect());
-            let ends_with_newline = block.ends_with(b"\n");
-            for (index, (read, line)) in read.into_iter().zip(&lines).enumerate() {
-                let read = read?; // of several errors the first
-                all.open_ended = !ends_with_newline && matches!(read, Line::Record(_) | Line::Header(_));
-                all.whole += if matches!(read, Line::Unfinished) { 0 } else { line.len() as u64 };
-                match read {
-                    Line::Record(record) => all.records.push(record),
-                    Line::Header(header) if lines_before == 0 && index == 0 => all.header = Some(header),
-                    Line::Header(_) | Line::Blank | Line::Unfinished => {}
-                }
-            }
-            lines_before += lines.len() as u64;
-        }
-    }
-
-    /// Appends the next line to the block. False at the end of the file.
-    fn next_line(&mut self, block: &mut Vec<u8>, number: u64) -> Result<bool> {
-        let read = self.file.by_ref().take(LONGEST_LINE).read_until(b'\n', block).at(self.path)?;
-        if read as u64 == LONGEST_LINE && !block.ends_with(b"\n") {
-            let message = format!("the line is longer than {} MiB", LONGEST_LINE >> 20);
-            return Err(Error::trajectory((self.path, number), message));
-        }
-        Ok(read > 0)
-    }
-
-    fn read<T: de::DeserializeOwned>(&self, line: &[u8], number: u64) -> Result<Line<T>> {
-        if line.trim_ascii().is_empty() {
-            return Ok(Line::Blank);
-        }
-        if is_unfinished::<T>(line) {
-            return Ok(Line::Unfinished);
-        }
-        if let Some(header) = Header::read(line, self.path, number)? {
-            return Ok(Line::Header(header));
-        }
-        parse(line, || Place::from((self.path, number))).map(Line::Record)
-    }
-}
-
-/// Whether this is a last line that was not written to its end: JSON that breaks off, or holds the zeros that a power cut can
-/// leave.
-pub(crate) fn is_unfinished<T: de::DeserializeOwned>(line: &[u8]) -> bool {
-    !line.ends_with(b"\n") && (line.contains(&0) || json::parse::<T>(line).is_err_and(|error| error.is_unfinished))
-}
-
 fn parse<T: de::DeserializeOwned>(line: &[u8], place: impl FnOnce() -> Place) -> Result<T> {
     json::parse(line).map_err(|error| Error::trajectory(place(), format!("not a trajectory: {error}")))
-}
-
-/// So that the file's name, too, survives a power cut.
-pub(crate) fn sync_folder(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).at(folder)
 }
 
 fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<u32, D::Error> {

@@ -243,11 +243,14 @@ fn a_refused_file_keeps_every_byte() {
         format!("{header}\n{line}\nimportant, and no newline"),
         format!("{}\n{half}", header.replace("trajectories", "tasks")),
     ];
-    for content in refused {
+    // A compressed file can be read, not added to.
+    let compressed = zstd::bulk::compress(format!("{header}\n{line}\n").as_bytes(), 1).unwrap();
+    for content in refused.into_iter().map(String::into_bytes).chain([compressed]) {
         fs::write(&path, &content).unwrap();
-        assert!(TrajectoryWriter::open(&path, "{}").is_err(), "{content}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        assert!(TrajectoryWriter::open(&path, "{}").is_err(), "{}", content.escape_ascii());
+        assert_eq!(fs::read(&path).unwrap(), content);
     }
+    assert_eq!(ids(&path), ["a"]);
     let cut = [
         (&header[..20], vec![]),
         (&header[..5], vec![]),

@@ -61,6 +61,21 @@ impl Records {
     ///
     /// [`crate::Error::Io`]; [`crate::Error::Trajectory`] for a table.
     pub fn open(path: &Path, is_one: impl Fn(&[u8]) -> bool) -> Result<Self> {
+        let mut records = Self::lines(path)?;
+        if let Some(kind) = table(&records.buffer[..records.end]) {
+            let why = format!("this is a table ({kind}), and no text: `convert` reads tables");
+            return Err(Error::trajectory((path, 1), why));
+        }
+        records.cut = find_cut(&records.buffer[..records.end], is_one);
+        Ok(records)
+    }
+
+    /// Opens a file with a record a line.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Io`].
+    pub fn lines(path: &Path) -> Result<Self> {
         let mut records = Self {
             path: path.to_owned(),
             file: TextFile::open(path)?,
@@ -78,16 +93,15 @@ impl Records {
             records.given = 3;
             records.drop_given();
         }
-        if let Some(kind) = table(&records.buffer[..records.end]) {
-            let why = format!("this is a table ({kind}), and no text: `convert` reads tables");
-            return Err(Error::trajectory((path, 1), why));
-        }
-        records.cut = find_cut(&records.buffer[..records.end], is_one);
         Ok(records)
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub fn is_compressed(&self) -> bool {
+        self.file.is_compressed()
     }
 
     pub fn bytes_read(&self) -> u64 {
