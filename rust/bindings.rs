@@ -192,8 +192,8 @@ fn compat(name: Option<&str>) -> PyResult<Option<Compat>> {
 
 /// For `__repr__`: the beginning of a text, in quotes.
 fn short(text: &str) -> String {
-    const LONGEST: usize = 60;
-    match text.char_indices().nth(LONGEST) {
+    const MAX_CHARS: usize = 60;
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
     }

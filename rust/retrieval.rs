@@ -54,8 +54,8 @@ const OLDEST_VERSION: u32 = 3;
 
 /// Distinct words of a query, and its bytes; what comes after them is not read. They bound the time and the memory of a
 /// search.
-const MOST_WORDS: usize = 1_024;
-const MOST_QUERY_BYTES: usize = 1 << 20;
+const MAX_WORDS: usize = 1_024;
+const MAX_QUERY_BYTES: usize = 1 << 20;
 
 /// Bytes of a file that is verified when the index is opened.
 const VERIFIED_ON_OPEN: u64 = 4 << 20;
@@ -313,12 +313,12 @@ fn damaged(path: &Path, found: impl std::fmt::Display) -> Error {
 /// The query's words and how often it says each; in an order of their own, so that equal queries add up scores alike.
 fn terms(analyzer: &mut TextAnalyzer, query: &str) -> BTreeMap<String, usize> {
     let mut terms = BTreeMap::new();
-    let mut tokens = analyzer.token_stream(&query[..query.floor_char_boundary(MOST_QUERY_BYTES)]);
+    let mut tokens = analyzer.token_stream(&query[..query.floor_char_boundary(MAX_QUERY_BYTES)]);
     while tokens.advance() {
         let word = &tokens.token().text;
         if let Some(count) = terms.get_mut(word) {
             *count += 1;
-        } else if terms.len() < MOST_WORDS {
+        } else if terms.len() < MAX_WORDS {
             terms.insert(word.clone(), 1);
         } else {
             break;

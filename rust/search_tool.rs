@@ -61,7 +61,7 @@ impl Arguments {
 }
 
 /// Characters of a passage that are shown: some six times what is usual for Wikipedia (100 words).
-const LONGEST: usize = 4_000;
+const MAX_CHARS: usize = 4_000;
 
 /// Passages as a model reads them, the best first; long ones up to the end of a sentence.
 pub fn for_reading(passages: &[Passage]) -> String {
@@ -80,7 +80,7 @@ pub fn for_reading(passages: &[Passage]) -> String {
 /// The sentences of `text` that fit, and what stands for the rest of it. Where there is no end of a sentence in the
 /// second half of what fits, it ends with a word, or else with a character.
 fn shorten(text: &str) -> (&str, &'static str) {
-    let Some((most, _)) = text.char_indices().nth(LONGEST) else { return (text, "") };
+    let Some((most, _)) = text.char_indices().nth(MAX_CHARS) else { return (text, "") };
     let fits = &text[..most];
     let second_half = |end: &usize| *end > most / 2;
     let mut ends: Vec<usize> = Vec::new();

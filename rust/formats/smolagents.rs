@@ -213,7 +213,7 @@ pub fn write(trajectory: &Trajectory) -> Value {
             _ => json!({"task": text, "task_images": null}),
         });
     }
-    let mut begun = 0.0;
+    let mut start = 0.0;
     for (number, step) in trajectory.steps.iter().enumerate() {
         let turn = AssistantTurn::of(step);
         let observation = step.candidates.get(step.winner).and_then(|chosen| chosen.observation.as_ref());
@@ -232,10 +232,10 @@ pub fn write(trajectory: &Trajectory) -> Value {
             observation.filter(|done| !matches!(done.kind, ObservationKind::Value | ObservationKind::FinalAnswer));
         let error = failed.map(|done| json!({"type": "AgentExecutionError", "message": done.error}));
         let output = observation.and_then(|done| done.value.as_ref());
-        let ended = begun + step.seconds;
+        let end = start + step.seconds;
         steps.push(json!({
             "step_number": number + 1,
-            "timing": {"start_time": begun, "end_time": ended, "duration": step.seconds},
+            "timing": {"start_time": start, "end_time": end, "duration": step.seconds},
             "model_input_messages": null,
             "tool_calls": calls,
             "error": error,
@@ -248,7 +248,7 @@ pub fn write(trajectory: &Trajectory) -> Value {
             "token_usage": null,
             "is_final_answer": is_final,
         }));
-        begun = ended;
+        start = end;
     }
     let (input, output) = trajectory.usage;
     let state = if trajectory.outcome == Outcome::FinalAnswer { "success" } else { "max_steps_error" };

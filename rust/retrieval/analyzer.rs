@@ -57,7 +57,7 @@ const STEMMED: [(&str, Snowball); 17] = [
 ];
 
 /// Longer words, in bytes, are left out.
-const LONGEST: usize = 39;
+const MAX_WORD_BYTES: usize = 39;
 
 impl Default for Language {
     fn default() -> Self {
@@ -73,7 +73,7 @@ impl Language {
 
     /// What becomes of text, in words.
     pub fn description(self) -> String {
-        let kept = format!("words of at most {LONGEST} bytes, case folded");
+        let kept = format!("words of at most {MAX_WORD_BYTES} bytes, case folded");
         match self {
             Self::Stemmed(stems) if StopWordFilter::new(stems).is_some() => {
                 format!("{kept}, without stop words, Snowball stems")
@@ -89,7 +89,7 @@ impl Language {
         let normalised = version > 3;
         let split = if self == Self::Cjk { pairs } else { runs };
         let words = Words { split, normalised, ..Words::default() };
-        let words = TextAnalyzer::builder(words).filter(RemoveLongFilter::limit(LONGEST + 1));
+        let words = TextAnalyzer::builder(words).filter(RemoveLongFilter::limit(MAX_WORD_BYTES + 1));
         match self {
             Self::Stemmed(stems) => match StopWordFilter::new(stems) {
                 Some(stop_words) => words.filter(stop_words).filter(Stemmer::new(stems)).build(),
@@ -181,8 +181,8 @@ fn runs(text: &str, marks: bool, ranges: &mut Vec<Range<usize>>) {
         let is_part = character.is_alphanumeric() || marks && start.is_some() && is_combining_mark(character);
         match (start, is_part) {
             (None, true) => start = Some(at),
-            (Some(begun), false) => {
-                ranges.push(begun..at);
+            (Some(start), false) => {
+                ranges.push(start..at);
                 start = None;
             }
             _ => {}

@@ -42,12 +42,12 @@ pub struct BuildOptions {
     pub overwrite: bool,
     /// Leave out bad lines and count them, instead of stopping at the first.
     pub skip_bad: bool,
-    /// Bytes of memory to use, at least [`Self::LEAST_MEMORY`]: more of them make fewer parts to merge.
+    /// Bytes of memory to use, at least [`Self::MIN_MEMORY`]: more of them make fewer parts to merge.
     pub memory: usize,
 }
 
 impl BuildOptions {
-    pub const LEAST_MEMORY: usize = 64 << 20;
+    pub const MIN_MEMORY: usize = 64 << 20;
 }
 
 impl Default for BuildOptions {
@@ -61,7 +61,7 @@ impl Default for BuildOptions {
 pub struct Bm25Builder {
     path: PathBuf,
     options: BuildOptions,
-    most_under_way: usize,
+    max_under_way: usize,
     /// The oldest first; ended before `site` is cleared away.
     under_way: UnderWay,
     site: BuildingSite,
@@ -76,10 +76,10 @@ pub struct Bm25Builder {
 
 impl Bm25Builder {
     /// More text than this in a run gains nothing.
-    const LONGEST_RUN: usize = 32 << 20;
+    const MAX_RUN: usize = 32 << 20;
     /// Memory that a run takes at least, a third of it before there are any postings. With less there are fewer at once.
-    const LEAST_FOR_A_RUN: usize = 32 << 20;
-    const MOST_TITLES: u32 = 100;
+    const MIN_RUN_MEMORY: usize = 32 << 20;
+    const MAX_TITLE_WEIGHT: u32 = 100;
 
     /// Begins an index that will be at `path`.
     ///
@@ -88,22 +88,22 @@ impl Bm25Builder {
     /// [`Error::Retrieval`] when something else is at `path`, or an index and not `overwrite`, or another build of it
     /// is under way; [`Error::Argument`] for too little memory or a title that does not count; [`Error::Io`].
     pub fn new(path: &Path, options: BuildOptions) -> Result<Self> {
-        if options.memory < BuildOptions::LEAST_MEMORY {
-            let least = BuildOptions::LEAST_MEMORY >> 20;
+        if options.memory < BuildOptions::MIN_MEMORY {
+            let least = BuildOptions::MIN_MEMORY >> 20;
             return Err(Error::Argument(format!("building an index takes at least {least} MB of memory")));
         }
-        if !(1..=Self::MOST_TITLES).contains(&options.title_weight) {
-            return Err(Error::Argument(format!("the title's weight is from 1 to {}", Self::MOST_TITLES)));
+        if !(1..=Self::MAX_TITLE_WEIGHT).contains(&options.title_weight) {
+            return Err(Error::Argument(format!("the title's weight is from 1 to {}", Self::MAX_TITLE_WEIGHT)));
         }
         check_free(path, options.overwrite)?;
         let site = BuildingSite::open(path)?;
         let passages = PassageWriter::new(&site.passages()).at(path)?;
         // One more than there are cores, so that none waits while the oldest run is put away.
-        let most_under_way = (threads::count() + 1).min(options.memory / Self::LEAST_FOR_A_RUN);
+        let max_under_way = (threads::count() + 1).min(options.memory / Self::MIN_RUN_MEMORY);
         Ok(Self {
             path: path.to_owned(),
             options,
-            most_under_way,
+            max_under_way,
             under_way: UnderWay::default(),
             site,
             passages,
@@ -145,7 +145,7 @@ impl Bm25Builder {
     /// Bytes of text in a run. A run that is worked on takes at most four times as much: its text, its passages, and
     /// twice that for its postings.
     pub fn run_bytes(&self) -> usize {
-        (self.options.memory / (4 * self.most_under_way + 1)).min(Self::LONGEST_RUN)
+        (self.options.memory / (4 * self.max_under_way + 1)).min(Self::MAX_RUN)
     }
 
     /// Passages indexed so far.
@@ -199,7 +199,7 @@ impl Bm25Builder {
     }
 
     fn start(&mut self, run: Run) -> Result<()> {
-        if self.under_way.0.len() == self.most_under_way {
+        if self.under_way.0.len() == self.max_under_way {
             self.end_oldest()?;
         }
         let folder = self.site.folder.join(format!("run-{}", self.runs));
@@ -298,7 +298,7 @@ struct PartWriter {
     folder: PathBuf,
     writer: SingleSegmentIndexWriter,
     /// Memory of the writer at which the part ends.
-    most_memory: usize,
+    max_memory: usize,
 }
 
 impl PartsWriter {
@@ -311,12 +311,12 @@ impl PartsWriter {
         if self.part.is_none() {
             self.part = Some(self.begin()?);
         }
-        let PartWriter { writer, most_memory, .. } = self.part.as_mut().expect("it has begun");
+        let PartWriter { writer, max_memory, .. } = self.part.as_mut().expect("it has begun");
         let mut document = TantivyDocument::default();
         (0..self.options.title_weight).for_each(|_| document.add_text(self.body, &passage.title));
         document.add_text(self.body, &passage.text);
         writer.add_document(document)?;
-        if writer.mem_usage() < *most_memory { Ok(()) } else { self.end() }
+        if writer.mem_usage() < *max_memory { Ok(()) } else { self.end() }
     }
 
     fn finish(mut self) -> tantivy::Result<Vec<Part>> {
@@ -331,8 +331,8 @@ impl PartsWriter {
         tokenizers.register(TOKENIZER, self.options.language.analyzer(VERSION));
         let index = Index::builder().schema(schema().0).tokenizers(tokenizers);
         let writer = index.single_segment_index_writer(MmapDirectory::open(&folder)?, self.budget)?;
-        let most_memory = writer.mem_usage() + self.budget; // it has some MB from the beginning
-        Ok(PartWriter { folder, writer, most_memory })
+        let max_memory = writer.mem_usage() + self.budget; // it has some MB from the beginning
+        Ok(PartWriter { folder, writer, max_memory })
     }
 
     fn end(&mut self) -> tantivy::Result<()> {

@@ -17,7 +17,7 @@ use crate::json::{self, JsonError};
 use crate::text_file::TextFile;
 
 /// A longer line, in bytes, is none of passages.
-const LONGEST_LINE: u64 = 256 << 20;
+const MAX_LINE: u64 = 256 << 20;
 
 /// A file of passages.
 pub struct JsonlFile {
@@ -45,13 +45,13 @@ impl JsonlFile {
         let mut text = Vec::with_capacity(size + (1 << 16));
         self.text.by_ref().take(size as u64).read_to_end(&mut text).at(&self.path)?;
         if text.last().is_none_or(|&last| last != b'\n') {
-            self.text.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut text).at(&self.path)?;
+            self.text.by_ref().take(MAX_LINE).read_until(b'\n', &mut text).at(&self.path)?;
         }
         let first = self.line;
         self.line += text.iter().filter(|&&byte| byte == b'\n').count() as u64;
         let last_line = text.len() - text.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
-        if last_line as u64 >= LONGEST_LINE {
-            let message = format!("the line is longer than {} MiB", LONGEST_LINE >> 20);
+        if last_line as u64 >= MAX_LINE {
+            let message = format!("the line is longer than {} MiB", MAX_LINE >> 20);
             return Err(Error::retrieval((&*self.path, self.line), message));
         }
         if first == 1 && text.trim_ascii_start().first() == Some(&b'[') {
