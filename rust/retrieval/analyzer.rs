@@ -181,8 +181,8 @@ fn runs(text: &str, marks: bool, ranges: &mut Vec<Range<usize>>) {
         let is_part = character.is_alphanumeric() || marks && start.is_some() && is_combining_mark(character);
         match (start, is_part) {
             (None, true) => start = Some(at),
-            (Some(start), false) => {
-                ranges.push(start..at);
+            (Some(first), false) => {
+                ranges.push(first..at);
                 start = None;
             }
             _ => {}
