@@ -1,0 +1,52 @@
+//! A folder of an index with some bytes changed: it is refused, or searched as ever.
+#![no_main]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use agentdistill::retrieval::{Bm25Builder, Bm25Index, BuildOptions, Parameters, Passage};
+use libfuzzer_sys::fuzz_target;
+
+/// The folder, and its files with what they hold.
+static INDEX: LazyLock<(PathBuf, Vec<(PathBuf, Vec<u8>)>)> = LazyLock::new(|| {
+    let folder = std::env::temp_dir().join(format!("fuzz-index-{}", std::process::id()));
+    let mut builder = Bm25Builder::new(&folder, BuildOptions::default()).unwrap();
+    for number in 0..300 {
+        let text = format!("passage {number} about thing{} and thing{}", number % 7, number % 31);
+        builder.add(Passage { id: number.to_string(), title: "title".into(), text, score: 0.0 }).unwrap();
+    }
+    builder.finish().unwrap();
+    let mut files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let files = files.into_iter().filter(|file| file.is_file());
+    (folder, files.map(|file| (file.clone(), fs::read(&file).unwrap())).collect())
+});
+
+// The first byte chooses the file, the second whether it is cut; the rest are changes of five bytes: where, and to what.
+fuzz_target!(|bytes: &[u8]| {
+    let [file, cut, changes @ ..] = bytes else { return };
+    let (folder, files) = &*INDEX;
+    let (path, content) = &files[usize::from(*file) % files.len()];
+    let mut changed = content.clone();
+    for change in changes.as_chunks::<5>().0 {
+        let place = u32::from_le_bytes([change[0], change[1], change[2], change[3]]) as usize % changed.len().max(1);
+        if let Some(byte) = changed.get_mut(place) {
+            *byte = change[4];
+        }
+    }
+    if *cut >= 128 {
+        changed.truncate(changed.len() * usize::from(*cut - 128) / 128);
+    }
+    fs::write(path, &changed).unwrap();
+    if let Ok(index) = Bm25Index::open(folder, Parameters::default()) {
+        let checked = index.check().is_ok();
+        assert!(!checked || changed == *content, "{} is damaged, and no checksum says so", path.display());
+        for query in ["passage", "thing3 thing5", "title about", "absent"] {
+            let _ = index.search(query, 5);
+        }
+    } else {
+        assert!(changed != *content, "an undamaged index is refused");
+    }
+    fs::write(path, content).unwrap();
+});
