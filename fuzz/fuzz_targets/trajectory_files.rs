@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
             for trajectory in trajectories {
                 let again = Format::Agentdistill.read(trajectory.to_json().as_bytes()).unwrap();
                 assert!(again.to_json() == trajectory.to_json());
-                Format::ALL.map(|format| format.write(&trajectory));
+                let _ = Format::ALL.map(|format| format.write(&trajectory));
             }
         }
     }
