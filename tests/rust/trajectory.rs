@@ -57,12 +57,13 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn candidates()(text in any::<String>(), prefix in any::<String>(), token_ids in any::<Option<Vec<u32>>>(),
+    fn candidates()(text in any::<String>(), prefix in any::<String>(), reasoning in any::<String>(),
+            token_ids in any::<Option<Vec<u32>>>(),
             logprobs in prop::option::of(prop::collection::vec(-1e3..0.0, 0..9)),
             finish_reason in any::<Option<String>>(), observation in prop::option::of(observations())) -> Candidate {
         let code = format!("{text}\n```py\n{prefix}\n```");
         let action = Some(parse_action(if text.len() % 2 == 0 { &text } else { &code }, ActionFormat::Code));
-        Candidate { text, prefix, token_ids, logprobs, finish_reason, action, observation }
+        Candidate { text, prefix, reasoning, token_ids, logprobs, finish_reason, action, observation }
     }
 }
 
