@@ -39,6 +39,7 @@ _DECIMAL = Rational(1, 10**9)
 _POINTS = [Rational(n, 1009) for n in (1777, -2741, 523, 3623, -911, 4937, 1231, -401)]
 _INTEGERS = [2, 5, 3, 7, 4, 6, 11, 8]
 _MOST_OFFSETS = 400
+_FUNCTION_NAMES = "fghpqaFGHPQTSV"
 
 
 def equal(expected: str, given: str, error: float | None = None) -> bool:
@@ -384,10 +385,11 @@ def _chained(value: Value) -> Value | None:
 
 
 def _is_name(value: Value) -> bool:
-    """A variable, or ``f(x)``."""
-    return isinstance(value, Symbol) or (
-        isinstance(value, Expr) and value.is_Mul and len(value.args) == 2 and all(map(_is_name, value.args))
-    )
+    """A variable, or ``f(x)``, which is read as a product: of the name of a function and a variable."""
+    if not isinstance(value, Expr) or not value.is_Mul:
+        return isinstance(value, Symbol)
+    named = [part for part in value.args if isinstance(part, Symbol) and str(part)[0] in _FUNCTION_NAMES]
+    return len(value.args) == 2 and len(named) == 1 and all(isinstance(part, Symbol) for part in value.args)
 
 
 def _is_set(value: Value) -> bool:
