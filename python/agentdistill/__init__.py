@@ -1,8 +1,7 @@
 """Distil LLM agents into small models that think, search, run Python and answer.
 
-The names below are the whole public surface. The compiled core is imported at once (a few milliseconds); the Python
-parts are imported when first used, so that ``import agentdistill`` stays light and loads neither torch nor a model
-library.
+The names below are the public API. The compiled core is imported at once (a few milliseconds). The Python parts are
+imported on first use, so that ``import agentdistill`` loads neither torch nor a model library.
 """
 
 from importlib import import_module
@@ -139,13 +138,13 @@ __all__ = [
 
 
 def _repr_html_(self: Trajectory) -> str:
-    """As a notebook shows it."""
+    """The trajectory as HTML for a notebook."""
     from agentdistill.results.page import in_notebook
 
     return in_notebook(self)
 
 
-Trajectory._repr_html_ = _repr_html_  # type: ignore[method-assign]  # here, as the core knows nothing of pages
+Trajectory._repr_html_ = _repr_html_  # type: ignore[method-assign]  # here, because the core does not know about HTML
 
 
 def __getattr__(name: str) -> Any:
