@@ -223,3 +223,14 @@ LONG = [
 @pytest.mark.parametrize("text, shown", LONG)
 def test_long_passages_end_with_a_sentence(text: str, shown: str) -> None:
     assert for_reading([Passage("1", "One", text), Passage("2", "Two", "y")]) == f"[1] One\n{shown}\n[2] Two\ny"
+
+
+def test_a_file_that_was_cut_while_it_was_open_is_an_error(tmp_path: Path) -> None:
+    index = Bm25Index.build([(str(i), "", f"alpha w{i}") for i in range(3000)], tmp_path / "index")
+    for file in [file for file in (tmp_path / "index").iterdir() if file.stat().st_size]:
+        whole = file.read_bytes()
+        os.truncate(file, len(whole) // 2)
+        with pytest.raises(RetrievalError, match="was cut while it was open"):
+            index.search("alpha w7")
+        file.write_bytes(whole)
+    assert len(index.search("alpha w7")) == 3

@@ -522,3 +522,10 @@ def test_a_variable_called_final_answer_does_not_hide_the_function(cells: list[s
     for cell in cells:
         observation, state = sandbox.run(state, cell)
     assert (observation.kind, observation.final_answer) == ("final_answer", answer)
+
+
+def test_where_address_space_is_bounded_the_error_says_so() -> None:
+    limited = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (7 << 29,) * 2)\n"
+    program = f"{limited}from agentdistill import Sandbox\nSandbox()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "reserves 4 GiB of address space" in done.stderr and "ulimit -v unlimited" in done.stderr
