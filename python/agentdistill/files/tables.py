@@ -78,7 +78,7 @@ def _names_in(file: Path, names: Callable[[Any], list[str]], error: Error) -> li
     """What a file of ``save_to_disk`` says lies in its folder."""
     try:
         found = names(json.loads(file.read_text(encoding="utf-8")))
-        if not all(Path(name).name == name for name in found):
+        if not all(Path(name).name == name.strip() and name.strip(".") for name in found):
             raise ValueError("it names files elsewhere")
     except (ValueError, KeyError, TypeError, RecursionError) as why:
         raise error(f"{file}: this is not what save_to_disk writes ({type(why).__name__}: {why})") from why
