@@ -68,6 +68,7 @@ mod image_facts;
 mod memory;
 mod process;
 mod report;
+mod trap_handlers;
 
 pub use deadline::CancelToken;
 use deadline::CellDeadline;

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::engine::STOP_WORD;
 use super::image_facts::{ASYNC_EXCEPTION, EVAL_BREAKER, IN_CELL, TIMEOUT_ERROR};
 use super::memory::Mapping;
+use super::trap_handlers;
 
 /// A cell that can write anywhere in its memory may undo a stop before any code has checked the word. So it is stopped
 /// again and again, each time with a good chance, until it has ended.
@@ -127,6 +128,7 @@ impl CellDeadline {
 
     /// The cell is back from a tool.
     pub fn resume(&self) {
+        trap_handlers::keep();
         let mut running = self.lock();
         if let Some(since) = running.paused.take() {
             running.deadline = running.deadline.and_then(|deadline| deadline.checked_add(since.elapsed()));
@@ -187,6 +189,7 @@ impl CellDeadline {
 
     fn stop(&self, mapping: &Mapping) {
         self.stop.store(true, SeqCst);
+        trap_handlers::keep();
         self.interrupt(|| mapping.word(STOP_WORD).store(1, Release));
     }
 

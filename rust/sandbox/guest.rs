@@ -20,6 +20,7 @@ use super::host::{self, Host};
 use super::image_facts::{HASH, IMAGE_LEN, PACKAGES};
 use super::memory::{self, Image, Mapping};
 use super::report::{AbnormalEnd, Report};
+use super::trap_handlers;
 
 static CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/code.zst"));
 static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/image.zst"));
@@ -53,7 +54,7 @@ impl Guest {
         config.with_host_memory(Arc::new(memory::Creator));
         // Nothing here is async, but wasmtime checks the one against the other.
         config.async_stack_size(GUEST_STACK).max_wasm_stack(GUEST_STACK);
-        let engine = Engine::new(&config)?;
+        let engine = trap_handlers::install(|| Engine::new(&config))?;
         let code = zstd::decode_all(CODE).map_err(SandboxError::Memory)?;
         // SAFETY: build.rs compiled it, and the hash says that it still is what build.rs wrote.
         let component = unsafe { Component::deserialize(&engine, &code)? };
@@ -176,6 +177,7 @@ impl Slot {
     ) -> (Host, Result<T, AbnormalEnd>) {
         let deadline = host.deadline.clone();
         *self.store.data_mut() = host;
+        trap_handlers::keep();
         let faults = memory::page_faults();
         let outcome = if deadline.begin(&self.mapping) {
             call(self).map_err(AbnormalEnd::from)

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::deadline::CellDeadline;
 use super::delta::PAGE;
 use super::guest::{Guest, Slot, THREAD_STACK};
-use super::{SandboxError, Snapshot, State};
+use super::{SandboxError, Snapshot, State, trap_handlers};
 
 pub type Job = Box<dyn FnOnce() + Send>;
 
@@ -136,6 +136,7 @@ impl Process {
     fn enforce_deadlines(&self) {
         let mut watchdog = lock(&self.watchdog);
         loop {
+            trap_handlers::keep();
             let now = Instant::now();
             let mut next = now + Self::MAX_INTERVAL;
             watchdog.deadlines.retain(|deadline| {

@@ -286,6 +286,7 @@ def test_a_traceback_names_the_lines_of_its_cells(sandbox: Sandbox) -> None:
         ("import xml.etree.ElementTree as e\ne.fromstring('<a>b</a>').text", "'b'"),
         ("import sys\n[sys.stdin.read(), sys.stdin.buffer.read(), sys.stdin.readline()]", "['', b'', '']"),
         ("import sys\nsys.stdout.reconfigure(encoding='utf-8')\nsys.stdout.buffer.write('é'.encode())", "2"),
+        ("import sqlite3\nsqlite3.connect(':memory:').execute('select 6 * 7').fetchall()", "[(42,)]"),
         ("import zlib, base64\nzlib.decompress(zlib.compress(b'x' * 9))", "b'xxxxxxxxx'"),
         ("__name__ == '__main__'", "True"),
         ("None", None),

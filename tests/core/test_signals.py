@@ -61,3 +61,34 @@ def test_a_fault_elsewhere_is_as_fatal_as_ever(order: str) -> None:
     done = run(ORDERS[order] + "\nctypes.string_at(8)")
     assert done.returncode == -signal.SIGSEGV
     assert ("Fatal Python error: Segmentation fault" in done.stderr) == (order in WITH_FAULTHANDLER), done.stderr
+
+
+def test_a_signal_that_somebody_sends_ends_the_process() -> None:
+    done = run("killed(TOO_DEEP)\nsignal.raise_signal(signal.SIGSEGV)\nprint('alive')")
+    assert (done.returncode, done.stdout) == (-signal.SIGSEGV, "")
+
+
+def test_a_handler_that_repairs_a_fault_still_does() -> None:
+    """As virtual machines do: it makes the page accessible, or goes on elsewhere."""
+    done = run("""
+import mmap
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+page = libc.mmap(None, 4096, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+faults = []
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def repair(number):
+    faults.append(number)
+    libc.mprotect(page, 4096, mmap.PROT_READ)
+for _ in range(3):
+    killed(TOO_DEEP)
+    libc.signal(int(signal.SIGSEGV), ctypes.cast(repair, ctypes.c_void_p))
+    killed(TOO_DEEP)
+    libc.mprotect(page, 4096, 0)
+    assert ctypes.string_at(page, 1) == b"\\0"
+print(faults)
+""")
+    assert (done.returncode, done.stdout) == (0, f"{[int(signal.SIGSEGV)] * 3}\n"), done.stderr
