@@ -3,7 +3,7 @@
     python benches/quality.py ../shared/data/retrieval
 
 Ways to index: the passages as they are; with their titles counted oftener; with each two neighbouring words joined as a
-further word. Ways to ask: the question as it is; with its neighbouring words joined; once more, with the weightiest
+further word. Ways to score: other parameters of BM25 than k1 1.2 and b 0.75. Ways to ask: the question as it is; with its neighbouring words joined; once more, with the weightiest
 words of the best passages added to the question (as RM3 does), which counts thrice. Cost is the processor time of all
 searches against that of the plain way, the lowest of some rounds.
 """
@@ -25,6 +25,8 @@ from agentdistill import Bm25Index, Passage
 CUTS = (2, 5, 10)
 FEEDBACK_PASSAGES, FEEDBACK_WORDS, ORIGINAL_WEIGHT = 3, 10, 3
 ROUNDS = 7
+PARAMETERS = ((0.6, 0.75), (0.9, 0.4), (1.2, 0.4), (1.2, 0.9), (1.8, 0.75), (2.4, 0.9))
+"""k1 and b. Anserini's for Wikipedia are 0.9 and 0.4."""
 
 
 class Questions(NamedTuple):
@@ -84,6 +86,10 @@ def ways(questions: Questions, folder: Path) -> Iterator[tuple[str, Callable[[],
     for weight in (2, 3, 4, 6, 8):
         titled = index(f"title-{weight}", INDEXED["plain"], title_weight=weight)
         yield f"title x {weight}", lambda titled=titled: titled.search_batch(texts, max(CUTS))
+    for k1, b in PARAMETERS:
+        for name, weight in (("plain", ""), ("title-4", "title x 4, ")):
+            other = Bm25Index.open(folder / name, k1, b)
+            yield f"{weight}k1 {k1}, b {b}", lambda other=other: other.search_batch(texts, max(CUTS))
     pairs = index("pairs", INDEXED["pairs"])
     for weight in (1, 2, 4):
         asked = [" ".join([text] * weight + [joined(text)]) for text in texts]

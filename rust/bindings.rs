@@ -66,6 +66,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("TrajectoryError", py.get_type::<TrajectoryError>())?;
     module.add_class::<Passage>()?;
     module.add_class::<retrieval::PyBm25Index>()?;
+    module.add_class::<retrieval::PySearchTool>()?;
     module.add_function(wrap_pyfunction!(retrieval::for_reading, module)?)?;
     module.add_class::<retrieval_server::PyRetrievalServer>()?;
     sandbox::register(module)?;

@@ -1,7 +1,7 @@
 //! Search as a tool of the sandbox: a cell's `web_search(query)` is answered by a [`Bm25Index`], without Python.
 //!
-//! The answer is text for a model to read, passages by rank: `[1] Title`, the text, `[2] Title`, ... Cells that run side
-//! by side search side by side.
+//! The answer is text for a model to read, passages by rank: `[1] Title`, the text, `[2] Title`, ... or in the form of the
+//! paper's code. Cells that run side by side search side by side.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,22 +11,29 @@ use serde_json::Value;
 
 use crate::retrieval::{Bm25Index, Passage};
 use crate::sandbox::Tool;
+use crate::vote::Compat;
 
 /// Takes `query` and, optionally, `k`, by position or by name.
-pub struct SearchTool(pub Arc<Bm25Index>);
+pub struct SearchTool {
+    pub index: Arc<Bm25Index>,
+    /// Passages returned unless a call says otherwise.
+    pub k: usize,
+    /// In which form they are shown.
+    pub compat: Option<Compat>,
+}
 
 impl SearchTool {
-    /// Passages returned unless `k` says otherwise, as in the paper.
-    const K: usize = 3;
-    const MOST: usize = 100;
+    /// As in the paper.
+    pub const K: usize = 3;
+    pub const MOST: usize = 100;
 }
 
 impl Tool for SearchTool {
     fn call(&self, arguments: &str) -> Result<String, String> {
         let Arguments { query, k } = Arguments::read(arguments)?;
         let passages =
-            self.0.search(&query, k.unwrap_or(Self::K).min(Self::MOST)).map_err(|error| error.to_string())?;
-        Ok(Value::String(for_reading(&passages)).to_string())
+            self.index.search(&query, k.unwrap_or(self.k).min(Self::MOST)).map_err(|error| error.to_string())?;
+        Ok(Value::String(for_reading(&passages, self.compat)).to_string())
     }
 }
 
@@ -63,12 +70,19 @@ impl Arguments {
 /// Characters of a passage that are shown: some six times what is usual for Wikipedia (100 words).
 const MAX_CHARS: usize = 4_000;
 
-/// Passages as a model reads them, the best first; long ones up to the end of a sentence.
-pub fn for_reading(passages: &[Passage]) -> String {
+/// Passages as a model reads them, the best first; in our own form, long ones up to the end of a sentence.
+pub fn for_reading(passages: &[Passage], compat: Option<Compat>) -> String {
+    let mut reading = String::new();
+    if compat == Some(Compat::Reference) {
+        reading.push_str("\nRetrieved documents:");
+        for (rank, Passage { title, text, score, .. }) in passages.iter().enumerate() {
+            let _ = write!(reading, "\n\n===== Document {rank}, similarity: {score:.2} =====\n\"{title}\"\n{text}");
+        }
+        return reading;
+    }
     if passages.is_empty() {
         return "No passage has any of these words.".to_owned();
     }
-    let mut reading = String::new();
     for (index, Passage { title, text, .. }) in passages.iter().enumerate() {
         let newline = if index > 0 { "\n" } else { "" };
         let (shown, more) = shorten(text.trim_end());

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from agentdistill import Bm25Index, RetrievalServer, Task, cli, extras, read_trajectories, rollout
+from agentdistill import (
+    Bm25Index,
+    Candidate,
+    RetrievalServer,
+    Step,
+    Task,
+    Trajectory,
+    cli,
+    extras,
+    read_trajectories,
+    rollout,
+)
+from agentdistill._core import TrajectoryWriter
 from agentdistill.cli.evaluate import Evaluate
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.player import RolloutConfig
@@ -224,6 +236,19 @@ def test_bad_input_gets_one_clear_line(case: str, tmp_path: Path) -> None:
     assert all(word in run.stderr for word in ["agentdistill: ", *said]), run.stderr
     assert before == {path: path.read_bytes() for path in before}, "what was there has changed"
     assert not (tmp_path / "wiki").exists()
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_prices_say_what_a_model_cost(command: str, tmp_path: Path) -> None:
+    step = Step([Candidate("<answer>x</answer>", token_ids=[1] * 400)], prompt_token_ids=[1] * 900)
+    replies = Trajectory("1", "What?", steps=[step])
+    with TrajectoryWriter(tmp_path / "r.jsonl", "{}") as writer:
+        writer.append([replies])
+    (tmp_path / "t.json").write_text('[{"id": "1", "question": "What?", "answer": "x"}]')
+    asked = ("--tasks", "t.json", "--model", "recorded:r.jsonl", "--kind", "cot", "-o", "out.jsonl")
+    run = agentdistill(command, *asked, "--cost", "1000", "5e3", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "cost: 2.90 (900 tokens read, 400 written)" in run.stdout
 
 
 def test_grade_says_what_changed(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ ONLY_IMPORTERS = {
     "ray": {"rollouts/cluster"},
     "sympy": {"grading/mathematics/comparing", "grading/mathematics/reading", "grading/mathematics/values"},
     "datasets": {"tasks/benchmark", "training/trainer"},
+    "huggingface_hub": {"files/hub", "training/trainer", "training/model_card"},
     "matplotlib": {"results/plots", "demo/page"},
 }
 

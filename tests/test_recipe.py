@@ -232,7 +232,17 @@ def test_the_paper_s_training_sets_are_read_and_cost_something(
     out = capsys.readouterr().out
     assert len(re.findall(r"tokens, [\d.]+ GPU-hours", out)) == 4
     stated = " ".join(out.split())
-    for setting in ("learning_rate 0.0002", "schedule linear", "max_steps 5", "candidates 8", "cell_seconds 50.0"):
+    for setting in (
+        "learning_rate 0.0002",
+        "schedule linear",
+        "max_steps 5",
+        "candidates 8",
+        "cell_seconds 50.0",
+        "output_chars 50000",
+        "compat reference",
+        "last_words yes",
+        "chain_prompt reference_cot",
+    ):
         assert setting in stated
     assert "100 TFLOP/s" in out
 

@@ -17,6 +17,7 @@ __all__ = [
     "RetrievalServer",
     "Sandbox",
     "SandboxError",
+    "SearchTool",
     "State",
     "Step",
     "StepQueue",
@@ -102,8 +103,12 @@ class Bm25Index:
         """Verify every byte. Raises RetrievalError, which names the damaged files. An index of version 3 has no
         checksums, and only a part of it is verified."""
     def search(self, query: str, k: int = 3) -> list[Passage]: ...
-    def search_text(self, query: str, k: int = 3) -> str:
-        """The same as text for a model to read: what a cell's ``web_search`` returns."""
+    def search_text(self, query: str, k: int = 3, *, compat: Literal["reference"] | None = None) -> str:
+        """The same as text for a model to read: what a cell's ``web_search`` returns. ``compat``: "reference" is the
+        form of the paper's code."""
+    def tool(self, k: int = 3, *, compat: Literal["reference"] | None = None) -> SearchTool:
+        """The index as a tool of the sandbox that returns ``k`` passages, at most 100, in the form of
+        ``search_text``."""
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """The same for many queries, in parallel on all cores."""
     def info(self) -> dict[str, Any]:
@@ -111,8 +116,13 @@ class Bm25Index:
         ``title_weight``; and the parameters it is searched with, ``k1`` and ``b``."""
     def __len__(self) -> int: ...
 
-def for_reading(passages: Sequence[Passage]) -> str:
-    """Passages as text for a model to read, the best first: what a cell's ``web_search`` returns."""
+@final
+class SearchTool:
+    """A search that the sandbox does natively, without the GIL: what ``Bm25Index.tool`` gives."""
+
+def for_reading(passages: Sequence[Passage], *, compat: Literal["reference"] | None = None) -> str:
+    """Passages as text for a model to read, the best first: what a cell's ``web_search`` returns. ``compat``:
+    "reference" is the form of the paper's code."""
 
 @final
 class RetrievalServer:
@@ -222,7 +232,7 @@ class Sandbox:
     """What cells can import besides Python's standard library: sympy, mpmath, and numpy if this build has it."""
     def __new__(
         cls,
-        tools: Mapping[str, Bm25Index | Callable[..., Any]] | None = None,
+        tools: Mapping[str, Bm25Index | SearchTool | Callable[..., Any]] | None = None,
         limits: Limits | None = None,
         *,
         seed: int = 0,

@@ -22,7 +22,7 @@ from agentdistill.models.model import Model
 from agentdistill.rollouts.chain_of_thought import chain_sampling
 from agentdistill.rollouts.engine import rollout
 from agentdistill.rollouts.player import RolloutConfig
-from agentdistill.rollouts.prompt import assistant_turn, default_prompt, load_prompt, opening
+from agentdistill.rollouts.prompt import assistant_turn, load_prompt
 from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import Tool
 from agentdistill.trajectories import is_right, steps_given, write_trajectories
@@ -37,8 +37,9 @@ class GenerateConfig(RolloutConfig):
     first_thought_prefix: bool = False
     """Begin each first Thought with the first thought of the teacher's own chain of thought. This is the paper's
     first-thought prefix, and takes one more completion per task. Short form: ``--ftp``."""
-    chain_prompt: str = "teacher_cot"
-    """System prompt for that chain of thought: the name of a built-in prompt, a file, or a text."""
+    chain_prompt: str | None = None
+    """System prompt for that chain of thought: the name of a built-in prompt, a file, or a text. Default: the
+    teacher's."""
     chains: str | None = None
     """Take first thoughts from this file of the same teacher's chains of thought (recorded with kind "cot"). Only those
     that are missing are sampled."""
@@ -48,7 +49,7 @@ class GenerateConfig(RolloutConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        load_prompt(self.chain_prompt)
+        _ = self.chain_system_prompt
         if self.first_thought_prefix and (self.kind == "cot" or self.action_format != "code"):
             raise ValueError(
                 'a first-thought prefix needs kind "agent" and action_format "code", because it begins a Thought'
@@ -63,7 +64,17 @@ class GenerateConfig(RolloutConfig):
     @property
     def default_prompt(self) -> str:
         """The name of the teacher's prompt."""
-        return default_prompt("teacher", self.kind, self.action_format)
+        return self.wording.default_prompt("teacher", self.kind, self.action_format)
+
+    @property
+    def default_chain_prompt(self) -> str:
+        """Name of the prompt for a chain of thought where none is given."""
+        return self.wording.default_prompt("teacher", "cot", self.action_format)
+
+    @property
+    def chain_system_prompt(self) -> str:
+        """Text of the prompt for the chain of thought of a first-thought prefix."""
+        return load_prompt(self.default_chain_prompt if self.chain_prompt is None else self.chain_prompt)
 
 
 def generate(
@@ -83,14 +94,14 @@ def generate(
     config = config or GenerateConfig()
     if config.samples > 1:
         tasks = [replace(task, id=f"{task.id}#{k}") for task in tasks for k in range(1, config.samples + 1)]
-    chain_prompt = load_prompt(config.chain_prompt)
     recorded = recorded_prefixes(config.chains) if config.chains else {}
 
     async def first_thought(model: Model, task: Task) -> Prefix:
         if (known := recorded.get((model.name, task.question))) is not None:
             return known
+        messages = config.wording.opening(task.question, config.chain_system_prompt, kind="cot")
         sampling = chain_sampling(config).seeded(config.seed, task.id)
-        return await first_thought_prefix(opening(task.question, chain_prompt), model, sampling)
+        return await first_thought_prefix(messages, model, sampling)
 
     ask = first_thought if config.first_thought_prefix else None
     return rollout(
@@ -114,6 +125,9 @@ class SelectConfig:
     """Which trajectories are kept. By default, as in the paper: correct, all completions parsed, and answered within
     the step limit."""
 
+    last_words: bool = False
+    """Also keep correct answers that were given after the last step, when the model was asked for its answer (the
+    paper's code does)."""
     max_steps: int | None = None
     """Keep only trajectories with at most this many steps."""
     grounded: bool = False
@@ -183,9 +197,11 @@ def select(
 
 def _why_dropped(trajectory: Trajectory, config: SelectConfig) -> str | None:
     """The first condition that fails; None for a trajectory to keep."""
-    if trajectory.outcome != "final_answer":
-        return trajectory.outcome
     learnt = trajectory.steps[steps_given(trajectory) :]
+    if config.last_words and trajectory.outcome == "out_of_steps":
+        learnt = learnt[:-1]  # words alone, if there was one
+    elif trajectory.outcome != "final_answer":
+        return trajectory.outcome
     if any(isinstance(step.candidates[step.winner].action, ParseFailure) for step in learnt):
         return "parse_failure"
     if trajectory.score is None:

@@ -31,7 +31,7 @@ from agentdistill.models.loading import count_parameters, split_options
 from agentdistill.redaction import hide_in_command, redacted
 from agentdistill.rollouts.chain_of_thought import chain_sampling
 from agentdistill.rollouts.player import RolloutConfig
-from agentdistill.rollouts.prompt import assistant_turn, load_prompt
+from agentdistill.rollouts.prompt import assistant_turn
 from agentdistill.tasks.benchmark import located
 from agentdistill.tasks.task import Task
 from agentdistill.training.config import TrainConfig
@@ -178,10 +178,12 @@ def settings(config: Any) -> str:
     """All that a command's configuration says, defaults included, in words. What is left to chance of the moment, such
     as a batch size that depends on the memory, is left out."""
     known = asdict(config)
+    if isinstance(config, GenerateConfig):
+        known |= {"chain_prompt": config.chain_prompt or config.default_chain_prompt}
     if isinstance(config, RolloutConfig):
         sampling = config.sampling if config.kind == "agent" else chain_sampling(config, config.candidates)
         known |= {"prompt": config.prompt or config.default_prompt, "max_tokens": config.token_limit}
-        known |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        known |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "output_chars": config.shown_chars}
     elif isinstance(config, TrainConfig):
         known |= {"learning_rate": config.rate}
     words = {True: "yes", False: "no"}
@@ -229,7 +231,7 @@ def rollout_cost(tasks: Sequence[Task], model: str, config: RolloutConfig) -> Co
     else:
         each = CHAIN + (OBSERVATION if config.passages else 0)
     if isinstance(config, GenerateConfig) and config.first_thought_prefix:
-        each += len(load_prompt(config.chain_prompt)) // CHARACTERS + CHAIN
+        each += len(config.chain_system_prompt) // CHARACTERS + CHAIN
     prompts = len(tasks) * len(config.system_prompt) + sum(len(task.question) for task in tasks)
     samples = config.samples if isinstance(config, GenerateConfig) else 1
     tokens = samples * (len(tasks) * each + prompts // CHARACTERS)

@@ -8,9 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyIterator, PyList, PyTuple, PyType};
 use serde_json::Value as Json;
 
-use super::{AnyText, RetrievalError, short, without_gil};
+use super::{AnyText, RetrievalError, compat, short, without_gil};
 use crate::retrieval::{Bm25Builder, Bm25Index, BuildOptions, Fields, Id, JsonlFile, Parameters, Passage};
-use crate::search_tool;
+use crate::search_tool::{self, SearchTool};
 
 /// Passages indexed between two looks at Python: its progress callback, its signals.
 const BATCH: usize = 10_000;
@@ -93,10 +93,21 @@ impl PyBm25Index {
         Ok(without_gil(py, || self.0.search(&query.0, k))??)
     }
 
-    /// ``search`` as text for a model to read: what a cell's ``web_search`` returns.
-    #[pyo3(signature = (query, k = 3))]
-    fn search_text(&self, py: Python<'_>, query: AnyText, k: i64) -> PyResult<String> {
-        Ok(search_tool::for_reading(&self.search(py, query, k)?))
+    /// ``search`` as text for a model to read: what a cell's ``web_search`` returns. ``compat``: "reference" is the form of
+    /// the paper's code.
+    #[pyo3(signature = (query, k = 3, *, compat = None))]
+    fn search_text(&self, py: Python<'_>, query: AnyText, k: i64, compat: Option<&str>) -> PyResult<String> {
+        for_reading(self.search(py, query, k)?, compat)
+    }
+
+    /// The index as a tool of the sandbox that returns ``k`` passages, at most 100, in the form of ``search_text``.
+    #[pyo3(signature = (k = 3, *, compat = None))]
+    fn tool(&self, k: i64, compat: Option<&str>) -> PyResult<PySearchTool> {
+        let k = natural(k)?;
+        if k > SearchTool::MOST {
+            return Err(PyValueError::new_err(format!("k is {k}: a tool returns at most {} passages", SearchTool::MOST)));
+        }
+        Ok(PySearchTool(Arc::new(SearchTool { index: self.0.clone(), k, compat: self::compat(compat)? })))
     }
 
     /// ``search`` for many queries, in parallel on all cores.
@@ -154,10 +165,16 @@ impl Passage {
     }
 }
 
-/// Passages as text for a model to read, the best first: what a cell's ``web_search`` returns.
+/// A search that the sandbox does natively, without the GIL: what ``Bm25Index.tool`` gives.
+#[pyclass(frozen, name = "SearchTool", module = "agentdistill._core")]
+pub struct PySearchTool(pub Arc<SearchTool>);
+
+/// Passages as text for a model to read, the best first: what a cell's ``web_search`` returns. ``compat``: "reference" is
+/// the form of the paper's code.
 #[pyfunction]
-pub fn for_reading(passages: Vec<Passage>) -> String {
-    search_tool::for_reading(&passages)
+#[pyo3(signature = (passages, *, compat = None))]
+pub fn for_reading(passages: Vec<Passage>, compat: Option<&str>) -> PyResult<String> {
+    Ok(search_tool::for_reading(&passages, self::compat(compat)?))
 }
 
 /// Where passages come from.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyTuple};
 
-use super::retrieval::PyBm25Index;
+use super::retrieval::{PyBm25Index, PySearchTool};
 use super::{AnyText, without_gil};
 use crate::Error;
 use crate::observation::Observation;
@@ -120,7 +120,8 @@ impl PyState {
 
 /// Isolated CPython 3.14 (WASM). Thread-safe; a cell can reach its tools and nothing else.
 ///
-/// ``tools``: name -> Bm25Index (answers natively, without the GIL), or a callable of JSON-able arguments.
+/// ``tools``: name -> Bm25Index, or the tool that it gives (they answer natively, without the GIL), or a callable of JSON-able
+/// arguments.
 #[pyclass(frozen, name = "Sandbox", module = "agentdistill._core")]
 pub struct PySandbox(pub Arc<Sandbox>);
 
@@ -207,7 +208,10 @@ fn until_signal<T: Send>(
 /// What the sandbox calls for a tool given from Python: an index answers without the GIL.
 fn tool_of(name: &str, value: Bound<'_, PyAny>) -> PyResult<Arc<dyn Tool>> {
     if let Ok(index) = value.cast::<PyBm25Index>() {
-        return Ok(Arc::new(SearchTool(index.get().0.clone())));
+        return Ok(Arc::new(SearchTool { index: index.get().0.clone(), k: SearchTool::K, compat: None }));
+    }
+    if let Ok(search) = value.cast::<PySearchTool>() {
+        return Ok(search.get().0.clone());
     }
     if !value.is_callable() {
         let kind = value.get_type();

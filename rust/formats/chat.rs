@@ -90,6 +90,18 @@ pub struct Function {
     pub arguments: Json,
 }
 
+impl Message {
+    /// What a model said in it.
+    pub fn said(&self) -> Option<&str> {
+        matches!(self.role, Role::Assistant).then_some(self.content.0.as_deref()).flatten()
+    }
+
+    /// How many passages the paper's code put into it.
+    pub fn passages(&self) -> usize {
+        self.content.0.as_deref().map_or(0, |text| text.matches("\n===== Document ").count())
+    }
+}
+
 impl Record {
     pub fn read(self) -> Result<Conversation, String> {
         let mut conversation = Conversation::new(self.metadata);

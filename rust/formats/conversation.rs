@@ -16,7 +16,10 @@ use crate::observation::{Observation, ObservationKind};
 use crate::trajectory::{Candidate, Outcome, Step, Trajectory, TrajectoryKind, VERSION};
 
 /// What smolagents puts before a task, and the reference with it.
-const TASK: &str = "New task:\n";
+pub const TASK: &str = "New task:\n";
+/// What they put before the value of a cell's last line, and after an error.
+const LAST_OUTPUT: &str = "Last output from code snippet:\n";
+const RETRY: &str = "\nNow let's retry: ";
 
 /// Who speaks.
 #[derive(Clone, Copy)]
@@ -254,8 +257,7 @@ impl Ending {
 
 /// What the code gave to `final_answer`, as the observation after it says: ours, or smolagents'.
 fn printed_answer(told: &str) -> Option<String> {
-    let (_, answer) =
-        told.rsplit_once("Last output from code snippet:\n").or_else(|| told.rsplit_once("\nFinal answer: "))?;
+    let (_, answer) = told.rsplit_once(LAST_OUTPUT).or_else(|| told.rsplit_once("\nFinal answer: "))?;
     let answer = answer.trim();
     (!answer.is_empty() && answer != "None").then(|| answer.to_owned())
 }
@@ -300,13 +302,40 @@ fn step(turn: Turn, parsed: Parsed, kind: TrajectoryKind, last: bool, answer: Op
 fn observation(told: &str, answer: Option<&str>, seconds: f64) -> Observation {
     let seen = told.trim_start().strip_prefix(OBSERVATION).unwrap_or(told).trim_start();
     let failed = seen.lines().any(|line| line.starts_with("Error:") || line.starts_with("Error in "));
-    let (kind, error) = match answer {
-        Some(_) => (ObservationKind::FinalAnswer, None),
-        None if failed => (ObservationKind::Exception, Some(seen.to_owned())),
-        None => (ObservationKind::Value, None),
+    let (stdout, value, error) =
+        logged(told).unwrap_or(if failed { ("", None, Some(seen)) } else { (seen, None, None) });
+    let kind = match answer {
+        Some(_) => ObservationKind::FinalAnswer,
+        None if error.is_some() => ObservationKind::Exception,
+        None => ObservationKind::Value,
     };
-    let stdout = if error.is_some() { String::new() } else { seen.to_owned() };
-    Observation { kind, stdout, error, final_answer: answer.map(str::to_owned), seconds, ..Observation::default() }
+    Observation {
+        kind,
+        stdout: stdout.to_owned(),
+        value: value.filter(|_| answer.is_none()).map(str::to_owned),
+        error: error.map(str::to_owned),
+        final_answer: answer.map(str::to_owned),
+        seconds,
+        ..Observation::default()
+    }
+}
+
+/// What a cell printed, returned and raised, in the words of smolagents, and so of the paper's code.
+fn logged(told: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
+    let raised = told.rsplit_once("Observation:\nError:\n");
+    let (seen, error) = match raised.and_then(|(seen, said)| Some((seen, said.rsplit_once(RETRY)?.0))) {
+        Some((seen, error)) => (seen.strip_suffix('\n').unwrap_or(seen), Some(error)),
+        None => (told, None),
+    };
+    match seen.split_once("Execution logs:\n") {
+        None => error.map(|error| ("", None, Some(error))),
+        Some((_, logs)) if error.is_some() => Some((logs, None, error)),
+        Some((_, logs)) => {
+            let (stdout, value) = logs.rsplit_once(LAST_OUTPUT)?;
+            Some((stdout, Some(value).filter(|&value| value != "None"), None))
+        }
+    }
+}
 }
 
 /// Goes on with `more` on a line of its own.

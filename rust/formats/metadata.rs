@@ -66,6 +66,11 @@ impl Metadata {
         }
     }
 
+    /// Adds a setting.
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.sampling.settings_mut().insert(name.to_owned(), value.into());
+    }
+
     /// The form of the actions: what the settings say, else the form of the first of `texts` that shows one, which becomes
     /// a setting.
     pub fn action_format<'a>(&mut self, mut texts: impl Iterator<Item = &'a str>) -> ActionFormat {

@@ -7,18 +7,21 @@
 //! - A chain of thought's: the task's own `id`, `question`, `answer`, `dataset_name`, then `generated_answer`, `messages`,
 //!   `response`, `input_tokens`, `output_tokens`, `score`.
 //!
-//! Source: its `exps_research/unified_framework` and `train_utils/preprocess.py`. What is not read: `original_memory`,
-//! which repeats the messages, and `cost`. Left out when written: all but the winner of each step, token ids.
+//! When the steps were used up, only the last conversation of `original_memory` has the model's last word, a final answer
+//! as text.
+//!
+//! Source: its `exps_research/unified_framework` and `train_utils/preprocess.py`. What is not read: plans, and `cost`. Left
+//! out when written: all but the winner of each step, token ids.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::assistant_turn::AssistantTurn;
 use super::chat::{Message, say_all};
-use super::conversation::Conversation;
+use super::conversation::{Conversation, TASK};
 use super::fields::Text;
 use super::metadata::Metadata;
-use crate::trajectory::{Trajectory, TrajectoryKind};
+use crate::trajectory::{Outcome, Trajectory, TrajectoryKind};
 
 #[derive(Deserialize)]
 pub struct Record {
@@ -58,7 +61,22 @@ struct LogData {
     #[serde(default)]
     messages: Vec<Message>,
     #[serde(default)]
+    original_memory: Memory,
+    #[serde(default)]
     metadata: LogMetadata,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Memory {
+    steps: Vec<MemoryStep>,
+}
+
+/// Empty but for a plan, and for a last word.
+#[derive(Deserialize)]
+struct MemoryStep {
+    #[serde(default)]
+    messages: Vec<Message>,
 }
 
 #[derive(Default, Deserialize)]
@@ -89,6 +107,7 @@ impl Record {
                 error: self.error.0,
                 ..Metadata::default()
             };
+            conversation.metadata.set("compat", "reference");
         }
         let failed = self.log_data.is_none() && self.messages.is_none();
         if failed && conversation.metadata.error.is_none() {
@@ -97,8 +116,18 @@ impl Record {
         if let Some(log_data) = self.log_data {
             conversation.seconds = log_data.metadata.performance.total_duration;
             say_all(&mut conversation, log_data.messages);
+            let last = log_data.original_memory.steps.iter().rev().find_map(|step| step.messages.last()?.said());
+            if let Some(word) = last.filter(|word| is_new && conversation.metadata.answer.as_deref() == Some(word)) {
+                conversation.metadata.outcome = Some(Outcome::OutOfSteps);
+                conversation.metadata.set("last_word", true);
+                conversation.turn(word.to_owned());
+            }
         } else if let Some(messages) = self.messages {
             conversation.metadata.kind = Some(TrajectoryKind::Cot);
+            let passages = messages.last().map_or(0, Message::passages);
+            if is_new && passages > 0 {
+                conversation.metadata.set("passages", passages);
+            }
             say_all(&mut conversation, messages);
             conversation.turn(self.response.or_empty());
         }
@@ -118,13 +147,15 @@ fn write_agent(trajectory: &Trajectory) -> Value {
     let part = |role: &str, text: &str| json!({"role": role, "content": [{"type": "text", "text": text}]});
     let mut messages: Vec<Value> = Vec::new();
     for (role, text) in &trajectory.messages {
-        let task = if role == "user" { "New task:\n" } else { "" };
+        let task = if role == "user" && !text.starts_with(TASK) { TASK } else { "" };
         messages.push(part(role, &format!("{task}{text}")));
     }
     for (number, step) in trajectory.steps.iter().enumerate() {
         messages.push(part("assistant", &AssistantTurn::of(step).text()));
         if !step.message.is_empty() {
-            messages.push(part("tool-response", &format!("Call id: call_{}\n{}", number + 1, step.message)));
+            let call = format!("Call id: call_{}\n", number + 1);
+            let message = step.message.strip_prefix(&call).unwrap_or(&step.message);
+            messages.push(part("tool-response", &format!("{call}{message}")));
         }
     }
     let log_data = json!({

@@ -584,3 +584,20 @@ def test_actions_of_another_form_stay_in_it(target: Format, tmp_path: Path) -> N
     [after] = read_trajectories(tmp_path / "back.jsonl")
     assert (after.answer, after.sampling["action_format"]) == ("42", "tool_call")
     assert [text for text, _ in said(after)] == [text for text, _ in said(before)] == turns
+
+
+def test_a_data_set_of_the_hub_by_its_id(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants", reason="needs agentdistill[train]")
+    pytest.importorskip("pyarrow", reason="needs agentdistill[tables]")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    cached = tmp_path / "datasets--owner--logs_2.5k"
+    data = cached / "snapshots" / ("0" * 40) / "data"
+    data.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0" * 40)
+    convert(recorded, data / "train-00000-of-00001.parquet", target="reference", progress=False)
+    (data / "test-00000-of-00001.parquet").write_bytes(b"another split")
+    assert convert("owner/logs_2.5k", tmp_path / "traj.jsonl", progress=False) == (3, 3)
+    with pytest.raises(FileNotFoundError, match="owner/other: there is no such file, and no data set of the hub"):
+        convert("owner/other", tmp_path / "traj.jsonl", progress=False)

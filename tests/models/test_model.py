@@ -180,6 +180,24 @@ def test_what_is_for_the_chat_template() -> None:
         student_named("org/name,dtype=float32")
 
 
+def test_an_adapter_of_the_hub_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def cached(name: str, *files: str) -> Path:
+        folder = tmp_path / f"models--{name.replace('/', '--')}"
+        touch(folder / "refs" / "main", text="0" * 40)
+        settings = '{"base_model_name_or_path": "owner/base"}'
+        touch(*(folder / "snapshots" / ("0" * 40) / file for file in files), text=settings)
+        return folder / "snapshots" / ("0" * 40)
+
+    cached("owner/base", "config.json", "adapter_config.json")
+    adapter = cached("owner/adapter", "adapter_config.json", "adapter_model.safetensors")
+    assert model_files("owner/adapter") == ("owner/base", str(adapter))
+    assert model_files("owner/base") == ("owner/base", None), "what has a config is a model"
+    assert model_files("owner/unknown") == ("owner/unknown", None)
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"base_model_name_or_path": null}'])
 def test_an_adapter_without_a_base(tmp_path: Path, text: str) -> None:
     touch(tmp_path / "adapter_config.json", text=text)

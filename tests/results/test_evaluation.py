@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agentdistill import AgentDistillError, Bm25Index, ModelError, Task, TrajectoryError, evaluate
 from agentdistill.models.model import Message
 from agentdistill.models.scripted import ScriptedModel
-from agentdistill.results.evaluation import wilson_interval
+from agentdistill.results.evaluation import Evaluation, wilson_interval
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tools.tool import web_search
 
@@ -43,6 +43,18 @@ TASKS = [
 def index(tmp_path: Path) -> Bm25Index:
     passages = [("1", "Ann", "Ann was born in Paris."), ("2", "Bob", "Bob was born in Rome.")]
     return Bm25Index.build(passages, tmp_path / "index")
+
+
+def test_cells_that_timed_out_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def loops(messages: Sequence[Message], prefix: str, index: int) -> str:
+        return code("while True: pass" if len(messages) == 2 and index < 2 else "final_answer(777777)")
+
+    config = RolloutConfig(candidates=3, cell_seconds=0.05)
+    evaluation = evaluate([TASKS[3]], ScriptedModel("m", loops), config=config, output=tmp_path, progress=True)
+    assert evaluation.sets[0].timeouts == 2 and "cells timed out 2" in str(evaluation)
+    assert json.loads((tmp_path / "metrics.json").read_text())["cells"] == {"timeout": 2, "final_answer": 1}
+    assert "2 of 3 cells timed out" in "".join(capsys.readouterr())
+    assert Evaluation.load(tmp_path / "results.json") == evaluation
 
 
 def test_an_evaluation_by_task_set(index: Bm25Index, tmp_path: Path) -> None:

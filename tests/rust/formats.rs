@@ -245,6 +245,9 @@ fn the_papers_logs_are_read() {
     assert_eq!(trajectory.messages[1].1, "What is 6 times 7?\n\nIMPORTANT: think.");
     assert_eq!(trajectory.question, "What is 6 times 7?");
     assert_eq!(trajectory.steps[0].message, "Observation:\nExecution logs:\n48\nLast output from code snippet:\nNone");
+    assert_eq!(trajectory.sampling.settings()["compat"], "reference");
+    let seen = trajectory.steps[0].candidates[0].observation.as_ref().unwrap();
+    assert_eq!((&seen.stdout[..], seen.value.as_deref(), seen.error.as_deref()), ("48\n", None, None));
     assert_eq!(said(&trajectory.steps[1]), (Some("final_answer(6 * 7)".into()), "Again.".into(), String::new()));
 
     let failed = read(json!({"model_id": "m", "question": "Q", "error": "no server", "log_data": null, "cost": 0.0}));

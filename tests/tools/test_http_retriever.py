@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from agentdistill import Bm25Index, HttpRetriever, Passage, RetrievalError, RetrievalServer, Sandbox
-from agentdistill.tools.tool import sandbox_tools, web_search
+from agentdistill.cli.arguments import Tools
+from agentdistill.tools.tool import describe_tools, sandbox_tools, web_search
 from scripted_server import FLEETING, Answer, Handler, Server, cut, raw, status, too_slow
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -138,6 +139,39 @@ def test_cells_search_over_http_as_they_do_natively(tmp_path: Any) -> None:
             observed.append([observation.stdout for observation, _ in results])
     assert observed[0] == observed[1]
     assert all(re.match(r"\[1\] Town \d+\n.*\n\[2\] .*\n.*\n\[3\] ", said) for said in observed[0])
+
+
+@pytest.mark.parametrize("compat", [None, "reference"])
+def test_a_search_returns_as_many_passages_as_it_is_told_in_the_form_it_is_told(tmp_path: Any, compat: Any) -> None:
+    index = Bm25Index.build([(str(i), f"Town {i}", f"Town {i} is large.") for i in range(9)], tmp_path / "index")
+    best = index.search("large town", 5)
+    shown = "\n".join(f"[{n}] {passage.title}\n{passage.text}" for n, passage in enumerate(best, 1))
+    if compat:  # as the paper's own tool writes it
+        form = '\n\n===== Document {}, similarity: {:.2f} =====\n"{}"\n{}'
+        documents = (form.format(n, passage.score, passage.title, passage.text) for n, passage in enumerate(best))
+        shown = "".join(["\nRetrieved documents:", *documents])
+    with RetrievalServer(index, port=0) as server:
+        for retriever in (index, HttpRetriever(server.url)):
+            sandbox = Sandbox(sandbox_tools([web_search(retriever, 5)], compat=compat))
+            observation, _ = sandbox.run(sandbox.initial, "print(web_search('large town'), end='')")
+            assert observation.stdout == shown
+            assert web_search(retriever, 5).function.text("large town", compat=compat) == shown
+    with pytest.raises(ValueError, match="at least 1"):
+        web_search(index, 0)
+
+
+def test_a_server_that_is_not_ours_is_taken_to_find_by_meaning(server: Server, tmp_path: Any) -> None:
+    server.script = [GOOD]  # to POST; it does not know GET /health
+    theirs = f"http://127.0.0.1:{server.server_port}/retrieve"
+    assert not HttpRetriever(theirs).is_lexical()
+    with Tools(retriever=theirs).open() as (tool,):
+        assert "by meaning" in tool.description and "by meaning" in describe_tools([tool])
+    index = Bm25Index.build([("1", "Town", "large")], tmp_path / "index")
+    with RetrievalServer(index, port=0) as ours, Tools(retriever=ours.url, k=4).open() as (tool,):
+        assert "key words" in tool.description and tool.function.k == 4
+    with Tools(index=tmp_path / "index", k1=0.5, b=0.25).open() as (tool,):
+        known = tool.function.retriever.info()
+        assert (known["k1"], known["b"]) == (0.5, 0.25)
 
 
 def test_a_cell_sees_that_search_is_down(server: Server) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import arg
 
@@ -17,9 +17,6 @@ from agentdistill.named_function import named_function
 from agentdistill.tasks.loading import load_tasks
 from agentdistill.tasks.task import Kind, Task
 from agentdistill.tools.tool import TOOL_SECONDS, Tool, python_tool, web_search
-
-if TYPE_CHECKING:
-    from agentdistill.tools.http_retriever import HttpRetriever
 
 Output = Annotated[Path, arg(aliases=["-o"])]
 
@@ -41,18 +38,25 @@ class Search:
     index: Path | None = None
     """Folder of an index that ``index build`` wrote."""
     retriever: str | None = None
-    """URL of a search server: ``serve-retrieval``, or Search-R1's."""
+    """URL of a search server: ``serve-retrieval``, Search-R1's, or the paper's."""
+    k: int = 3
+    """Passages that one search returns (paper: 3)."""
+    k1: float = 1.2
+    """BM25's k1, 0 to 100, when searching the index: how much further repetitions of a word count."""
+    b: float = 0.75
+    """BM25's b, 0 to 1, when searching the index: how much longer passages are penalized."""
 
-    def load(self) -> "Bm25Index | HttpRetriever | None":
+    def load(self) -> Tool | None:
+        """``web_search``, if there is something to search."""
         if self.retriever is None:
-            return None if self.index is None else Bm25Index.open(self.index)
+            return None if self.index is None else web_search(Bm25Index.open(self.index, self.k1, self.b), self.k)
         if self.index is not None:
             raise ValueError("give --index or --retriever, not both")
         from agentdistill.tools.http_retriever import HttpRetriever  # here, since it imports httpx2
 
         retriever = HttpRetriever(self.retriever)
         retriever.search("retriever", 1)  # so that a wrong address fails now and not in every cell
-        return retriever
+        return web_search(retriever, self.k, dense=not retriever.is_lexical())
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,9 @@ class Tools(Search):
     @contextmanager
     def open(self, seconds: float = TOOL_SECONDS) -> Iterator[tuple[Tool, ...]]:
         """The tools. A call may take ``seconds``."""
-        retriever = self.load()
-        tools: tuple[Tool, ...] = () if retriever is None else (web_search(retriever),)
-        tools += tuple(python_tool(named_function(name).function) for name in self.tool)
+        search = self.load()
+        own = tuple(python_tool(named_function(name).function) for name in self.tool)
+        tools = own if search is None else (search, *own)
         if not self.mcp:
             yield tools
             return
@@ -78,6 +82,20 @@ class Tools(Search):
 
         with mcp_tools(self.mcp, seconds) as theirs:
             yield tools + theirs
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a model's tokens cost."""
+
+    cost: tuple[float, float] | None = None
+    """Prices of one million input and one million output tokens, such as 0.15 0.6; the cost is printed at the end."""
+
+    def say(self, read: int, written: int) -> None:
+        """Say what so many tokens cost, if there is a price."""
+        if self.cost is not None:
+            price = (read * self.cost[0] + written * self.cost[1]) / 1e6
+            print(f"cost: {price:,.2f} ({read:,} tokens read, {written:,} written)")
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,15 @@ class IndexSearch:
     """Words to search for. No character has a special meaning."""
     k: Annotated[int, arg(aliases=["-k"])] = 3
     """Number of passages to print."""
+    k1: float = 1.2
+    """BM25's k1, 0 to 100: how much further repetitions of a word count."""
+    b: float = 0.75
+    """BM25's b, 0 to 1: how much longer passages are penalized."""
     json: bool = False
     """Print JSON Lines with id, title, text and score."""
 
     def run(self) -> None:
-        for found in Bm25Index.open(self.index).search(self.query, self.k):
+        for found in Bm25Index.open(self.index, self.k1, self.b).search(self.query, self.k):
             if self.json:
                 passage = {"id": found.id, "title": found.title, "text": found.text, "score": found.score}
                 say(json_for_people(passage))
@@ -149,11 +153,15 @@ class ServeRetrieval:
     """Address to listen on. There is no password: everyone who can reach it can search."""
     port: int = 8000
     """Port to listen on; 0 picks a free one."""
+    k1: float = 1.2
+    """As in ``index search``."""
+    b: float = 0.75
+    """As in ``index search``."""
 
     def run(self) -> None:
         stopping = {signal.SIGINT, signal.SIGTERM}
         signal.pthread_sigmask(signal.SIG_BLOCK, stopping)  # before the server starts threads, which inherit the mask
-        with RetrievalServer(Bm25Index.open(self.index), self.host, self.port) as server:
+        with RetrievalServer(Bm25Index.open(self.index, self.k1, self.b), self.host, self.port) as server:
             tell(f"serving {self.index} at {server.url}/retrieve")
             signal.sigwait(stopping)
 
@@ -169,7 +177,7 @@ class Convert:
     """
 
     inputs: Positional[tuple[Path, ...]]
-    """JSON or Parquet files, or datasets saved by Hugging Face's library."""
+    """JSON or Parquet files, datasets saved by Hugging Face's library, or the hub id of a dataset."""
     output: Output
     """A .jsonl, .json or .parquet file or, without a suffix, the folder of a dataset. Existing output is replaced."""
     source: Annotated[Format | None, arg(name="from")] = None

@@ -1,5 +1,6 @@
 """Which commands distil a student? generate, select, correct, inspect, train."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,12 +8,13 @@ from rich.console import Console
 from rich.text import Text
 from tyro.conf import Positional
 
-from agentdistill._core import read_trajectories
-from agentdistill.cli.arguments import ModelSpec, Output, TaskFiles, Tools
+from agentdistill._core import Trajectory, read_trajectories
+from agentdistill.cli.arguments import ModelSpec, Output, Prices, TaskFiles, Tools
 from agentdistill.distillation import GenerateConfig, SelectConfig, generate, select
 from agentdistill.extras import need
 from agentdistill.models.loading import model_files
 from agentdistill.rollouts.engine import check_complete
+from agentdistill.rollouts.wording import Compat
 from agentdistill.terminal import printable, say
 from agentdistill.training.config import TrainConfig
 from agentdistill.training.correction import CorrectConfig, correct
@@ -47,6 +49,7 @@ class Generate:
     tools: Tools = field(default_factory=Tools)
     metrics: Path | None = None
     """JSON file that is kept up to date with rates, outcomes, tokens, and how time was spent."""
+    prices: Prices = field(default_factory=Prices)
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
@@ -54,6 +57,7 @@ class Generate:
         with self.tools.open(self.config.tool_seconds) as tools:
             done = generate(tasks, self.model, tools, self.config, output=self.output, metrics=self.metrics)
         say(select(done))
+        self.prices.say(*used(done))
         check_complete(done, self.output)
 
 
@@ -97,12 +101,14 @@ class Correct:
     tools: Tools = field(default_factory=Tools)
     metrics: Path | None = None
     """JSON file that is kept up to date, as in ``generate``."""
+    prices: Prices = field(default_factory=Prices)
     config: CorrectConfig = field(default_factory=CorrectConfig)
 
     def run(self) -> None:
         with self.tools.open(self.config.tool_seconds) as tools:
             done = correct(self.trajectories, self.model, tools, self.config, output=self.output, metrics=self.metrics)
         say(select(done))
+        self.prices.say(*used(done))
         check_complete(done, self.output)
 
 
@@ -121,6 +127,8 @@ class Inspect:
     """The student, a folder or hub id. Its tokenizer and chat template are used."""
     prompt: str | None = None
     """System prompt, as in ``train``."""
+    compat: Compat | None = None
+    """As in ``train``."""
     max_length: int = TrainConfig.max_length
     """Maximum length of an example in tokens, as in ``train``."""
     thoughts: bool = False
@@ -136,6 +144,7 @@ class Inspect:
             read_trajectories(self.trajectories),
             tokenizer,
             prompt=self.prompt,
+            compat=self.compat,
             max_length=self.max_length,
             thoughts=self.thoughts,
         )
@@ -173,6 +182,12 @@ class Train:
             self.trajectories, self.model, self.output, self.config, push_to=self.push_to, overwrite=self.overwrite
         )
         say(f"student: {student}")
+
+
+def used(trajectories: Sequence[Trajectory]) -> tuple[int, int]:
+    """The tokens that their model read, and those that it wrote."""
+    read, written = ([trajectory.usage[i] for trajectory in trajectories] for i in (0, 1))
+    return sum(read), sum(written)
 
 
 def highlighted(example: Example, tokenizer: Tokenizer) -> Text:

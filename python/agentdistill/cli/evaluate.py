@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from agentdistill._core import Trajectory
-from agentdistill.cli.arguments import ModelSpec, Output, TaskFiles, Tools
+from agentdistill.cli.arguments import ModelSpec, Output, Prices, TaskFiles, Tools
 from agentdistill.extras import need
 from agentdistill.models.loading import model_files
 from agentdistill.results.evaluation import evaluate
@@ -17,6 +17,7 @@ from agentdistill.results.regrading import regrade
 from agentdistill.results.report import write_report
 from agentdistill.results.viewer import Learnt, trajectory_files, viewer
 from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.rollouts.wording import Compat
 from agentdistill.tasks.task import Kind
 from agentdistill.terminal import say
 from agentdistill.training.examples import load_tokenizer, pieces, student_named, to_examples
@@ -41,6 +42,7 @@ class Evaluate:
     in ``grade``."""
     allow_missing: bool = False
     """Write results even if episodes are missing; those count as wrong."""
+    prices: Prices = field(default_factory=Prices)
     tools: Tools = field(default_factory=Tools)
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
@@ -57,6 +59,10 @@ class Evaluate:
                 allow_missing=self.allow_missing,
             )
         say(evaluation)
+        read, written = (
+            [getattr(of, name) for of in evaluation.sets] for name in ("prompt_tokens", "completion_tokens")
+        )
+        self.prices.say(sum(read), sum(written))
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,8 @@ class View:
     """A student (folder or hub id). The page then also shows which tokens it learns from each trajectory."""
     prompt: str | None = None
     """System prompt, as in ``train``."""
+    compat: Compat | None = None
+    """As in ``train``."""
     host: str = "127.0.0.1"
     """Address to listen on. There is no password: everyone who can reach it can read."""
     port: int = 0
@@ -142,7 +150,7 @@ class View:
         tokenizer = load_tokenizer(model_files(name).model, template)
 
         def learnt(trajectory: Trajectory) -> list[tuple[str, str | None]]:
-            made = to_examples([trajectory], tokenizer, prompt=self.prompt)
+            made = to_examples([trajectory], tokenizer, prompt=self.prompt, compat=self.compat)
             return [piece for example in made.examples for piece in pieces(example, tokenizer)]
 
         return learnt

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from agentdistill._core import TrajectoryError
 from agentdistill._core import convert as convert_files
+from agentdistill.files.hub import data_files, is_id
 from agentdistill.files.tables import expand, read_table, saved_dataset, write_table
 from agentdistill.progress import FileProgress
 
@@ -29,6 +30,8 @@ COLUMNS = {"messages", "prompt", "completion", "conversations", "tools"}
 _NESTED = ("messages", "steps", "sampling", "usage", "aliases")
 """Fields of a trajectory that are strings of JSON in a table."""
 JSON_LINES = (".json", ".jsonl", ".ndjson")
+_FILES = (*JSON_LINES, ".parquet", ".arrow", ".gz", ".zst")
+"""What a path that is not there may end in without being taken for an id of the hub."""
 
 
 class Converted(NamedTuple):
@@ -53,8 +56,8 @@ def convert(
 ) -> Converted:
     """Convert trajectories from one or several formats to another.
 
-    ``inputs`` are files, patterns, and datasets saved by Hugging Face's library. ``source`` is their format; by
-    default it is detected from the first record of each file. ``output`` is a ``.jsonl``, ``.json`` (a list) or
+    ``inputs`` are files, patterns, datasets saved by Hugging Face's library, and ids of datasets on the hub.
+    ``source`` is their format; by default it is detected from the first record of each file. ``output`` is a ``.jsonl``, ``.json`` (a list) or
     ``.parquet`` file or, without a suffix, a folder that ``datasets.load_from_disk`` reads. Existing output is replaced
     once the new one is complete. Records without a task are identified by their question; several of one task are
     samples, of which ``select`` keeps one. Formats for training get the winner of each step, as in the conversation;
@@ -88,6 +91,8 @@ def convert(
 
 
 def _files(path: Path) -> list[Path]:
+    if is_id(str(path)) and path.suffix not in _FILES:
+        return data_files(str(path))
     if not path.is_dir():
         return [path]
     if not (files := saved_dataset(path, TrajectoryError)):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from agentdistill.event_loop import run_blocking
 from agentdistill.extras import need
+from agentdistill.files.hub import adapter_of, is_id
 from agentdistill.models.model import Model, ModelError
 from agentdistill.models.recorded import RecordedModel
 from agentdistill.redaction import hide_in_command, redacted
@@ -155,7 +156,8 @@ class ModelFiles(NamedTuple):
 
 
 def model_files(path_or_id: str) -> ModelFiles:
-    """Where a model lies: a folder, a PEFT adapter's folder, a folder of ``agentdistill train``, or an id of a hub.
+    """Where a model lies: a folder, a PEFT adapter's folder, a folder of ``agentdistill train``, or an id of the hub,
+    of a model or of an adapter.
 
     A merged model beside an adapter goes first: vLLM answers more repeatably with it (vllm#7977). Raises ModelError
     for a folder that is not there or holds no model.
@@ -169,7 +171,10 @@ def model_files(path_or_id: str) -> ModelFiles:
         )
     if not folder.exists():
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path_or_id) and not path_or_id.startswith("."):
-            return ModelFiles(path_or_id, None)  # may be an id: the library that asks the hub says whether it is
+            adapter = adapter_of(path_or_id) if is_id(path_or_id) else None
+            if adapter:
+                return ModelFiles(_base_of(adapter), str(adapter))
+            return ModelFiles(path_or_id, None)  # the library that loads it says whether there is one
         raise ModelError(f"no model at {path_or_id}: there is no such folder")
     if (folder / "config.json").is_file():
         return ModelFiles(str(folder), None)
@@ -181,6 +186,18 @@ def model_files(path_or_id: str) -> ModelFiles:
     raise ModelError(
         f"no model at {path_or_id}: it has neither config.json (a model) nor adapter_config.json (a PEFT adapter)"
     )
+
+
+def training_of(model: str) -> dict[str, Any] | None:
+    """What ``train`` recorded of the run that made a model, by its name as for :func:`load_model`; None for a model
+    that it did not make here."""
+    folder = Path(split_options(model)[0].removeprefix("vllm:").removeprefix("transformers:"))
+    for record in (folder / "train.json", folder.parent / "train.json"):
+        try:
+            return dict(json.loads(record.read_text(encoding="utf-8"))["run"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 def count_parameters(folder: Path) -> int:

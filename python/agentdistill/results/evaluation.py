@@ -17,10 +17,12 @@ from agentdistill._core import Trajectory, read_header, read_trajectories
 from agentdistill.grading.grade import Grader, task_of
 from agentdistill.grading.graders import graded, grader_of
 from agentdistill.grading.squad import f1
+from agentdistill.models.loading import training_of
 from agentdistill.models.model import Model
 from agentdistill.results.page import table
 from agentdistill.rollouts.engine import check_complete, rollout
 from agentdistill.rollouts.player import RolloutConfig
+from agentdistill.rollouts.wording import ConversationForm
 from agentdistill.tasks.task import Task
 from agentdistill.terminal import in_columns
 from agentdistill.tools.tool import Tool
@@ -54,6 +56,8 @@ class SetResult:
     """Mean time per episode, while others run at the same time."""
     undecided: int = 0
     """Answers on which the grader could not decide: they count in ``n``, but not as correct."""
+    timeouts: int = 0
+    """Cells of all candidates that exceeded their time limit. If there are many, the limit may be too low."""
 
 
 _HEADER = ("task set", "n", "accuracy", "95 % interval", "F1", "steps", "failures")
@@ -151,6 +155,7 @@ def evaluate(
         output = Path(output)
         output.mkdir(parents=True, exist_ok=True)
         file, metrics = output / "trajectories.jsonl", output / "metrics.json"
+    _warn_of_other_form(model, config, tools)
     named_grader = (
         grader_of(grader, file) if grader is not None else None
     )  # so that an error shows before hours of work
@@ -206,6 +211,17 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def _warn_of_other_form(model: Model | str, config: RolloutConfig, tools: Sequence[Tool]) -> None:
+    """A student is at its best in the form of conversation that it was trained in."""
+    trained = training_of(model) if isinstance(model, str) else None
+    forms = [ConversationForm(**form) for form in (trained or {}).get("forms", ())]
+    described = config.wording.describe_tools(tools, config.action_format)
+    asked = ConversationForm(config.system_prompt, described, config.compat, config.action_format)
+    if forms and asked not in forms:
+        differ = min((form.differences(asked) for form in forms), key=len)
+        _log.warning("%s was trained with another %s than it is asked with now", model, " and ".join(differ))
+
+
 def _warn_of_several_graders(tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> None:
     """Warn if resumed episodes were regraded by another grader since."""
     for kind in sorted({task.kind for task in tasks}):
@@ -256,14 +272,20 @@ def _set_result(name: str, pairs: list[tuple[Task, Trajectory]]) -> SetResult:
         completion_tokens=sum(trajectory.usage[1] for trajectory in trajectories),
         seconds=sum(trajectory.seconds for trajectory in trajectories) / n,
         undecided=sum(map(is_undecided, trajectories)),
+        timeouts=sum(
+            candidate.observation is not None and candidate.observation.kind == "timeout"
+            for trajectory in trajectories
+            for step in trajectory.steps
+            for candidate in step.candidates
+        ),
     )
 
 
 def _row(result: SetResult) -> tuple[str, ...]:
-    counts = {kind: count for kind, count in result.outcomes.items() if kind != "final_answer"}
-    if result.undecided:
-        counts["not_graded"] = result.undecided
-    failures = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+    failed = {kind: count for kind, count in result.outcomes.items() if kind != "final_answer"}
+    failed |= {"not_graded": result.undecided} if result.undecided else {}
+    failed |= {"cells timed out": result.timeouts} if result.timeouts else {}
+    failures = ", ".join(f"{kind} {count}" for kind, count in failed.items())
     return (
         result.task_set,
         str(result.n),

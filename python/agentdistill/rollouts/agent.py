@@ -14,11 +14,12 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from agentdistill._core import Action, Candidate, ParseFailure, State, Step, StepResult
-from agentdistill.action_format import FORMS, ActionFormat
+from agentdistill.action_format import ActionFormat
 from agentdistill.answers import extract_answer
 from agentdistill.models.model import Generation, Message, Model, Sampling, Show, StreamingModel
 from agentdistill.models.thoughts import between_tags
-from agentdistill.rollouts.prompt import assistant_turn, default_prompt, load_prompt, observation_message, opening
+from agentdistill.rollouts.prompt import is_cut, load_prompt
+from agentdistill.rollouts.wording import WORDINGS, Compat, Wording
 from agentdistill.self_consistent_action import SelfConsistentAction
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class AgentConfig:
     action_format: ActionFormat = "code"
     """How the model writes its actions. "code" is the paper's Thought and Code; the others are for models that have
     learnt theirs elsewhere: "tool_call", "search_tags", "code_tags", "react"."""
+    compat: Compat | None = None
+    """"reference" is the form of the paper's code, whole: what the model is told and shows of its tools, prompts, stop
+    strings, limits of output, and the vote. For its students and logs; give it to train and evaluate alike."""
     max_steps: int = 5
     """Most steps of an episode (paper: 5)."""
     candidates: int = 1
@@ -73,12 +77,19 @@ class AgentConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
         if self.candidates > 1 and self.temperature == 0:
             raise ValueError("candidates drawn at temperature 0 are all the same: give a temperature, or 1 candidate")
+        if self.compat and self.action_format != "code":
+            raise ValueError(f"the paper's code has actions of the form code: not compat with {self.action_format!r}")
         _ = self.sampling, self.system_prompt
+
+    @property
+    def wording(self) -> Wording:
+        """The form of the conversation."""
+        return WORDINGS[self.compat]
 
     @property
     def default_prompt(self) -> str:
         """Name of the prompt where none is given."""
-        return default_prompt("student", action_format=self.action_format)
+        return self.wording.default_prompt("student", "agent", self.action_format)
 
     @cached_property
     def system_prompt(self) -> str:
@@ -101,7 +112,7 @@ class AgentConfig:
             top_p=top_p,
             max_tokens=self.token_limit,
             thinking_tokens=self.thinking_tokens,
-            stop=FORMS[self.action_format].stop,
+            stop=self.wording.stop(self.action_format),
         )
 
 
@@ -117,13 +128,15 @@ class Episode:
     answer: str | None
     prompt_tokens: int
     completion_tokens: int
+    compat: Compat | None = None
+    """The form of its conversation."""
 
     @property
     def conversation(self) -> list[Message]:
         """All that was said so far: the messages before the first step, and what each step did and was told."""
         said = list(self.messages)
         for step in self.steps:
-            said.append(Message("assistant", assistant_turn(step.candidates[step.winner])))
+            said.append(Message("assistant", WORDINGS[self.compat].assistant_turn(step.candidates[step.winner])))
             if step.message:  # not after the last
                 said.append(Message("user", step.message))
         return said
@@ -131,8 +144,8 @@ class Episode:
 
 def begin(question: str, config: AgentConfig, tools: str = "") -> Episode:
     """An episode before its first step. ``tools``: signatures for the prompt."""
-    messages = opening(question, config.system_prompt, tools=tools, max_steps=config.max_steps)
-    return Episode(messages, [], None, None, 0, 0)
+    messages = config.wording.opening(question, config.system_prompt, tools=tools, max_steps=config.max_steps)
+    return Episode(messages, [], None, None, 0, 0, config.compat)
 
 
 async def run_episode(
@@ -159,17 +172,18 @@ async def run_episode(
     episode, state = half_done or (begin(question, config, tools), action.initial)
     while episode.outcome is None:
         begun = "" if episode.steps else prefix
-        episode, state = await _take_step(episode, state, model, action, config, begun, show, seed)
+        episode, state = await _take_step(question, episode, state, model, action, config, begun, show, seed)
         if after_step:
             await after_step(episode, state)
     if config.last_word and episode.outcome != "final_answer":
-        episode, state = await _take_step(episode, state, model, action, config, "", show, seed)
+        episode, state = await _take_step(question, episode, state, model, action, config, "", show, seed)
         if after_step:
             await after_step(episode, state)
     return episode
 
 
 async def _take_step(
+    question: str,
     episode: Episode,
     state: State,
     model: Model,
@@ -184,35 +198,39 @@ async def _take_step(
     An episode that has ended already is asked for its last word: one completion, whose answer is the episode's.
     """
     start, is_last_word = time.perf_counter(), episode.outcome is not None
-    n = 1 if is_last_word else config.candidates
+    n, messages, sampling, wording = config.candidates, episode.conversation, config.sampling, config.wording
+    if is_last_word:
+        n, messages = 1, wording.asked_last(messages)
+        sampling = sampling if wording.stops_last_word else replace(sampling, stop=())
     show_now = show if n == 1 else None  # with several, nobody knows the winner before the vote
     requests = count()
 
-    def sampling() -> Sampling:
-        return config.sampling.seeded(seed, len(episode.steps), next(requests))
+    def drawn() -> Sampling:
+        return sampling.seeded(seed, len(episode.steps), next(requests))
 
     keeps_thinking = config.action_format != "code"  # other forms are kept as they were written
-    sample = partial(_sample, model, episode.conversation, sampling, prefix, show_now, keeps_thinking)
+    sample = partial(_sample, model, messages, drawn, prefix, show_now, keeps_thinking)
     generation, result = await action.act(state, sample, n, prefix=prefix, adaptive=config.adaptive and n > 1)
     candidates = _candidates(generation, result, prefix)
     chosen, before = candidates[result.winner], [step.candidates[step.winner] for step in episode.steps]
-    is_cut = _is_cut(chosen)
-    after = state if is_cut else result.state  # half an action counts as none
+    cut = is_cut(chosen)
+    after = state if cut else result.state  # half an action counts as none
     outcome, answer, message = episode.outcome, None, ""
     if is_last_word:
-        answer = _last_word(chosen, is_cut)
+        answer = _last_word(chosen, cut)
     else:
-        repeats = 0 if is_cut else _same_failures(chosen, before)
+        repeats = 0 if cut else _same_failures(chosen, before)
         outcome = _outcome(chosen, before, repeats, config)
         answer = _answer(chosen) if outcome == "final_answer" else None
         if outcome is None or (config.last_word and answer is None):
-            message = observation_message(
+            message = wording.observation_message(
                 chosen,
+                number=len(before) + 1,
                 repeated=repeats > 0,
-                cut_at=config.token_limit if is_cut else None,
-                last=outcome is not None,
+                cut_at=config.token_limit if cut else None,
                 action_format=config.action_format,
             )
+            message = message if outcome is None else wording.last_word(message, question)
     step = Step(
         candidates,
         winner=result.winner,
@@ -291,25 +309,19 @@ def _outcome(chosen: Candidate, before: list[Candidate], repeats: int, config: A
     """How the episode ends with this step; None when it goes on."""
     if _is_unusable(chosen):
         last_ones = [*before, chosen][-PARSE_FAILURES:]
-        given_up = len(last_ones) == PARSE_FAILURES and all(map(_is_unusable, last_ones))
+        given_up = config.wording.gives_up and len(last_ones) == PARSE_FAILURES and all(map(_is_unusable, last_ones))
         if given_up or len(before) + 1 == config.max_steps:
-            return "cut_completion" if _is_cut(chosen) else "parse_failure"
+            return "cut_completion" if is_cut(chosen) else "parse_failure"
         return None
     if _answer(chosen) is not None:
         return "final_answer"
-    return "out_of_steps" if len(before) + 1 == config.max_steps or repeats + 1 >= SAME_FAILURES else None
+    given_up = config.wording.gives_up and repeats + 1 >= SAME_FAILURES
+    return "out_of_steps" if given_up or len(before) + 1 == config.max_steps else None
 
 
 def _is_unusable(chosen: Candidate) -> bool:
     """Whether the completion was no action, or not a whole one."""
-    return _is_cut(chosen) or isinstance(chosen.action, ParseFailure)
-
-
-def _is_cut(chosen: Candidate) -> bool:
-    """Whether the token limit fell before the end of the action; what looks whole may then be half a number."""
-    if chosen.finish_reason != "length" or not isinstance(chosen.action, Action):
-        return chosen.finish_reason == "length"
-    return max(end for _, _, end in chosen.action.spans) >= len(chosen.text.rstrip())
+    return is_cut(chosen) or isinstance(chosen.action, ParseFailure)
 
 
 def _answer(chosen: Candidate) -> str | None:
@@ -317,11 +329,11 @@ def _answer(chosen: Candidate) -> str | None:
     return chosen.observation.final_answer if chosen.observation else None
 
 
-def _last_word(chosen: Candidate, is_cut: bool) -> str | None:
+def _last_word(chosen: Candidate, cut: bool) -> str | None:
     """The answer of a last word: that of an action, or one marked as such; else the text itself, if it is no action."""
-    if answer := None if is_cut else _answer(chosen):
+    if answer := None if cut else _answer(chosen):
         return answer
-    plain = isinstance(chosen.action, ParseFailure) and not is_cut
+    plain = isinstance(chosen.action, ParseFailure) and not cut
     return extract_answer(chosen.text) or (chosen.text.strip() or None if plain else None)
 
 

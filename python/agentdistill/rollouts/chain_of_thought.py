@@ -14,7 +14,6 @@ from agentdistill.answers import extract_answer
 from agentdistill.grading.squad import normalize
 from agentdistill.models.model import Model, Sampling
 from agentdistill.rollouts.agent import AgentConfig, Episode
-from agentdistill.rollouts.prompt import opening
 
 if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
@@ -29,7 +28,7 @@ async def run_chain_of_thought(question: str, model: Model, config: AgentConfig,
     An answer is what ``extract_answer`` finds. ``seed`` is that of the episode. Raises ModelError.
     """
     start = time.perf_counter()
-    messages = opening(question, config.system_prompt)
+    messages = config.wording.opening(question, config.system_prompt, kind="cot")
     sampling = chain_sampling(config, config.candidates).seeded(seed, 0, 0)
     generation = await model.generate(messages, sampling, n=config.candidates)
     answers = [extract_answer(completion.text) for completion in generation.completions]

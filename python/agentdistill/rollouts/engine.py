@@ -39,7 +39,7 @@ from agentdistill.rollouts.player import FAILED, FirstThought, Player, RolloutCo
 from agentdistill.rollouts.progress import EpisodeProgress, Metrics
 from agentdistill.tasks.task import Task
 from agentdistill.terminal import tell
-from agentdistill.tools.tool import Tool
+from agentdistill.tools.tool import Search, Tool
 
 FAILED_IN_A_ROW = 20
 """So many failed episodes, none ended well between them, mean that the next would fail too: the run stops."""
@@ -206,10 +206,17 @@ def check_complete(trajectories: Sequence[Trajectory], output: str | Path | None
 
 def run_of(model: str, tools: Sequence[Tool], config: RolloutConfig, **more: str) -> str:
     """What makes this run another run than one of other settings, as JSON. ``more``: what is no setting."""
-    sizes = {tool.name: len(tool.function) if isinstance(tool.function, Bm25Index) else None for tool in tools}
+    searched = {tool.name: _searched(tool.function) if isinstance(tool.function, Search) else None for tool in tools}
     prompt = hashlib.sha256(config.system_prompt.encode()).hexdigest()[:12]
-    run = {"model": model, "weights": _weights(model), "tools": sizes, "prompt_sha256": prompt}
+    run = {"model": model, "weights": _weights(model), "tools": searched, "prompt_sha256": prompt}
     return json.dumps(run | config.settings() | more, sort_keys=True)
+
+
+def _searched(search: Search) -> dict[str, Any]:
+    """What decides what a search finds."""
+    of = search.retriever
+    known = of.info() if isinstance(of, Bm25Index) else {}
+    return {"k": search.k} | {name: known[name] for name in ("documents", "k1", "b") if name in known}
 
 
 def _options(model: Model | str) -> dict[str, str]:

@@ -23,20 +23,10 @@ from agentdistill.redaction import redacted
 from agentdistill.rollouts.agent import AgentConfig, Episode, begin, paragraph, run_episode
 from agentdistill.rollouts.chain_of_thought import CHAIN_TOKENS, run_chain_of_thought
 from agentdistill.rollouts.checkpoint import Checkpoints, HalfDone
-from agentdistill.rollouts.prompt import default_prompt, with_passages
 from agentdistill.rollouts.session import state_before
 from agentdistill.self_consistent_action import SelfConsistentAction
 from agentdistill.tasks.task import Task
-from agentdistill.tools.tool import (
-    TOOL_SECONDS,
-    Functions,
-    Tool,
-    describe_tools,
-    give_up,
-    has_slow,
-    sandbox_tools,
-    search_of,
-)
+from agentdistill.tools.tool import TOOL_SECONDS, Functions, Tool, give_up, has_slow, sandbox_tools, search_of
 
 if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
@@ -60,16 +50,15 @@ class RolloutConfig(AgentConfig):
     """"agent" thinks, acts and observes; "cot" is the baseline, one chain of thought without tools."""
     passages: int = 0
     """With "cot": so many passages that web_search finds for the question stand before it (paper's CoT + RAG)."""
-    compat: Literal["reference"] | None = None
-    """"reference" votes as the paper's code did: on printed output alone, the first candidate when all fail."""
     cell_seconds: float = 5.0
     """Time that one run of code may take, in seconds."""
     memory_mb: int = 256
     """Memory that the code of one episode may take, in MB."""
     tool_seconds: float = TOOL_SECONDS
     """Time that one call of a tool in Python may take, in seconds. The time of its tools is none of a cell's."""
-    output_chars: int = 10_000
-    """Most characters shown of what one run of code prints, and of its value or error; the middle is left out."""
+    output_chars: int | None = None
+    """Most characters shown of what one run of code prints, and of its value or error; the middle is left out. By
+    default 10,000; with compat "reference" 50,000."""
     seed: int = 0
     """Seed of the sandbox's random numbers, of the draw when every candidate failed, and of the model's sampling, where
     each request gets a seed of its own. Engines in this process repeat as far as their arithmetic does."""
@@ -96,12 +85,17 @@ class RolloutConfig(AgentConfig):
     @property
     def limits(self) -> Limits:
         """What one run of code may use."""
-        return Limits(seconds=self.cell_seconds, memory_mb=self.memory_mb, stdout_chars=self.output_chars)
+        return Limits(seconds=self.cell_seconds, memory_mb=self.memory_mb, stdout_chars=self.shown_chars)
+
+    @property
+    def shown_chars(self) -> int:
+        """Most characters shown of a run's output, given or by default."""
+        return self.wording.output_chars if self.output_chars is None else self.output_chars
 
     @property
     def default_prompt(self) -> str:
         """That of a student."""
-        return default_prompt("student", self.kind, self.action_format)
+        return self.wording.default_prompt("student", self.kind, self.action_format)
 
     @property
     def token_limit(self) -> int:
@@ -113,12 +107,12 @@ class RolloutConfig(AgentConfig):
         speed = ("checkpoints", "concurrency", "ray")
         absent = [name for name in ("date", "thinking_tokens") if getattr(self, name) is None]  # as in older runs
         known = {name: value for name, value in asdict(self).items() if name not in (*speed, *absent)}
-        return known | {"max_tokens": self.token_limit}
+        return known | {"max_tokens": self.token_limit, "output_chars": self.shown_chars}
 
 
 def sandbox_of(config: RolloutConfig, tools: Sequence[Tool] = ()) -> Sandbox:
     """The sandbox that a rollout with this configuration runs its code in."""
-    return _sandbox(config, sandbox_tools(tools, config.tool_seconds), slow_tools=has_slow(tools))
+    return _sandbox(config, sandbox_tools(tools, config.tool_seconds, compat=config.compat), slow_tools=has_slow(tools))
 
 
 def _sandbox(config: RolloutConfig, functions: Functions, *, slow_tools: bool) -> Sandbox:
@@ -161,9 +155,9 @@ class Player:
             model.date = day.fromisoformat(config.date)
         self._first_thought = first_thought
         self._checkpoints = checkpoints
-        self._functions = sandbox_tools(tools, config.tool_seconds)
-        self._search = search_of(self._functions) if config.passages else None
-        self._settings = {**config.settings(), "tools": describe_tools(tools, config.action_format)}
+        self._functions = sandbox_tools(tools, config.tool_seconds, compat=config.compat)
+        self._search = search_of(tools, self._functions, compat=config.compat) if config.passages else None
+        self._settings = {**config.settings(), "tools": config.wording.describe_tools(tools, config.action_format)}
         self._actions: SelfConsistentAction | None = None
         if config.kind == "agent":
             self._sandbox = _sandbox(config, self._functions, slow_tools=has_slow(tools))
@@ -271,11 +265,12 @@ class Player:
         if self._search is None:
             return task.question
         found = await asyncio.to_thread(self._search, task.question, self._config.passages)
-        return with_passages(task.question, found)
+        return self._config.wording.with_passages(task.question, found)
 
     async def _given(self, task: Task, begun: Begun | Left) -> tuple[Episode, State]:
         if isinstance(begun, Left):
-            return Episode([*begun.messages, Message("user", task.question)], [], None, None, 0, 0), begun.state
+            asked = begin(task.question, self._config).messages[-1]
+            return Episode([*begun.messages, asked], [], None, None, 0, 0, self._config.compat), begun.state
         state = await asyncio.to_thread(state_before, begun.trajectory, begun.steps, self._sandbox)
         first = begin(task.question, self._config, self._settings["tools"])
         return replace(first, steps=begun.trajectory.steps[: begun.steps]), state
@@ -285,7 +280,8 @@ class Player:
         if kept is None:
             return None
         messages = [Message(role, content) for role, content in kept.trajectory.messages]
-        return Episode(messages, kept.trajectory.steps, None, None, *kept.trajectory.usage), kept.state
+        used = kept.trajectory.usage
+        return Episode(messages, kept.trajectory.steps, None, None, *used, self._config.compat), kept.state
 
     async def _keep(self, task: Task, episode: Episode, state: State) -> None:
         if self._checkpoints is None:

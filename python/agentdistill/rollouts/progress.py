@@ -31,6 +31,7 @@ class Metrics:
         self.before = len(before)
         self._graded, self._score, self._undecided = 0, 0.0, 0
         self._steps = self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
+        self._cells: Counter[str] = Counter()
         self._seconds = dict.fromkeys(("model", "sandbox", "tools", "waiting"), 0.0)
         self._start = time.monotonic()
         for trajectory in before:
@@ -48,6 +49,7 @@ class Metrics:
             cells = sum(observation.seconds for observation in ran) - tools
             self._steps += 1
             self._cached_tokens += step.cached_tokens
+            self._cells.update(observation.kind for observation in ran)
             self._seconds["model"] += step.model_seconds
             self._seconds["sandbox"] += cells
             self._seconds["tools"] += tools
@@ -78,6 +80,7 @@ class Metrics:
             "seconds": seconds,
             "episodes_per_second": here / seconds,
             "steps": self._steps,
+            "cells": dict(self._cells.most_common()),
             "requests_retried": self._retried(),
             "tokens": {
                 "prompt": self._prompt_tokens,
@@ -106,13 +109,16 @@ class Metrics:
         return ", ".join(parts)
 
     def summary(self) -> str:
-        """Where the time of the episodes went: one line; "" when none ended here."""
+        """Where the time of the episodes went, and how many cells had too little: one line; "" when none ended here."""
         total = sum(self._seconds.values())
         if not total:
             return ""
         parts = [f"{name} {seconds / total:.0%}" for name, seconds in self._seconds.items()]
         cached = f"; {self._cached_tokens / self._prompt_tokens:.0%} of prompts cached" if self._cached_tokens else ""
-        return f"time of episodes: {', '.join(parts)}{cached}"
+        late = (
+            f"; {self._cells['timeout']:,} of {self._cells.total():,} cells timed out" if self._cells["timeout"] else ""
+        )
+        return f"time of episodes: {', '.join(parts)}{cached}{late}"
 
     def _judge(self, trajectory: Trajectory) -> None:
         self.outcomes[trajectory.outcome] += 1

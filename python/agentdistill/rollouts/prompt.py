@@ -1,5 +1,5 @@
 """Task -> messages, and what an action did -> the message that says so: every word a model reads is here or in
-prompts/.
+prompts/, but for the form of the paper's code (reference.py).
 
 A prompt is a text file with marks in double braces: ``{{tools}}`` (Python signatures), ``{{imports}}``,
 ``{{max_steps}}``. The long ``teacher_agent`` shows the Thought / Code / Observation cycle by examples; the short
@@ -11,11 +11,12 @@ Not here: how messages become tokens (the model's chat template), and reading co
 
 import ast
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from agentdistill._core import Candidate, Observation, ParseFailure, Sandbox
+from agentdistill._core import Action, Candidate, Observation, ParseFailure, Sandbox
 from agentdistill.action_format import FORMS, ActionFormat
 from agentdistill.models.model import Message
 from agentdistill.well_formed import well_formed
@@ -37,14 +38,19 @@ _LAST_WORD = (
 )
 
 
-def opening(question: str, prompt: str, *, tools: str = "", max_steps: int = 0) -> list[Message]:
+def opening(question: str, prompt: str, *, kind: str = "agent", tools: str = "", max_steps: int = 0) -> list[Message]:
     """The messages before the first step: the prompt as the system's words (none when it is empty), then the question.
 
     ``prompt`` is a text as :func:`load_prompt` gives it, ``tools`` the signatures for its ``{{tools}}``.
     """
-    marks = {"tools": tools, "imports": IMPORTS, "max_steps": str(max_steps)}
-    system = _MARK.sub(lambda mark: marks[mark[1]], prompt).strip()
+    system = filled_in(prompt, tools=tools, imports=IMPORTS, max_steps=max_steps)
     return ([Message("system", system)] if system else []) + [Message("user", question)]
+
+
+def filled_in(prompt: str, *, tools: str, imports: str, max_steps: int) -> str:
+    """A prompt with what stands for its marks."""
+    marks = {"tools": tools, "imports": imports, "max_steps": str(max_steps)}
+    return _MARK.sub(lambda mark: marks[mark[1]], prompt).strip()
 
 
 def default_prompt(
@@ -99,18 +105,25 @@ def assistant_turn(chosen: Candidate) -> str:
     return f"{thought}Code:\n```py\n{code}\n```<end_code>"
 
 
+def is_cut(chosen: Candidate) -> bool:
+    """Whether the token limit fell before the end of the action; what looks whole may then be half a number."""
+    if chosen.finish_reason != "length" or not isinstance(chosen.action, Action):
+        return chosen.finish_reason == "length"
+    return max(end for _, _, end in chosen.action.spans) >= len(chosen.text.rstrip())
+
+
 def observation_message(
     chosen: Candidate,
     *,
+    number: int = 1,
     repeated: bool = False,
     cut_at: int | None = None,
-    last: bool = False,
     action_format: ActionFormat = "code",
 ) -> str:
     """The user's message after a step, in its form: what the code did, or what was wrong with the completion.
 
-    ``repeated``: the same code failed before. ``cut_at``: the completion was cut after so many tokens. ``last``: the
-    steps are used up, and the model is to give its answer.
+    ``number`` is the step's, from 1, ``repeated``: the same code failed before. ``cut_at``: the completion was cut
+    after so many tokens.
     """
     if cut_at is not None:
         said = _CUT.format(cut_at)
@@ -119,15 +132,24 @@ def observation_message(
     else:
         said = what_it_did(chosen.observation) if chosen.observation else _NOTHING
     said = f"{said}\n{_SAME_AGAIN}" if repeated else said
-    message = FORMS[action_format].observation.format(said)
-    return f"{message}\n\n{_LAST_WORD}" if last else message
+    return FORMS[action_format].observation.format(said)
+
+
+def last_word(message: str, question: str) -> str:
+    """That message, when the steps are used up: it asks for the answer."""
+    return f"{message}\n\n{_LAST_WORD}"
+
+
+def asked_last(messages: Sequence[Message]) -> list[Message]:
+    """The conversation whose last message asks for the answer, as the model is given it."""
+    return list(messages)
 
 
 def what_it_did(observation: Observation) -> str:
     """What running a cell did, for a model to read."""
     parts = [observation.stdout.rstrip("\n")]
     if observation.value is not None:
-        parts.append(f"Value: {_readable(observation.value)}")
+        parts.append(f"Value: {readable(observation.value)}")
     if observation.kind == "final_answer":
         parts.append(f"Final answer: {observation.final_answer}")
     parts.append(what_went_wrong(observation))
@@ -150,7 +172,7 @@ def what_went_wrong(observation: Observation) -> str:
             return ""
 
 
-def _readable(value: str) -> str:
+def readable(value: str) -> str:
     """A value as a model reads it best: a text as it is, without the quotes and escapes of its repr."""
     if not value.startswith(("'", '"')):
         return value

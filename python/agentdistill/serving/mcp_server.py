@@ -7,20 +7,17 @@ Not here: serving several clients over HTTP.
 """
 
 import threading
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import Field
 
-from agentdistill._core import AgentDistillError, Bm25Index, Limits, Observation, Sandbox, __version__
+from agentdistill._core import AgentDistillError, Limits, Observation, Sandbox, __version__
 from agentdistill.rollouts.prompt import IMPORTS, what_it_did
 from agentdistill.rollouts.session import Session
-from agentdistill.tools.tool import sandbox_tools, web_search
-
-if TYPE_CHECKING:
-    from agentdistill.tools.http_retriever import HttpRetriever
+from agentdistill.tools.tool import Search, Tool, sandbox_tools
 
 _RUN_PYTHON = """\
 Run Python in a sandbox; see what it prints, and the value of its last expression.
@@ -45,13 +42,13 @@ class CellResult(TypedDict):
     error: Annotated[str | None, Field(description="The traceback.")]
 
 
-def make_server(limits: Limits, retriever: "Bm25Index | HttpRetriever | None" = None) -> MCPServer[Any]:
-    """A server with the tool ``run_python``, and ``web_search`` where there is a retriever.
+def make_server(limits: Limits, web_search: Tool | None = None) -> MCPServer[Any]:
+    """A server with the tool ``run_python``, and ``web_search`` where there is one.
 
     Its ``run()`` serves standard input and output until the client leaves.
     """
     server = MCPServer[Any]("agentdistill", version=__version__, log_level="WARNING")
-    tools = [] if retriever is None else [web_search(retriever)]
+    tools = [] if web_search is None else [web_search]
     session, turn = Session(Sandbox(sandbox_tools(tools), limits)), threading.Lock()
 
     def run_python(
@@ -72,16 +69,18 @@ def make_server(limits: Limits, retriever: "Bm25Index | HttpRetriever | None" = 
         description=description + (_SEARCH_TOO if tools else ""),
         annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False),
     )
-    if retriever is not None:
+    if web_search is not None and isinstance(web_search.function, Search):
+        found = web_search.function
 
-        def search(query: str, k: Annotated[int, Field(ge=1, le=100, description="How many passages.")] = 3) -> str:
-            return retriever.search_text(query, k)
+        def search(
+            query: str, k: Annotated[int, Field(ge=1, le=100, description="How many passages.")] = found.k
+        ) -> str:
+            return found.text(query, k)
 
-        (tool,) = tools
         server.add_tool(
             search,
-            name=tool.name,
-            description=tool.description,
+            name=web_search.name,
+            description=web_search.description,
             annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
         )
     return server

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import httpx2
@@ -57,14 +57,15 @@ class HttpRetriever:
         (passages,) = self.search_batch([query], k)
         return passages
 
-    def search_text(self, query: str, k: int | None = None) -> str:
+    def search_text(self, query: str, k: int | None = None, *, compat: Literal["reference"] | None = None) -> str:
         """The same as text for a model to read: what a cell's ``web_search`` returns. As with an index, ``k`` is at
-        most 100. Raises TypeError and ValueError for what a cell may not ask."""
+        most 100; ``compat``: "reference" is the format of the paper's code. Raises TypeError and ValueError for what a
+        cell may not ask."""
         if not isinstance(query, str):
             raise TypeError("call it with one string, the query")
         if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
             raise ValueError("k must be a positive whole number")
-        return for_reading(self.search(query, 3 if k is None else min(k, MOST_FOR_READING)))
+        return for_reading(self.search(query, 3 if k is None else min(k, MOST_FOR_READING)), compat=compat)
 
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """The same for several queries, in one request. Raises ValueError for ``k`` < 1."""
@@ -83,6 +84,15 @@ class HttpRetriever:
                 problem = f"its response is not a list of passages ({type(error).__name__}: {error})"
             time.sleep(self._retries.pause(attempt, problem, wait=wait, unreachable=unreachable))
             attempt += 1
+
+    def is_lexical(self) -> bool:
+        """Whether the server says that it is ``serve-retrieval``, which finds by words; others are taken to find by
+        meaning, as Search-R1's and the paper's do."""
+        try:
+            answer = self._client.get(f"{self.url.rpartition('/')[0]}/health")
+            return answer.is_success and "documents" in answer.json()
+        except (httpx2.RequestError, ValueError, TypeError):
+            return False
 
     def close(self) -> None:
         self._client.close()

@@ -15,12 +15,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from agentdistill._core import Bm25Index
 from agentdistill.redaction import redacted, redacted_value
 
 if TYPE_CHECKING:
+    from agentdistill._core import SearchTool
     from agentdistill._core import _ActionFormat as ActionFormat
     from agentdistill.tools.http_retriever import HttpRetriever
 
@@ -31,8 +33,25 @@ MAX_HANGING_CALLS = 64
 """A tool with this many calls that have exceeded their time limit and not returned is not called again."""
 
 
-Functions = Mapping[str, Bm25Index | Callable[..., Any]]
+Functions = Mapping[str, "SearchTool | Callable[..., Any]"]
 """Tools by name, as ``Sandbox`` takes them."""
+
+
+class Search(NamedTuple):
+    """What ``web_search`` does: it finds passages, and shows them as text."""
+
+    retriever: "Bm25Index | HttpRetriever"
+    k: int = 3
+    """Passages returned unless a call says otherwise (paper: 3)."""
+
+    def text(self, query: str, k: int | None = None, *, compat: "Literal['reference'] | None" = None) -> str:
+        """The best passages for a query, as text for a model to read."""
+        return self.retriever.search_text(query, self.k if k is None else k, compat=compat)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it may wait for anything, as an index never does."""
+        return not isinstance(self.retriever, Bm25Index)
 
 
 class Tool(NamedTuple):
@@ -43,14 +62,20 @@ class Tool(NamedTuple):
     """In Python's syntax, without the name: ``(query: str) -> str``."""
     description: str
     """What it does and returns, for the model to read."""
-    function: Bm25Index | Callable[..., Any]
-    """What the sandbox calls: an index (natively, without the GIL), or a callable that takes JSON values."""
+    function: Search | Callable[..., Any]
+    """What the sandbox calls: a search (of an index natively, without the GIL), or a callable that takes JSON
+    values."""
 
 
-def web_search(retriever: "Bm25Index | HttpRetriever") -> Tool:
-    """The paper's only tool for facts: search an encyclopaedia and return the best passages (paper: 3)."""
-    function = retriever if isinstance(retriever, Bm25Index) else retriever.search_text
-    return Tool("web_search", "(query: str) -> str", _WEB_SEARCH, function)
+def web_search(retriever: "Bm25Index | HttpRetriever", k: int = 3, *, dense: bool = False) -> Tool:
+    """The paper's only tool for facts: search an encyclopaedia and return the ``k`` best passages (paper: 3).
+
+    ``dense``: the retriever is semantic, as the paper's is, and the model is told to write its queries for that. Raises
+    ValueError for ``k`` < 1.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}: a search returns at least 1 passage")
+    return WEB_SEARCH._replace(description=_DENSE if dense else _WEB_SEARCH, function=Search(retriever, k))
 
 
 def python_tool(function: Callable[..., Any]) -> Tool:
@@ -76,19 +101,30 @@ def describe_tools(tools: Sequence[Tool], action_format: "ActionFormat" = "code"
         \"\"\"Give the final answer to the question and end the work.\"\"\"
     """
     if action_format == "tool_call":
-        return "\n".join(map(_schema, [*tools, _INTERPRETER]))
-    definitions = [_definition(tool.name, tool.signature, tool.description) for tool in tools]
-    return "\n\n".join([*definitions, _definition("final_answer", "(answer)", _FINAL_ANSWER)])
+        return "\n".join(json.dumps(schema(tool), ensure_ascii=False) for tool in (*tools, _INTERPRETER))
+    definitions = [_definition(tool.name, tool.signature, tool.description) for tool in (*tools, FINAL_ANSWER)]
+    return "\n\n".join(definitions)
 
 
-def sandbox_tools(tools: Sequence[Tool], seconds: float = TOOL_SECONDS) -> Functions:
+def sandbox_tools(
+    tools: Sequence[Tool], seconds: float = TOOL_SECONDS, *, compat: "Literal['reference'] | None" = None
+) -> Functions:
     """The tools as arguments of ``Sandbox``. A call of a Python tool that takes longer than ``seconds`` is abandoned.
+    ``compat``: the format of the passages that a search returns.
 
     Raises ValueError for two tools with the same name, or one called ``final_answer``.
     """
-    named = {
-        tool.name: tool.function if isinstance(tool.function, Bm25Index) else _Timed(tool, seconds) for tool in tools
-    }
+
+    def callable_of(tool: Tool) -> "SearchTool | Callable[..., Any]":
+        match tool.function:
+            case Search(Bm25Index() as index, k):
+                return index.tool(k, compat=compat)
+            case Search() as search:
+                return _Timed(tool._replace(function=partial(search.text, compat=compat)), seconds)
+            case _:
+                return _Timed(tool, seconds)
+
+    named = {tool.name: callable_of(tool) for tool in tools}
     if len(named) < len(tools) or "final_answer" in named:
         raise ValueError(
             f"tools need different names, and none may be called final_answer: {[tool.name for tool in tools]}"
@@ -103,19 +139,23 @@ def give_up(functions: Functions) -> None:
             function.give_up()
 
 
-def search_of(functions: Functions) -> Callable[[str, int], str]:
+def search_of(
+    tools: Sequence[Tool], functions: Functions, *, compat: "Literal['reference'] | None" = None
+) -> Callable[[str, int], str]:
     """The function behind ``web_search``: it maps a query and k to the best k passages, as text for a model to read.
 
-    Raises ValueError if ``web_search`` is not among the tools.
+    ``functions`` are the tools as :func:`sandbox_tools` made them. Raises ValueError if none of them is a search.
     """
-    if (search := functions.get("web_search")) is not None:
-        return search.search_text if isinstance(search, Bm25Index) else search
+    for tool in tools:
+        if isinstance(tool.function, Search):
+            timed: Any = functions[tool.name]
+            return timed if tool.function.is_slow else partial(tool.function.text, compat=compat)
     raise ValueError("no tool searches for passages: give an index or a retriever")
 
 
 def has_slow(tools: Sequence[Tool]) -> bool:
     """Whether any tool may have to wait; an index never does."""
-    return not all(isinstance(tool.function, Bm25Index) for tool in tools)
+    return any(not isinstance(tool.function, Search) or tool.function.is_slow for tool in tools)
 
 
 class _Timed:
@@ -172,7 +212,15 @@ _WEB_SEARCH = """\
 Search an encyclopaedia and return the passages that match best, each with its title.
 Use a few key words and full names, not a whole question."""
 
-_FINAL_ANSWER = "Give the final answer to the question and end the work."
+_DENSE = """\
+Search an encyclopaedia by meaning and return the passages that come closest, each with its title.
+Write the query as a statement close to what you hope to read, with full names, not as a question."""
+
+WEB_SEARCH = Tool("web_search", "(query: str) -> str", _WEB_SEARCH, str)
+"""As it is described where nothing is searched: in a log of somebody else's."""
+
+FINAL_ANSWER = Tool("final_answer", "(answer)", "Give the final answer to the question and end the work.", str)
+"""The sandbox's own."""
 
 _INTERPRETER = Tool("python", "(code: str)", "Run Python and see what it prints. Variables stay.", str)
 """A call contains the code to run in the sandbox (rust/action/call.rs)."""
@@ -187,7 +235,7 @@ _JSON_TYPES = {
 }
 
 
-def _schema(tool: Tool) -> str:
+def schema(tool: Tool) -> dict[str, Any]:
     """A tool as a function in OpenAI's protocol. Types that JSON does not have are left out."""
     function: Any = ast.parse(f"def f{tool.signature}: ...").body[0]
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
@@ -199,7 +247,7 @@ def _schema(tool: Tool) -> str:
     required = [argument.arg for argument in arguments[: len(arguments) - with_default]]
     parameters = {"type": "object", "properties": properties, "required": required}
     known = {"name": tool.name, "description": tool.description, "parameters": parameters}
-    return json.dumps({"type": "function", "function": known}, ensure_ascii=False)
+    return {"type": "function", "function": known}
 
 
 def _definition(name: str, signature: str, description: str) -> str:

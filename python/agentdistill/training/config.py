@@ -6,6 +6,7 @@ Not here: what they come to on this machine (settings.py).
 from dataclasses import dataclass
 from typing import Literal
 
+from agentdistill.rollouts.wording import Compat
 from agentdistill.training.examples import SpanKind
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -81,6 +82,8 @@ class TrainConfig:
     each becomes as likely to the student as it is to the teacher."""
     prompt: str | None = None
     """System prompt to train under, as in ``AgentConfig``; "" for none. Only where trajectories are rendered here."""
+    compat: Compat | None = None
+    """Form of the conversation to train under, as in ``AgentConfig``; the student is then to be asked in the same."""
     thoughts: bool = False
     """Learn what a reasoning model thought before each turn, too; by default a student learns to act at once. Only
     where trajectories are rendered here."""

@@ -24,7 +24,6 @@ from agentdistill.models.loading import opened
 from agentdistill.models.model import Model
 from agentdistill.rollouts.engine import date_of, record, run_of
 from agentdistill.rollouts.player import FAILED, Begun, Player, RolloutConfig
-from agentdistill.rollouts.prompt import default_prompt
 from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import Tool
 from agentdistill.trajectories import is_right
@@ -45,7 +44,7 @@ class CorrectConfig(RolloutConfig):
     @property
     def default_prompt(self) -> str:
         """That of a teacher."""
-        return default_prompt("teacher", action_format=self.action_format)
+        return self.wording.default_prompt("teacher", "agent", self.action_format)
 
 
 def correct(

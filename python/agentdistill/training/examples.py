@@ -26,7 +26,8 @@ from agentdistill.models.loading import split_options, template_options
 from agentdistill.models.model import Message, ModelError
 from agentdistill.models.rendering import Renderer
 from agentdistill.models.thoughts import closing, thinking, without_thinking
-from agentdistill.rollouts.prompt import assistant_turn, default_prompt, load_prompt, opening
+from agentdistill.rollouts.wording import WORDINGS, Compat, ConversationForm
+from agentdistill.training.forms import form_of, is_last_word, message_after
 from agentdistill.trajectories import steps_given
 
 SpanKind = Literal["thought", "action", "answer"]
@@ -128,6 +129,7 @@ def to_examples(
     *,
     prompt: str | None = None,
     max_length: int = 10_240,
+    compat: Compat | None = None,
     thoughts: bool = False,
 ) -> Examples:
     """Make of trajectories what a student learns from, under its own short prompt and chat template, as it will see
@@ -136,9 +138,9 @@ def to_examples(
     Each turn is what the template makes of it: first the prompt of that step, exactly as a server would build it,
     then the assistant's text and end of turn, apart, as they are when generated. A turn whose prompt does not begin
     with the ids of the turns before it (the template drops their thinking, or they were drawn otherwise than they are
-    encoded) begins an example of its own. ``prompt`` is as in ``AgentConfig``; ``max_length`` is in tokens (paper:
-    10,240). ``thoughts``: what a reasoning model thought before a turn is learnt with it; else the student learns to
-    act at once.
+    encoded) begins an example of its own. ``prompt`` and ``compat`` are as in ``AgentConfig``; ``max_length`` is in
+    tokens (paper: 10,240). ``thoughts``: what a reasoning model thought before a turn is learnt with it; else the
+    student learns to act at once.
 
     Raises ValueError for a tokenizer without a chat template, or one whose template does not end a turn.
     """
@@ -146,9 +148,8 @@ def to_examples(
     cut, recorded, dropped = 0, 0, Counter[str]()
     renderer = Renderer(tokenizer)
     for trajectory in trajectories:
-        action_format = trajectory.sampling.get("action_format", "code")
-        own = default_prompt("student", trajectory.kind, action_format) if prompt is None else prompt
-        turns = [_encoded(turn, tokenizer) for turn in _turns(trajectory, renderer, load_prompt(own), thoughts)]
+        form = form_of(trajectory, prompt, compat)
+        turns = [_encoded(turn, tokenizer) for turn in _turns(trajectory, renderer, form, thoughts)]
         fitting = list(takewhile(lambda turn: len(turn.given) + len(turn.written) <= max_length, turns))
         if not any(turn.learnt for turn in fitting):
             dropped["too_long"] += 1
@@ -188,18 +189,20 @@ class _Turn(NamedTuple):
     """The ids that the turn's own model was given, and those that it drew; none if they are not known."""
 
 
-def _turns(trajectory: Trajectory, renderer: Renderer, prompt: str, thoughts: bool) -> Iterator[_Turn]:
-    settings = trajectory.sampling
+def _turns(trajectory: Trajectory, renderer: Renderer, form: ConversationForm, thoughts: bool) -> Iterator[_Turn]:
+    settings, wording = trajectory.sampling, WORDINGS[form.compat]
     renderer.date = date.fromisoformat(settings.get("date") or UNDATED)
     # Passages that were found for the question stand before it in the messages alone.
     asked = trajectory.messages[-1][1] if settings.get("passages") else trajectory.question
-    messages = opening(asked, prompt, tools=settings.get("tools", ""), max_steps=settings.get("max_steps", 0))
+    steps = settings.get("max_steps", 0)
+    messages = wording.opening(asked, form.prompt, kind=trajectory.kind, tools=form.tools, max_steps=steps)
     for number, step in enumerate(trajectory.steps):
         chosen = step.candidates[step.winner]
-        text = unmarked(assistant_turn(chosen))
+        text = unmarked(wording.assistant_turn(chosen))
+        asked_now = wording.asked_last(messages) if is_last_word(trajectory, number) else messages
+        messages = [*asked_now, Message("assistant", text)]
         try:
-            given = renderer.text(messages)
-            messages.append(Message("assistant", text))
+            given = renderer.text(asked_now)
             shown = renderer.text(messages, ask=False).rstrip()
         except ModelError as error:
             raise ValueError(str(error)) from error
@@ -211,7 +214,7 @@ def _turns(trajectory: Trajectory, renderer: Renderer, prompt: str, thoughts: bo
         acts_at = len(unmarked(before)) + _thought_end(text, settings.get("action_format", "code"))
         learnt = number >= steps_given(trajectory)
         yield _Turn(given, before + text + end, acts_at, "answer" if answered else "action", learnt, recorded)
-        messages.append(Message("user", step.message))
+        messages.append(Message("user", message_after(trajectory, number, form.compat)))
 
 
 def _thought_end(text: str, action_format: ActionFormat) -> int:

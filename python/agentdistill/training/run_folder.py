@@ -14,9 +14,9 @@ from agentdistill.files.replacing import replacing
 RECORD = "train.json"
 """What was trained on what, and how it went; its result is null until the run is done."""
 
-ONLY_SPEED = {"device_batch_size", "save_steps", "max_length", "gradient_checkpointing"}
+ONLY_SPEED = {"device_batch_size", "save_steps", "max_length", "gradient_checkpointing", "forms"}
 """Settings that change what a run costs, and not what it learns: a run may resume with others. (A ``max_length`` that
-cuts other examples shows in the fingerprint of the data.)"""
+cuts other examples shows in the fingerprint of the data, as do other forms.)"""
 
 
 def claim(output: Path, run: dict[str, Any]) -> bool:

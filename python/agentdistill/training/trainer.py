@@ -38,6 +38,7 @@ from agentdistill.models.model import ModelError
 from agentdistill.progress import StepProgress
 from agentdistill.training.config import TrainConfig
 from agentdistill.training.examples import Example, load_tokenizer, student_named, to_examples
+from agentdistill.training.forms import doubts, form_of
 from agentdistill.training.model_card import write_card
 from agentdistill.training.ollama import write_modelfile
 from agentdistill.training.run_folder import (
@@ -103,6 +104,8 @@ def train(
         check_four_bits()
     run = {"model": str(model), "examples": len(fitting), "data": _fingerprint(fitting), **asdict(config)}
     run |= {"learning_rate": config.rate, "sft_config": [*config.sft_config], "lora_config": [*config.lora_config]}
+    forms = {form_of(trajectory, config.prompt, config.compat) for trajectory in trajectories or ()}
+    run["forms"] = [form._asdict() for form in sorted(forms, key=str)]
     if overwrite:
         if is_first():
             clear(output)
@@ -262,8 +265,15 @@ def _progress(title: str) -> Any:
 
 
 def _render(trajectories: Sequence[Trajectory], tokenizer: Any, config: TrainConfig) -> Sequence[Example]:
+    for doubt in doubts(trajectories, config.prompt, config.compat):
+        _log.warning(doubt)
     rendered = to_examples(
-        trajectories, tokenizer, prompt=config.prompt, max_length=config.max_length, thoughts=config.thoughts
+        trajectories,
+        tokenizer,
+        prompt=config.prompt,
+        compat=config.compat,
+        max_length=config.max_length,
+        thoughts=config.thoughts,
     )
     if rendered.cut or rendered.dropped:
         _log.warning(

@@ -1,0 +1,84 @@
+"""In which form is a recorded conversation learnt, and is it the one in which its student will be asked?
+
+An episode is learnt in one of two forms (rollouts/wording.py), whichever it was recorded in: what its cells did is
+known, so that messages in the other form can be made of it. Logs of other programs do not say which tools there were.
+
+Not here: how a conversation becomes tokens (examples.py).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from agentdistill._core import Trajectory
+from agentdistill.rollouts import reference
+from agentdistill.rollouts.prompt import is_cut, load_prompt
+from agentdistill.rollouts.wording import WORDINGS, Compat, ConversationForm
+from agentdistill.tools.tool import WEB_SEARCH
+
+
+def form_of(trajectory: Trajectory, prompt: str | None = None, compat: Compat | None = None) -> ConversationForm:
+    """The form in which a student learns an episode. ``prompt`` is as in ``AgentConfig``."""
+    action_format = trajectory.sampling.get("action_format", "code")
+    own = WORDINGS[compat].default_prompt("student", trajectory.kind, action_format) if prompt is None else prompt
+    return ConversationForm(load_prompt(own), _tools(trajectory, compat), compat, action_format)
+
+
+def message_after(trajectory: Trajectory, number: int, compat: Compat | None) -> str:
+    """What the model is told after a step (from 0): as it was recorded, or made again of what its cell did."""
+    step, settings = trajectory.steps[number], trajectory.sampling
+    if compat is None and settings.get("compat") is None:
+        return step.message
+    chosen, wording = step.candidates[step.winner], WORDINGS[compat]
+    message = wording.observation_message(
+        chosen,
+        number=number + 1,
+        cut_at=settings.get("max_tokens") if is_cut(chosen) else None,
+        action_format=settings.get("action_format", "code"),
+    )
+    if compat is None:
+        message = reference.in_our_form(message)
+    return wording.last_word(message, trajectory.question) if is_last_word(trajectory, number + 1) else message
+
+
+def is_last_word(trajectory: Trajectory, number: int) -> bool:
+    """Whether a step (from 0) is the answer that was asked for when the steps were used up."""
+    asked = trajectory.sampling.get("last_word") and trajectory.kind == "agent"
+    return bool(asked and trajectory.outcome != "final_answer" and 0 < number == len(trajectory.steps) - 1)
+
+
+def doubts(trajectories: Sequence[Trajectory], prompt: str | None, compat: Compat | None) -> Iterator[str]:
+    """What a student would meet in training and not in evaluation, a sentence each."""
+    n = len(trajectories)
+    recorded = Counter(trajectory.sampling.get("compat") for trajectory in trajectories)
+    if compat is None and (theirs := recorded["reference"]):
+        yield (
+            f"{theirs} of {n} trajectories are in the form of the paper's code, and are learnt in this package's: "
+            'train and evaluate with compat "reference" to keep theirs'
+        )
+    if compat == "reference" and (ours := recorded[None]):
+        yield (
+            f"{ours} of {n} trajectories are not in the form of the paper's code: what they were told is put into it, "
+            "but for the passages of searches"
+        )
+    if unsaid := sum("tools" not in trajectory.sampling and trajectory.kind == "agent" for trajectory in trajectories):
+        yield (
+            f"{unsaid} of {n} trajectories, of other programs, do not say which tools there were: they are learnt with "
+            "web_search if they name it, and final_answer; evaluate with the same"
+        )
+    forms = Counter(form_of(trajectory, prompt, compat) for trajectory in trajectories)
+    if len(forms) > 1:
+        most, *others = (form for form, _ in forms.most_common())
+        differ = sorted({part for other in others for part in most.differences(other)})
+        yield f"the trajectories differ in their {' and '.join(differ)}: evaluate will have one of {len(forms)} forms"
+
+
+def _tools(trajectory: Trajectory, compat: Compat | None) -> str:
+    """What the prompt says of the tools; in another form, or for another program's log, of those that it names."""
+    settings = trajectory.sampling
+    said = settings.get("tools")
+    if said is not None and settings.get("compat") == compat:
+        return str(said)
+    written = (step.candidates[step.winner].text for step in trajectory.steps)
+    known = [said] if said is not None else [*(text for _, text in trajectory.messages), *written]
+    tools = [WEB_SEARCH] if any(WEB_SEARCH.name in text for text in known) else []
+    return str(WORDINGS[compat].describe_tools(tools, settings.get("action_format", "code")))
