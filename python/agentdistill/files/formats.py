@@ -57,11 +57,11 @@ def convert(
     """Convert trajectories from one or several formats to another.
 
     ``inputs`` are files, patterns, datasets saved by Hugging Face's library, and ids of datasets on the hub.
-    ``source`` is their format; by default it is detected from the first record of each file. ``output`` is a ``.jsonl``, ``.json`` (a list) or
-    ``.parquet`` file or, without a suffix, a folder that ``datasets.load_from_disk`` reads. Existing output is replaced
-    once the new one is complete. Records without a task are identified by their question; several of one task are
-    samples, of which ``select`` keeps one. Formats for training get the winner of each step, as in the conversation;
-    a trajectory without steps is left out.
+    ``source`` is their format; by default it is detected from the first record of each file. ``output`` is a
+    ``.jsonl``, ``.json`` (a list) or ``.parquet`` file or, without a suffix, a folder that ``datasets.load_from_disk``
+    reads. Existing output is replaced once the new one is complete. Records without a task are identified by their
+    question; several of one task are samples, of which ``select`` keeps one. Formats for training get the winner of
+    each step, as in the conversation; a trajectory without steps is left out.
 
     Raises TrajectoryError, with file and line, for a record that cannot be read; ValueError if the output is an input;
     OSError; AgentDistillError if tables need a library that is not installed.
