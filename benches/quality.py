@@ -3,9 +3,10 @@
     python benches/quality.py ../shared/data/retrieval
 
 Ways to index: the passages as they are; with their titles counted oftener; with each two neighbouring words joined as a
-further word. Ways to score: other parameters of BM25 than k1 1.2 and b 0.75. Ways to ask: the question as it is; with its neighbouring words joined; once more, with the weightiest
-words of the best passages added to the question (as RM3 does), which counts thrice. Cost is the processor time of all
-searches against that of the plain way, the lowest of some rounds.
+further word. Ways to score: other parameters of BM25 than k1 1.2 and b 0.75. Ways to ask: the question as it is; with
+its neighbouring words joined; once more, with the weightiest words of the best passages added to the question (as RM3
+does), which counts thrice. Cost is the processor time of all searches against that of the plain way, the lowest of some
+rounds.
 """
 
 import argparse
