@@ -105,7 +105,10 @@ impl PyBm25Index {
     fn tool(&self, k: i64, compat: Option<&str>) -> PyResult<PySearchTool> {
         let k = natural(k)?;
         if k > SearchTool::MOST {
-            return Err(PyValueError::new_err(format!("k is {k}: a tool returns at most {} passages", SearchTool::MOST)));
+            return Err(PyValueError::new_err(format!(
+                "k is {k}: a tool returns at most {} passages",
+                SearchTool::MOST
+            )));
         }
         Ok(PySearchTool(Arc::new(SearchTool { index: self.0.clone(), k, compat: self::compat(compat)? })))
     }
