@@ -101,7 +101,7 @@ def test_passages_stand_before_the_question_and_before_that_of_its_student(tmp_p
 def test_passages_need_a_chain_of_thought_and_something_to_search() -> None:
     with pytest.raises(ValueError, match="passages is 3: give 0 or more"):
         RolloutConfig(passages=3)
-    with pytest.raises(ValueError, match="give an index, or a retriever"):
+    with pytest.raises(ValueError, match="give an index or a retriever"):
         rollout(
             [WHO],
             ScriptedModel("m", lambda messages, prefix, index: ""),
