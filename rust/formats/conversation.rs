@@ -336,7 +336,6 @@ fn logged(told: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
         }
     }
 }
-}
 
 /// Goes on with `more` on a line of its own.
 pub fn join(text: &mut String, more: String) {
