@@ -786,6 +786,6 @@ def _dressed(gold: str, chance: random.Random) -> Spelled:
         wrong += [
             f"-{gold}", f"{gold}x", f"{gold}i", rf"\pm {gold}", f"({gold})^3" if gold != "1" else "0", f"10*({gold})",
         ]  # fmt: skip
-    if interval := re.fullmatch(r"(\(|\[)(.*)(\)|\])", gold):
+    if interval := re.fullmatch(r"(\(|\[)(?!-\\infty)(.*)(\)|\])", gold):
         wrong += [{"(": "[", "[": "("}[interval[1]] + interval[2] + interval[3]]
     return Spelled(gold, [answer for answer in right if answer != gold], wrong)

@@ -106,8 +106,8 @@ _IN_BASE = re.compile(r"(\w+)\$?,?\s*\(?(?:in\s+)?base[\s-](\d{1,2})\)?\.?$")
 _HALF = re.compile(r"(?<![\w.)}^/])(\d+/\d+)\s(?=[A-Za-z(]|\\(?:sqrt|pi)\b)")
 """A fraction before a factor: 1/2 x is not 1/(2x)."""
 _ANNOUNCED = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b|:|=)\s*:?|\u7b54\u6848[\u662f\u4e3a:]*|"
-    r"(?:it|this|that)\s+is\b)\s*(?=\S)",
+    r"^(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b|:|=)\s*:?|"
+    r"\u7b54\u6848[\u662f\u4e3a:]*|(?:it|this|that)\s+is\b)\s*(?=\S)",
     re.IGNORECASE,
 )
 _ARRAY = re.compile(r"\[+[-+.\deE\s]*\d[\s.]+[-+.\deE\s\[\]]*\]+")
@@ -146,24 +146,7 @@ _CONDITION = re.compile(
 
 def undress(text: str) -> Dressed:
     """The value of an answer, without its dress: box, dollar signs, unit, ``x =``, blanks."""
-    text = " ".join(_LAYOUT.sub(" ", _boxed(text.rpartition("####")[2])).split())
-    text = re.sub(r"\\[lr](?:brace|angle)(?![a-z])", lambda found: _BRACKETS[found[0]], text)
-    while inner := _WRAPPED.fullmatch(text) or TEXT.fullmatch(text) or _DISPLAYED.fullmatch(text):
-        text = inner[inner.lastindex or 0].strip()
-    text = re.sub(r"\bPoint[23]D\(", "(", text)
-    text = re.sub("\N{SQUARE ROOT}(\\w+)", r"sqrt(\1)", text).translate(_UNICODE)
-    text = _KEY.sub(r"\2", _MODULE.sub("", _PRINTED.sub(r"\1", text)))
-    if _GROUPS.fullmatch(text):
-        text = re.sub("[ _']", "", text)
-    text = re.sub(r"[\s,;?]+$|(?<!\\)\\$|^=\s*", "", _ANNOUNCED.sub("", text))
-    text = _magnitude(_IN_BASE.sub(r"\1_{\2}", text))
-    text = _domain(_REPEATED.sub(r"\1\\overline{\2\3}", text))
-    text = re.sub(r"\(\s*\\?mod\s+(\w+)\s*\)", r"\\pmod{\1}", text)
-    if _ARRAY.fullmatch(text):
-        text = re.sub(r"\]\s*\[", "],[", re.sub(r"(?<=[\d.])\s+(?=[-+.\d])", ",", text))
-    if "[" in text or "{" in text:
-        text = _STRING.sub(r"\2", text)
-    text = re.sub(r"^(?:\\approx|~)\s*", "", text)
+    text = _respelled(_unwrapped(text))
     text, unit = split_unit(re.sub(r"\s*\bper ?cent\b", "%", text))
     if is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text)):
         found = list(_SEGMENT.finditer(text)) or list(NUMBER.finditer(text))
@@ -171,12 +154,8 @@ def undress(text: str) -> Dressed:
             return undress(next(filter(None, found[0].groups()), found[0].group()))  # the one value in a sentence
     text = _SCRIPTS.sub(_script, text)
     text = _THOUSANDS.sub("", _DELIMITERS.sub("", text))
-    text = (
-        re.sub(r"\s+_", "_", TEXT.sub(r" \1 ", text))
-        .replace("dfrac", "frac")
-        .replace("tfrac", "frac")
-        .replace(r"\%", "%")
-    )
+    text = re.sub(r"\s+_", "_", TEXT.sub(r" \1 ", text))
+    text = re.sub(r"\\[dt]frac", r"\\frac", text).replace(r"\%", "%")
     text = _DEGREES.sub(r"\1{\\frac{\2\\pi}{180}}", text.replace(r"\varnothing", r"\emptyset"))
     text = re.sub(r"\^\s*\{?\\circ\}?", "", text)
     word = text.strip().rstrip(".").lower()
@@ -197,6 +176,32 @@ def undress(text: str) -> Dressed:
     equation = text if "=" in text else ""
     right = re.sub(r"\s*([-+*/^=(){}\[\]]|,(?!\s+\d{3}(?!\d)))\s*", r"\1", right)
     return Dressed(re.sub(r"^\(([A-Za-z])\)$", r"\1", right), unit, equation)
+
+
+def _unwrapped(text: str) -> str:
+    """What stands in the box, the emphasis, the quotes or the dollar signs around the whole."""
+    text = " ".join(_LAYOUT.sub(" ", _boxed(text.rpartition("####")[2])).split())
+    text = re.sub(r"\\[lr](?:brace|angle)(?![a-z])", lambda found: _BRACKETS[found[0]], text)
+    while inner := _WRAPPED.fullmatch(text) or TEXT.fullmatch(text) or _DISPLAYED.fullmatch(text):
+        text = inner[inner.lastindex or 0].strip()
+    return text
+
+
+def _respelled(text: str) -> str:
+    """The same in one spelling: what Unicode, Python and numpy write, and what words say of numbers and domains."""
+    text = re.sub("\N{SQUARE ROOT}(\\w+)", r"sqrt(\1)", re.sub(r"\bPoint[23]D\(", "(", text)).translate(_UNICODE)
+    text = _KEY.sub(r"\2", _MODULE.sub("", _PRINTED.sub(r"\1", text)))
+    if _GROUPS.fullmatch(text):
+        text = re.sub("[ _']", "", text)
+    text = re.sub(r"[\s,;?]+$|(?<!\\)\\$|^=\s*", "", _ANNOUNCED.sub("", text))
+    text = _magnitude(_IN_BASE.sub(r"\1_{\2}", text))
+    text = _domain(_REPEATED.sub(r"\1\\overline{\2\3}", text))
+    text = re.sub(r"\(\s*\\?mod\s+(\w+)\s*\)", r"\\pmod{\1}", text)
+    if _ARRAY.fullmatch(text):
+        text = re.sub(r"\]\s*\[", "],[", re.sub(r"(?<=[\d.])\s+(?=[-+.\d])", ",", text))
+    if "[" in text or "{" in text:
+        text = _STRING.sub(r"\2", text)
+    return re.sub(r"^(?:\\approx|~)\s*", "", text)
 
 
 def _domain(text: str) -> str:
