@@ -179,3 +179,24 @@ def test_a_cell_sees_that_search_is_down(server: Server) -> None:
     sandbox = Sandbox(sandbox_tools([web_search(retriever_of(server))]))
     observation, _ = sandbox.run(sandbox.initial, "web_search('x')")
     assert observation.kind == "tool_error" and "refuses the request" in (observation.error or "")
+
+
+K = {"k=1": 1, "k=100": 100, "k=101": 100, "k=10**30": 100, "k=None": 3, "": 3}
+
+
+@pytest.mark.parametrize("k", K)
+def test_a_cell_gets_as_many_passages_as_of_an_index(k: str, server: Server) -> None:
+    server.script = [GOOD]
+    sandbox = Sandbox(sandbox_tools([web_search(retriever_of(server))]))
+    observation, _ = sandbox.run(sandbox.initial, f"web_search('x', {k})")
+    assert (observation.kind, server.requests[0]["topk"]) == ("value", K[k])
+
+
+@pytest.mark.parametrize(
+    "wrong", ["'x', 0", "'x', -1", "'x', True", "'x', 1.5", "'x', '3'", "5", "['x']", "None", "self='x'"]
+)
+def test_what_a_cell_may_not_ask_does_not_reach_the_server(wrong: str, server: Server) -> None:
+    server.script = [GOOD]
+    sandbox = Sandbox(sandbox_tools([web_search(retriever_of(server))]))
+    observation, _ = sandbox.run(sandbox.initial, f"web_search({wrong})")
+    assert (observation.kind, server.requests) == ("tool_error", [])
