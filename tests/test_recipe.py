@@ -15,7 +15,7 @@ from agentdistill.demo.run import BASE
 from agentdistill.distillation import GenerateConfig
 from agentdistill.models.loading import count_parameters
 from agentdistill.models.scripted import ScriptedModel
-from agentdistill.recipe import Cost, correct_cost, load_recipe, rollout_cost, train_cost
+from agentdistill.recipe import Cost, correct_cost, grade_cost, load_recipe, rollout_cost, train_cost
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.training.config import TrainConfig
 from agentdistill.training.correction import CorrectConfig
@@ -268,6 +268,16 @@ def test_what_a_teacher_costs_that_corrects_or_judges(tmp_path: Path) -> None:
     size, judged = count_parameters(BASE / "S"), TrainConfig(teacher="Q/Qwen3-1B", epochs=3)
     assert train_cost(rolled, str(BASE / "S"), judged, 0) == Cost(1800, 6 * 1800 * size + 2 * 600 * (size + 1e9))
     assert train_cost(rolled, str(BASE / "S"), replace(judged, teacher="gpt"), 0) == Cost(1800, None)
+
+
+def test_a_judge_is_paid_for_facts_alone(tmp_path: Path) -> None:
+    played = tmp_path / "t.jsonl"
+    assert grade_cost(played, None) == grade_cost(played, "math-reference") == Cost(0, 0.0)
+    assert grade_cost(played, "judge:openai:http://h/v1:Q/Qwen3-1B") is None, "known when there are trajectories"
+    with TrajectoryWriter(played, "{}") as writer:
+        answers = {"1": "Paris", "2": "Rome", "3": "\\frac{1}{2}"}
+        writer.append([Trajectory(name, "What?", reference=answer, answer="x") for name, answer in answers.items()])
+    assert grade_cost(played, "judge:openai:http://h/v1:Q/Qwen3-1B") == Cost(2 * 350, 2 * 700 * 1e9)
 
 
 def test_costs_are_what_the_formula_says() -> None:
