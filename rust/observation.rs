@@ -68,7 +68,7 @@ pub struct Observation {
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct ToolCall {
     pub name: String,
-    /// JSON: `[[positional], {keyword}]`.
+    /// JSON: `[[positional], {keyword}]`. Of this, as of the result, the middle is left out where it is very long.
     pub arguments: String,
     /// JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,6 +79,57 @@ pub struct ToolCall {
     pub seconds: f64,
 }
 
+impl ToolCall {
+    /// Bytes that are recorded of each text of a call.
+    pub const MAX_TEXT: usize = 32 << 10;
+    /// Bytes that are recorded of the texts of all calls of a cell.
+    pub const MAX_CELL: usize = 512 << 10;
+
+    /// The call as it is recorded: its texts without their middle where they are too long. `room` is what is left of
+    /// [`ToolCall::MAX_CELL`].
+    pub(crate) fn recorded(mut self, room: &mut usize) -> Self {
+        let texts = [Some(&mut self.arguments), self.result.as_mut(), self.error.as_mut()];
+        for text in texts.into_iter().flatten() {
+            clip(text, Self::MAX_TEXT.min(*room));
+            *room = room.saturating_sub(text.len());
+        }
+        self
+    }
+}
+
+/// Drops the middle of what is longer than `max` bytes, as of a cell's output.
+fn clip(text: &mut String, max: usize) {
+    if text.len() > max {
+        let (start, end) = (text.floor_char_boundary(max / 2), text.ceil_char_boundary(text.len() - max / 2));
+        let gap = format!("\n[... {} characters left out ...]\n", text[start..end].chars().count());
+        text.replace_range(start..end, &gap);
+    }
+}
+
 fn is_zero(n: &usize) -> bool {
     *n == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_cell_hands_to_tools_is_recorded_up_to_a_limit() {
+        let mut room = ToolCall::MAX_CELL;
+        let call = |text: &str| ToolCall { arguments: text.into(), result: Some(text.into()), ..ToolCall::default() };
+        assert_eq!(call("é").recorded(&mut room), call("é"));
+        let long = "é".repeat(1 << 20);
+        let calls: Vec<ToolCall> = (0..64).map(|_| call(&long).recorded(&mut room)).collect();
+        let texts = calls.iter().flat_map(|call| [Some(&call.arguments), call.result.as_ref()]).flatten();
+        let bytes: usize = texts.map(String::len).sum();
+        assert!(bytes < ToolCall::MAX_CELL + 64 * 2 * 60, "{bytes}");
+        assert!(calls[0].arguments.starts_with("éé") && calls[0].arguments.ends_with("éé"));
+        assert!(
+            calls[0].arguments.contains("\n[... 1032192 characters left out ...]\n"),
+            "{}",
+            &calls[0].arguments[16380..]
+        );
+        assert_eq!(calls[63].arguments, "\n[... 1048576 characters left out ...]\n");
+    }
 }

@@ -465,10 +465,9 @@ impl Batch {
             devices: state.0.devices,
             tools: self.tools.clone(),
             deadline: deadline.clone(),
-            tool_calls: Vec::new(),
             tool_call_limit: self.limits.tool_calls,
             memory_limit: self.limits.memory(),
-            out_of_memory: false,
+            ..Host::idle()
         };
         let (host, outcome) = slot.run(host, code, self.limits.stdout_chars as u32);
         let (mut observation, next) = match outcome {

@@ -203,8 +203,8 @@ class Observation:
 @final
 class ToolCall:
     name: str
-    arguments: str  # JSON: [[positional], {keyword}]
-    result: str | None  # JSON
+    arguments: str  # JSON: [[positional], {keyword}]; the middle is left out beyond 32 KiB, or 512 KiB of all a cell's calls
+    result: str | None  # JSON, likewise
     error: str | None
     seconds: float
 

@@ -63,6 +63,10 @@ pub struct Host {
     pub deadline: Arc<CellDeadline>,
     pub tool_calls: Vec<ToolCall>,
     pub tool_call_limit: usize,
+    /// Bytes of arguments that the cell may still hand to tools.
+    pub argument_room: usize,
+    /// Bytes of tool calls that are still recorded.
+    pub record_room: usize,
     /// Bytes that the memory may grow to.
     pub memory_limit: usize,
     /// Whether the cell wanted more.
@@ -71,6 +75,8 @@ pub struct Host {
 
 /// Bytes of a tool call's arguments: they are parsed into some fifty times as much, and kept in the Observation.
 const MAX_ARGUMENTS: usize = 1 << 20;
+/// Bytes of the arguments of all calls of a cell.
+const MAX_CELL_ARGUMENTS: usize = 8 << 20;
 /// Bytes that a call may hand over at all. Between the two the cell is told so; beyond, it dies.
 pub const MAX_LIFTED: usize = 16 << 20;
 
@@ -83,6 +89,8 @@ impl Host {
             deadline: Arc::default(),
             tool_calls: Vec::new(),
             tool_call_limit: 0,
+            argument_room: MAX_CELL_ARGUMENTS,
+            record_room: ToolCall::MAX_CELL,
             memory_limit: usize::MAX,
             out_of_memory: false,
         }
@@ -99,6 +107,10 @@ impl Host {
         if arguments.len() > MAX_ARGUMENTS {
             return Err(format!("the arguments are {} bytes of JSON, more than {MAX_ARGUMENTS}", arguments.len()));
         }
+        let Some(room) = self.argument_room.checked_sub(arguments.len()) else {
+            return Err(format!("the arguments of all calls of a cell are at most {MAX_CELL_ARGUMENTS} bytes of JSON"));
+        };
+        self.argument_room = room;
         let started = Instant::now();
         self.deadline.pause();
         let outcome = checked_call(&*tool, &arguments);
@@ -108,7 +120,8 @@ impl Host {
             Err(error) => (None, Some(error)),
         };
         let seconds = started.elapsed().as_secs_f64();
-        self.tool_calls.push(ToolCall { name, arguments, result, error, seconds });
+        let call = ToolCall { name, arguments, result, error, seconds };
+        self.tool_calls.push(call.recorded(&mut self.record_room));
         outcome
     }
 }
