@@ -203,7 +203,7 @@ class Observation:
 @final
 class ToolCall:
     name: str
-    arguments: str  # JSON: [[positional], {keyword}]; the middle is left out beyond 32 KiB, or 512 KiB of all a cell's calls
+    arguments: str  # JSON: [[positional], {keyword}]; of very long texts the middle is left out
     result: str | None  # JSON, likewise
     error: str | None
     seconds: float
