@@ -34,6 +34,7 @@ pytestmark = pytest.mark.skipif(
     not CHAT, reason="no real models: `make models`, then AGENTDISTILL_MODELS=target/models says where they are"
 )
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # of tiny models
+SHORT = ("--prompt", "")  # a system prompt is most of what such a small task costs on a CPU
 SUMS = [Task(f"sum{i}", f"What is {i} + {i + 3}?", str(2 * i + 3), "sums", "math") for i in range(8)]
 
 
@@ -71,7 +72,9 @@ def student(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(model.name)
     generate(SUMS, ScriptedModel("teacher", teach), output=folder / "traj.jsonl", progress=False)
     assert "8 of 8 trajectories kept" in agentdistill("select", "traj.jsonl", "-o", "kept.jsonl", cwd=folder)
-    agentdistill("train", "kept.jsonl", "--model", model, "-o", "student", "--epochs", 1, "--rank", 8, cwd=folder)
+    agentdistill(
+        "train", "kept.jsonl", "--model", model, "-o", "student", "--epochs", 1, "--rank", 8, *SHORT, cwd=folder
+    )
     return folder / "student"
 
 
@@ -84,19 +87,21 @@ def test_a_student_is_made(student: Path) -> None:
 
 
 def test_what_it_learns_can_be_seen(model: Path, student: Path) -> None:
-    shown = agentdistill("inspect", student.parent / "kept.jsonl", "--model", model, "--limit", 1, cwd=student.parent)
+    shown = agentdistill(
+        "inspect", student.parent / "kept.jsonl", "--model", model, "--limit", 1, *SHORT, cwd=student.parent
+    )
     assert "final_answer(0 + 3)" in shown and "<|im_start|>assistant" in shown and "8 examples" in shown
 
 
 def test_a_student_is_evaluated_and_asked(student: Path, tasks: Path, tmp_path: Path) -> None:
     agentdistill(
         *("evaluate", "--tasks", tasks, "--limit", 2, "--model", student, "--max-tokens", 48, "--max-steps", 2),
-        *("-o", "results"),
+        *("-o", "results", *SHORT),
         cwd=tmp_path,
     )
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert results["sets"][0]["n"] == 2
-    asked = ("ask", "What is 1 + 4?", "--model", student, "--max-tokens", 32, "--max-steps", 1)
+    asked = ("ask", "What is 1 + 4?", "--model", student, "--max-tokens", 32, "--max-steps", 1, *SHORT)
     assert agentdistill(*asked, cwd=tmp_path).strip()
 
 
