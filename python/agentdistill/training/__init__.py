@@ -1,1 +1,1 @@
-"""What does a student learn from trajectories, and how is it trained?"""
+"""Training of a student on trajectories: examples, settings, trainer, and what lies beside the weights."""

@@ -1,6 +1,6 @@
-"""How is a student trained: which settings are there, what are their defaults, and which cannot be?
+"""The settings of a training run, their defaults, and checks that refuse impossible values.
 
-Not here: what they come to on this machine (settings.py).
+Not here: what the settings come to on this machine (settings.py).
 """
 
 from dataclasses import dataclass
@@ -19,87 +19,86 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a student is trained. The defaults are those of the paper and its code."""
+    """Settings of a training run. The defaults are those of the paper and its code."""
 
     method: Literal["lora", "qlora", "full"] = "lora"
-    """"lora" trains an adapter on all linear layers, "full" all weights (paper: LoRA, which did better). "qlora" is
-    LoRA with the model's own weights in 4 bits meanwhile: a quarter of the memory for them, and slower (extra
-    ``qlora``)."""
+    """"lora" trains an adapter on all linear layers (paper: better than "full"), "full" all weights.
+    "qlora" is LoRA with the base model in 4 bits: less memory, but slower (extra ``qlora``)."""
     rank: int = 64
-    """LoRA: rank of an adapter's matrices (paper: 64)."""
+    """LoRA rank (paper: 64)."""
     alpha: int = 128
-    """LoRA: the adapter counts by alpha / rank (paper: 128)."""
+    """LoRA scaling: the adapter's output is multiplied by alpha / rank (paper: 128)."""
     dropout: float = 0.05
-    """LoRA: share of an adapter's inputs left out in training (paper: 0.05)."""
+    """LoRA dropout probability (paper: 0.05)."""
     learning_rate: float | None = None
-    """Highest learning rate. By default 2e-4 for LoRA (paper: 2e-4) and 2e-5 for all weights."""
+    """Peak learning rate. By default 2e-4 for LoRA (paper: 2e-4) and 2e-5 for all weights."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """How the learning rate falls after the warm-up (paper's code: linear)."""
+    """Learning rate schedule after the warmup (paper's code: linear)."""
     warmup: float = 0.0
-    """Share of the steps in which the learning rate rises (paper's code: none)."""
+    """Fraction of the steps in which the learning rate rises (paper's code: none)."""
     beta2: float = 0.999
-    """Adam's beta2: how slowly it forgets the squares of past gradients (paper's code: 0.999). A run of some hundred
-    steps is shorter than that memory; 0.98 fits it."""
+    """Adam's beta2, the decay of its average of squared gradients (paper's code: 0.999).
+    For a run of a few hundred steps, 0.98 fits better."""
     epochs: float = 2.0
-    """Times each example is seen (paper: 2)."""
+    """Passes over the examples (paper: 2)."""
     batch_size: int = 8
-    """Examples per step of the optimizer (paper: 8)."""
+    """Examples per optimizer step, over all processes (paper: 8)."""
     device_batch_size: int | None = None
-    """Examples in one forward pass; gradients are summed up to ``batch_size``. By default 1 on a GPU and for packed
-    rows; else as much of the process's share of ``batch_size`` as makes 2,048 tokens, or fewer of a larger model, to
-    bound the memory. Examples of like length go through the model together."""
+    """Examples per forward pass; gradients are accumulated up to ``batch_size``.
+    Default: 1 on a GPU or with packing; on a CPU as many as fit into 2,048 tokens (fewer for a large model)."""
     held_out: float = 0.0
-    """Share of the examples that is not trained on. Their loss is measured at every checkpoint, and the student is that
-    of the lowest."""
+    """Fraction of the examples that is held out.
+    Their loss is measured at every checkpoint, and the checkpoint with the lowest becomes the student."""
     patience: int = 3
-    """Training ends when the held-out loss has not fallen for so many checkpoints."""
+    """Stop when the held-out loss has not fallen for this many checkpoints."""
     max_length: int = 10_240
-    """Longest example, in tokens (paper: 10,240)."""
+    """Maximum length of an example, in tokens (paper: 10,240)."""
     precision: Literal["bfloat16", "float32"] | None = None
-    """Of the arithmetic; weights that are trained are always float32. By default bfloat16 where the hardware has it (a
-    GPU, a CPU with AVX512-BF16 or AMX)."""
+    """Precision of the arithmetic. Trained weights are always float32.
+    Default: bfloat16 on a GPU and on a CPU with AVX512-BF16 or AMX, else float32."""
     gradient_checkpointing: bool | None = None
-    """Compute activations again in the backward pass instead of keeping them: slower, with less memory. By default on a
-    GPU, and on a CPU where one example is twice too long for a pass."""
+    """Recompute activations in the backward pass instead of storing them: less memory, but slower.
+    Default: on for a GPU, and for a CPU if an example is more than twice as long as a forward pass should be."""
     group_by_length: bool = False
-    """Put examples of like length into one batch: less padding, but batches of one kind of task where lengths tell them
-    apart, which made the demo's students far worse."""
+    """Batch examples of similar length: less padding.
+    A batch may then hold one kind of task only, which made the demo's students far worse."""
     packing: bool = False
-    """Put several examples into one row of up to ``max_length`` tokens, where none sees another: less padding. The
-    batch sizes then count rows."""
+    """Pack several examples into one row of up to ``max_length`` tokens, isolated from each other: less padding.
+    The batch sizes then count rows."""
     thought_weight: float = 1.0
-    """Factor of the loss of a turn's thought (paper: 1, as for all that follows)."""
+    """Loss weight of a turn's thought (paper: 1 for all three weights)."""
     action_weight: float = 1.0
-    """Factor of the loss of a turn's code, and of the end of the turn."""
+    """Loss weight of a turn's code and of the end of the turn."""
     answer_weight: float = 1.0
-    """The same where the code, or the text, gives the final answer."""
+    """Loss weight of the code, or the text, that gives the final answer, and of the end of that turn."""
     shard: bool = False
-    """Spread weights, gradients and the optimizer's memory over the processes (FSDP2), where each would hold the whole
-    model."""
+    """Shard weights, gradients and optimizer state across the processes (FSDP2), instead of copying the model to
+    each."""
     teacher: str | None = None
-    """Experimental: on-policy distillation from this model, a folder or a hub id with the student's tokenizer. The
-    examples are then rollouts of the student itself, right and wrong, and of what it wrote no token is learnt as it is:
-    each becomes as likely to the student as it is to the teacher."""
+    """Experimental: on-policy distillation from this model, a folder or hub id with the student's tokenizer.
+    The examples are then the student's own rollouts, correct or not.
+    Each of their tokens is trained towards the teacher's log probability."""
     prompt: str | None = None
-    """System prompt to train under, as in ``AgentConfig``; "" for none. Only where trajectories are rendered here."""
+    """System prompt to train with, as in ``AgentConfig``; "" for none.
+    Applies only to trajectories that are rendered here."""
     compat: Compat | None = None
-    """Form of the conversation to train under, as in ``AgentConfig``; the student is then to be asked in the same."""
+    """Conversation form to train with, as in ``AgentConfig``. Use the student with the same form."""
     thoughts: bool = False
-    """Learn what a reasoning model thought before each turn, too; by default a student learns to act at once. Only
-    where trajectories are rendered here."""
+    """Also learn a reasoning model's thinking before each turn. By default a student learns to act without it.
+    Applies only to trajectories that are rendered here."""
     save_steps: int | None = None
-    """Steps between checkpoints; by default one at the end of each epoch."""
+    """Steps between checkpoints. By default one checkpoint at the end of each epoch."""
     seed: int = 0
-    """Of the order of examples, dropout and the adapter's first weights."""
+    """Seed of the order of examples, the dropout and the adapter's initial weights."""
     report_to: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
-    """Where losses are shown as the training goes, besides ``train.json``; its library has to be installed."""
+    """Service to log the losses to, besides ``train.json``. Its library must be installed."""
     sft_config: tuple[str, ...] = ()
-    """Anything else that TRL's SFTConfig has, as NAME=VALUE: neftune_noise_alpha=5, max_grad_norm=0.5."""
+    """Other settings of TRL's SFTConfig, as NAME=VALUE: neftune_noise_alpha=5, max_grad_norm=0.5."""
     lora_config: tuple[str, ...] = ()
-    """Anything else that PEFT's LoraConfig has, as NAME=VALUE: use_rslora=true, target_modules=["q_proj","v_proj"]."""
+    """Other settings of PEFT's LoraConfig, as NAME=VALUE: use_rslora=true, target_modules=["q_proj","v_proj"]."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what cannot be."""
+        """Raise ValueError for values that are out of range or do not go together."""
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give one of {', '.join(map(str, allowed))}")
@@ -127,20 +126,20 @@ class TrainConfig:
 
     @property
     def rate(self) -> float:
-        """The highest learning rate, given or by default."""
+        """Peak learning rate, given or default."""
         return self.learning_rate or (2e-4 if self.adapts else 2e-5)
 
     @property
     def adapts(self) -> bool:
-        """Whether an adapter is trained, and the model's own weights are not."""
+        """Whether an adapter is trained instead of the model's own weights."""
         return self.method != "full"
 
     @property
     def weights(self) -> dict[SpanKind, float]:
-        """Factor of the loss of each kind of span."""
+        """Loss weight of each kind of span."""
         return {"thought": self.thought_weight, "action": self.action_weight, "answer": self.answer_weight}
 
     @property
     def weighted(self) -> bool:
-        """Whether tokens count differently."""
+        """Whether the loss of some tokens counts more than that of others."""
         return self.teacher is not None or any(weight != 1 for weight in self.weights.values())

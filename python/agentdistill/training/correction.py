@@ -1,14 +1,14 @@
-"""First-error correction: the student rolls out, and where it goes wrong the teacher goes on (SCoRe, arXiv:2509.14257).
+"""First-error correction: the teacher continues a student's episode from its first error (SCoRe, arXiv:2509.14257).
 
-What a teacher shows from the start leads through States that a student seldom reaches. Here the episode is the
-student's own up to its first critical error, and only what the teacher does from there is learnt (examples.py).
+A teacher's own rollout passes through States that a student seldom reaches. Here, the episode is the student's own up
+to its first critical error, and only the teacher's steps from there on are learnt (examples.py).
 
-Where that error is, nobody is asked: it is tried. The teacher goes on from before the student's last step, else from
-before the one before it, and so on back to the question, until its answer is right. From there the answer could still
-be reached, and after the student's next step it could not: that step is the one corrected. So the judge is the grader,
-the teacher never sees the right answer, and the student's part is the longest that was tried with success. A model
-asked for the first wrong step would have to be shown the answer, and its word would not be checked. Bisection takes
-fewer tries, and supposes that nothing can be made good again after an error; most episodes have five steps at most.
+The error is found by trying. The teacher continues from before the student's last step. If its answer is wrong, it
+continues from one step earlier, and so on back to the question, until its answer is correct. The answer was then still
+within reach before that step of the student's, but no longer after it, so that step is corrected. The grader decides,
+and the teacher never sees the reference answer. The alternative is to ask a model for the first wrong step: it would
+need to see the answer, and its reply would not be checked. Bisection would need fewer tries, but assumes that an error
+cannot be repaired later; most episodes have at most five steps.
 
 Not here: SCoRe's reinforcement learning from the same States.
 """
@@ -31,8 +31,8 @@ from agentdistill.trajectories import is_right
 
 @dataclass(frozen=True)
 class CorrectConfig(RolloutConfig):
-    """How the teacher goes on: greedy, one candidate, under its long prompt. ``max_steps`` counts the student's steps
-    too; ``seed`` must be that of the student's rollout."""
+    """Settings of the teacher that continues an episode: greedy, one candidate, the teacher's prompt. ``max_steps``
+    includes the student's steps. ``seed`` must be that of the student's rollout."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,7 +43,7 @@ class CorrectConfig(RolloutConfig):
 
     @property
     def default_prompt(self) -> str:
-        """That of a teacher."""
+        """The teacher's system prompt."""
         return self.wording.default_prompt("teacher", "agent", self.action_format)
 
 
@@ -57,14 +57,15 @@ def correct(
     progress: bool = True,
     metrics: str | Path | None = None,
 ) -> list[Trajectory]:
-    """Let the teacher ``model`` correct what a student got wrong; return one trajectory for each of these, graded.
+    """Let the teacher ``model`` correct a student's wrong trajectories; return one graded trajectory for each of them.
 
-    ``trajectories`` are a student's, recorded with ``keep_states`` and with the same ``tools``; those that were right,
-    not graded, or no agent's are passed over. Each that is returned begins with the student's steps before its first
-    error, as many as ``sampling["given_steps"]`` says, and goes on with the teacher's. Where the teacher does not find
-    the answer from anywhere, it is its try from the start, and wrong. Usage and seconds are those of the last try.
+    ``trajectories`` are a student's, recorded with ``keep_states`` and the same ``tools``. Those that are correct, not
+    graded, failed, or not of an agent are skipped. A returned trajectory begins with the student's steps before its
+    first error (``sampling["given_steps"]`` is their number) and continues with the teacher's. If the teacher finds the
+    answer from no step, the returned trajectory is its attempt from the start, which is wrong. Usage and seconds are
+    those of the last attempt.
 
-    Resumes and raises as ``rollout``, and has its ``metrics``. Also raises ValueError for trajectories without States.
+    Resumes, raises and writes ``metrics`` as ``rollout`` does. Also raises ValueError for trajectories without States.
     """
     config = config or CorrectConfig()
     config = replace(config, date=date_of(config, output))
@@ -82,7 +83,7 @@ def correct(
 
 
 def to_correct(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Those of an agent that ended by themselves, and were wrong."""
+    """The graded, wrong trajectories of an agent, without the failed episodes."""
     return [
         trajectory
         for trajectory in trajectories
@@ -92,7 +93,7 @@ def to_correct(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
 
 
 class _Corrector:
-    """Plays a task from the student's steps, as many of them as lead to the right answer."""
+    """Continues a student's episode from its last step that still leads to the correct answer."""
 
     def __init__(self, player: Player, wrong: Sequence[Trajectory], max_steps: int) -> None:
         self.model_name = player.model_name

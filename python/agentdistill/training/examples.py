@@ -1,12 +1,11 @@
-"""Training examples: a trajectory as the token ids that a student would meet in a rollout of its own, and what of them
-it learns.
+"""Convert trajectories into training examples: token ids as the student would see them in a rollout, with a loss mask.
 
-It learns what an agent writes itself, its turns to their ends, never prompts and observations, nor the steps that an
-episode was begun with (correction.py). Which part of a turn is
-thought and which is the action is known to the token. Where a turn's ids come from is decided in one place, ``_ids``:
-they are those that were drawn, if this student could have drawn them so, and else its text encoded once.
+The student learns what the agent writes: its turns, up to and including the end of the turn. It learns neither prompts
+and observations nor the steps that an episode was given (correction.py). The border between a turn's thought and its
+action is exact to the token. ``_ids`` alone decides where a turn's ids come from: they are the sampled ids if this
+student could have sampled them, else the encoded text.
 
-Not here: which trajectories are kept (distillation.py), and the loss (training.py).
+Not here: which trajectories are kept (distillation.py), and the loss (step.py).
 """
 
 import json
@@ -33,15 +32,15 @@ from agentdistill.trajectories import steps_given
 SpanKind = Literal["thought", "action", "answer"]
 
 UNDATED = "2026-01-01"
-"""The date for a template that asks for one, where a trajectory does not say when it was made (another program's)."""
+"""The date for a template that asks for one, if a trajectory does not record its own (as in other programs' logs)."""
 
 
 class Span(NamedTuple):
-    """A part of what the student learns: tokens ``start`` to ``end`` of its example, ``end`` not among them."""
+    """A part of what the student learns: the tokens from ``start`` up to, but not including, ``end``."""
 
     kind: SpanKind
-    """"thought": a turn up to its code. "action": its code, with label and fence, and the end of the turn. "answer":
-    the same where it gave the final answer. A token on the border is of the thought."""
+    """"thought": a turn up to its code. "action": the code with its label and fence, and the end of the turn. "answer":
+    the same where it gives the final answer. A token across the border belongs to the thought."""
     start: int
     end: int
 
@@ -51,28 +50,29 @@ class Example(TypedDict):
 
     input_ids: list[int]
     completion_mask: list[int]
-    """1 where the loss counts: the assistant's words and its end of turn; 0 for prompt and observations."""
+    """1 where the loss counts (the assistant's text and its end of turn), 0 for prompts and observations."""
     spans: NotRequired[list[Span]]
-    """What is what where the mask is 1, in order; only weights by span, and a teacher's judgement, need it."""
+    """The kinds of the tokens with mask 1, in order. Needed only for weights by span and for a teacher's log
+    probabilities."""
     question: NotRequired[str]
-    """Of the trajectory that it is made of: examples of one question are held out together."""
+    """The question of the example's trajectory. Examples with the same question are held out together."""
     target: NotRequired[list[float]]
-    """The log probability that a teacher gives each token, where it is to be approached (likelihood.judged)."""
+    """The teacher's log probability of each token, as the target of training (likelihood.judged)."""
     factors: NotRequired[list[float]]
-    """How much that counts."""
+    """Weight of each token's distance to its target."""
 
 
 class Examples(NamedTuple):
-    """Training examples, and what became of the trajectories that are not, or not wholly, among them."""
+    """Training examples, and the number of trajectories that were cut or dropped."""
 
     examples: list[Example]
     cut: int
     """Trajectories that were too long, and end after the last step that fits."""
     dropped: dict[str, int]
-    """Reason -> trajectories: "too_long" (not even the first step to learn fits), "not_faithful" (the tokenizer cannot
-    say the text)."""
+    """Reason -> trajectories: "too_long" (the first step to learn does not fit), "not_faithful" (the tokenizer cannot
+    represent the text)."""
     recorded: int
-    """Turns that have the ids that were drawn for them."""
+    """Turns that use the sampled ids."""
 
     def __str__(self) -> str:
         tokens = sum(len(example["input_ids"]) for example in self.examples)
@@ -86,7 +86,7 @@ class Examples(NamedTuple):
 
 
 class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer."""
+    """The methods of a transformers tokenizer that are used here."""
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any: ...
     def __call__(self, text: str, **options: Any) -> Any: ...
@@ -94,7 +94,8 @@ class Tokenizer(Protocol):
 
 
 def student_named(model: str) -> tuple[str, dict[str, Any]]:
-    """A student's folder or hub id, and what its name says for its chat template: ``PATH,enable_thinking=false``.
+    """Split a student's name, such as ``PATH,enable_thinking=false``, into its folder or hub id and the arguments of
+    its chat template.
 
     Raises ValueError for other options.
     """
@@ -106,10 +107,10 @@ def student_named(model: str) -> tuple[str, dict[str, Any]]:
 
 
 def load_tokenizer(model: str, template: Mapping[str, Any] | None = None) -> Any:
-    """The tokenizer of a model, by its folder or hub id. Raises ModelError for one that is not there.
+    """Load a model's tokenizer, by folder or hub id. Raises ModelError if it is not there.
 
-    ``template``: what its chat template is to be given. It is written into the template itself, so that a student that
-    is saved with this tokenizer is asked as it was trained, wherever it runs.
+    ``template``: arguments of the chat template. They are written into the template itself, so that a student saved
+    with this tokenizer is prompted wherever it runs as it was in training.
     """
     from transformers import AutoTokenizer
 
@@ -132,15 +133,15 @@ def to_examples(
     compat: Compat | None = None,
     thoughts: bool = False,
 ) -> Examples:
-    """Make of trajectories what a student learns from, under its own short prompt and chat template, as it will see
-    them in a rollout.
+    """Convert trajectories into the examples that a student learns from, with its own short prompt and chat template,
+    as it will see them in a rollout.
 
-    Each turn is what the template makes of it: first the prompt of that step, exactly as a server would build it,
-    then the assistant's text and end of turn, apart, as they are when generated. A turn whose prompt does not begin
-    with the ids of the turns before it (the template drops their thinking, or they were drawn otherwise than they are
-    encoded) begins an example of its own. ``prompt`` and ``compat`` are as in ``AgentConfig``; ``max_length`` is in
-    tokens (paper: 10,240). ``thoughts``: what a reasoning model thought before a turn is learnt with it; else the
-    student learns to act at once.
+    Each turn is rendered by the template: the prompt of the step, exactly as a server would build it, then, separately,
+    the assistant's text and end of turn, as they are when generated. A turn starts a new example if its prompt does not
+    begin with the ids of the turns before it, because the template drops their thinking, or because their sampled ids
+    differ from the encoded text. ``prompt`` and ``compat`` are as in ``AgentConfig``; ``max_length`` is in tokens
+    (paper: 10,240). With ``thoughts``, a reasoning model's thinking before a turn is learnt too; else the student
+    learns to act without it.
 
     Raises ValueError for a tokenizer without a chat template, or one whose template does not end a turn.
     """
@@ -163,7 +164,7 @@ def to_examples(
 
 
 def pieces(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[str, SpanKind | None]]:
-    """An example as text, piece by piece: what is learnt with the kind of its span, the rest with None."""
+    """Split an example into pieces of text: what is learnt with the kind of its span, the rest with None."""
     ids, at = example["input_ids"], 0
     for kind, start, end in example["spans"]:
         yield _decode(ids[at:start], tokenizer), None
@@ -177,22 +178,22 @@ def pieces(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[str, SpanKi
 
 class _Turn(NamedTuple):
     prompt: str
-    """The conversation up to this turn, as the model is given it; control tokens are marked (control_tokens.py)."""
+    """The conversation before this turn, as the model receives it; control tokens are marked (control_tokens.py)."""
     completion: str
-    """What the model should write: its text and the end of its turn, marked too."""
+    """What the model should write: its text and the end of its turn, also marked."""
     acts_at: int
-    """Characters of the completion before its action, without marks."""
+    """Characters of the completion before its action, not counting marks."""
     act: SpanKind
     learnt: bool
-    """Whether it is one to learn from, or only given."""
+    """Whether the turn has a loss, or is only given."""
     recorded: list[int]
-    """The ids that the turn's own model was given, and those that it drew; none if they are not known."""
+    """The ids of the prompt and the completion in the recorded rollout; empty if unknown."""
 
 
 def _turns(trajectory: Trajectory, renderer: Renderer, form: ConversationForm, thoughts: bool) -> Iterator[_Turn]:
     settings, wording = trajectory.sampling, WORDINGS[form.compat]
     renderer.date = date.fromisoformat(settings.get("date") or UNDATED)
-    # Passages that were found for the question stand before it in the messages alone.
+    # If passages were retrieved for the question, only the messages contain them.
     asked = trajectory.messages[-1][1] if settings.get("passages") else trajectory.question
     steps = settings.get("max_steps", 0)
     messages = wording.opening(asked, form.prompt, kind=trajectory.kind, tools=form.tools, max_steps=steps)
@@ -218,8 +219,8 @@ def _turns(trajectory: Trajectory, renderer: Renderer, form: ConversationForm, t
 
 
 def _thought_end(text: str, action_format: ActionFormat) -> int:
-    """Where in an assistant's text the thought is over: before the label and fence of the code, or the tag of an
-    answer."""
+    """Offset of the end of the thought in an assistant's text: before the label and fence of the code, or before the
+    tag of an answer."""
     parsed = parse_action(text, action_format)
     if isinstance(parsed, ParseFailure):
         return len(text)
@@ -228,11 +229,12 @@ def _thought_end(text: str, action_format: ActionFormat) -> int:
 
 
 def _around(text: str, given: str, shown: str) -> tuple[str, str]:
-    """What a model has to write before the text of its turn, and after it, to have the turn as the template shows it.
+    """The text that a model has to write before and after the text of its turn, so that the turn is as the template
+    shows it.
 
-    ``given``: the conversation as it asks for the turn, ``shown``: as it has the turn in the end. Both may have
-    thinking before the text that the other does not have, since templates drop it. Raises ValueError for a template
-    that writes a turn otherwise than it asks for one, or does not end it.
+    ``given``: the conversation, ending in the prompt for the turn. ``shown``: the conversation, ending in the turn.
+    Either may contain thinking that the other lacks, since templates drop it. Raises ValueError for a template that
+    shows a turn in another way than it prompts for one, or does not end it.
     """
     asked = without_thinking(given)
     if not shown.startswith(asked) or text not in shown[len(asked) :]:
@@ -255,9 +257,9 @@ class _EncodedTurn(NamedTuple):
     given: list[int]
     written: list[int]
     drawn: bool
-    """Whether ``written`` are ids that were drawn."""
+    """Whether ``written`` begins with sampled ids."""
     faithful: bool
-    """Whether the ids say the turn's text, its prompt and its completion each."""
+    """Whether the ids decode to the turn's prompt and completion."""
     thought: int
     """Tokens of ``written`` before the action."""
     act: SpanKind
@@ -273,13 +275,14 @@ def _encoded(turn: _Turn, tokenizer: Tokenizer) -> _EncodedTurn:
 
 
 def _ids(turn: _Turn, tokenizer: Tokenizer) -> tuple[list[int], list[int], bool]:
-    """The ids of a turn's prompt, those of its completion, and whether these are the ones that were drawn.
+    """The ids of a turn's prompt, the ids of its completion, and whether the latter are the sampled ones.
 
-    They are when the model that drew them was given what this student would be given, id for id, and they say how the
-    completion begins: the model has this student's tokenizer, template and prompt (it is the student itself, say), and
-    what it wrote is kept as it was. Ids that are drawn need not be those of their text: "fin" "al" for "final". What
-    they do not say (the end of a turn that a stop string cut off) is encoded and put behind. The beginning of a turn
-    that was not drawn but given (a first-thought prefix) is learnt with it.
+    The sampled ids are used under two conditions: the model that sampled them had exactly the prompt ids that this
+    student would have, and they decode to the beginning of the completion. That holds if the model shares the student's
+    tokenizer, template and prompt (for example, if it is the student), and its text was stored unchanged. Sampled ids
+    may differ from those of the encoded text: "fin" "al" for "final". The rest of the completion, such as the end of a
+    turn that a stop string cut off, is encoded and appended. A prefix that the turn was given (a first-thought prefix)
+    is learnt with it.
     """
     given = _encode(turn.prompt, tokenizer)
     if turn.recorded[: len(given)] == given:
@@ -291,7 +294,7 @@ def _ids(turn: _Turn, tokenizer: Tokenizer) -> tuple[list[int], list[int], bool]
 
 
 def _join(turns: Sequence[_EncodedTurn]) -> list[Example]:
-    """The turns as one example, or several where a prompt does not go on from what was."""
+    """Join the turns into one example, or into several where a prompt does not extend the turns before it."""
     made: list[Example] = []
     for turn in turns:
         if not made or turn.given[: len(made[-1]["input_ids"])] != made[-1]["input_ids"]:
@@ -306,7 +309,7 @@ def _join(turns: Sequence[_EncodedTurn]) -> list[Example]:
 
 
 def _after(marked: str, characters: int) -> str:
-    """A marked text without so many characters at its beginning, marks not counted."""
+    """The rest of a marked text after the given number of characters, not counting marks."""
     at = 0
     for _ in range(characters):
         at += 2 if marked[at] == MARK else 1
@@ -314,7 +317,7 @@ def _after(marked: str, characters: int) -> str:
 
 
 def _encode(text: str, tokenizer: Any) -> list[int]:
-    """The ids of a text in which control tokens count only where they are marked."""
+    """Encode a text in which only marked control tokens become control tokens."""
     return _control_tokens(tokenizer).encode(text)
 
 

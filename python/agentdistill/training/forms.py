@@ -1,7 +1,7 @@
-"""In which form is a recorded conversation learnt, and is it the one in which its student will be asked?
+"""The form in which a recorded conversation is learnt, and warnings if the student will be evaluated in another.
 
-An episode is learnt in one of two forms (rollouts/wording.py), whichever it was recorded in: what its cells did is
-known, so that messages in the other form can be made of it. Logs of other programs do not say which tools there were.
+An episode is learnt in one of two forms (rollouts/wording.py), whichever it was recorded in: the trajectory stores what
+its cells did, so its messages can be written in the other form. Logs of other programs do not record the tools.
 
 Not here: how a conversation becomes tokens (examples.py).
 """
@@ -24,7 +24,7 @@ def form_of(trajectory: Trajectory, prompt: str | None = None, compat: Compat | 
 
 
 def message_after(trajectory: Trajectory, number: int, compat: Compat | None) -> str:
-    """What the model is told after a step (from 0): as it was recorded, or made again of what its cell did."""
+    """The message that the model gets after a step (from 0): as recorded, or rewritten from the step's observation."""
     step, settings = trajectory.steps[number], trajectory.sampling
     if compat is None and settings.get("compat") is None:
         return step.message
@@ -41,13 +41,13 @@ def message_after(trajectory: Trajectory, number: int, compat: Compat | None) ->
 
 
 def is_last_word(trajectory: Trajectory, number: int) -> bool:
-    """Whether a step (from 0) is the answer that was asked for when the steps were used up."""
+    """Whether a step (from 0) is the final answer that was requested when the steps were used up."""
     asked = trajectory.sampling.get("last_word") and trajectory.kind == "agent"
     return bool(asked and trajectory.outcome != "final_answer" and 0 < number == len(trajectory.steps) - 1)
 
 
 def doubts(trajectories: Sequence[Trajectory], prompt: str | None, compat: Compat | None) -> Iterator[str]:
-    """What a student would meet in training and not in evaluation, a sentence each."""
+    """Warnings, a sentence each, about differences between what the student sees in training and in evaluation."""
     n = len(trajectories)
     recorded = Counter(trajectory.sampling.get("compat") for trajectory in trajectories)
     if compat is None and (theirs := recorded["reference"]):
@@ -73,7 +73,8 @@ def doubts(trajectories: Sequence[Trajectory], prompt: str | None, compat: Compa
 
 
 def _tools(trajectory: Trajectory, compat: Compat | None) -> str:
-    """What the prompt says of the tools; in another form, or for another program's log, of those that it names."""
+    """The prompt's description of the tools. For another form or another program's log, it lists web_search only if the
+    trajectory mentions it."""
     settings = trajectory.sampling
     said = settings.get("tools")
     if said is not None and settings.get("compat") == compat:

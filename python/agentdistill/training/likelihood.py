@@ -1,6 +1,6 @@
-"""How likely is what a teacher did to a student that has not learnt it yet, and what a student did to its teacher?
+"""Log likelihoods: of a teacher's trajectories to an untrained student, and of a student's rollouts to its teacher.
 
-Not here: what is done with it (distillation.py chooses among samples, training.py moves a student to its teacher).
+Not here: how they are used (distillation.py selects among samples; step.py trains the student towards its teacher).
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from agentdistill.training.examples import Example, Span, load_tokenizer, to_exa
 def mean_nll(trajectories: Sequence[Trajectory], model: str, *, prompt: str | None = None) -> list[float]:
     """For each trajectory, the mean negative log likelihood, in nats, of the tokens that ``model`` would learn from it.
 
-    ``model`` is a folder or a hub id, ``prompt`` as in ``AgentConfig``. Infinite for a trajectory that it cannot learn
-    from. Raises ModelError for a model that is not there.
+    ``model`` is a folder or a hub id, ``prompt`` is as in ``AgentConfig``. The value is infinite for a trajectory that
+    gives no example. Raises ModelError if the model is not there.
     """
     student, tokenizer = _loaded(model)
     made = (to_examples([trajectory], tokenizer, prompt=prompt).examples for trajectory in trajectories)
@@ -27,12 +27,13 @@ def mean_nll(trajectories: Sequence[Trajectory], model: str, *, prompt: str | No
 
 
 def judged(examples: Sequence[Example], student: str, teacher: str) -> list[Example]:
-    """The examples, rollouts of ``student``, with what ``teacher`` says of each token, and how much that counts.
+    """Add the teacher's log probability of each token, and its weight, to ``examples``, which are rollouts of
+    ``student``.
 
-    Where a step of the student's is strange to the teacher, what it says is worth less (SOD, arXiv:2605.07725). So a
-    step whose tokens differ in log probability between the two by more than the median step's counts as much less: the
-    formula is our own. Models are folders or hub ids. Raises ModelError for one that is not there, ValueError for two
-    that do not share a tokenizer.
+    Where a step of the student's is unusual to the teacher, the teacher's judgement is less reliable (SOD,
+    arXiv:2605.07725). So a step's weight falls if its gap, the mean absolute difference of the two models' log
+    probabilities, is above the median of all steps: the weight is median / gap. The formula is our own. Models are
+    folders or hub ids. Raises ModelError if one is not there, and ValueError if the two do not share a tokenizer.
     """
     if load_tokenizer(teacher).get_vocab() != load_tokenizer(student).get_vocab():
         raise ValueError(f"{teacher} has another tokenizer than {student}: it cannot judge its tokens")
@@ -53,7 +54,7 @@ def judged(examples: Sequence[Example], student: str, teacher: str) -> list[Exam
 
 
 def _logprobs(examples: Sequence[Example], path: str) -> list[list[float]]:
-    """The log probability of each token of each example; 0 where it is not learnt."""
+    """The log probability of each token of each example; 0 for tokens that are not learnt."""
     model, _ = _loaded(path)
     spread = []
     for example in examples:
@@ -63,20 +64,20 @@ def _logprobs(examples: Sequence[Example], path: str) -> list[list[float]]:
 
 
 def _loaded(path: str) -> tuple[Any, Any]:
-    """Model and tokenizer: on a CPU in float32, as differences of log probabilities are small."""
+    """Load model and tokenizer. On a CPU in float32, because differences of log probabilities are small."""
     device = default_device()
     return load(path, device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
 
 
 def _steps(spans: Sequence[Span]) -> list[range]:
-    """The tokens of each step: it ends with its action, or its answer."""
+    """The tokens of each step; a step ends with its action or its answer."""
     starts = [start for n, (_, start, _) in enumerate(spans) if n == 0 or spans[n - 1][0] != "thought"]
     ends = [end for kind, _, end in spans if kind != "thought"]
     return [range(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
 def _losses(example: Example, student: Any) -> list[float]:
-    """Those of the tokens that are learnt."""
+    """The negative log likelihood of each token that is learnt."""
     ids = torch.tensor([example["input_ids"]], device=student.device)
     learnt = torch.tensor(example["completion_mask"][1:], device=student.device).nonzero()[:, 0] + 1
     with torch.inference_mode():

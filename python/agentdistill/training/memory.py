@@ -1,4 +1,4 @@
-"""Was it memory that a training run was out of, and which option asks for less?"""
+"""Detect that a training run is out of memory, and suggest options that need less."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from agentdistill.training.run_folder import processes
 
 @contextmanager
 def bounded(config: TrainConfig, settings: Any, longest: int) -> Iterator[None]:
-    """Where the work within is out of memory, raise AgentDistillError that names the options to turn, best first.
+    """If the enclosed work runs out of memory, raise AgentDistillError that names the options to change, best first.
 
-    ``settings`` is the run's SFTConfig, ``longest`` the tokens of its longest example.
+    ``settings`` is the run's SFTConfig, ``longest`` the length of its longest example in tokens.
     """
     try:
         yield
@@ -32,7 +32,9 @@ def bounded(config: TrainConfig, settings: Any, longest: int) -> Iterator[None]:
 def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return any(said in str(error) for said in ("DefaultCPUAllocator", "bad_alloc"))  # torch has no class for these
+    return any(
+        said in str(error) for said in ("DefaultCPUAllocator", "bad_alloc")
+    )  # torch has no exception class for these
 
 
 def _cheaper(config: TrainConfig, settings: Any, longest: int) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""What lies beside a student's weights for people to read: a model card, and a plot of its losses.
+"""Write a student's model card and a plot of its losses beside its weights.
 
-Not here: the figures themselves (training.py has them in train.json).
+Not here: the figures themselves (trainer.py writes them to train.json).
 """
 
 from pathlib import Path
@@ -62,5 +62,5 @@ def write_card(student: Path, name: str, run: dict[str, Any], result: dict[str, 
 
 
 def _name(model: str) -> str:
-    """A model as others may know it: the path of a folder means nothing to them."""
+    """A model's name as others may know it: the path of a local folder means nothing to them."""
     return Path(model).name if Path(model).exists() else model

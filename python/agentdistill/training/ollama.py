@@ -1,7 +1,9 @@
-"""What does Ollama need to run a student? A Modelfile: where the weights are, and the chat template in Go's language.
+"""Write the Modelfile that Ollama needs to run a student: the path of the weights, and the chat template in Go's
+syntax.
 
-The template is told from what the model's own one makes of a few conversations, and kept only if it makes the same of
-others: a wrong template makes a student worse without a word. Not here: weights in GGUF (Ollama reads safetensors).
+The Go template is inferred from what the model's own template renders for a few conversations, and kept only if it
+renders others identically: a wrong template would silently make a student worse. Not here: weights in GGUF (Ollama
+reads safetensors).
 """
 
 import logging
@@ -23,7 +25,7 @@ TEMPLATE \"\"\"{template}\"\"\"
 
 
 class _Form(NamedTuple):
-    """What stands before and after the words of each role, and before the model's next turn."""
+    """The text before and after the content of each role, and before the model's next turn."""
 
     around: dict[str, tuple[str, str]]
     asked: str
@@ -34,8 +36,8 @@ class _Form(NamedTuple):
 
 
 def write_modelfile(folder: Path, weights: Path, tokenizer: Any) -> bool:
-    """Write ``folder/Modelfile`` for the student in ``weights``; False where its template cannot be said
-    in Go's language."""
+    """Write ``folder/Modelfile`` for the student in ``weights``. Return False if its chat template cannot be expressed
+    in Go's syntax."""
     form = _form(tokenizer)
     if form is None:
         _log.warning("no Modelfile is written: the chat template does more than put words around each turn")
@@ -55,10 +57,10 @@ def write_modelfile(folder: Path, weights: Path, tokenizer: Any) -> bool:
 
 
 def _form(tokenizer: Any) -> _Form | None:
-    """The form of a template's turns; None for one that has no such form."""
+    """The form of a template's turns, or None if the template has no such form."""
     renderer = Renderer(tokenizer)
     adds_beginning = tokenizer.bos_token and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
-    beginning = str(tokenizer.bos_token) if adds_beginning else ""  # Ollama adds it, too
+    beginning = str(tokenizer.bos_token) if adds_beginning else ""  # Ollama adds it too
 
     def shown(messages: list[Message], *, ask: bool = True) -> str:
         return unmarked(renderer.text(messages, ask=ask))
@@ -67,7 +69,7 @@ def _form(tokenizer: Any) -> _Form | None:
     system, user, reply, again = (Message(role, f"@{number}@") for number, role in enumerate(roles))
     try:
         whole = shown([system, user, reply, again])
-        # What follows a turn belongs to it as far as it stands there also when nothing follows.
+        # Text after a turn belongs to that turn if it is also there when no turn follows.
         after_user = shown([system, user], ask=False).split(user.content)[1]
         after_reply = shown([system, user, reply], ask=False).split(reply.content)[1]
         before = whole.split(system.content)[0].removeprefix(beginning)
@@ -91,5 +93,5 @@ def _form(tokenizer: Any) -> _Form | None:
 
 
 def _go(text: str) -> str:
-    """Text as Go's templates have it: their own marks in it would be read."""
+    """Escape text for a Go template, which would interpret ``{{``."""
     return text.replace("{{", '{{ "{{" }}')

@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, whether the run is done, and from which checkpoint it resumes.
+"""The folder of a training run: which run owns it, whether that is finished, and the checkpoint to resume from.
 
 Not here: what is trained (``trainer.py``), and the checkpoints of a sharded run (``shares.py``).
 """
@@ -12,18 +12,18 @@ from typing import Any
 from agentdistill.files.replacing import replacing
 
 RECORD = "train.json"
-"""What was trained on what, and how it went; its result is null until the run is done."""
+"""The settings and data of a run, and its result, which is null until the run is finished."""
 
 ONLY_SPEED = {"device_batch_size", "save_steps", "max_length", "gradient_checkpointing", "forms"}
-"""Settings that change what a run costs, and not what it learns: a run may resume with others. (A ``max_length`` that
-cuts other examples shows in the fingerprint of the data, as do other forms.)"""
+"""Settings that change the cost of a run but not what it learns: a run may resume with other values. (If ``max_length``
+cuts other examples, the fingerprint of the data changes; the same holds for ``forms``.)"""
 
 
 def claim(output: Path, run: dict[str, Any]) -> bool:
-    """Claim the folder for this run; return whether the run is done already.
+    """Claim the folder for this run; return whether the run is already finished.
 
-    A run of other settings that has neither a result nor a checkpoint left nothing to lose, and is replaced: a run that
-    was out of memory can be tried with other settings. Raises ValueError for a folder of another run.
+    A folder of another run that has neither a result nor a checkpoint is replaced, since nothing is lost: a run that
+    ran out of memory can be repeated with other settings. Raises ValueError for any other folder of another run.
     """
     record = output / RECORD
     if record.exists():
@@ -47,7 +47,7 @@ def claim(output: Path, run: dict[str, Any]) -> bool:
 
 
 def clear(output: Path) -> None:
-    """Remove a training run and its student. Raises ValueError for a folder that holds anything else."""
+    """Remove a training run and its student. Raises ValueError if the folder holds no training run."""
     if output.exists() and any(output.iterdir()):
         if not (output / RECORD).is_file():
             raise ValueError(f"{output} holds no training run, and is not overwritten: give another output")
@@ -61,12 +61,12 @@ def write_record(output: Path, run: dict[str, Any], result: dict[str, Any] | Non
 
 
 def checkpoints(output: Path) -> Path:
-    """Where a run keeps its checkpoints until it is done."""
+    """The folder of a run's checkpoints, which are kept until the run is finished."""
     return output / "checkpoints"
 
 
 def last_checkpoint(output: Path) -> str | None:
-    """The newest checkpoint that was not cut off by a kill: its state is what is written last."""
+    """The newest complete checkpoint. A kill can cut one off; its ``trainer_state.json`` is written last."""
 
     def is_whole(checkpoint: Path) -> bool:
         try:
@@ -80,10 +80,10 @@ def last_checkpoint(output: Path) -> str | None:
 
 
 def processes() -> int:
-    """How many processes train together, as torchrun says."""
+    """Number of processes that train together, as set by torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes."""
+    """Whether this process writes the files."""
     return int(os.environ.get("RANK", 0)) == 0

@@ -1,7 +1,7 @@
-"""What do TRL and PEFT get of a configuration, and what more of theirs may be given?
+"""Translate a TrainConfig into the configurations of TRL and PEFT.
 
-Whatever their own configurations have and ours does not can be passed through by name (``sft_config``,
-``lora_config``). A name that they do not have, that is set here, or that would change nothing is refused.
+Settings of theirs that TrainConfig lacks are passed through by name (``sft_config``, ``lora_config``). A name that they
+do not have, that is set here already, or that would have no effect is refused.
 """
 
 import logging
@@ -24,32 +24,32 @@ _WITHOUT_EFFECT = {
     *("eos_token", "eval_packing", "model_init_kwargs", "packing_strategy", "padding_free", "pad_to_multiple_of"),
     *("pad_token", "shuffle_dataset", "truncation_mode", "trust_remote_code"),
 }
-"""Of SFTConfig, what is about text or loading: the trainer gets token ids and a model."""
+"""Settings of SFTConfig about text or loading: they have no effect, since the trainer gets token ids and a model."""
 
 _OURS = {
     *("accelerator_config", "deepspeed", "fsdp", "fsdp_config", "parallelism_config"),  # another way to shard
     *("hub_model_id", "hub_token", "push_to_hub"),  # push_to
     *("do_eval", "do_predict", "do_train", "resume_from_checkpoint"),
 }
-"""Of SFTConfig, what would do what is done here already."""
+"""Settings of SFTConfig that would do what is already done here."""
 
 
 CPU_TOKENS, CPU_ACTIVATIONS = 2_048, 1 << 25
-"""Most tokens of one forward pass on a CPU, padding included, and their product with the model's layers and widths,
-which bounds the memory for what the backward pass needs to about 2 GB."""
+"""Limits of one forward pass on a CPU: its tokens, including padding, and tokens x layers x widths. The second bounds
+the memory for the activations of the backward pass to about 2 GB."""
 
 
 def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) -> Any:
-    """The SFTConfig of a run whose longest example has so many tokens, on this machine. ``model`` is the student's own
-    configuration, as transformers has it.
+    """The SFTConfig of a run on this machine. ``longest`` is the length of the longest example in tokens, ``model`` the
+    student's configuration in transformers.
 
-    Raises ValueError for a further setting that there is not or that cannot be given, and for processes that cannot
-    share batches, AgentDistillError where the library to report to is not installed.
+    Raises ValueError for an additional setting that is unknown or not allowed, and if the processes cannot share a
+    batch; AgentDistillError if the library of ``report_to`` is not installed.
     """
     import torch
     from trl import SFTConfig
 
-    from agentdistill.models.device import cpu_has_bfloat16  # here, as it imports torch
+    from agentdistill.models.device import cpu_has_bfloat16  # imported here because it imports torch
 
     if config.report_to != "none" and find_spec(config.report_to) is None:
         raise AgentDistillError(
@@ -77,9 +77,9 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
         "use_cpu": not gpu,
         "gradient_checkpointing": checkpointing,
         "train_sampling_strategy": "group_by_length" if config.group_by_length else "random",
-        "restore_callback_states_from_checkpoint": True,  # the patience that is used up
+        "restore_callback_states_from_checkpoint": True,  # the patience used so far
         "max_length": None,
-        "packing": config.packing,  # the rows are packed already: this is for their collator
+        "packing": config.packing,  # the rows are already packed: this selects their collator
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "remove_unused_columns": False,
         "eval_strategy": saving if config.held_out else "no",
@@ -87,7 +87,7 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
         "load_best_model_at_end": bool(config.held_out),
         "metric_for_best_model": "loss",
         "save_strategy": saving,
-        "save_only_model": config.shard,  # with_shares saves the rest, too
+        "save_only_model": config.shard,  # with_shares saves the rest too
         "save_steps": config.save_steps or 500,
         "save_total_limit": 1,
         "report_to": config.report_to,
@@ -105,7 +105,7 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
 
 
 def one_gpu(settings: Any) -> None:
-    """Have a process use one GPU: transformers would copy the model to all that it sees, and multiply the batch."""
+    """Use one GPU per process: transformers would copy the model to all visible GPUs and multiply the batch size."""
     if settings.n_gpu > 1:
         _log.warning(
             "%d GPUs, and one process: it trains on the first; torchrun --nproc-per-node %d -m agentdistill train ... "
@@ -117,7 +117,7 @@ def one_gpu(settings: Any) -> None:
 
 
 def lora_settings(config: TrainConfig, *, multimodal: bool) -> Any:
-    """The LoraConfig of a run; of a ``multimodal`` model only what reads text is adapted. Raises as
+    """The LoraConfig of a run. In a ``multimodal`` model only the part that reads text is adapted. Raises as
     :func:`sft_settings`."""
     from peft import LoraConfig
 
@@ -131,15 +131,15 @@ def lora_settings(config: TrainConfig, *, multimodal: bool) -> Any:
 
 
 def _cpu_tokens(model: Any) -> int:
-    """Most tokens of a forward pass on a CPU."""
+    """Maximum number of tokens in a forward pass on a CPU."""
     width: int = model.hidden_size + getattr(model, "intermediate_size", 4 * model.hidden_size)
     layers: int = model.num_hidden_layers
     return min(CPU_TOKENS, CPU_ACTIVATIONS // (layers * width))
 
 
 def _passes(config: TrainConfig, longest: int, tokens: int | None) -> tuple[int, int]:
-    """Examples in one forward pass of a process, and how many passes make its share of a batch. ``tokens``: most of a
-    pass; None where one example is enough to be quick."""
+    """Examples per forward pass of a process, and passes per optimizer step. ``tokens``: maximum of a pass; None if one
+    example already makes full use of the device."""
     share = config.batch_size // processes()
     at_once = config.device_batch_size or 1
     if config.device_batch_size is None and tokens is not None and not config.packing:
@@ -154,7 +154,7 @@ def _passes(config: TrainConfig, longest: int, tokens: int | None) -> tuple[int,
 
 
 def _further(option: str, given: Iterable[str], of: Any, ours: set[str], without_effect: set[str]) -> Mapping[str, Any]:
-    """What is given as NAME=VALUE, by name. ``of``: the dataclass whose fields they are."""
+    """Parse settings given as NAME=VALUE. ``of``: the dataclass whose fields they are."""
     known = {field.name: field for field in fields(of)}
     more: dict[str, Any] = {}
     for text in given:

@@ -1,10 +1,11 @@
-"""Checkpoints of a student that is spread over processes (``TrainConfig.shard``): each writes its share, and reads it.
+"""Checkpoints of a sharded student (``TrainConfig.shard``): each process writes and reads its own shard.
 
-transformers' trainer has none for a model that is sharded as it is loaded. ``torch.distributed.checkpoint`` knows which
-share is of what, so that a run may go on with another number of processes. Such a checkpoint holds
+transformers' trainer cannot write checkpoints of a model that is sharded as it is loaded.
+``torch.distributed.checkpoint`` records which part each shard is, so a run can resume with another number of processes.
+A checkpoint holds
 
-    shares/             what is learnt, and the optimizer's memory of it
-    scheduler.pt, rng_state_*.pth, trainer_state.json    as transformers writes them, the last one last
+    shares/             the trained weights and the optimizer state
+    scheduler.pt, rng_state_*.pth, trainer_state.json    as transformers writes them; trainer_state.json is last
 """
 
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 
 def with_shares(trainer: Any) -> Any:
-    """The class of trainers, with such checkpoints. ``save_only_model`` has to be set: its own are refused."""
+    """A subclass of ``trainer`` with sharded checkpoints. Requires ``save_only_model``, since the trainer refuses to
+    write its own."""
     import torch
     from torch.distributed import checkpoint as shares
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict

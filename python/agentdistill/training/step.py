@@ -1,9 +1,9 @@
-"""What is computed in a step of the optimizer: which examples go through the model together, and what is their loss?
+"""One optimizer step: how its examples are grouped into forward passes, and how their loss is computed.
 
-A step is the mean loss over all tokens that its examples teach, however they are spread over passes. So a pass may take
-those of like length, which need less padding, and the model's head is asked only for the tokens that are learnt.
+The loss of a step is the mean over all learnt tokens of its examples, however these are grouped. So a pass can hold
+examples of similar length, which need less padding, and logits are computed only for the tokens that are learnt.
 
-Not here: which examples make a step (transformers' sampler), and how a loss changes the weights (TRL's trainer).
+Not here: which examples make a step (transformers' sampler), and how the loss changes the weights (TRL's trainer).
 """
 
 import inspect
@@ -14,17 +14,17 @@ from torch.nn.utils.rnn import pad_sequence
 from trl import SFTTrainer
 
 MOST_LOGITS = 1 << 26
-"""So many logits of a pass may be held at once on a CPU (in float32, 256 MB). Where there are more, TRL's head takes a
-few at a time, those of tokens that are not learnt among them."""
+"""Maximum number of logits of a pass held at once on a CPU (256 MB in float32). Above it, TRL's head is used, which
+computes them in chunks, also for tokens that are not learnt."""
 
 
 class StudentTrainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped to mypy
-    """TRL's trainer, with passes of like length, and a factor for the loss of each token, where there is one.
+    """TRL's trainer with passes of similar length, and with a weight and a target for the loss of each token.
 
-    Where there is a target for the log probability of a token, its loss is half the square of the distance to it. The
-    gradient of this is (log p - log q) times that of log p: for tokens drawn from p, the student, that of the
-    reverse Kullback-Leibler divergence to q, the teacher. Unlike a reward for each token, it stays right when the
-    student has moved since it drew them, in that it ends at the target.
+    If a token has a target for its log probability, its loss is half the squared distance to it. The gradient is (log p
+    - log q) times that of log p. For tokens sampled from the student p, this is the gradient of the reverse
+    Kullback-Leibler divergence to the teacher q. Unlike a reward per token, it stays correct after the student has
+    moved away from the p that sampled the tokens, because it vanishes at the target.
     """
 
     args: Any
@@ -41,18 +41,18 @@ class StudentTrainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped to myp
         def collate_with_weights(rows: list[dict[str, Any]]) -> dict[str, Any]:
             more = {"weights", "target"}.intersection(rows[0])
             laid_out = {name: collate([{**row, "labels": row[name]} for row in rows])["labels"] for name in more}
-            return {**collate(rows), **laid_out}  # each as the labels are
+            return {**collate(rows), **laid_out}  # padded and shaped like the labels
 
         self.data_collator = collate_with_weights
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         plain = self.args.loss_type == "nll" and self.label_smoother is None and not self.aux_loss_enabled
-        on_cpu = self.args.device.type == "cpu"  # on a GPU, TRL's own head is a kernel, and leaves out the rest, too
+        on_cpu = self.args.device.type == "cpu"  # on a GPU, TRL's kernel also skips the other tokens
         can_choose = "logits_to_keep" in inspect.signature(base.forward).parameters
         chosen = plain and on_cpu and can_choose
         self._most_scored = MOST_LOGITS // base.config.get_text_config().vocab_size if chosen else 0
 
     def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], Any]:
-        """The passes of a step, and how many tokens they teach."""
+        """The passes of a step, and its number of learnt tokens."""
         passes, items = super().get_batch_samples(*args)
         return by_length(passes), items
 
@@ -83,13 +83,13 @@ class StudentTrainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped to myp
         if num_items_in_batch is not None:
             loss = (
                 loss * self.accelerator.num_processes
-            )  # the items are those of all, over which gradients are averaged
+            )  # the items are counted over all processes, which average their gradients
         return (loss, output) if return_outputs else loss
 
 
 def by_length(passes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The examples of a step's passes, sorted by length into as many of the same sizes, with no more padding than these
-    need. Packed rows stay as they are."""
+    """Sort the examples of a step by length and regroup them into passes of the same sizes, with no more padding than
+    needed. Packed rows stay as they are."""
     if len(passes) < 2 or "attention_mask" not in passes[0]:
         return passes
     rows = [

@@ -1,6 +1,6 @@
-"""How is a student loaded to be trained, and how is it written when it has learnt?
+"""Load a student for training, and write it afterwards.
 
-Not here: what is learnt, and the checkpoints on the way.
+Not here: what is learnt, and checkpoints.
 """
 
 from pathlib import Path
@@ -20,8 +20,8 @@ from agentdistill.training.run_folder import is_first, processes
 
 
 def load_student(model: str, config: TrainConfig, *, bfloat16: bool) -> Any:
-    """The model to train. What is trained needs float32, since small updates vanish in less; weights that an adapter is
-    put on may have the precision of the arithmetic, or 4 bits."""
+    """Load the model to train. Trained weights are float32, since small updates vanish in lower precision. The frozen
+    weights under an adapter have the precision of the arithmetic, or 4 bits."""
     dtype = torch.bfloat16 if config.adapts and bfloat16 else torch.float32
     four_bits: dict[str, Any] = {}
     if config.method == "qlora":
@@ -42,8 +42,8 @@ def load_student(model: str, config: TrainConfig, *, bfloat16: bool) -> Any:
 
 
 def check_four_bits() -> None:
-    """Raise AgentDistillError where weights cannot be kept in 4 bits: without bitsandbytes, or where it has nothing for
-    this machine's GPU or CPU."""
+    """Raise AgentDistillError if weights cannot be kept in 4 bits: bitsandbytes is missing, or does not support this
+    machine's GPU or CPU."""
     need("bitsandbytes", "qlora")
     try:
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -56,10 +56,10 @@ def check_four_bits() -> None:
 
 
 def check_separation(model: Any) -> None:
-    """Raise ValueError for a model to which the examples of one row are one text.
+    """Raise ValueError if the model does not separate the packed examples of a row.
 
-    Where one ends, only position ids say. Attention over a row heeds them (transformers' masks, flash attention); other
-    ways to mix tokens, and models with code of their own, may not.
+    Only position ids mark where an example ends. Attention respects them (transformers' masks, flash attention); other
+    layers that mix tokens, and models with their own code, may not.
     """
     where = model.device
     positions = torch.tensor([[0, 1, 0, 1]], device=where)
@@ -74,17 +74,17 @@ def check_separation(model: Any) -> None:
 
 
 def save_student(model: Any, base: str, tokenizer: Any, output: Path, config: TrainConfig) -> Path:
-    """Write the student; where it is to be loaded from. All processes call this, and the first writes."""
+    """Write the student and return the folder to load it from. All processes call this; the first one writes."""
     student = output if config.method == "full" else output / "merged"
     if config.method == "full":
-        if config.shard or is_first():  # all have to give their shards
+        if config.shard or is_first():  # each process contributes its shard
             model.save_pretrained(output)
     elif is_first():
-        # Its own weights are whole in each process. Unless they are given, peft gathers those of the base, from all.
+        # Each process holds the whole adapter. Without state_dict, peft would gather the base's weights as well.
         learnt = {name: weights for name, weights in model.named_parameters() if weights.requires_grad}
         model.save_pretrained(output / "adapter", state_dict=learnt)
         tokenizer.save_pretrained(output / "adapter")
-        # Of shards or of 4 bits, the base is loaded anew: what it is merged into is whole, and as it was.
+        # A base in shards or in 4 bits is loaded again, whole and unquantized, before the merge.
         anew = config.shard or config.method == "qlora"
         whole = _with_adapter(base, output / "adapter") if anew else model
         whole.merge_and_unload().save_pretrained(student)

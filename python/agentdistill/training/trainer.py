@@ -1,23 +1,23 @@
-"""Fine-tune a student on what the teacher's kept trajectories show: LoRA, or all weights (paper, section 4).
+"""Fine-tune a student on the teacher's selected trajectories: LoRA, or all weights (paper, section 4).
 
-TRL's SFTTrainer gets token ids and labels made beforehand (examples.py): it applies no template, encodes
-nothing again, and only tokens the agent writes itself have a loss. A run can be killed at any time; the same call goes
-on from its last checkpoint. Its folder holds
+TRL's SFTTrainer gets token ids and labels that are made beforehand (examples.py). It applies no template and encodes
+nothing, and only tokens that the agent writes have a loss. A run can be killed at any time; the same call resumes it
+from its last checkpoint. Its folder holds
 
-    train.json      what was trained on what, and how it went; a folder of another run is refused
-    checkpoints/    until the run is done
+    train.json      settings, data and result of the run; a folder of another run is refused
+    checkpoints/    until the run is finished
     adapter/        LoRA only: the adapter, for PEFT and vLLM
-    Modelfile       for Ollama, where the chat template can be said in its language
-    merged/         the student with the adapter merged into it, its tokenizer, model card and plot of losses: what to
-                    load. (Full: all that lies in the folder itself.)
+    Modelfile       for Ollama, if the chat template can be expressed in its syntax
+    merged/         the folder to load: the student with the adapter merged, its tokenizer, model card and plot of
+                    losses. (With method "full", these are in the run's folder itself.)
 
-Several GPUs or machines train one student when the same call is made by each of the processes that ``torchrun`` or
-``accelerate launch`` starts: each holds the whole model, or a share of it (``shard``; its checkpoints: shares.py),
-they share every batch, and the first writes.
+To train one student on several GPUs or machines, make the same call in each process that ``torchrun`` or ``accelerate
+launch`` starts. Each process holds the whole model, or a shard of it (``shard``; its checkpoints: shares.py). The
+processes share every batch, and the first one writes the files.
 
-Not here: which trajectories are kept and how they become tokens; accelerate's FSDP and DeepSpeed (refused: they would
-shard a model a second time, and not on CPUs); preferences or reinforcement. torch, trl and peft are imported when
-training starts, as they take seconds.
+Not here: which trajectories are kept, and how they become tokens. Also not: preference or reinforcement learning, and
+accelerate's FSDP and DeepSpeed (refused, since they would shard a model a second time, and not on CPUs). torch, trl and
+peft are imported when training starts, because importing them takes seconds.
 """
 
 import hashlib
@@ -67,15 +67,15 @@ def train(
 ) -> Path:
     """Fine-tune ``model`` (a folder or hub id) on ``examples``; return the folder to load the student from.
 
-    ``examples``: token ids with their mask, or a file of kept trajectories, which are rendered with the model's own
-    tokenizer. Only token ids of this model's tokenizer make sense. ``push_to``: the hub's repository to put the student
-    into, made private if it is not there; without it nothing leaves this machine. ``overwrite``: remove a training run
-    that is at ``output``, done or not.
+    ``examples``: token ids with their mask, made with this model's tokenizer; or a file of selected trajectories, which
+    is rendered with that tokenizer. ``push_to``: the hub repository to upload the student to, created as private if it
+    does not exist; without it, nothing is uploaded. ``overwrite``: remove an existing training run at ``output``,
+    finished or not.
 
-    Raises ValueError for examples that teach nothing (none; nothing to learn in them; ids that the model does not
-    have), or have no spans to weigh, for an ``output`` of another run, for processes that cannot train together, and
-    for settings that TRL or PEFT do not have, ModelError for a model that is not there, AgentDistillError without
-    agentdistill[train] and where memory runs out, OSError and TrajectoryError for files that cannot be read or written.
+    Raises ValueError for examples that teach nothing, that have ids outside the model's vocabulary, or that are to be
+    weighted and have no spans; for an ``output`` of another run; for processes that cannot train together; and for
+    settings that TRL or PEFT do not have. Raises ModelError if the model is not there, AgentDistillError without
+    agentdistill[train] and if memory runs out, OSError and TrajectoryError for files that cannot be read or written.
     """
     need("trl", "train")
     from transformers import AutoConfig
@@ -97,7 +97,7 @@ def train(
     given = cast("Sequence[Example]", examples) if trajectories is None else _render(trajectories, tokenizer, config)
     fitting = _check(given, config)
     student = output if config.method == "full" else output / "merged"
-    # What is wrong is said before the folder is claimed.
+    # Settings are checked before the folder is claimed.
     settings = sft_settings(config, output, max(len(example["input_ids"]) for example in fitting), known)
     lora = lora_settings(config, multimodal=known.get_text_config() is not known) if config.adapts else None
     if config.method == "qlora":
@@ -109,7 +109,7 @@ def train(
     if overwrite:
         if is_first():
             clear(output)
-        settings.distributed_state.wait_for_everyone()  # none takes the old run for the one to go on with
+        settings.distributed_state.wait_for_everyone()  # no process may resume the old run
     if not claim(output, run):
         if config.teacher is not None:
             from agentdistill.training.likelihood import judged
@@ -153,7 +153,7 @@ def _fit(
     from agentdistill.training.step import StudentTrainer
     from agentdistill.training.student import check_separation, load_student, save_student
 
-    transformers_logging.disable_progress_bar()  # ours says how far the training is
+    transformers_logging.disable_progress_bar()  # _progress shows its own
     held_out = _held_out(examples, config)
     labelled = [_labelled(example, config) for example in examples]
     rows = Dataset.from_list([row for number, row in enumerate(labelled) if number not in held_out])
@@ -176,12 +176,12 @@ def _fit(
         )
         if config.packing:
             check_separation(trainer.model)
-        if config.method == "qlora":  # TRL makes its adapter bfloat16
+        if config.method == "qlora":  # TRL casts the adapter to bfloat16
             for learnt in trainer.model.parameters():
                 learnt.data = learnt.data.float() if learnt.requires_grad else learnt.data
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
-                callback.logging_dir = str(output / "tensorboard")  # its own choice ends with the checkpoints
+                callback.logging_dir = str(output / "tensorboard")  # its default is deleted with the checkpoints
         trainer.remove_callback(PrinterCallback)
         if progress and is_first():
             trainer.add_callback(_progress(f"train {output.name}"))
@@ -198,7 +198,7 @@ def _fit(
 
 
 def _within_context(config: TrainConfig, known: Any, model: str) -> TrainConfig:
-    """With no more tokens to an example than the model was made for, as its own configuration says."""
+    """Limit ``max_length`` to the model's context length, as its configuration states it."""
     context = getattr(known.get_text_config(), "max_position_embeddings", None)
     if context is None or config.max_length <= context:
         return config
@@ -207,7 +207,7 @@ def _within_context(config: TrainConfig, known: Any, model: str) -> TrainConfig:
 
 
 def _held_out(examples: Sequence[Example], config: TrainConfig) -> set[int]:
-    """Numbers of the examples that are not trained on: of a question, all examples are on the same side."""
+    """Indices of the held-out examples. All examples of a question are on the same side."""
     share = int(config.held_out * len(examples))
     if config.held_out and not share:
         raise ValueError(f"held_out {config.held_out} of {len(examples)} examples is not one: give more, or 0")
@@ -225,7 +225,7 @@ def _held_out(examples: Sequence[Example], config: TrainConfig) -> set[int]:
 
 
 def _history(state: Any) -> dict[str, Any]:
-    """What is known of a run from its trainer's logs."""
+    """The steps, losses and seconds of a run, from its trainer's logs."""
     logged, measured = ([entry for entry in state.log_history if name in entry] for name in ("loss", "eval_loss"))
     return {
         "steps": state.global_step,
@@ -283,7 +283,7 @@ def _render(trajectories: Sequence[Trajectory], tokenizer: Any, config: TrainCon
 
 
 def _check(examples: Sequence[Example], config: TrainConfig) -> Sequence[Example]:
-    """The examples that can be learnt from."""
+    """The examples that can be trained on. Raises ValueError if there are none, or if one is malformed."""
     for number, example in enumerate(examples):
         ids, mask = len(example["input_ids"]), len(example["completion_mask"])
         if ids != mask:
@@ -292,7 +292,7 @@ def _check(examples: Sequence[Example], config: TrainConfig) -> Sequence[Example
             raise ValueError(f"example {number} has no spans: give them, or no weights and no teacher")
     if not examples:
         raise ValueError("there is no example to train on")
-    # The first token of all is never predicted, so a mask on it alone teaches nothing.
+    # The first token is never predicted, so a mask on it alone teaches nothing.
     taught = [example for example in examples if any(example["completion_mask"][1:])]
     if not taught:
         raise ValueError(
@@ -313,7 +313,7 @@ def _check(examples: Sequence[Example], config: TrainConfig) -> Sequence[Example
 
 
 def _labelled(example: Example, config: TrainConfig) -> dict[str, list[Any]]:
-    """As TRL trains on it without touching it: the label -100 has no loss."""
+    """The row that TRL trains on unchanged: the label -100 has no loss."""
     ids = list(example["input_ids"])
     labels = [token if taught else -100 for token, taught in zip(ids, example["completion_mask"], strict=True)]
     row: dict[str, list[Any]] = {"input_ids": ids, "labels": labels}
