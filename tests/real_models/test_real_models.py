@@ -79,7 +79,7 @@ def student(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_student_is_made(student: Path) -> None:
-    said = json.loads((student / "train.json").read_text())
+    said = json.loads((student / "train.json").read_text())["result"]
     assert said["steps"] == 1 and said["losses"][0] > 0
     assert (student / "merged" / "model.safetensors").exists()
     modelfile = (student / "Modelfile").read_text()
