@@ -1,10 +1,13 @@
-//! Completion text -> [`Action`] or [`ParseFailure`]. Total: any text gives one of the two, quickly.
+//! Parses the text of a completion into an [`Action`] or a [`ParseFailure`].
 //!
-//! Models write actions in several forms ([`ActionFormat`]); each has a file that says what is understood. Whatever the
-//! form, an action is a Thought and either a cell to run or a final answer in plain text: a call of a tool is the cell
-//! that makes the call (call.rs), so that sandbox, vote and States are the same for all.
+//! Parsing is total: every text gives one of the two, in time that is nearly linear in its length.
 //!
-//! Not here: whether a cell is valid Python (the sandbox has the real parser); shell and SQL, which give `no_action`.
+//! Models write actions in several formats ([`ActionFormat`]), and each format has its own file, which documents its
+//! rules. In every format, an action is a Thought plus either a cell to run or a final answer in plain text. A tool
+//! call becomes the cell that makes the call (`call.rs`), so the sandbox, the vote and States treat all formats alike.
+//!
+//! This module does not check whether a cell is valid Python; the sandbox has the real parser. Shell and SQL blocks
+//! give `no_action`.
 
 use std::ops::Range;
 
@@ -25,7 +28,7 @@ mod thinking;
 mod thought_code;
 mod tool_call;
 
-/// A completion understood: a Thought, and either code to run or a final answer in plain text.
+/// A parsed completion: a Thought, and either code to run or a final answer in plain text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct Action {
@@ -34,15 +37,15 @@ pub struct Action {
     pub code: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_answer: Option<String>,
-    /// Ranges of the completion in characters, in order, disjoint; labels, fences and tags are outside.
+    /// Ranges of the completion in characters, sorted and disjoint. Labels, fences and tags belong to no range.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spans: Vec<(SpanKind, usize, usize)>,
-    /// What it was read as.
+    /// The format in which the completion was parsed.
     #[serde(default, skip_serializing_if = "ActionFormat::is_code")]
     pub format: ActionFormat,
 }
 
-/// What a range of a completion is.
+/// The part of an action that a range of the completion holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SpanKind {
@@ -51,7 +54,7 @@ pub enum SpanKind {
     FinalAnswer,
 }
 
-/// Why a completion is no action. The message is written for the model.
+/// The reason why a completion is not an action. The message is addressed to the model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct ParseFailure {
@@ -62,21 +65,21 @@ pub struct ParseFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ParseFailureKind {
-    /// Nothing but white space.
+    /// The completion is empty or white space.
     Empty,
-    /// Neither code nor a final answer.
+    /// The completion has neither code nor a final answer.
     NoAction,
-    /// The text ends within the code.
+    /// The completion ends before its code does.
     UnclosedCode,
-    /// Code blocks, but nothing in them.
+    /// The completion has code blocks, but all of them are empty.
     EmptyCode,
-    /// A call that names no tool, or whose arguments cannot be read.
+    /// A call names no tool, or its arguments cannot be parsed.
     BadCall,
-    /// The text ends in a loop, without an action before it.
+    /// The completion ends in a loop, with no action before it.
     Repetition,
 }
 
-/// What [`parse_action`] makes of a completion. In JSON, the one or the other.
+/// The result of [`parse_action`]. In JSON it is untagged: the fields of an action or those of a failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, try_from = "Fields")]
 #[cfg_attr(feature = "python", derive(pyo3::FromPyObject, pyo3::IntoPyObject))]
@@ -85,7 +88,7 @@ pub enum Parsed {
     Failure(ParseFailure),
 }
 
-/// The fields of both: which of the two it is shows when all are read, so that nothing need be read twice.
+/// The fields of both variants. They are deserialized once, and then decide the variant.
 #[derive(Deserialize)]
 struct Fields {
     thought: Option<String>,
@@ -112,16 +115,16 @@ impl TryFrom<Fields> for Parsed {
     }
 }
 
-/// The form in which a model writes its actions.
+/// The format in which a model writes its actions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionFormat {
-    /// the paper's Thought and Code.
+    /// The paper's `Thought:` and `Code:`.
     #[default]
     Code,
     /// JSON between `<tool_call>` tags (Hermes, Qwen).
     ToolCall,
-    /// a query between `<search>` tags (Search-R1, R1-Searcher).
+    /// A query between `<search>` tags (Search-R1, R1-Searcher).
     SearchTags,
     /// Python between `<execute>`, `<python>` or `<code>` tags (CodeAct, MathCoder).
     CodeTags,
@@ -144,7 +147,7 @@ impl ActionFormat {
         }
     }
 
-    /// What to tell a model that wrote something else.
+    /// Instructions for a model that wrote something else.
     fn how(self) -> &'static str {
         match self {
             Self::Code => thought_code::HOW,
@@ -156,7 +159,7 @@ impl ActionFormat {
     }
 }
 
-/// Reads one completion; see the format's own file for the rules.
+/// Parses one completion. The module of each format documents its rules.
 pub fn parse_action(completion: &str, format: ActionFormat) -> Parsed {
     let read = if completion.trim().is_empty() {
         Err(Unread(ParseFailureKind::Empty, "Your reply was empty.".into()))
@@ -173,15 +176,15 @@ pub fn parse_action(completion: &str, format: ActionFormat) -> Parsed {
     Parsed::Failure(ParseFailure { kind, message: format!("{what} {}", format.how()) })
 }
 
-/// A text without the tags around thinking and without labels `Thought:`.
+/// Returns the text without thinking tags and `Thought:` labels.
 pub fn spoken(text: &str) -> String {
     joined(text::thought(text, 0..text.len()).into_iter().map(|range| text[range].into()), "\n")
 }
 
-/// What a format makes of a completion.
+/// The result of a format's parser.
 type Read = Result<Action, Unread>;
 
-/// Why it is no action, in a sentence for the model.
+/// The kind of a failure, and a sentence about it for the model.
 struct Unread(ParseFailureKind, String);
 
 impl Unread {
@@ -194,14 +197,14 @@ impl Unread {
     }
 }
 
-/// What to do, and where that stands.
+/// The cell or the answer of an action, and its ranges in the text.
 enum Act {
     Cell(String, Vec<Range<usize>>),
     Answer(Range<usize>),
 }
 
 impl Act {
-    /// The cell that is these ranges of the text, one after another.
+    /// Returns the cell whose code is these ranges of the text, joined in order.
     fn cell(text: &str, ranges: Vec<Range<usize>>) -> Self {
         Self::Cell(joined(ranges.iter().map(|range| dedent(&text[range.clone()])), "\n\n"), ranges)
     }

@@ -1,20 +1,20 @@
-//! A call of a tool as the cell that makes it, and prints its result.
+//! Converts a tool call into the cell that makes the call and prints its result.
 //!
-//! `web_search` with `{"query": "x", "k": 2}` is `print(web_search(query="x", k=2))`. A call of an interpreter is its
-//! code, and one of `final_answer` is not printed: it ends the episode.
+//! `web_search` with `{"query": "x", "k": 2}` becomes `print(web_search(query="x", k=2))`. A call of a Python
+//! interpreter becomes the code that it passes. A call of `final_answer` is not printed, because it ends the episode.
 
 use super::json::Json;
 use super::text::dedent;
 
-/// Names under which agents are offered an interpreter of Python. So is what takes nothing but `code`.
+/// Names under which agents are offered a Python interpreter. A tool whose only argument is `code` counts as one, too.
 const INTERPRETERS: [&str; 5] = ["python", "python_interpreter", "code_interpreter", "run_python", "execute_python"];
 
-/// Words that cannot be the name of an argument.
+/// Python's keywords, which cannot be argument names.
 const KEYWORDS: &str = " False None True and as assert async await break class continue def del elif else except finally \
                         for from global if import in is lambda nonlocal not or pass raise return try while with yield ";
 
-/// The cell for a call as JSON says it: arguments by name, the same as JSON in a string, or one text. `None` when nothing
-/// can be called so.
+/// Returns the cell for a call whose arguments come from JSON: an object, an object in a string, or a single text.
+/// Returns `None` if the call cannot be written in Python.
 pub fn cell_of_json(name: &str, arguments: &Json) -> Option<String> {
     match arguments {
         Json::Object(named) => cell(name, &[], named),
@@ -30,7 +30,7 @@ pub fn cell_of_json(name: &str, arguments: &Json) -> Option<String> {
     }
 }
 
-/// The cell that calls `name` with these arguments by position and by name.
+/// Returns the cell that calls `name` with these positional and keyword arguments.
 pub fn cell(name: &str, positional: &[Json], named: &[(String, Json)]) -> Option<String> {
     let mut arguments = positional.iter().chain(named.iter().map(|(_, value)| value));
     let only = arguments.next().filter(|_| arguments.next().is_none());
@@ -48,9 +48,10 @@ pub fn cell(name: &str, positional: &[Json], named: &[(String, Json)]) -> Option
     Some(if name == "final_answer" { call } else { format!("print({call})") })
 }
 
-/// A tool's name as Python can say it, as `tools/mcp.py` names the tools of servers: `get-weather` is `get_weather`.
+/// Converts a tool's name into a Python identifier, by the same rule as `tools/mcp.py`: `get-weather` becomes
+/// `get_weather`.
 ///
-/// `None` for what no protocol allows as a tool's name.
+/// Returns `None` if no protocol allows the name.
 fn identifier(name: &str) -> Option<String> {
     let is_sign = |c: char| "-./: ".contains(c);
     if !name.chars().all(|c| c.is_alphanumeric() || c == '_' || is_sign(c)) || name.chars().all(is_sign) {

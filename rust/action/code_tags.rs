@@ -1,10 +1,11 @@
-//! Python between tags: `<execute>...</execute>` (CodeAct), `<python>...</python>`, `<code>...</code>`, and
+//! Parses Python between tags: `<execute>...</execute>` (CodeAct), `<python>...</python>`, `<code>...</code>`, and
 //! `<|code|>...<|endofblock|>` (MathCoder).
 //!
-//! - **Code**: the first such block after the thinking, with or without fences in it. What follows it is dropped: the
-//!   model made it up. Its last tag may have been kept back as a stop sequence.
-//! - **A final answer**, where there is no code: `<solution>...</solution>` (CodeAct), else what is marked as one.
-//! - **Thought**: what stands before either.
+//! - **Code** is the first such block after the thinking, with or without fences in it. The text after it is dropped,
+//!   because the model invented it. The closing tag may be missing, because engines often cut off a stop sequence.
+//! - **A final answer**, if there is no code, is `<solution>...</solution>` (CodeAct), or else text that is marked as
+//!   an answer (`plain_answer.rs`).
+//! - **Thought** is the text before the code or the answer.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -54,7 +55,8 @@ pub fn read(completion: &str) -> Read {
     Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)))
 }
 
-/// A fence that does not say that it holds Python needs not: the tags do.
+/// Returns the range inside a fence, if one surrounds it. The fence needs no language, because the tags already say
+/// that this is code.
 pub fn without_fence(text: &str, range: Range<usize>) -> Range<usize> {
     static FENCE: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"^\s*```[^\n]*\n(?s:(.*?))\n?[ \t]*(?:```)?\s*$").expect("it is valid"));

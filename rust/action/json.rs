@@ -1,16 +1,18 @@
-//! JSON as models write it: a value is read whole, or not at all.
+//! Parses JSON as models write it. A value is parsed completely or not at all.
 //!
-//! Beyond JSON it accepts what has only one meaning: Python's `True`, `False` and `None`, single quotes, raw line breaks
-//! and unknown escapes in strings, unquoted names, a comma before a closing bracket. Numbers keep their digits, so
-//! integers of any size stay exact. Closing brackets that are missing or surplus at the end are the caller's to judge
-//! ([`Reader::lacking`]). Crates that repair JSON also guess where strings end, and drop or invent text; an action that
-//! was guessed would be carried out, so none of them is used here. Not covered: comments, `NaN`.
+//! The parser also accepts syntax that has only one meaning: Python's `True`, `False` and `None`, single quotes, raw
+//! line breaks and unknown escapes in strings, unquoted names, and a comma before a closing bracket. Numbers keep their
+//! digits, so integers of any size are exact. The caller decides about closing brackets that are missing or surplus at
+//! the end ([`Reader::lacking`]). Comments and `NaN` are not supported.
+//!
+//! This module uses no JSON repair crate. Those crates guess where strings end, and drop or invent text, but an action
+//! is carried out and must not be a guess.
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// A value, as Python would write it.
+/// A JSON value that can be written as a Python literal.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {
     /// A number, `True`, `False` or `None`.
@@ -20,13 +22,13 @@ pub enum Json {
     Object(Vec<(String, Json)>),
 }
 
-/// Deeper values are refused: reading recurses.
+/// The maximum nesting depth. The parser is recursive, so deeper values are rejected.
 const MAX_DEPTH: usize = 100;
 
 impl Json {
     pub const NONE: &str = "None";
 
-    /// The value that is all of the text.
+    /// Parses a text that is exactly one value.
     pub fn read(text: &str) -> Option<Self> {
         let mut reader = Reader::new(text);
         let value = reader.value()?;
@@ -40,7 +42,7 @@ impl Json {
         }
     }
 
-    /// The value as a Python literal.
+    /// Returns the value as a Python literal.
     pub fn literal(&self) -> String {
         let joined = |parts: Vec<String>| parts.join(", ");
         match self {
@@ -55,7 +57,7 @@ impl Json {
     }
 }
 
-/// A string of JSON is one of Python, too.
+/// Returns the text as a JSON string, which is also a Python string literal.
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
@@ -88,7 +90,7 @@ impl From<Value> for Json {
     }
 }
 
-/// From JSON text alone, whose numbers it keeps.
+/// Deserializes from JSON text only, because it keeps the digits of numbers.
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
@@ -96,13 +98,13 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// Reads values one after another.
+/// A parser that reads one value after another.
 pub struct Reader<'a> {
     text: &'a str,
     at: usize,
-    /// Brackets that are open.
+    /// The number of open brackets.
     open: usize,
-    /// Brackets that the text's end left open after a whole value.
+    /// The number of brackets still open at the end of the text, after a value that is otherwise complete.
     pub lacking: usize,
 }
 
@@ -115,7 +117,7 @@ impl<'a> Reader<'a> {
         Self { text, at, open: 0, lacking: 0 }
     }
 
-    /// Bytes that were read.
+    /// Returns the number of bytes read so far.
     pub fn position(&self) -> usize {
         self.at
     }
@@ -124,7 +126,7 @@ impl<'a> Reader<'a> {
         self.peek().is_none() && self.lacking == 0
     }
 
-    /// The next value.
+    /// Parses the next value.
     pub fn value(&mut self) -> Option<Json> {
         match self.peek()? {
             b'{' => self.object(),
@@ -151,7 +153,7 @@ impl<'a> Reader<'a> {
             reader.take(b':')?;
             let value = reader.value()?;
             match fields.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => *known = value, // the last counts, as for JSON's other readers
+                Some((_, known)) => *known = value, // the last one wins, as in other JSON parsers
                 None => fields.push((name, value)),
             }
             Some(())
@@ -159,7 +161,7 @@ impl<'a> Reader<'a> {
         Some(Json::Object(fields))
     }
 
-    /// What stands between brackets, which `end` closes.
+    /// Parses the items between brackets, up to `end`.
     fn items(&mut self, end: u8, mut item: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
         self.at += 1;
         self.open += 1;
@@ -231,7 +233,7 @@ impl<'a> Reader<'a> {
                 };
                 text.push_str(&String::from_utf16_lossy(&units));
             }
-            other => text.extend(['\\', other]), // as Python reads it, and what models of LaTeX mean
+            other => text.extend(['\\', other]), // as in Python; models write LaTeX like this
         }
         Some(())
     }
@@ -265,7 +267,7 @@ impl<'a> Reader<'a> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    /// The next byte that is no white space.
+    /// Skips white space and returns the next byte.
     fn peek(&mut self) -> Option<u8> {
         let rest = &self.text[self.at..];
         self.at += rest.len() - rest.trim_start().len();

@@ -1,4 +1,4 @@
-//! A final answer in plain text, where there is no code to give it.
+//! Finds a final answer in plain text, when there is no code that gives one.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -8,7 +8,7 @@ use regex::Regex;
 use super::tags::{ANSWER, Content, Tagged};
 use super::text::trimmed_all;
 
-/// Where a final answer's markup begins, and the answer.
+/// Returns the start of a final answer's markup, and the range of the answer.
 pub fn plain_answer(text: &str, from: usize) -> Option<(usize, Range<usize>)> {
     static LABELLED: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"(?im)^[ \t*#]*final answer[ \t]*\**[ \t]*:[ \t]*\**[ \t]*(?:(\S.*)|\n\s*((?:.*\S.*\n?)+))")
@@ -17,7 +17,7 @@ pub fn plain_answer(text: &str, from: usize) -> Option<(usize, Range<usize>)> {
     static OVER: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"(?m)^[ \t*#]*(?:Observation|Thought|Code)[ \t]*\**:").unwrap());
     let labelled = || {
-        let found = LABELLED.captures(&text[from..])?; // what follows the thinking begins a line
+        let found = LABELLED.captures(&text[from..])?; // the text after the thinking starts a line
         let answer = found.get(1).or(found.get(2))?.range();
         Some((from + found.get(0)?.start(), from + answer.start..from + answer.end))
     };
@@ -25,7 +25,7 @@ pub fn plain_answer(text: &str, from: usize) -> Option<(usize, Range<usize>)> {
         let end = OVER.find(&text[answer.clone()]).map_or(answer.end, |over| answer.start + over.start());
         let mut answer = trimmed_all(text, answer.start..end);
         if text[answer.clone()].matches("**").count() == 1 && text[answer.clone()].ends_with("**") {
-            answer.end -= 2; // the end of **Final answer: ...**
+            answer.end -= 2; // the closing stars of **Final answer: ...**
         }
         let answer = boxed(text, answer.clone()).unwrap_or(answer);
         return (!answer.is_empty()).then_some((whole, answer));
@@ -34,7 +34,8 @@ pub fn plain_answer(text: &str, from: usize) -> Option<(usize, Range<usize>)> {
     Some((answer.start - BOX.len(), answer))
 }
 
-/// The first `<answer>` that is not empty. One that nothing closes was ended by a stop sequence, or is only spoken of.
+/// Finds the first `<answer>` that is not empty. An unclosed tag counts only if a stop sequence may have cut it off;
+/// otherwise the text only mentions the tag.
 fn tagged(text: &str, from: usize) -> Option<(usize, Range<usize>)> {
     let mut at = from;
     loop {
@@ -50,8 +51,8 @@ fn tagged(text: &str, from: usize) -> Option<(usize, Range<usize>)> {
 
 const BOX: &str = r"\boxed{";
 
-/// The content of the first `\boxed{...}` in the range, when all its boxes are closed and say the same. Boxes that only
-/// quote the instruction do not count.
+/// Returns the content of the first `\boxed{...}` in the range, if all boxes are closed and have the same content.
+/// Boxes that only quote the instruction are ignored.
 fn boxed(text: &str, range: Range<usize>) -> Option<Range<usize>> {
     let mut first: Option<Range<usize>> = None;
     let mut at = range.start;
@@ -72,7 +73,7 @@ fn boxed(text: &str, range: Range<usize>) -> Option<Range<usize>> {
     first
 }
 
-/// Whether the content of a box stands for an answer that is not given: nothing, dots, `answer`.
+/// Returns whether the content of a box is a placeholder: nothing, dots, or a word like `answer`.
 fn is_placeholder(content: &str) -> bool {
     const WORDS: [&str; 8] =
         ["", r"\ldots", r"\dots", r"\cdots", "answer", "your answer", "final answer", "your final answer"];

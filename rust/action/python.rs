@@ -1,18 +1,20 @@
-//! Just enough of Python's lexer to know where code ends that stands in a text.
+//! A partial Python lexer, which finds the end of code that is embedded in a text.
 
 use memchr::{memchr, memchr2, memchr3};
 
-/// Where the code that begins at `from` ends, and where the text goes on after what closed it. `None` when nothing does.
+/// Returns the end of the code that starts at `from`, and the position after the delimiter that closed it. Returns
+/// `None` if nothing closes the code.
 ///
-/// `closer` gives the length of what closes the code at the beginning of a text, if anything does, and is told whether
-/// that is the start of a line but for blanks. It is asked at `<`, backticks and starts of lines. An end inside a Python
-/// string counts only when no other comes, for then the string was never one.
+/// `closer` returns the length of the closing delimiter at the start of the given text, if there is one. Its second
+/// argument says whether the text starts a line, not counting indentation. It is called at `<`, at backticks and at
+/// line starts. A delimiter inside a Python string counts only if no other follows: the quote before it then did not
+/// start a string.
 pub fn end_of_code(text: &str, from: usize, closer: impl Fn(&str, bool) -> Option<usize>) -> Option<(usize, usize)> {
-    const LOOK_AHEAD: usize = 1 << 14; // bytes searched for an end outside strings: keeps the whole linear
+    const LOOK_AHEAD: usize = 1 << 14; // how far to search for a delimiter outside strings; keeps the search linear
     let mut in_string: Option<(usize, usize)> = None;
     let mut lexer = Lexer::default();
     let mark_from = |at: usize| memchr2(b'<', b'`', &text.as_bytes()[at..]).map_or(text.len(), |length| at + length);
-    let mut mark = mark_from(from); // where the next fence or tag may be
+    let mut mark = mark_from(from); // the next possible fence or tag
     let mut at = from;
     let mut line_start = true;
     while at < text.len() && in_string.is_none_or(|(end, _)| at - end < LOOK_AHEAD) {
@@ -31,7 +33,7 @@ pub fn end_of_code(text: &str, from: usize, closer: impl Fn(&str, bool) -> Optio
         }
         if at == mark {
             let fence = rest.bytes().take_while(|&byte| byte == b'`').count();
-            mark = mark_from(at + fence.max(1)); // what no fence is at its beginning is none further on
+            mark = mark_from(at + fence.max(1)); // no fence starts inside a run of backticks that is not one
         }
         let blanks = |text: &str| text.len() - text.trim_start_matches([' ', '\t']).len();
         let indent = if line_start { blanks(rest) } else { 0 };
@@ -42,7 +44,8 @@ pub fn end_of_code(text: &str, from: usize, closer: impl Fn(&str, bool) -> Optio
     in_string
 }
 
-/// Whether code that nothing closed can be all there was: brackets and strings closed, no line that must go on.
+/// Returns whether unclosed code can be complete: all brackets and strings are closed, and the last line needs no
+/// continuation.
 pub fn is_whole(code: &str) -> bool {
     let mut lexer = Lexer::default();
     let (mut at, mut last) = (0, b':');
@@ -57,10 +60,10 @@ pub fn is_whole(code: &str) -> bool {
     !lexer.in_string() && lexer.depth == 0 && !b":\\,=+-/.@".contains(&last)
 }
 
-/// Just enough of Python's lexer to know strings, comments and brackets.
+/// A lexer for Python's strings, comments and brackets only.
 #[derive(Default)]
 struct Lexer {
-    /// The quotes that the string we are in will end with.
+    /// The quotes that will end the current string.
     quotes: Option<&'static str>,
     comment: bool,
     depth: i64,
@@ -71,7 +74,7 @@ impl Lexer {
         self.quotes.is_some()
     }
 
-    /// Bytes that mean something to it outside strings and comments.
+    /// Bytes that matter outside strings and comments.
     const SIGNS: [bool; 256] = {
         let mut signs = [false; 256];
         let mut bytes: &[u8] = b"\"'\n#()[]{}";
@@ -82,7 +85,8 @@ impl Lexer {
         signs
     };
 
-    /// Takes one token, or at most so many bytes up to the next sign; returns their length in bytes, at least 1.
+    /// Consumes one token, or up to `most` bytes before the next significant byte. Returns the length in bytes, at
+    /// least 1.
     fn step(&mut self, rest: &str, most: usize) -> usize {
         let run = &rest.as_bytes()[..most.min(rest.len())];
         let sign = match self.quotes {
@@ -104,7 +108,7 @@ impl Lexer {
                 return quotes.len();
             }
             if byte == b'\n' && quotes.len() == 1 {
-                self.quotes = None; // a one-line string left open is an error of the code, not of the text
+                self.quotes = None; // an unterminated one-line string is an error of the code and ends here
             }
             return 1;
         }

@@ -1,11 +1,12 @@
-//! ReAct's lines: `Thought: ...`, then `Action: Search[...]` or `Action: Finish[...]`; numbered or not, and LangChain's
-//! two lines `Action: search` and `Action Input: ...`.
+//! Parses ReAct's lines: `Thought: ...`, then `Action: Search[...]` or `Action: Finish[...]`, numbered or not.
+//! LangChain's form in two lines, `Action: search` and `Action Input: ...`, is also accepted.
 //!
-//! - **An action**, the first after the thinking, is a call of the tool of that name, in small letters, with the text as
-//!   its argument; `search` is `web_search`. An `Action Input` goes on to the next label (`Observation:` and the like);
-//!   one that is an object of JSON has the arguments by name. What follows the action is dropped: the model made it up.
-//! - **A final answer**: that of `Finish`, else what is marked as one.
-//! - **Thought**: what stands before either, without its label.
+//! - **An action** is the first action after the thinking. It calls the tool with that name, in lower case, and passes
+//!   the text as its argument; `search` means `web_search`. An `Action Input` extends to the next label (such as
+//!   `Observation:`); if it is a JSON object, it holds keyword arguments. The text after the action is dropped, because
+//!   the model invented it.
+//! - **A final answer** is the argument of `Finish`, or else text that is marked as an answer (`plain_answer.rs`).
+//! - **Thought** is the text before the action or the answer, without its label.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -55,20 +56,20 @@ pub fn read(completion: &str) -> Read {
     Ok(Action::new(completion, thought, Act::Cell(cell, vec![argument])))
 }
 
-/// `Action: name[argument]`, or the same in two lines.
+/// An action: `Action: name[argument]`, or the same in two lines.
 struct Call {
     start: usize,
-    /// In small letters.
+    /// In lower case.
     name: String,
-    /// `None` where its bracket is not closed.
+    /// `None` if the bracket is not closed.
     argument: Option<Range<usize>>,
-    /// Whether it is an `Action Input`.
+    /// Whether the argument is an `Action Input`.
     is_input: bool,
     end: usize,
 }
 
 impl Call {
-    /// The first at `from` or later.
+    /// Finds the first action at or after `from`.
     fn find(text: &str, from: usize) -> Option<Self> {
         static ACTION: LazyLock<Regex> = LazyLock::new(|| {
             Regex::new(
@@ -79,7 +80,7 @@ impl Call {
             )
             .expect("it is valid")
         });
-        let found = ACTION.captures(&text[from..])?; // what follows the thinking begins a line
+        let found = ACTION.captures(&text[from..])?; // the text after the thinking starts a line
         let whole = found.get(0)?.start() + from..found.get(0)?.end() + from;
         let is_input = found.name("bracket").is_none();
         let rest = whole.end..whole.end + next_label(&text[whole.end..]);
@@ -101,7 +102,7 @@ fn lower(found: &Captures<'_>) -> String {
     found["name"].to_lowercase().replace(' ', "_")
 }
 
-/// Where the text's first line begins that is labelled as something other than an action's argument.
+/// Returns the start of the first line with a label that ends an action's argument.
 fn next_label(text: &str) -> usize {
     static LABEL: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"(?ix) \n [\ \t*]* (?: observation | thought | action | final[\ \t]+answer ) (?:[\ \t]*\d+)? [\ \t]*\**[\ \t]* (?: : | \z )")
@@ -110,8 +111,9 @@ fn next_label(text: &str) -> usize {
     LABEL.find(text).map_or(text.len(), |label| label.start())
 }
 
-/// Where the argument ends whose opening bracket stands before the text: at the bracket that closes it, on whichever line
-/// that is; else, or when more than the argument follows on its line, at the last bracket of the line.
+/// Returns the end of the argument whose opening bracket is just before the text. The argument ends at the matching
+/// bracket, on any line. If there is none, or if other text follows on the same line, it ends at the last bracket of
+/// that line.
 fn closing_bracket(text: &str) -> Option<usize> {
     let mut depth = 1;
     let balanced = memchr2_iter(b'[', b']', text.as_bytes()).find(|&at| {

@@ -1,10 +1,12 @@
-//! A query between tags: `<search>...</search>` (Search-R1), or `<|begin_of_query|>...<|end_of_query|>` (R1-Searcher).
+//! Parses a query between tags: `<search>...</search>` (Search-R1) or `<|begin_of_query|>...<|end_of_query|>`
+//! (R1-Searcher).
 //!
-//! - **A query**, the first, is a call of `web_search`. What follows it is dropped: the model made it up. Its last tag
-//!   may have been kept back as a stop sequence.
-//! - **A final answer**, if it comes before a query: `<answer>...</answer>`, else what is marked as one.
-//! - **Thought**: what stands before either. R1-Searcher searches in the middle of its thinking: a query in `<think>`
-//!   counts while the thinking has not ended, or when documents followed it there.
+//! - **A query** becomes a call of `web_search`. Only the first one counts; the text after it is dropped, because the
+//!   model invented it. The closing tag may be missing, because engines often cut off a stop sequence.
+//! - **A final answer** before any query is `<answer>...</answer>`, or else text that is marked as an answer
+//!   (`plain_answer.rs`).
+//! - **Thought** is the text before the query or the answer. R1-Searcher searches while it thinks, so a query inside
+//!   `<think>` counts if the thinking has not ended, or if documents follow the query there.
 
 use super::call::cell;
 use super::json::Json;
@@ -18,7 +20,7 @@ pub const HOW: &str = "Think, then ask between <search> and </search>, or write 
                        </answer>.";
 
 const QUERIES: [(&str, &str); 2] = [("<search>", "</search>"), ("<|begin_of_query|>", "<|end_of_query|>")];
-/// What a query is answered with.
+/// Tags that open the results of a query.
 const DOCUMENTS: [&str; 2] = ["<information>", "<|begin_of_documents|>"];
 
 pub fn read(completion: &str) -> Read {

@@ -1,39 +1,39 @@
-//! What stands between two tags, such as `<search>` and `</search>`.
+//! Finds the content between two tags, such as `<search>` and `</search>`.
 
 use std::ops::Range;
 
 use super::python::end_of_code;
 
-/// A pair of tags and what stands between them.
+/// The content between a pair of tags.
 pub struct Tagged {
-    /// Where the first tag begins.
+    /// The position of the opening tag.
     pub start: usize,
     pub content: Range<usize>,
-    /// Without the second tag, the content goes to the text's end, less a piece of the tag: a stop sequence is often
-    /// kept back by the engine.
+    /// Whether the closing tag is present. Without it, the content extends to the end of the text, less a partial
+    /// closing tag: engines often cut off a stop sequence.
     pub closed: bool,
-    /// Where the text goes on.
+    /// The position after the closing tag.
     pub end: usize,
 }
 
-/// What a pair of tags contains.
+/// The kind of content that a pair of tags holds.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Content {
     Text,
-    /// In its strings a closing tag is text.
+    /// Python code. A closing tag in a string is part of the string.
     Python,
-    /// Calls in JSON or XML, which are told from prose by how they begin.
+    /// Tool calls in JSON or XML. Their first character distinguishes them from prose.
     Calls,
 }
 
 impl Tagged {
-    /// The first such content at `from` or later. Tags that prose only names are passed over.
+    /// Finds the first pair at or after `from`. Tags that the prose only mentions are skipped.
     pub fn find(text: &str, from: usize, (open, close): (&str, &str), content: Content) -> Option<Self> {
         let mut at = from;
         loop {
             let start = at + text[at..].find(open)?;
             let inside = start + open.len();
-            // Up to the next such tag: more need not be looked at.
+            // The search stops at the next opening tag.
             let window = text[inside..].find(open).map_or(&text[inside..], |next| &text[inside..inside + next]);
             let first_close = window.find(close);
             if is_named(text, start..inside, window, first_close, content) {
@@ -57,9 +57,10 @@ impl Tagged {
     }
 }
 
-/// Whether an opening tag is only spoken of: `<search> and </search>`, or in quotes, or before the one that counts.
+/// Returns whether an opening tag is only mentioned: `<search> and </search>`, in quotes, or before the one that
+/// counts.
 ///
-/// `window` is the text after it up to the next such tag; its closing tag may be in there.
+/// `window` is the text up to the next opening tag, and `close` the position of the closing tag in it.
 fn is_named(text: &str, tag: Range<usize>, window: &str, close: Option<usize>, content: Content) -> bool {
     const SIGNS: [char; 4] = ['`', '"', '\'', '*'];
     const BETWEEN: [&str; 8] = ["and", "or", "to", "&", "/", ",", "...", "\u{2026}"];
@@ -83,10 +84,10 @@ fn is_named(text: &str, tag: Range<usize>, window: &str, close: Option<usize>, c
     }
 }
 
-/// How all models mark an answer.
+/// The tags of an answer, in every format.
 pub const ANSWER: (&str, &str) = ("<answer>", "</answer>");
 
-/// The length of the beginning of a tag that ends the text, without what is blank after it.
+/// Returns the length of a partial `tag` at the end of the text, including white space after it.
 pub fn cut_tag(text: &str, tag: &str) -> usize {
     let trimmed = text.trim_end();
     let length = (1..tag.len()).rev().find(|&length| tag.is_char_boundary(length) && trimmed.ends_with(&tag[..length]));

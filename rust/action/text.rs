@@ -1,4 +1,4 @@
-//! What all forms of actions need of a text.
+//! Text functions that all parsers share.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -9,9 +9,9 @@ use regex::Regex;
 use super::SpanKind;
 use super::thinking::TAG;
 
-/// Whether the text ends in at least five copies of one piece, 120 bytes in all: a model that loops.
+/// Returns whether the text ends in a loop: at least five copies of one piece, 120 bytes or more in all.
 ///
-/// The period of the reversed text's prefixes, by the failure function of Knuth, Morris and Pratt.
+/// It computes the period of each prefix of the reversed text with the Knuth-Morris-Pratt failure function.
 pub fn loops(text: &str) -> bool {
     const WINDOW: usize = 8192;
     const COPIES: usize = 5;
@@ -32,7 +32,7 @@ pub fn loops(text: &str) -> bool {
     false
 }
 
-/// Without blank lines around it and blanks at its end; the indentation of its first line stays.
+/// Trims blank lines around the range and white space at its end. The first line keeps its indentation.
 pub fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
     let all = trimmed_all(text, range.clone());
     let start = text[range.start..all.start].rfind('\n').map_or(range.start, |newline| range.start + newline + 1);
@@ -45,7 +45,7 @@ pub fn trimmed_all(text: &str, range: Range<usize>) -> Range<usize> {
     start..start + inside.trim().len()
 }
 
-/// Takes off the blanks that all its lines begin with: a fence in a list or a quotation is indented as a whole.
+/// Removes the indentation that all lines share. A fence in a list or a quotation is indented as a whole.
 pub fn dedent(code: &str) -> Cow<'_, str> {
     if !code.starts_with(char::is_whitespace) {
         return code.into();
@@ -62,7 +62,7 @@ pub fn dedent(code: &str) -> Cow<'_, str> {
     lines.collect::<Vec<_>>().join("\n").into()
 }
 
-/// Pieces that are not empty as one text.
+/// Joins the pieces that are not empty.
 pub fn joined<'a>(pieces: impl Iterator<Item = Cow<'a, str>>, between: &str) -> String {
     let mut whole = String::new();
     for piece in pieces {
@@ -88,7 +88,7 @@ pub fn in_characters<'a>(
     ranges.map(|(kind, range)| (kind, to_character(range.start), to_character(range.end))).collect()
 }
 
-/// The range without the tags around thinking and without labels `Thought:`: its pieces, trimmed.
+/// Splits the range at thinking tags, and removes `Thought:` labels. Returns the trimmed pieces.
 pub fn thought(text: &str, range: Range<usize>) -> Vec<Range<usize>> {
     static LABEL: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"^(?i:[\s*#]*thoughts?(?:[ \t]*\d+)?\s*\**\s*:\s*\**\s*)").expect("it is valid"));

@@ -1,7 +1,7 @@
-//! The thinking of reasoning models, within which no action is carried out.
+//! Finds where the thinking of a reasoning model ends. Actions inside the thinking do not count.
 //!
-//! It stands between `<think>` and `</think>` or other models' tags; where the chat template wrote the opening tag, it
-//! ends in a lone `</think>`. What stands between the tags belongs to the Thought.
+//! The thinking is enclosed in `<think>` and `</think>`, or in the tags of another model. If the chat template wrote
+//! the opening tag, only `</think>` appears in the completion. The text between the tags belongs to the Thought.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use memchr::memmem;
 use regex::Regex;
 
-/// Qwen, DeepSeek and most others; Magistral; Seed-OSS.
+/// The tags of Qwen, DeepSeek and most other models; then variants, Magistral and Seed-OSS.
 const TAGS: [(&str, &str); 5] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -18,26 +18,27 @@ const TAGS: [(&str, &str); 5] = [
     ("<seed:think>", "</seed:think>"),
 ];
 
-/// Any of the tags.
+/// Matches any of the tags.
 pub static TAG: LazyLock<Regex> = LazyLock::new(|| {
     let tags = TAGS.into_iter().flat_map(|(open, close)| [regex::escape(open), regex::escape(close)]);
     Regex::new(&tags.collect::<Vec<_>>().join("|")).expect("tags are escaped")
 });
 
-/// How many blocks of thinking may contain actions: each is a look at the rest of the text.
+/// The maximum number of searches for an action. Each block of thinking that contains an action causes one more search
+/// of the rest of the text.
 const MAX_LOOKS: usize = 20;
 
-/// A reply without its thinking.
+/// The result of skipping the thinking.
 pub enum Reply<T> {
-    /// Its first action, if there is one, and where the reply begins after the thinking.
+    /// The start of the reply after the thinking, and the first action in it, if there is one.
     Spoken { body: usize, action: Option<T> },
-    /// The thinking that begins there, and does not end, comes before any action.
+    /// The thinking that starts here has no end, and no action comes before it.
     Unended { start: usize },
 }
 
-/// The first action that is not within the thinking.
+/// Finds the first action outside the thinking.
 ///
-/// `find` gives the first at a place or later; `range` says where that is.
+/// `find` returns the first action at or after a position, and `range` returns an action's range.
 pub fn after_thinking<T>(
     text: &str,
     find: impl Fn(usize) -> Option<T>,
@@ -63,7 +64,7 @@ pub fn after_thinking<T>(
         let acts = if is_first_word { None } else { action.as_ref().map(&range) };
         let acts = acts.unwrap_or(text.len()..text.len());
         if tag.start >= acts.start && tag.start < acts.end && !tag.is_alone(text) {
-            return Reply::Spoken { body, action }; // a text about tags, within the action
+            return Reply::Spoken { body, action }; // the action's own text contains the tag
         }
         match tag.close {
             Some(_) if tag.start >= acts.start => return Reply::Spoken { body, action },
@@ -71,10 +72,10 @@ pub fn after_thinking<T>(
                 Some(length) => (body, has_ended) = (tag.end + length + close.len(), true),
                 None => return Reply::Unended { start: tag.end },
             },
-            // One more is about thinking, unless the thinking went on to it.
+            // A second closing tag after the action only mentions thinking, unless the thinking extends to it.
             None if has_ended && tag.start >= acts.start => return Reply::Spoken { body, action },
             None => {
-                // What the template's tag had opened may have hidden what comes now.
+                // The thinking that the template opened may have hidden the next action from `find`, so search again.
                 is_known &= has_ended;
                 (body, has_ended) = (tag.end, true);
             }
@@ -83,11 +84,11 @@ pub fn after_thinking<T>(
     }
 }
 
-/// A tag in a text.
+/// A thinking tag in a text.
 struct Tag {
     start: usize,
     end: usize,
-    /// What closes it, where it is an opening one.
+    /// The matching closing tag, if this is an opening tag.
     close: Option<&'static str>,
 }
 
@@ -98,7 +99,7 @@ impl Tag {
         Some(Self { start: found.start(), end: found.end(), close })
     }
 
-    /// Whether it is all of its line.
+    /// Returns whether the tag is alone on its line.
     fn is_alone(&self, text: &str) -> bool {
         let before = text[..self.start].rsplit('\n').next().unwrap_or_default();
         let after = text[self.end..].split('\n').next().unwrap_or_default();

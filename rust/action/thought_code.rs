@@ -1,21 +1,21 @@
-//! The paper's form: `Thought:`, then `Code:` and a block of Python. It is also smolagents'.
+//! Parses the paper's format: `Thought:`, then `Code:` and a block of Python. smolagents uses the same format.
 //!
-//! - **Thought**: the text before the code, with an optional `Thought:` in front. A `<think>...</think>` at the start
-//!   (thinking.rs) belongs to it; nothing inside is
-//!   code. One that never ends is all thought, up to a block announced by `Code:`.
-//! - **Code**: blocks that begin, on a line of their own, with ```` ```py ````, ```` ```python ````,
-//!   ```` ```python3 ```` or `<code>`, or with one of these within the other. A fence without a language counts only right after `Code:`. They end at their closing fence or
-//!   tag, at `<end_code>`, or at a line `Observation:`; what looks like an end inside a Python string is none. A
-//!   fence that the text does not close is accepted when what it holds is whole Python as far as brackets and strings
-//!   tell: a stop sequence (`<end_code>`, the fence itself) is often kept back by the engine. Whoever knows that the
-//!   completion was cut by its token limit should not trust such an action.
-//! - **Several blocks** are joined by an empty line, as smolagents does, up to the first sign that the action is
-//!   over: `<end_code>`, a line `Observation:` or `Thought:`, or a block in another language (```` ```output ````).
-//!   All that follows the action is dropped: the model made it up. When a block follows `Code:`, blocks before it are
-//!   part of the Thought.
-//! - **A final answer in plain text**, where there is no code: `<answer>...</answer>`, else what follows a line's
-//!   `Final answer:` (that line, or the lines under it), else `\boxed{...}` when all boxes of the text agree. A box
-//!   is taken off its answer.
+//! - **Thought** is the text before the code, with an optional `Thought:` label. It includes a `<think>...</think>` at
+//!   the start (`thinking.rs`), in which nothing counts as code. Thinking that never ends extends to the first block
+//!   that `Code:` announces.
+//! - **Code** is one or more blocks. A block starts on its own line with ```` ```py ````, ```` ```python ````, ````
+//!   ```python3 ```` or `<code>`, or with one of these inside another. A fence without a language counts only right
+//!   after `Code:`. A block ends at its closing fence or tag, at `<end_code>`, or at an `Observation:` line; these do
+//!   not count inside a Python string. An unclosed block is accepted if its brackets and strings are closed, because
+//!   engines often cut off a stop sequence (`<end_code>`, or the fence itself). If the token limit cut the completion
+//!   off, the caller should not trust such an action.
+//! - **Several blocks** are joined with an empty line, as in smolagents, up to the first sign that the action is over:
+//!   `<end_code>`, an `Observation:` or `Thought:` line, or a block in another language (```` ```output ````). The text
+//!   after the action is dropped, because the model invented it. If a block follows `Code:`, earlier blocks belong to
+//!   the Thought.
+//! - **A final answer in plain text**, if there is no code, is `<answer>...</answer>`; else the text after `Final
+//!   answer:`, on the same line or the lines below it; else `\boxed{...}`, if all boxes of the text agree. The box is
+//!   removed from the answer.
 
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ use super::{Act, Action, ParseFailureKind, Read, Unread};
 pub const HOW: &str = "Write `Thought:` and what you think, then `Code:` and Python between ```py and ```<end_code>; \
                        give the answer with final_answer(...) in the code.";
 
-/// What the model ends its code with.
+/// The tag with which the model ends its code.
 const END_CODE: &str = "<end_code>";
 const END_TAG: &str = "</code>";
 
@@ -40,7 +40,7 @@ pub fn read(completion: &str) -> Read {
     let range = |found: &Blocks| found.blocks.first().map_or(completion.len()..completion.len(), Block::range);
     let (body, found) = match after_thinking(completion, blocks, range) {
         Reply::Spoken { body, action } => (Some(body), action.unwrap_or_default()),
-        // Models forget to end their thinking, but `Code:` and a block is no thought.
+        // Models forget to end their thinking, but a block after `Code:` is not a thought.
         Reply::Unended { start } => {
             let found = Blocks::find(completion, start);
             if found.blocks.iter().any(|block| block.announced) {
@@ -78,7 +78,7 @@ pub fn read(completion: &str) -> Read {
     })
 }
 
-/// The code in the fences that a text begins with which stands in tags of its own.
+/// Returns the code in fences, if the range starts with a fence. The range is the content of a pair of tags.
 pub fn fenced(text: &str, range: Range<usize>) -> Vec<Range<usize>> {
     if !text[range.clone()].trim_start().starts_with("```") {
         return vec![];
@@ -90,10 +90,10 @@ pub fn fenced(text: &str, range: Range<usize>) -> Vec<Range<usize>> {
 // ---- code blocks -------------------------------------------------------------------------------
 
 struct Block {
-    /// Where its `Code:` label or, without one, its opening line begins.
+    /// The start of the block's `Code:` label or, without a label, of its opening line.
     start: usize,
     code: Range<usize>,
-    /// Where the text goes on.
+    /// The position after the closing delimiter.
     end: usize,
     announced: bool,
     closed: bool,
@@ -108,16 +108,16 @@ impl Block {
 #[derive(Default)]
 struct Blocks<'a> {
     blocks: Vec<Block>,
-    /// The language of a block that was passed over ("" for none).
+    /// The language of a block that was skipped ("" if it has none).
     foreign: Option<&'a str>,
 }
 
 impl<'a> Blocks<'a> {
-    /// The blocks of the first action at `from` or later.
+    /// Finds the blocks of the first action at or after `from`.
     fn find(text: &'a str, from: usize) -> Self {
         let mut found = Self::default();
         let mut at = from;
-        let mut label = None; // a `Code:` seen on the lines just above, and nothing but blank lines since
+        let mut label = None; // the last `Code:` label, if only blank lines follow it
         while at < text.len() {
             let line_end = memchr(b'\n', &text.as_bytes()[at..]).map_or(text.len(), |length| at + length + 1);
             let line = &text[at..line_end];
@@ -148,7 +148,7 @@ impl<'a> Blocks<'a> {
                 found.blocks.push(Block { start, code: inside..code, end, announced, closed: next.is_some() });
                 let Some(next) = next else { break };
                 at = next;
-                // The rest of the closing line: `<end_code>`, or nothing that matters.
+                // `<end_code>` on the closing line ends the action; other text there is ignored.
                 if text[at..].trim_start().starts_with(END_CODE) || text[code..at].ends_with(END_CODE) {
                     break;
                 }
@@ -170,12 +170,12 @@ impl<'a> Blocks<'a> {
 }
 
 struct Opener<'a> {
-    /// Backticks of the fence; 0 for `<code>`.
+    /// The number of backticks of the fence; 0 for `<code>`.
     ticks: usize,
     is_python: bool,
     language: Option<&'a str>,
     labelled: bool,
-    /// Bytes of the line up to the code.
+    /// The number of bytes of the line before the code.
     length: usize,
 }
 
@@ -191,7 +191,7 @@ impl<'a> Opener<'a> {
         }
         let marked = rest.trim_start_matches('`');
         let ticks = rest.len() - marked.len();
-        // A fence must end its line; what follows `<code>` on its line is code.
+        // A fence fills the rest of its line. Text after `<code>` on the same line is code.
         if ticks < 3 || marked.contains('`') {
             return None;
         }
@@ -201,7 +201,8 @@ impl<'a> Opener<'a> {
 }
 
 impl Opener<'_> {
-    /// Whether nothing but a fence within `<code>`, or `<code>` within a fence, comes next: that one has the code.
+    /// Returns whether the next thing is a fence within `<code>`, or `<code>` within a fence. The inner one then holds
+    /// the code.
     fn contains_another(&self, rest: &str) -> bool {
         let rest = rest.trim_start();
         let next = || Opener::read(rest.split_inclusive('\n').next().unwrap_or_default());
@@ -212,7 +213,7 @@ impl Opener<'_> {
     }
 }
 
-/// Whether a fence's mark means Python: `py`, `python3`, `{.python}`.
+/// Returns whether a fence's language is Python: `py`, `python3`, `{.python}`.
 fn is_python(language: &str) -> bool {
     let name = language.strip_prefix('{').unwrap_or(language);
     let name = name.strip_prefix('.').unwrap_or(name);
@@ -223,7 +224,8 @@ fn is_python(language: &str) -> bool {
 
 const CODE_LABEL: &[&str] = &["code"];
 
-/// What follows the label, `Code:` for one, with blanks and Markdown's stars and `#` around it, that the text begins with.
+/// Returns the text after a label such as `Code:`, if the text starts with one. Spaces and Markdown's `*` and `#`
+/// around the label are ignored.
 fn after_label<'a>(text: &'a str, words: &[&str]) -> Option<&'a str> {
     fn past_stars(text: &str) -> &str {
         text.trim_start().trim_start_matches('*').trim_start()
@@ -239,14 +241,14 @@ fn is_code_label(line: &str) -> bool {
     line.trim_end().ends_with([':', '*']) && after_label(line, CODE_LABEL).is_some_and(str::is_empty)
 }
 
-/// Whether the line says that the action before it is over.
+/// Returns whether the line shows that the action before it is over.
 fn is_over(line: &str) -> bool {
     let tag = line.trim_start().as_bytes().get(..END_CODE.len());
     tag.is_some_and(|tag| tag.eq_ignore_ascii_case(END_CODE.as_bytes()))
         || after_label(line, &["observation", "observations", "thought", "thoughts"]).is_some()
 }
 
-/// Where a block that is not for us ends: after its closing fence or, should it have none, before the next Python
+/// Returns the end of a block in another language: after its closing fence or, without one, before the next Python
 /// block.
 fn foreign_end(text: &str, from: usize, ticks: usize) -> usize {
     let mut at = from;
@@ -267,11 +269,11 @@ fn foreign_end(text: &str, from: usize, ticks: usize) -> usize {
     text.len()
 }
 
-/// Where the code that begins at `from` ends, and where the text goes on after what closed it.
+/// Returns the end of the code that starts at `from`, and the position after its closing delimiter.
 ///
-/// `ticks` backticks close a fence, at the start of a line or the end of a line of code; `</code>` closes a tag
-/// (`ticks` 0). Models mix the two, so either closes the other at the start of a line. `<end_code>` and a line
-/// `Observation:` close both. A fence that opens another block closes this one and is left to be read again.
+/// `ticks` backticks close a fence, at the start of a line or the end of a line of code. `</code>` closes `<code>`
+/// (`ticks` is 0). Models mix the two, so at the start of a line each closes the other. `<end_code>` and an
+/// `Observation:` line close both. A fence that opens another block closes this one, and is not consumed.
 fn closing(text: &str, from: usize, ticks: usize) -> (usize, Option<usize>) {
     match end_of_code(text, from, |rest, line_start| closer(rest, line_start, ticks)) {
         Some((end, next)) => (end, Some(next)),
@@ -279,7 +281,7 @@ fn closing(text: &str, from: usize, ticks: usize) -> (usize, Option<usize>) {
     }
 }
 
-/// The length of what closes the code here, if anything does.
+/// Returns the length of the closing delimiter at the start of the text, if there is one.
 fn closer(rest: &str, line_start: bool, ticks: usize) -> Option<usize> {
     match rest.as_bytes()[0] {
         b'<' if rest.starts_with(END_CODE) => Some(END_CODE.len()),
@@ -306,7 +308,7 @@ fn closer(rest: &str, line_start: bool, ticks: usize) -> Option<usize> {
     }
 }
 
-/// The end of code that nothing closed, less the piece of a closing fence or tag that a stop sequence left.
+/// Returns the end of unclosed code, less a partial closing delimiter that a stop sequence left.
 fn without_cut_closer(text: &str, from: usize, ticks: usize) -> usize {
     let code = text[from..].trim_end();
     let closers: &[&str] = if ticks == 0 { &[END_TAG, END_CODE] } else { &["```", END_CODE] };

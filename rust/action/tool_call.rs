@@ -1,14 +1,17 @@
-//! Calls between tags, as chat templates ask for them: JSON (Hermes, Qwen),
-//! `<tool_call>{"name": "web_search", "arguments": {"query": "..."}}</tool_call>`, or XML (Qwen3-Coder, Qwen3.5),
+//! Parses tool calls between tags, as chat templates ask for them. They are JSON (Hermes, Qwen), `<tool_call>{"name":
+//! "web_search", "arguments": {"query": "..."}}</tool_call>`, or XML (Qwen3-Coder, Qwen3.5),
 //! `<tool_call><function=web_search><parameter=query>...</parameter></function></tool_call>`.
 //!
-//! - **Calls**: each `<tool_call>`, of one call, several or a list, after the thinking; several are made one after
-//!   another. The arguments may be JSON in a string, as in OpenAI's protocol, or be called `parameters`. The last tag may
-//!   be left open by a stop sequence. In XML, a value that is JSON's number, constant, list or object is one; as the tool's
-//!   schema is not known here, any other is a text.
-//! - **Almost JSON** is read where it has one meaning (json.rs); brackets may be lacking or surplus before the closing tag.
-//! - **A final answer**, where nothing is called: what is marked as one, else the whole reply, as such models give it.
-//! - **Thought**: what stands before the first call or the answer.
+//! - **Calls** are all `<tool_call>` blocks after the thinking. A block holds one call, several calls or a list; they
+//!   run in order. The arguments may be JSON in a string, as in OpenAI's protocol, or be named `parameters`. The last
+//!   closing tag may be missing, because engines often cut off a stop sequence. In XML, a value that parses as a JSON
+//!   number, constant, list or object is that value; any other value is a text, because the tool's schema is not known
+//!   here.
+//! - **Almost valid JSON** is accepted if it has only one meaning (`json.rs`). Brackets may be missing or surplus
+//!   before the closing tag.
+//! - **A final answer**, if there is no call, is text that is marked as an answer (`plain_answer.rs`), or else the
+//!   whole reply, since these models answer without markup.
+//! - **Thought** is the text before the first call or the answer.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -41,7 +44,8 @@ pub fn read(completion: &str) -> Read {
     let mut blocks = vec![first];
     while let Some(last) = blocks.last()
         && let Some(next) = Block::find(completion, last.end)
-        // What comes between two calls is blank, or the model has made up what the first one gave.
+        // Only white space may separate two calls. With other text between them, the model invented the first call's
+        // result.
         && completion[last.end..next.start].trim().is_empty()
     {
         blocks.push(next);
@@ -76,20 +80,20 @@ fn answer(completion: &str, body: usize) -> Read {
     Ok(Action::new(completion, thought(completion, 0..body), Act::Answer(answer)))
 }
 
-/// What stands between a pair of tags.
+/// The content of a pair of tags.
 struct Block {
     start: usize,
     content: Range<usize>,
-    /// What makes the calls; `None` when one cannot be made.
+    /// The cells that make the calls; `None` if a call cannot be made.
     cells: Option<Vec<String>>,
     closed: bool,
     end: usize,
 }
 
 impl Block {
-    /// The first at `from` or later.
+    /// Finds the first block at or after `from`.
     fn find(text: &str, from: usize) -> Option<Self> {
-        // Qwen3-Coder forgets the tag around its functions.
+        // Qwen3-Coder sometimes omits the tag around its functions.
         static BARE: LazyLock<Regex> =
             LazyLock::new(|| Regex::new(r"(?m)^[ \t]*<function=[^\s<>]+>").expect("it is valid"));
         let tagged = Tagged::find(text, from, (OPEN, CLOSE), Content::Calls);
@@ -129,7 +133,7 @@ type Call = (String, Json);
 
 // ---- JSON --------------------------------------------------------------------------------------
 
-/// The calls that JSON says, and where it ends. A closing tag in one of its strings is text.
+/// Parses calls in JSON, and returns them with the end position. A closing tag in a JSON string is part of the string.
 fn objects(text: &str, inside: usize) -> Option<(Vec<Call>, usize)> {
     let blanks = text[inside..].len() - text[inside..].trim_start().len();
     let begin = inside + blanks;
@@ -137,7 +141,7 @@ fn objects(text: &str, inside: usize) -> Option<(Vec<Call>, usize)> {
     let begin = begin + fence;
     whole_objects(&text[begin..])
         .or_else(|| {
-            // What breaks off before its tag lacks brackets, or cannot be read.
+            // The JSON does not parse past the closing tag: try it with the brackets missing there.
             let close = memmem::find(&text.as_bytes()[begin..], CLOSE.as_bytes())?;
             let mut reader = Reader::new(&text[begin..begin + close]);
             let value = reader.value()?;
@@ -171,7 +175,7 @@ fn whole_objects(text: &str) -> Option<(Vec<Call>, usize)> {
     }
 }
 
-/// The calls that a value says: one, or a list of such.
+/// Converts a value into calls: the value is one call or a list of calls.
 fn calls(value: Json) -> Option<Vec<Call>> {
     match value {
         Json::List(values) if !values.is_empty() => values.into_iter().map(call).collect(),
@@ -184,7 +188,7 @@ fn call(value: Json) -> Option<Call> {
     let (mut name, mut arguments) = (None, None);
     for (field, value) in fields {
         match (&field[..], value) {
-            ("function", function @ Json::Object(_)) => return call(function), // as OpenAI's protocol has it
+            ("function", function @ Json::Object(_)) => return call(function), // as in OpenAI's protocol
             ("name", Json::Text(text)) => name = Some(text),
             ("arguments", value) => arguments = Some(value),
             ("parameters", value) if arguments.is_none() => arguments = Some(value),
@@ -196,7 +200,7 @@ fn call(value: Json) -> Option<Call> {
 
 // ---- XML ---------------------------------------------------------------------------------------
 
-/// The calls `<function=...>` that begin here, and where they end.
+/// Parses the `<function=...>` calls that start here, and returns them with the end position.
 fn functions(text: &str, inside: usize) -> Option<(Vec<Call>, usize)> {
     let mut calls = Vec::new();
     let mut at = Cursor { text, at: inside };
@@ -224,7 +228,7 @@ fn parameters(at: &mut Cursor<'_>) -> Option<Json> {
     while let Some(name) = at.opening_raw("parameter") {
         let rest = &at.text[at.at..];
         let mut ends = memmem::find_iter(rest.as_bytes(), END);
-        // One that no other tag follows is part of a text.
+        // A closing tag that is not followed by another tag is part of the value.
         let end = ends.find(|&end| {
             let next = rest[end + END.len()..].trim_start();
             let is_cut = || next.len() < CLOSE.len() && cut_tag(next, "</function>") == next.len();
@@ -236,7 +240,7 @@ fn parameters(at: &mut Cursor<'_>) -> Option<Json> {
     Some(Json::Object(named))
 }
 
-/// A parameter's value: the template puts a line break before and after it.
+/// Returns a parameter's value. The template adds a line break before and after it.
 fn value(name: &str, text: &str) -> Json {
     let text = text.strip_prefix('\r').unwrap_or(text);
     let text = text.strip_prefix('\n').unwrap_or(text);
@@ -255,21 +259,21 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// What comes next but blanks.
+    /// Skips white space and returns the rest of the text.
     fn rest(&mut self) -> &'a str {
         let rest = &self.text[self.at..];
         self.at += rest.len() - rest.trim_start().len();
         rest.trim_start()
     }
 
-    /// Takes `<tag=name>`, if it comes next, and what is blank after it, and returns the name.
+    /// Consumes `<tag=name>` and the white space after it, if they come next. Returns the name.
     fn opening(&mut self, tag: &str) -> Option<String> {
         let name = self.opening_raw(tag)?;
         self.rest();
         Some(name)
     }
 
-    /// The same without the blanks.
+    /// Like `opening`, but keeps the white space after the tag.
     fn opening_raw(&mut self, tag: &str) -> Option<String> {
         let rest = self.rest().strip_prefix('<')?.strip_prefix(tag)?.strip_prefix('=')?;
         let (name, _) = rest.split_once('>').filter(|(name, _)| name.len() < 200 && !name.contains(['<', '\n']))?;
@@ -277,7 +281,7 @@ impl<'a> Cursor<'a> {
         Some(name.trim().trim_matches(['"', '\'']).to_owned())
     }
 
-    /// Takes the tag, if it comes next; a piece of it that ends the text is one.
+    /// Consumes the tag, if it comes next. A partial tag at the end of the text counts.
     fn closing(&mut self, tag: &str) -> bool {
         let rest = self.rest();
         if rest.starts_with(tag) {
