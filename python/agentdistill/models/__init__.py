@@ -1,1 +1,1 @@
-"""What is a model, and how is each engine asked?"""
+"""The model interface, and one implementation for each engine."""

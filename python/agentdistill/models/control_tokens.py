@@ -1,11 +1,11 @@
-"""How can only the chat template write control tokens, whatever a message contains?
+"""Only the chat template can write control tokens; message text cannot inject them.
 
-A tokenizer reads ``<|im_end|>`` as a control token wherever it occurs. In text from a tool, a passage or a question it
-must be encoded as ordinary characters. A rendered conversation therefore has marks: a control token counts only
-after a mark, which the template's own tokens get, and is text everywhere else (:class:`ControlTokens`).
+A tokenizer parses ``<|im_end|>`` as a control token wherever it occurs. In text from a tool, a passage or a question it
+must be encoded as ordinary characters. :class:`ControlTokens` therefore puts a mark before each token that the template
+wrote. A control token without a mark is text.
 
-A server renders and tokenizes by itself, so a zero-width character is inserted into such text (:func:`neutralized`).
-Tokens that do not delimit turns, such as ``<think>`` and ``<tool_call>``, stay as they are.
+A server renders and tokenizes the conversation itself. For servers, :func:`neutralized` inserts a zero-width character
+into such text. Tokens that do not delimit turns, such as ``<think>`` and ``<tool_call>``, are left unchanged.
 """
 
 import json
@@ -15,35 +15,36 @@ from functools import cached_property
 from typing import Any
 
 MARK = "\ufdd0"
-"""Precedes a control token written by the template. Like the next one, a code point that Unicode will never assign."""
+"""Precedes a control token written by the template. This and ``_GUARD`` are Unicode noncharacters, never assigned."""
 
 _GUARD = "\ufdd1"
-"""Inserted into text that looks like a control token, while the template runs."""
+"""Inserted into text that looks like a control token while the template is rendered."""
 
 _WIDTHLESS = "\u200b"
 
 _INSIDE_TURNS = re.compile(r"</?(?:think|thinking|thought|seed:think|tool_\w+)>|\[/?THINK\]|\s*")
-"""Tokens that a template writes within a turn. They do not delimit turns."""
+"""Tokens that a template writes inside a turn. They do not delimit turns."""
 
 _USUAL = re.compile(
     r"<(?=\|[^|<>\s]{1,40}\|>|\uff5c[^\uff5c<>\s]{1,40}\uff5c>|/?(?:start|end)_of_(?:turn|role|text|image)>|/?s>"
     r"|(?:bos|eos|pad|unk|mask)>)|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
 )
-"""The first character of common control tokens, for servers, whose tokenizer is unknown."""
+"""Matches the first character of common control tokens. For servers, whose tokenizer is unknown."""
 
 
 def neutralized(text: str) -> str:
-    """``text`` for a server: what looks like a control token has a zero-width space after its first character."""
+    """Insert a zero-width space after the first character of everything in ``text`` that looks like a control token."""
     return _USUAL.sub(lambda begins: begins[0] + _WIDTHLESS, text)
 
 
 def unmarked(text: str) -> str:
-    """``text`` without marks."""
+    """Remove marks and guards from ``text``."""
     return text.replace(MARK, "").replace(_GUARD, "")
 
 
 class ControlTokens:
-    """The control tokens of a transformers tokenizer: special tokens, and those that its template uses for turns."""
+    """The control tokens of a transformers tokenizer: its special tokens, and the tokens with which its chat template
+    delimits turns."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -55,17 +56,18 @@ class ControlTokens:
         self._split = re.compile(f"({MARK}(?:{either}))")
 
     def render(self, conversation: Sequence[dict[str, str]], template: Callable[[list[dict[str, str]]], str]) -> str:
-        """Render a conversation with ``template``, and mark the control tokens that it wrote."""
+        """Render a conversation with ``template`` and mark the control tokens that the template wrote."""
         guarded = [{name: self._guarded(text) for name, text in message.items()} for message in conversation]
         return self._any.sub(lambda token: MARK + token[0], template(guarded)).replace(_GUARD, "")
 
     def pieces(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Split a marked text at its control tokens. With each piece: whether it contains one as ordinary text."""
+        """Split marked text at its control tokens. The flag is True if the piece contains a control token as ordinary
+        text."""
         for number, piece in enumerate(self._split.split(text)):
             yield (piece, self._any.search(piece) is not None) if number % 2 == 0 else (piece[1:], False)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a marked text; control tokens without a mark are encoded as ordinary characters."""
+        """Encode marked text. Control tokens without a mark are encoded as ordinary characters."""
         guarded = self._marked_or_not.sub(lambda found: found[1] or found[2] + _GUARD, text)
         if _GUARD not in guarded:
             return list(self._tokenizer(guarded, add_special_tokens=False)["input_ids"])
@@ -74,13 +76,13 @@ class ControlTokens:
         return list(self._guarding.encode(guarded, add_special_tokens=False).ids)
 
     def _guarded(self, text: str) -> str:
-        """A message's text in which no control token and no mark is left."""
+        """Remove marks from a message's text, and break up its control tokens with guards."""
         text = unmarked(text)
         return self._within.sub(rf"\1{_GUARD}", text) if self._any.search(text) else text
 
     @cached_property
     def _guarding(self) -> Any:
-        """The tokenizer with a first normalization step, after control tokens were found, that deletes guards."""
+        """The tokenizer with an extra normalizer that deletes guards. It runs after control tokens were matched."""
         from tokenizers import Tokenizer
 
         core = json.loads(self._tokenizer.backend_tokenizer.to_str())
@@ -89,7 +91,7 @@ class ControlTokens:
         for token in core["added_tokens"]:
             token["normalized"] &= not self._any.fullmatch(
                 token["content"]
-            )  # else it would be searched for after that step
+            )  # a normalized token would be matched after the guards are deleted
         return Tokenizer.from_str(json.dumps(core))
 
 
@@ -99,7 +101,7 @@ def _control_tokens(tokenizer: Any) -> set[str]:
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     try:
         structure = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:  # no template, or one for other turns: the special tokens have to do
+    except Exception:  # no template, or it rejects these turns: use only the special tokens
         structure = ""
     made_of = {token.content for token in added if token.content in structure}
     return {token for token in special | made_of if not _INSIDE_TURNS.fullmatch(token)}

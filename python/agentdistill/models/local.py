@@ -1,8 +1,8 @@
-"""What do the engines in this process share? They render conversations here, and can continue a completion by its ids.
+"""Base class of the in-process engines, which render conversations here and can continue a completion from its ids.
 
-Stop strings do not apply to thinking, and thinking may have a token limit of its own (``Sampling.thinking_tokens``), so
-a completion that was cut within its thinking is continued from the ids that were drawn. Not here: how an engine draws
-tokens (``vllm.py``, ``transformers.py``).
+Stop strings do not apply to thinking, and thinking may have its own token limit (``Sampling.thinking_tokens``).
+A completion that was cut off inside its thinking is therefore continued from the sampled ids. Not here: how an engine
+samples tokens (``vllm.py``, ``transformers.py``).
 """
 
 from abc import abstractmethod
@@ -34,8 +34,10 @@ class LocalModel(SampledModel):
     async def _complete(
         self, messages: Sequence[Message], prefix: str, prompt: list[int], sampling: Sampling, n: int, show: Show | None
     ) -> Generation:
-        """Draw ``n`` completions of ``prompt``, or, if it is empty, of the rendered ``messages`` and ``prefix``. Their
-        text includes thinking; ``show`` gets the text of a single one."""
+        """Sample ``n`` completions of ``prompt``, or of the rendered ``messages`` and ``prefix`` if it is empty.
+
+        Their text includes thinking. ``show`` is called with the text of a single completion.
+        """
 
     async def _draw(
         self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
@@ -47,7 +49,7 @@ class LocalModel(SampledModel):
         if opened and sampling.thinking_tokens is not None:
             first = replace(sampling, max_tokens=sampling.thinking_tokens)
         drawn = await self._complete(messages, prefix, [], first, n, show)
-        if prefix:  # the reply has begun: there is no thinking
+        if prefix:  # the prefix is part of the reply, so there is no thinking
             return replace(drawn, completions=[replace(completion, stop="") for completion in drawn.completions])
         whole = await gather(
             *(
@@ -69,7 +71,7 @@ class LocalModel(SampledModel):
         index: int,
         show: Show | None,
     ) -> Completion:
-        """Continue a completion until its thinking and its reply have ended or reached their limits."""
+        """Continue a completion until its thinking and its reply have each ended or reached their limit."""
         budget = sampling.max_tokens if sampling.thinking_tokens is None else sampling.thinking_tokens
         seed = None if sampling.seed is None else sampling.seed + 1 + index
         while True:
@@ -111,7 +113,7 @@ class LocalModel(SampledModel):
 
 
 def _ended(completion: Completion, sampling: Sampling) -> Completion:
-    """A completion without what follows a stop string, which may have come in two parts."""
+    """Cut a completion at its first stop string, which may span two continuations."""
     text = cut_at_stop(completion.text, sampling.stop)
     finish_reason = completion.finish_reason if text == completion.text else "stop"
     return replace(completion, text=text, finish_reason=finish_reason, stop="")

@@ -1,9 +1,7 @@
-"""What a model is: messages in, completions out, be it teacher or student, served or local, scripted or recorded.
+"""The model interface: messages in, completions out. Teachers and students, served or local, all implement it.
 
-:func:`load_model` turns a word of the command line into one. Each engine has its own module (``openai_model``,
-``vllm_model``, ``transformers_model``), imported when first asked for; the two models that need no engine are here.
-
-Not here: which prompt is given (``prompt.py``), and what a completion means (the core's ``parse_action``).
+Not here: the implementations (a module for each engine), selecting one by name (``loading.py``), prompts
+(``prompt.py``), and parsing completions (the core's ``parse_action``).
 """
 
 import hashlib
@@ -19,11 +17,11 @@ from agentdistill.well_formed import well_formed
 
 
 class ModelError(AgentDistillError):
-    """A model that cannot be loaded, reached, or made to answer; says which, and what to do."""
+    """A model cannot be loaded or reached, or does not answer. The message names the model and says what to do."""
 
 
 class Message(NamedTuple):
-    """One turn of a conversation; equal to the plain pair ``(role, content)`` that a trajectory keeps."""
+    """One turn of a conversation. It equals the plain tuple ``(role, content)`` that a trajectory stores."""
 
     role: str
     """"system", "user" or "assistant"."""
@@ -32,33 +30,34 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Greedy by default; the paper's rollout with N = 8 candidates is ``Sampling(0.4, 0.8)``."""
+    """Sampling parameters. Greedy by default; the paper's rollout with N = 8 candidates uses ``Sampling(0.4, 0.8)``."""
 
     temperature: float = 0.0
-    """0 takes the likeliest token. Paper: 0.4 in rollouts of N candidates, 0 for the teacher."""
+    """Softmax temperature; 0 is greedy. Paper: 0.4 in rollouts with N candidates, 0 for the teacher."""
     top_p: float = 1.0
-    """Draw from the smallest set of tokens with this much probability. Paper: 0.8 in rollouts."""
+    """Nucleus sampling: sample from the smallest set of tokens with this much probability. Paper: 0.8 in rollouts."""
     max_tokens: int = 1024
-    """Most new tokens of one completion. Paper: 1,024."""
+    """Maximum number of new tokens in a completion. Paper: 1,024."""
     thinking_tokens: int | None = None
-    """Limit for a reasoning model's thinking; ``max_tokens`` is then the limit of the reply. Thinking that reaches it
-    is closed. Default: both share ``max_tokens``. Servers get the sum as one limit."""
+    """Token limit of a reasoning model's thinking; ``max_tokens`` then limits only the reply. Thinking that reaches the
+    limit is closed. Default: thinking and reply share ``max_tokens``. Servers get the sum as a single limit."""
     stop: tuple[str, ...] = ()
-    """A completion ends before the first of these that it writes. Paper: the ends of an action (``<end_code>``)."""
+    """Stop strings: a completion ends before the first one. Paper: the end of an action (``<end_code>``)."""
     logprobs: bool = False
-    """Also return the log probability of every token drawn. Paper: not needed."""
+    """Also return the log probability of every sampled token. Paper: not needed."""
     seed: int | None = None
-    """A request with the same seed draws the same completions, as far as the engine's arithmetic repeats itself."""
+    """Equal requests with equal seeds give equal completions, as far as the engine's arithmetic is deterministic."""
 
     def seeded(self, *parts: int | str) -> "Sampling":
-        """With a seed made from ``parts``, which identify the request. Greedy sampling gets none."""
+        """Return a copy whose seed is derived from ``parts``, which identify the request. Greedy sampling gets no
+        seed."""
         if not self.temperature:
             return self
         digest = hashlib.sha256(repr(parts).encode()).digest()
-        return replace(self, seed=int.from_bytes(digest[:4]) >> 1)  # some servers take 31 bits
+        return replace(self, seed=int.from_bytes(digest[:4]) >> 1)  # some servers accept only 31 bits
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what no engine could do."""
+        """Raise ValueError for values out of range."""
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}: give 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
@@ -72,8 +71,8 @@ class Sampling:
 
 
 NEUTRAL = {"repetition_penalty": 1.0, "top_k": -1, "min_p": 0.0}
-"""Values that leave sampling unchanged. Servers get them, since they would use the model's generation_config.json
-otherwise. A server that refuses one of them gets none."""
+"""Values with no effect on sampling. They are sent to servers, which would otherwise use the values in the model's
+generation_config.json. A server that refuses one of them is sent none."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +80,18 @@ class Completion:
     """One of the n continuations of a prompt."""
 
     text: str
-    """What the model wrote: without the prefix it was given, without the stop string that ended it, and without its
-    thinking."""
+    """The text that the model wrote, without the given prefix, the stop string that ended it, and the thinking."""
     token_ids: list[int] | None = None
-    """The ids drawn, with those of the stop string and of the end of the turn; None when the server keeps them."""
+    """The sampled ids, including those of the stop string and the end of turn. None if the server does not return
+    them."""
     logprobs: list[float] | None = None
-    """Natural logarithm of each drawn token's probability; None when not asked for, or not given."""
+    """Natural log probability of each sampled token. None if not requested or not returned."""
     finish_reason: str = "stop"
-    """"stop" (end of turn or a stop string) or "length" (``max_tokens`` or a full context); a server may have more."""
+    """"stop" (end of turn or stop string) or "length" (``max_tokens`` or full context); servers may return others."""
     stop: str = ""
-    """The stop string that ended it, while an engine works on it; "" afterwards."""
+    """The stop string that ended the completion. Used only inside an engine; "" in what ``generate`` returns."""
     thinking: str = ""
-    """What a reasoning model wrote before ``text``, with the tags. ``token_ids`` include it."""
+    """The thinking that a reasoning model wrote before ``text``, with its tags. ``token_ids`` include it."""
 
     @property
     def reasoning(self) -> str:
@@ -100,12 +99,12 @@ class Completion:
         return reasoning(self.thinking)
 
     def with_thinking_split(self, *, opened: str | None = None) -> "Completion":
-        """Move thinking from ``text`` to ``thinking``. ``opened``: the opening tag that the chat template wrote."""
+        """Move the thinking from ``text`` to ``thinking``. ``opened``: the opening tag, if the template wrote it."""
         thinking, text = split_thinking((opened or "") + self.text)
         return replace(self, thinking=thinking, text=text) if thinking else self
 
     def joined(self) -> "Completion":
-        """Move the thinking back into ``text``, as it was written."""
+        """Move the thinking back into ``text``, exactly as it was written."""
         return replace(self, thinking="", text=self.thinking + self.text)
 
     def __post_init__(self) -> None:
@@ -114,22 +113,22 @@ class Completion:
 
 @dataclass(frozen=True)
 class Generation:
-    """The answer to one request: n completions of one prompt, and what they cost."""
+    """The result of one request: n completions of one prompt, and their token counts."""
 
     completions: list[Completion]
     prompt_token_ids: list[int] | None = None
-    """The prompt exactly as the model read it, chat template and prefix included; None when the server keeps it."""
+    """The prompt as the model read it, including chat template and prefix. None if the server does not return it."""
     prompt_tokens: int = 0
-    """Tokens of the prompt, counted once for all n of a request."""
+    """Tokens in the prompt, counted once for all n completions of a request."""
     completion_tokens: int = 0
-    """Tokens of all completions together."""
+    """Tokens in all completions together."""
     cached_tokens: int = 0
-    """Tokens of the prompt that the engine had read before, and did not read again; 0 where it does not say."""
+    """Tokens of the prompt that the engine took from its prefix cache; 0 if it does not report them."""
     seconds: float = 0.0
-    """From request to answer, where it was measured."""
+    """Seconds from request to result, if measured."""
 
     def and_further(self, other: "Generation") -> "Generation":
-        """This, with the completions of another request for the same prompt."""
+        """Merge with another request's generation for the same prompt: append its completions, add its costs."""
         return Generation(
             self.completions + other.completions,
             self.prompt_token_ids,
@@ -141,37 +140,40 @@ class Generation:
 
 
 class Model(Protocol):
-    """Anything that can go on with a conversation. Many ``generate`` calls may wait at once; engines batch them."""
+    """Anything that can continue a conversation. Many ``generate`` calls may be pending at once; engines batch them."""
 
     name: str
-    """What a trajectory records as its model."""
+    """The model's name in trajectories."""
 
     async def generate(
         self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
     ) -> Generation:
         """Continue ``messages`` with ``n`` independent assistant turns that each begin with ``prefix``.
 
-        Raises ModelError when that is not possible, ValueError for arguments that make no sense.
+        Raises ModelError if the model fails, ValueError for invalid arguments.
         """
         ...
 
     async def close(self) -> None:
-        """Free what the model holds; it cannot be asked again."""
+        """Free the model's resources. It cannot be used afterwards."""
         ...
 
 
 Show = Callable[[str], None]
-"""Shows text, piece by piece, to whoever waits for it."""
+"""Called with each new piece of text as it is generated."""
 
 
 @runtime_checkable
 class StreamingModel(Protocol):
-    """A model that can show what it writes while it writes."""
+    """A model that can stream its output."""
 
     async def stream(
         self, messages: Sequence[Message], sampling: Sampling, show: Show, *, prefix: str = ""
     ) -> Generation:
-        """``generate`` with one completion, whose text is shown on the way; what failed and was tried again, too."""
+        """Like ``generate`` with one completion, but pass its text to ``show`` as it arrives.
+
+        Text of failed attempts that were retried is shown too.
+        """
         ...
 
 
@@ -184,7 +186,7 @@ class DatedModel(Protocol):
 
 
 class SampledModel(ABC):
-    """What the models share whose tokens are drawn: n greedy completions are n times the same one, drawn once."""
+    """Base class of models that sample tokens. Greedy decoding runs once, and its completion is repeated n times."""
 
     name: str
 
@@ -207,10 +209,10 @@ class SampledModel(ABC):
     async def _draw(
         self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
     ) -> Generation:
-        """``generate``, for an ``n`` that makes sense; ``show`` is given the text of one completion."""
+        """``generate`` with a valid ``n``. If ``show`` is given, ``n`` is 1 and ``show`` gets the completion's text."""
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """``text`` up to the first stop string in it."""
+    """Cut ``text`` before the first stop string in it."""
     ends = [end for s in stop if (end := text.find(s)) >= 0]
     return text[: min(ends)] if ends else text

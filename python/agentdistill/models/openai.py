@@ -1,8 +1,8 @@
-"""A model behind any server that speaks OpenAI's chat protocol: vLLM, SGLang, llama.cpp, Ollama, OpenAI itself.
+"""A model on a server with OpenAI's chat completions API: vLLM, SGLang, llama.cpp, Ollama, OpenAI itself.
 
-Servers differ in what they know and often fail for a moment. What a server lacks is found out by asking, once: several
-completions in one request, token ids, continuing a turn that was begun. What passes (time-outs, cut connections,
-overload, garbage) is asked again (retry.py); what does not pass is a ModelError at once.
+Servers differ in the features they support: several completions per request, token ids, continuing a partial assistant
+turn. The first request that needs a feature finds out whether the server supports it. Transient failures (timeouts,
+dropped connections, overload, invalid responses) are retried (retry.py). Permanent errors raise ModelError at once.
 
 Not here: starting a server.
 """
@@ -41,9 +41,9 @@ _log = logging.getLogger(__name__)
 
 
 class OpenAIModel(SampledModel):
-    """The model ``name`` of the server at ``base_url``. The key is taken from OPENAI_API_KEY, if the server wants one.
+    """The model ``name`` on the server at ``base_url``. The API key, if any, is read from OPENAI_API_KEY.
 
-    To be asked from one event loop.
+    Use it from a single event loop.
     """
 
     def __init__(
@@ -55,8 +55,9 @@ class OpenAIModel(SampledModel):
         timeout: float = 600.0,
         template: Mapping[str, Any] | None = None,
     ) -> None:
-        """``retries``: how often a request is tried again (8 take two minutes). ``timeout``: seconds for one try.
-        ``template``: what the server's chat template is given besides, such as ``{"enable_thinking": False}``."""
+        """``retries``: how often a request is retried (8 retries take about two minutes). ``timeout``: seconds for one
+        attempt. ``template``: additional arguments of the server's chat template, e.g. ``{"enable_thinking": False}``.
+        """
         if retries < 0 or timeout <= 0:
             raise ValueError(f"retries is {retries} and timeout {timeout}: give at least 0 and more than 0 seconds")
         self.name = name
@@ -67,7 +68,7 @@ class OpenAIModel(SampledModel):
         hide_in_environment({"OPENAI_API_KEY": key})
         self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
         self._knows = _Abilities()
-        self._continues: bool | None = None  # whether it can go on with a turn that was begun; not known yet
+        self._continues: bool | None = None  # whether it can continue a partial turn; None: not known yet
         self._probing = asyncio.Lock()
 
     async def _draw(
@@ -83,7 +84,7 @@ class OpenAIModel(SampledModel):
         extra = self._template | (_CONTINUE if begun else {})
         parts = [await self._ask(conversation, sampling, n, 0, extra, None if prefix and not begun else show)]
         while (have := sum(len(part.completions) for part in parts)) < n:
-            # It gives fewer than it was asked for: ask for the missing ones, all at once.
+            # The server returned fewer than requested: request the missing ones concurrently.
             size = max(len(part.completions) for part in parts)
             parts += await asyncio.gather(
                 *(self._ask(conversation, sampling, min(size, n - i), i, extra) for i in range(have, n, size))
@@ -101,12 +102,12 @@ class OpenAIModel(SampledModel):
 
     @property
     def refused(self) -> frozenset[str]:
-        """Parameters that the server has refused, so that its own defaults hold."""
+        """Parameters that the server has refused. Its own defaults apply to them."""
         return self._knows.without
 
     @property
     def retried(self) -> int:
-        """How many requests had to be sent again so far."""
+        """Number of retries so far."""
         return self._retries.retried
 
     async def _ask(
@@ -118,7 +119,10 @@ class OpenAIModel(SampledModel):
         extra: dict[str, object],
         show: Show | None = None,
     ) -> Generation:
-        """Up to ``n`` completions, the ``first``-th and following, with whatever the server is able to do."""
+        """Request up to ``n`` completions, beginning with number ``first``.
+
+        A request that the server refuses is sent again with fewer features, and the features that work are remembered.
+        """
         tries = self._knows.and_less(n)
         while True:
             knows = tries.pop(0)
@@ -139,7 +143,7 @@ class OpenAIModel(SampledModel):
                     tries = [replace(each, without=each.without | names) for each in (knows, *tries)]
                 if not tries:
                     raise ModelError(f"{self._where()} refuses the request: {refused}") from refused
-        if knows != self._knows:  # only what has worked is remembered: the request itself might have been wrong
+        if knows != self._knows:  # remembered only now that it worked: the request itself might have been invalid
             for name in sorted(knows.without - self._knows.without):
                 _log.warning("%s refuses %s: it is asked without, and its own default holds", self._where(), name)
             if "system" in self._knows.roles - knows.roles:
@@ -157,7 +161,7 @@ class OpenAIModel(SampledModel):
         knows: "_Abilities",
         show: Show | None = None,
     ) -> Generation:
-        """One request, sent until it is answered. Raises _Refused, ModelError."""
+        """Send one request, and retry transient failures. Raises _Refused or ModelError."""
         arguments: dict[str, Any] = {
             "model": self.name,
             "messages": knows.fitting(conversation),
@@ -202,13 +206,13 @@ class OpenAIModel(SampledModel):
                 problem, wait = _message(error), retry_after(error.response.headers)
             except (openai.APIConnectionError, openai.APITimeoutError, httpx2.HTTPError) as error:
                 problem, unreachable = f"{error} {error.__cause__ or ''}".strip(), _is_unreachable(error)
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # an answer, but no completion
+            except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # no completion
                 problem = f"it answers with something else than a chat completion ({error})"
             await asyncio.sleep(self._retries.pause(attempt, problem, wait=wait, unreachable=unreachable))
             attempt += 1
 
     async def _permanent(self, error: openai.APIStatusError) -> Exception:
-        """What to raise for an error that asking again would not mend."""
+        """Return the exception for an error that a retry cannot fix."""
         message = _message(error)
         match error.status_code:
             case 400 | 413 | 422:
@@ -224,9 +228,9 @@ class OpenAIModel(SampledModel):
         return ModelError(f"{self._where()} refuses: {message} (status {error.status_code})")
 
     async def _can_continue(self) -> bool:
-        """Whether the server goes on with a turn that was begun.
+        """Whether the server can continue a partial assistant turn.
 
-        One that ignores the wish counts some tokens more: those that end that turn and open another.
+        A server that ignores the request counts more prompt tokens: it ends that turn and opens another.
         """
         async with self._probing:
             if self._continues is None:
@@ -251,24 +255,27 @@ _CONTINUE: dict[str, object] = {"continue_final_message": True, "add_generation_
 
 
 _OPTIONAL = ("stream_options", "logprobs", "stop", "top_p", "temperature", "seed")
-"""Parameters that a request can do without. Of two that exclude each other, the one that matters less comes first."""
+"""Parameters that may be left out of a request. Of two that a server rejects together, the less important is first."""
 
 
 class _Refused(Exception):
-    """The server says that this request is wrong (400, 413, 422)."""
+    """The server rejected this request as invalid (status 400, 413, 422)."""
 
     def __init__(self, message: str, *, too_long: bool) -> None:
         super().__init__(message)
         self.too_long = too_long
 
     def parameters(self, without: frozenset[str]) -> frozenset[str]:
-        """What to leave out: a parameter that it names, or all neutral ones; ``without``: those that were."""
+        """Parameters to leave out next: one that the error names, or all neutral ones if it names one of these.
+
+        ``without``: parameters that were already left out.
+        """
         named = [name for name in (*NEUTRAL, *_OPTIONAL) if re.search(rf"\b{name}\b", str(self))]
         first = next((name for name in named if name not in without), None)
         return frozenset(NEUTRAL if first in NEUTRAL else [first] if first else [])
 
     def roles(self, known: frozenset[str]) -> frozenset[str] | None:
-        """The roles that are left, if it says that one of the ``known`` is not."""
+        """The remaining roles, if the error says that one of ``known`` is not supported; else None."""
         suspects = []
         if re.search(r"\balternat(e|ing)\b", str(self), re.I):
             suspects = ["repeated", "system"]
@@ -280,7 +287,7 @@ class _Refused(Exception):
 
 @dataclass(frozen=True)
 class _Abilities:
-    """What the server is believed to know."""
+    """Features that the server is assumed to support."""
 
     token_ids: bool = True
     several: bool = True
@@ -288,20 +295,20 @@ class _Abilities:
     without: frozenset[str] = frozenset()
     """Parameters that the server has refused."""
     roles: frozenset[str] = frozenset({"system", "repeated"})
-    """What its chat template knows: the system's role, and turns of one role after another."""
+    """What its chat template supports: "system", a system role; "repeated", consecutive turns of one role."""
 
     def and_less(self, n: int) -> "list[_Abilities]":
-        """This, and what to do without if the server refuses a request for ``n`` completions, the least first."""
+        """This and reduced alternatives, in the order in which to try them for a request of ``n`` completions."""
         several = (True, False) if self.several and n > 1 else (self.several,)
         ways = [self, self.plain()] if self.plain() != self else [self]
         return [replace(way, several=more) for more in several for way in ways]
 
     def plain(self) -> "_Abilities":
-        """This, without what not every server knows."""
+        """This, without the features and parameters that OpenAI's API does not have."""
         return replace(self, token_ids=False, without=self.without | set(NEUTRAL))
 
     def fitting(self, conversation: list[dict[str, str]]) -> list[dict[str, str]]:
-        """The conversation with roles that the template knows."""
+        """The conversation, rewritten to use only roles that the chat template supports."""
         messages = [Message(**message) for message in conversation]
         if "system" not in self.roles:
             messages = without_system(messages)
@@ -311,14 +318,14 @@ class _Abilities:
 
 
 async def _streamed(chunks: Any, show: Show) -> Any:
-    """A streamed answer as if it had come whole; its text is shown on the way. Raises ValueError for one that has no
-    end."""
+    """Collect a streamed response into a complete one, and show its text as it arrives. Raises ValueError if the stream
+    has no end."""
     message, thought, logprobs, ids = "", "", list[Any](), list[int]()
     finish_reason = usage = prompt_ids = None
     async for chunk in chunks:
         usage = chunk.usage or usage
         prompt_ids = getattr(chunk, "prompt_token_ids", None) or prompt_ids
-        for choice in chunk.choices or ():  # some send null at the end, for the choices or for the delta
+        for choice in chunk.choices or ():  # some servers send null for the last choices or delta
             if choice.delta and (text := _reasoning(choice.delta)):
                 show(text if thought else f"<think>\n{text}")
                 thought += text
@@ -341,7 +348,7 @@ async def _streamed(chunks: Any, show: Show) -> Any:
 
 
 def _generation(response: Any, sampling: Sampling) -> Generation:
-    """What a server's answer says. Raises ValueError, TypeError or AttributeError for one that says nothing."""
+    """Parse a server's response. Raises ValueError, TypeError or AttributeError for an invalid one."""
     if not response.choices:
         raise ValueError("there is no choice in it")
     completions = []
@@ -356,7 +363,7 @@ def _generation(response: Any, sampling: Sampling) -> Generation:
             [token.logprob for token in tokens] if tokens is not None and sampling.logprobs else None,
             choice.finish_reason or "stop",
         ).with_thinking_split()
-        # Not every server knows all stop strings, and in thinking they stop nothing.
+        # Not every server applies all stop strings, and stop strings do not apply to thinking.
         completions.append(replace(completion, text=cut_at_stop(completion.text, sampling.stop)))
     usage = response.usage
     prompt_tokens, used = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
@@ -366,7 +373,7 @@ def _generation(response: Any, sampling: Sampling) -> Generation:
 
 
 def _reasoning(message: Any) -> str:
-    """What a message has in the fields that servers have for thinking."""
+    """A message's thinking, from whichever field the server uses for it."""
     for name in ("reasoning_content", "reasoning"):
         if isinstance(text := getattr(message, name, None), str) and text:
             return text
@@ -374,7 +381,7 @@ def _reasoning(message: Any) -> str:
 
 
 def _instructed(conversation: list[dict[str, str]], prefix: str) -> list[dict[str, str]]:
-    """The prefix as a wish, at the end of what the model reads."""
+    """Append an instruction to begin the reply with ``prefix``, for servers that cannot continue a turn."""
     wish = f"Begin your reply with exactly the following text, and go on from there:\n{prefix}"
     *before, last = conversation
     if last["role"] != "user":
@@ -383,7 +390,7 @@ def _instructed(conversation: list[dict[str, str]], prefix: str) -> list[dict[st
 
 
 def _without_prefix(completion: Completion, prefix: str) -> Completion:
-    """What comes after the prefix, if the model wrote it; its tokens are no longer those of the text."""
+    """Remove the prefix, if the model wrote it. Also drop token ids and logprobs, which no longer match the text."""
     words = r"\s+".join(re.escape(word) for word in prefix.split())
     if begun := re.match(rf"\s*{words}", completion.text):
         return replace(completion, text=completion.text[begun.end() :], token_ids=None, logprobs=None)
@@ -391,13 +398,13 @@ def _without_prefix(completion: Completion, prefix: str) -> Completion:
 
 
 def _passes(error: openai.APIStatusError) -> bool:
-    """Whether asking again may help."""
+    """Whether the error is transient, so that a retry may succeed."""
     return passes(error.status_code) and error.code != "insufficient_quota"
 
 
 def _is_unreachable(error: openai.APIConnectionError | httpx2.HTTPError) -> bool:
-    """Whether nobody listens there, or there is no such host."""
-    return type(error.__cause__).__name__ == "ConnectError"  # of httpx, or whatever openai's client then uses
+    """Whether the connection was refused, or the host does not exist."""
+    return type(error.__cause__).__name__ == "ConnectError"  # of httpx, or of another HTTP library
 
 
 def _is_too_long(error: openai.APIStatusError) -> bool:
@@ -406,9 +413,9 @@ def _is_too_long(error: openai.APIStatusError) -> bool:
 
 
 def _message(error: openai.APIStatusError) -> str:
-    """The server's own words, in one line."""
+    """The server's error message, on one line."""
     try:
-        body = error.response.json()  # the client's own message says nothing of a body that it does not expect
+        body = error.response.json()  # the client's message omits a body of unexpected form
     except ValueError:
         body = error.response.text
     while isinstance(body, list) and body:  # Gemini sends a list

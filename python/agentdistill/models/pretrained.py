@@ -1,6 +1,6 @@
-"""How are the weights and the tokenizer of a model loaded by transformers: from a folder, a hub, or a GGUF file?
+"""Load a model's weights and tokenizer with transformers, from a folder, a hub or a GGUF file.
 
-Not here: running it (transformers.py), training it (training/trainer.py).
+Not here: running a model (transformers.py) and training it (training/trainer.py).
 """
 
 from pathlib import Path
@@ -17,8 +17,8 @@ from agentdistill.models.model import ModelError
 
 
 def load(path_or_id: str, device: str, **options: Any) -> tuple[Any, Any]:
-    """Model and tokenizer, ready to run; an adapter is merged into its base. ``options`` are those of
-    ``from_pretrained``. Raises ModelError for a model that is not there, or cannot be loaded so."""
+    """Load a model and its tokenizer, ready to run. An adapter is merged into its base. ``options`` are passed to
+    ``from_pretrained``. Raises ModelError if the model does not exist or cannot be loaded."""
     where = {"gguf_file": Path(path_or_id).name} if is_gguf(path_or_id) else {}
     if where:
         need("gguf", "gguf")
@@ -51,5 +51,5 @@ def load(path_or_id: str, device: str, **options: Any) -> tuple[Any, Any]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or this machine, has no memory left. On CPUs, torch says so by a plain RuntimeError."""
+    """Whether a device or this machine ran out of memory. On a CPU, torch raises a plain RuntimeError for that."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

