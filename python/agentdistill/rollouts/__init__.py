@@ -1,1 +1,1 @@
-"""How does a task become a graded trajectory, and how do hundreds of them run at once?"""
+"""Rollouts: from a task to a graded trajectory, and many of them at once."""

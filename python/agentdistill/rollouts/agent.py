@@ -1,8 +1,8 @@
 """The agent loop of one episode: think, act, observe, until the answer.
 
-The loop sees a question, a model and a way to take a step. It does not know whether the episode becomes training data
-or an evaluation. Not here: many episodes at once (``engine.py``), failures of the model or the sandbox (raised to the
-caller), and grading.
+The loop gets a question, a model and a function that takes a step. It does not know whether the episode becomes
+training data or an evaluation. Not here: many episodes at once (``engine.py``), failures of the model or the sandbox
+(raised to the caller), and grading.
 """
 
 import asyncio
@@ -26,52 +26,53 @@ if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
 
 STEP_TOKENS = 1024
-"""Most new tokens of a step where none are given (paper: 1,024)."""
+"""Default limit of new tokens per step (paper: 1,024)."""
 
 PARSE_FAILURES = 3
-"""An episode ends after this many unusable completions in a row; the model is told what was wrong with each."""
+"""An episode ends after this many unusable completions in a row. The model is told what was wrong with each."""
 
 SAME_FAILURES = 3
-"""An episode ends when the same code has failed this often; the second time, the model is told so."""
+"""An episode ends when the same code has failed this many times. After the second time, the model is told."""
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """How one episode goes."""
+    """Settings of one episode."""
 
     prompt: str | None = None
-    """System prompt: one of ours by name, a file, or a text; "" for none. By default the one that fits what is done."""
+    """System prompt: the name of a built-in prompt, a file, or a text; "" for none.
+    By default the built-in prompt for the task."""
     action_format: ActionFormat = "code"
-    """How the model writes its actions. "code" is the paper's Thought and Code; the others are for models that have
-    learnt theirs elsewhere: "tool_call", "search_tags", "code_tags", "react"."""
+    """How the model writes its actions. "code" is the paper's Thought and Code.
+    The others are for models trained elsewhere: "tool_call", "search_tags", "code_tags", "react"."""
     compat: Compat | None = None
-    """"reference" is the form of the paper's code, whole: what the model is told and shows of its tools, prompts, stop
-    strings, limits of output, and the vote. For its students and logs; give it to train and evaluate alike."""
+    """"reference" uses the conversation form of the paper's code: tools, prompts, stop strings, output limits and vote.
+    Use it for that code's students and logs, in training and evaluation alike."""
     max_steps: int = 5
-    """Most steps of an episode (paper: 5)."""
+    """Maximum number of steps per episode (paper: 5)."""
     candidates: int = 1
-    """N of self-consistent action generation: how many candidates to sample at each step (paper: 8; 1 is the plain
-    agent). For a chain of thought, how many chains. Also ``--sag``."""
+    """N of self-consistent action generation: candidates sampled per step (paper: 8; 1 is the plain agent).
+    For a chain of thought, the number of chains. Also ``--sag``."""
     adaptive: bool = False
-    """Sample no more of the candidates once the vote is decided: fewer tokens, the same winner, a little more time."""
+    """Stop sampling candidates once the vote is decided: the same winner from fewer tokens, but slightly slower."""
     temperature: float | None = None
-    """By default 0 (greedy) for one candidate and 0.4 for several (paper: the same)."""
+    """Sampling temperature. By default 0 (greedy) for one candidate and 0.4 for several, as in the paper."""
     top_p: float = 0.8
-    """Sample from the likeliest tokens with this much probability together (paper: 0.8); nothing to greedy decoding."""
+    """Nucleus sampling: total probability of the tokens sampled from (paper: 0.8). No effect on greedy decoding."""
     max_tokens: int | None = None
-    """Most new tokens of a completion. By default 1,024 for a step of an agent and 4,096 for a chain of thought, as in
-    the paper's code."""
+    """Maximum number of new tokens per completion.
+    Default, as in the paper's code: 1,024 for an agent's step and 4,096 for a chain of thought."""
     thinking_tokens: int | None = None
-    """Limit for the thinking of a reasoning model, in tokens; max_tokens is then the limit of the reply alone. Default:
-    both share max_tokens. Servers get the sum as one limit."""
+    """Maximum number of thinking tokens of a reasoning model; ``max_tokens`` then limits only the reply.
+    By default both share ``max_tokens``. Servers get the sum as one limit."""
     last_word: bool = True
-    """When the steps are used up without an answer, ask once more, for the answer alone, and grade that (as the paper's
-    code does). The outcome stays what it was, such as "out_of_steps"."""
+    """If the steps are used up without an answer, ask once more for the answer alone, and grade it (paper's code: the same).
+    The outcome does not change: it is still "out_of_steps", for example."""
     keep_states: bool = False
-    """Record the State after each step too, so that any step can be entered again: session.state_before."""
+    """Record the State after each step, so that an episode can be continued from any step (session.state_before)."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what cannot be."""
+        """Raise ValueError for values that are out of range or do not go together."""
         for name in ("max_steps", "candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
@@ -88,22 +89,22 @@ class AgentConfig:
 
     @property
     def default_prompt(self) -> str:
-        """Name of the prompt where none is given."""
+        """Name of the default prompt."""
         return self.wording.default_prompt("student", "agent", self.action_format)
 
     @cached_property
     def system_prompt(self) -> str:
-        """Text of the prompt, its marks not yet filled in. Raises ValueError for a prompt that is not there."""
+        """Text of the prompt with its marks still in it. Raises ValueError if there is no such prompt."""
         return load_prompt(self.default_prompt if self.prompt is None else self.prompt)
 
     @property
     def token_limit(self) -> int:
-        """Most new tokens of a completion, given or by default."""
+        """Maximum number of new tokens per completion, given or default."""
         return STEP_TOKENS if self.max_tokens is None else self.max_tokens
 
     @cached_property
     def sampling(self) -> Sampling:
-        """What the model is asked for at each step."""
+        """Sampling settings of a step."""
         several = self.candidates > 1
         temperature = self.temperature if self.temperature is not None else (0.4 if several else 0.0)
         top_p = self.top_p if temperature else 1.0
@@ -118,32 +119,33 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class Episode:
-    """An episode: a trajectory but for the task's own fields and the grade."""
+    """An episode: a trajectory without the task's own fields and the grade."""
 
     messages: list[Message]
-    """Before the first step."""
+    """The messages before the first step."""
     steps: list[Step]
     outcome: "Outcome | None"
-    """None while it goes on."""
+    """None while the episode is running."""
     answer: str | None
     prompt_tokens: int
     completion_tokens: int
     compat: Compat | None = None
-    """The form of its conversation."""
+    """The form of the conversation."""
 
     @property
     def conversation(self) -> list[Message]:
-        """All that was said so far: the messages before the first step, and what each step did and was told."""
+        """The conversation so far: the messages before the first step, then each step's turn and the message after
+        it."""
         said = list(self.messages)
         for step in self.steps:
             said.append(Message("assistant", WORDINGS[self.compat].assistant_turn(step.candidates[step.winner])))
-            if step.message:  # not after the last
+            if step.message:  # empty after the last step
                 said.append(Message("user", step.message))
         return said
 
 
 def begin(question: str, config: AgentConfig, tools: str = "") -> Episode:
-    """An episode before its first step. ``tools``: signatures for the prompt."""
+    """An episode before its first step. ``tools``: the tools' signatures, for the prompt."""
     messages = config.wording.opening(question, config.system_prompt, tools=tools, max_steps=config.max_steps)
     return Episode(messages, [], None, None, 0, 0, config.compat)
 
@@ -161,13 +163,13 @@ async def run_episode(
     show: Show | None = None,
     seed: int = 0,
 ) -> Episode:
-    """Let ``model`` work on ``question`` to the end. ``tools``: signatures for its prompt; ``prefix``: begins its
-    first turn.
+    """Run one episode of ``model`` on ``question`` until it ends. ``tools``: the tools' signatures, for the prompt;
+    ``prefix``: the beginning of the first turn.
 
-    ``after_step`` is given the episode and its State after each step; ``half_done``: go on from what it was given.
-    ``show`` is given what the model writes, on the way if it can, and what it is told; after each, a blank line.
-    ``seed``: that of the episode, from which each request gets its own. Whatever the model writes is data. Raises
-    ModelError and SandboxError.
+    ``after_step`` is called with the episode and its State after each step. ``half_done`` resumes an episode from such
+    a pair. ``show`` is called with what the model writes (streamed, if the model can stream) and with the messages it
+    gets, each followed by a blank line. ``seed``: the episode's seed, from which each request derives its own. Nothing
+    that the model writes raises an exception. Raises ModelError and SandboxError.
     """
     episode, state = half_done or (begin(question, config, tools), action.initial)
     while episode.outcome is None:
@@ -193,28 +195,29 @@ async def _take_step(
     show: Show | None,
     seed: int,
 ) -> tuple[Episode, State]:
-    """Sample candidates, run them, vote, and tell the model what the winner did: the episode and its State after that.
+    """Sample candidates, run them, vote, and tell the model what the winner did. Return the episode and its State
+    afterwards.
 
-    An episode that has ended already is asked for its last word: one completion, whose answer is the episode's.
+    If the episode has already ended, ask for its last word instead: one completion, whose answer becomes the episode's.
     """
     start, is_last_word = time.perf_counter(), episode.outcome is not None
     n, messages, sampling, wording = config.candidates, episode.conversation, config.sampling, config.wording
     if is_last_word:
         n, messages = 1, wording.asked_last(messages)
         sampling = sampling if wording.stops_last_word else replace(sampling, stop=())
-    show_now = show if n == 1 else None  # with several, nobody knows the winner before the vote
+    show_now = show if n == 1 else None  # with several candidates, the winner is known only after the vote
     requests = count()
 
     def drawn() -> Sampling:
         return sampling.seeded(seed, len(episode.steps), next(requests))
 
-    keeps_thinking = config.action_format != "code"  # other forms are kept as they were written
+    keeps_thinking = config.action_format != "code"  # turns of other formats include the thinking
     sample = partial(_sample, model, messages, drawn, prefix, show_now, keeps_thinking)
     generation, result = await action.act(state, sample, n, prefix=prefix, adaptive=config.adaptive and n > 1)
     candidates = _candidates(generation, result, prefix)
     chosen, before = candidates[result.winner], [step.candidates[step.winner] for step in episode.steps]
     cut = is_cut(chosen)
-    after = state if cut else result.state  # half an action counts as none
+    after = state if cut else result.state  # a cut action does not count
     outcome, answer, message = episode.outcome, None, ""
     if is_last_word:
         answer = _last_word(chosen, cut)
@@ -266,7 +269,7 @@ async def _sample(
     keeps_thinking: bool,
     n: int,
 ) -> Generation:
-    """``n`` candidates; ``sampling`` gives each request its own."""
+    """Sample ``n`` candidates. ``sampling`` returns the settings, with a new seed for each request."""
     start = time.perf_counter()
     if show and isinstance(model, StreamingModel):
         if prefix:
@@ -283,7 +286,7 @@ async def _sample(
 
 
 def paragraph(text: str) -> str:
-    """What was said, with the blank line after it."""
+    """The text, followed by a blank line."""
     return f"{text.strip()}\n\n"
 
 
@@ -306,7 +309,7 @@ def _candidates(generation: Generation, result: StepResult, begun: str) -> list[
 
 
 def _outcome(chosen: Candidate, before: list[Candidate], repeats: int, config: AgentConfig) -> "Outcome | None":
-    """How the episode ends with this step; None when it goes on."""
+    """How the episode ends with this step; None if it continues."""
     if _is_unusable(chosen):
         last_ones = [*before, chosen][-PARSE_FAILURES:]
         given_up = config.wording.gives_up and len(last_ones) == PARSE_FAILURES and all(map(_is_unusable, last_ones))
@@ -320,17 +323,17 @@ def _outcome(chosen: Candidate, before: list[Candidate], repeats: int, config: A
 
 
 def _is_unusable(chosen: Candidate) -> bool:
-    """Whether the completion was no action, or not a whole one."""
+    """Whether the completion is no complete action."""
     return is_cut(chosen) or isinstance(chosen.action, ParseFailure)
 
 
 def _answer(chosen: Candidate) -> str | None:
-    """What the step answered, by final_answer(...) in its code or in plain text."""
+    """The step's final answer, from final_answer(...) in its code or from plain text."""
     return chosen.observation.final_answer if chosen.observation else None
 
 
 def _last_word(chosen: Candidate, cut: bool) -> str | None:
-    """The answer of a last word: that of an action, or one marked as such; else the text itself, if it is no action."""
+    """The answer in a last word: of its action, or marked as the answer; else the whole text, if it is no action."""
     if answer := None if cut else _answer(chosen):
         return answer
     plain = isinstance(chosen.action, ParseFailure) and not cut
@@ -338,7 +341,7 @@ def _last_word(chosen: Candidate, cut: bool) -> str | None:
 
 
 def _same_failures(chosen: Candidate, before: list[Candidate]) -> int:
-    """How often the same code failed before, if it failed now."""
+    """How often the same code has failed before, if it failed now."""
     code = _failed_code(chosen)
     return sum(_failed_code(candidate) == code for candidate in before) if code is not None else 0
 

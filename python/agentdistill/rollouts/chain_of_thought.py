@@ -1,6 +1,6 @@
-"""The baseline: completions that reason in words and end with the answer. No tools, no code.
+"""The chain-of-thought baseline: completions that reason in text and end with the answer. No tools, no code.
 
-With several candidates the most frequent answer wins (self-consistency, arXiv 2203.11171), as in the paper's code. The
+With several candidates, the most frequent answer wins (self-consistency, arXiv 2203.11171), as in the paper's code. The
 first thoughts of a teacher's chains also begin its agent episodes (``first_thought_prefix.py``).
 """
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
 
 CHAIN_TOKENS = 4096
-"""Most new tokens of a chain of thought where none are given (paper's code: 4,096, for teacher and student)."""
+"""Default limit of new tokens of a chain of thought (paper's code: 4,096 for teacher and student)."""
 
 
 async def run_chain_of_thought(question: str, model: Model, config: AgentConfig, seed: int = 0) -> Episode:
-    """Ask ``model`` for as many chains of thought as there are candidates; the most frequent answer is the episode's.
+    """Sample one chain of thought per candidate from ``model``; the most frequent answer becomes the episode's.
 
-    An answer is what ``extract_answer`` finds. ``seed`` is that of the episode. Raises ModelError.
+    Answers are extracted by ``extract_answer``. ``seed`` is the episode's. Raises ModelError.
     """
     start = time.perf_counter()
     messages = config.wording.opening(question, config.system_prompt, kind="cot")
@@ -62,9 +62,10 @@ async def run_chain_of_thought(question: str, model: Model, config: AgentConfig,
 
 
 def chain_sampling(config: AgentConfig, n: int = 1) -> Sampling:
-    """How ``n`` chains of a prompt are drawn: one is greedy unless a temperature is given, several are as steps are.
+    """Sampling settings for ``n`` chains. A single chain is greedy unless a temperature is given; several chains are
+    sampled like an agent's candidates.
 
-    A chain ends where the model ends it.
+    A chain has no stop strings.
     """
     temperature = config.sampling.temperature if n > 1 else config.temperature or 0.0
     limit = CHAIN_TOKENS if config.max_tokens is None else config.max_tokens
@@ -73,10 +74,10 @@ def chain_sampling(config: AgentConfig, n: int = 1) -> Sampling:
 
 
 def _majority(answers: Sequence[str | None]) -> tuple[int, list[tuple[str, int]]]:
-    """The index of the first chain with the most frequent answer, and each answer with its votes, most first.
+    """The index of the first chain with the most frequent answer, and the votes for each answer, in descending order.
 
-    Answers are the same if their words are (SQuAD's normalization). Chains without an answer have no vote.
+    Answers are equal if they are equal after SQuAD's normalization. Chains without an answer do not vote.
     """
     keys = [None if answer is None else normalize(answer) or answer for answer in answers]
-    votes = Counter(key for key in keys if key is not None).most_common()  # of equal counts, the first seen is first
+    votes = Counter(key for key in keys if key is not None).most_common()  # ties: first seen first
     return (keys.index(votes[0][0]) if votes else 0), votes

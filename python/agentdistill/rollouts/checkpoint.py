@@ -1,7 +1,8 @@
-"""Half-done episodes on disk, so that a run that was killed goes on mid-episode: its messages and steps, and the State.
+"""Checkpoints of unfinished episodes (messages, steps and State), so that a killed run resumes them in the middle.
 
-Each is a file of its own, replaced whole after each step and removed when its trajectory is recorded. They are not
-synced: what survives the process may not survive the machine, and an episode whose file is damaged begins anew.
+Each checkpoint is a file, which is replaced after each step and removed once the trajectory is recorded. The files are
+not synced: they survive the death of the process, but perhaps not of the machine. An episode whose file is damaged
+starts again.
 """
 
 import base64
@@ -19,35 +20,35 @@ class HalfDone(NamedTuple):
     """An episode up to some step."""
 
     trajectory: Trajectory
-    """Its opening messages, its steps so far, and the tokens that they took."""
+    """Its opening messages, its steps so far, and their token usage."""
     state: State
-    """After the last of these steps."""
+    """The State after the last of these steps."""
 
 
 class Checkpoints:
-    """The half-done episodes of one run, in a folder beside its output."""
+    """The checkpoints of one run, in a folder beside its output."""
 
     def __init__(self, output: Path, run: str, limits: Limits) -> None:
-        """``run`` says which run: half-done episodes of another one are forgotten, as are those that ``limits`` do not
-        allow."""
+        """``run`` identifies the run. Checkpoints of another run, or with a State that ``limits`` do not allow, are
+        ignored."""
         self._folder = output.with_name(f".{output.name}.half-done")
         self._run = hashlib.sha256(run.encode()).hexdigest()
         self._limits = limits
-        if self._folder.is_symlink():  # what is half-done is deleted in the end
+        if self._folder.is_symlink():  # the folder is deleted in the end
             raise FileExistsError(17, "half-done episodes are kept here, and this is a link", str(self._folder))
         self._folder.mkdir(exist_ok=True)
 
     def keep(self, half_done: HalfDone) -> None:
-        """Replace what was kept of this episode. Raises OSError (a full disk)."""
+        """Replace the checkpoint of this episode. Raises OSError (full disk)."""
         file = self._file(half_done.trajectory.task_id)
         state = base64.b64encode(half_done.state.to_bytes()).decode()
         with replacing(file) as new:
             new.write_text(f"{self._run}\n{state}\n{half_done.trajectory.to_json()}\n", encoding="utf-8")
 
     def load(self, task_id: str, question: str) -> HalfDone | None:
-        """The episode as far as it was kept; None when there is nothing of this run, or it is damaged."""
+        """Load the checkpoint of an episode. Return None if this run has none, or if it is damaged."""
         try:
-            # Not splitlines: a text may hold U+2028 and the like, which JSON does not escape.
+            # Not splitlines: JSON does not escape U+2028 and similar characters.
             run, state, line = self._file(task_id).read_text(encoding="utf-8").split("\n", 2)
             trajectory = Trajectory.from_json(line)
             if (run, trajectory.task_id, trajectory.question) != (self._run, task_id, question):
@@ -57,12 +58,12 @@ class Checkpoints:
             return None
 
     def drop(self, task_ids: Iterable[str]) -> None:
-        """Forget episodes that are recorded."""
+        """Remove the checkpoints of recorded episodes."""
         for task_id in task_ids:
             self._file(task_id).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave nothing behind when nothing is half-done."""
+        """Remove the folder if it holds no checkpoints."""
         if not any(self._folder.glob("*.episode")):
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -1,9 +1,8 @@
-"""The same rollout on several machines: Ray actors, one for each GPU (one for each node where there is none), each with
-a model, a sandbox and an index of its own.
+"""Run a rollout on several machines as Ray actors: one per GPU, or one per node without a GPU. Each actor has its own
+model, sandbox and index.
 
-Tasks are handed out one by one, and graded trajectories come back to the one process that records them, so a node that
-dies loses nothing: what it was at is played elsewhere. Not here: starting Ray on the machines; a model on more than one
-GPU.
+Tasks are assigned one at a time, and graded trajectories return to the one process that records them. If a node dies,
+its running episodes are run elsewhere. Not here: starting Ray on the machines, and models on more than one GPU.
 """
 
 import asyncio
@@ -25,16 +24,16 @@ from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import Tool
 
 DEATHS = 3
-"""A task that so many players died of, or with, is a failed episode: it may be what kills them."""
+"""An episode fails if this many actors died while they played its task, since the task may be the cause."""
 
 PAUSE = 1.0
-"""Seconds between two looks at whether a player that was lost is back: Ray starts its process again."""
+"""Seconds between two checks whether a lost actor is back, as Ray restarts its process."""
 
 
 class ClusterPlayers:
-    """The players of a Ray cluster, as one. A context manager, to be used within one event loop.
+    """All players of a Ray cluster behind the interface of one. A context manager, for use within one event loop.
 
-    All nodes must have agentdistill with the same extras, and find model and index under the same paths.
+    Every node must have agentdistill with the same extras, and model and index under the same paths.
     """
 
     def __init__(
@@ -46,15 +45,15 @@ class ClusterPlayers:
         first_thought: FirstThought | None = None,
     ) -> None:
         """``address``: as for ``ray.init``, such as "auto" on a node of the cluster. Waits until all players have
-        loaded their models. Raises AgentDistillError when there is no cluster, ValueError for a tool that cannot be
-        sent there, and what loading a model raises."""
+        loaded their models. Raises AgentDistillError if there is no cluster, ValueError for a tool that cannot be
+        pickled, and the exceptions of loading a model."""
         for tool in tools:
             try:
                 ray.cloudpickle.dumps(tool)
-            except Exception as error:  # whatever pickling raises: there is no list
+            except Exception as error:  # pickling can raise anything
                 raise ValueError(f"the tool {tool.name} cannot be sent to other machines: {error}") from error
         try:
-            if address_of := re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address):  # Ray itself would try for minutes
+            if address_of := re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address):  # Ray itself would retry for minutes
                 socket.create_connection((address_of[1], int(address_of[2])), timeout=10).close()
             ray.init(address=address, ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, ValueError, RuntimeError) as error:
@@ -71,9 +70,9 @@ class ClusterPlayers:
                 options = {"num_gpus": 1 if gpus else 0, "num_cpus": 0, "scheduling_strategy": here}
                 made = [actor.options(**options).remote(model, tools, config, first_thought) for _ in range(gpus or 1)]
                 self._players += made
-        self._asked = Counter[int]()  # tasks under way, by player
+        self._asked = Counter[int]()  # running tasks of each player
         self._up = set(range(len(self._players)))
-        self._lost = dict[int, asyncio.Task[None]]()  # and who waits for them to be back
+        self._lost = dict[int, asyncio.Task[None]]()  # player -> the task that waits for it to return
         try:
             self.model_name: str = ray.get([player.model_name.remote() for player in self._players])[0]
         except RayActorError as error:
@@ -82,17 +81,16 @@ class ClusterPlayers:
 
     @property
     def at_once(self) -> int:
-        """Episodes under way at once."""
+        """Maximum number of concurrent episodes."""
         return self._concurrency * len(self._players)
 
     @property
     def retried(self) -> int:
-        """Requests sent again are counted where they were sent, and not known here."""
+        """Always 0: the actors count their retried requests, but do not report them."""
         return 0
 
     async def play(self, task: Task) -> Trajectory:
-        """One episode and its grade, by the player that has the least to do. Raises AgentDistillError when none is
-        left."""
+        """Play and grade one episode on the least busy player. Raises AgentDistillError if no player is left."""
         for _ in range(DEATHS):
             while not self._up:
                 if not self._lost:
@@ -112,7 +110,7 @@ class ClusterPlayers:
         return Trajectory(task.id, task.question, model=self.model_name, outcome="error", error=said)
 
     async def _wait_for(self, at: int) -> None:
-        """Until a player is back, or gone for good with its node."""
+        """Wait until a player is back, or lost for good with its node."""
         while at not in self._up:
             try:
                 await self._players[at].model_name.remote()
@@ -127,14 +125,14 @@ class ClusterPlayers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for waiting in list(self._lost.values()):  # asked again, a Ray that was shut down would start anew
+        for waiting in list(self._lost.values()):  # a further call would start Ray again after its shutdown
             waiting.get_loop().call_soon_threadsafe(waiting.cancel)
         for player in self._players:
             ray.kill(player)
 
 
 class _Actor:
-    """A player in a process of its own."""
+    """A player in its own process."""
 
     def __init__(
         self, model: str, tools: Sequence[Tool], config: RolloutConfig, first_thought: FirstThought | None

@@ -1,9 +1,9 @@
-"""Many episodes at once: concurrency, durability, progress. Every rollout, of teacher and student alike, goes through
-here.
+"""Run many episodes at once, record them durably and show progress. Every rollout, of a teacher or a student, uses
+this.
 
-An episode is recorded when it has ended by itself: answered, out of steps, not parsed, cut. One that ended because of
-its surroundings (``model_error``, ``sandbox_error``, ``error``) is returned and counted but never written, so that
-the same command, run again, tries it again; enough of these in a row stop the run.
+An episode is recorded if it ended by itself: answered, out of steps, not parsed, or cut. An episode that ended because
+of its environment (``model_error``, ``sandbox_error``, ``error``) is returned and counted but never written, so the
+same command tries it again. Enough of these in a row stop the run.
 
 Not here: one episode (player.py, agent.py, chain_of_thought.py), and what its trajectory is used for.
 """
@@ -42,7 +42,7 @@ from agentdistill.terminal import tell
 from agentdistill.tools.tool import Search, Tool
 
 FAILED_IN_A_ROW = 20
-"""So many failed episodes, none ended well between them, mean that the next would fail too: the run stops."""
+"""The run stops after this many failed episodes in a row, because the next would probably fail too."""
 
 
 def rollout(
@@ -57,15 +57,17 @@ def rollout(
     metrics: str | Path | None = None,
     title: str = "rollout",
 ) -> list[Trajectory]:
-    """Let ``model`` work on every task, many at once; return the graded trajectories in the order of the tasks.
+    """Run ``model`` on all tasks concurrently; return the graded trajectories in the order of the tasks.
 
-    ``model`` may be named as for ``load_model``, and is then loaded here, and closed; on a Ray cluster it must be, and
-    each player loads its own. With ``output``, each trajectory is on disk before it counts; tasks already there are not
-    run again, and a file of other settings is refused. ``metrics``: a JSON file to keep up to date with rates,
-    outcomes, tokens, and where the time went. ``first_thought`` gives the beginning of an episode's first turn (IDEA
-    2). May be called from a notebook. Raises ModelError or AgentDistillError when the model or the sandbox is down for
-    good, TrajectoryError for another run's file, ValueError for tasks that share an id, OSError for a full disk. What
-    had ended by then is kept in ``output``.
+    If ``model`` is a name, as for ``load_model``, it is loaded here and closed afterwards. On a Ray cluster it must be
+    a name, and each player loads its own model. With ``output``, each trajectory is on disk before it counts. Tasks
+    that are already in the file are not run again, and a file of other settings is refused. ``metrics``: a JSON file
+    that is kept up to date with rates, outcomes, tokens and times. ``first_thought`` gives the beginning of an
+    episode's first turn (IDEA 2). Works in a notebook.
+
+    Raises ModelError or AgentDistillError if the model or the sandbox keeps failing, TrajectoryError for another run's
+    file, ValueError for tasks with the same id, OSError for a full disk. Episodes that have ended by then are kept in
+    ``output``.
     """
     config = config or RolloutConfig()
     if config.checkpoints and output is None:
@@ -102,21 +104,22 @@ def rollout(
 
 
 def date_of(config: RolloutConfig, output: str | Path | None) -> str | None:
-    """The date for the templates of a run: that of its first start, so that it can go on after midnight."""
+    """The date for the run's chat templates: the date of its first start, so that a run resumed later keeps its
+    date."""
     if config.date is not None:
         return config.date
     try:
         header = read_header(output) if output is not None and Path(output).exists() else None
-    except (OSError, TrajectoryError):  # whatever is at the output: opening it for writing says so
+    except (OSError, TrajectoryError):  # opening the output for writing reports the problem
         header = None
     return date.today().isoformat() if header is None else json.loads(header).get("date")
 
 
 @contextmanager
 def player_of(model: str, tools: Sequence[Tool] = (), config: RolloutConfig | None = None) -> Iterator[Player]:
-    """One who plays tasks as they come, with a model that is loaded here, as by ``load_model``, and closed.
+    """A player for single tasks, with a model that is loaded here, as by ``load_model``, and closed afterwards.
 
-    Raises ValueError for settings that make sense for many tasks only.
+    Raises ValueError for settings that apply only to many tasks.
     """
     config = config or RolloutConfig()
     if config.checkpoints or config.ray:
@@ -126,22 +129,22 @@ def player_of(model: str, tools: Sequence[Tool] = (), config: RolloutConfig | No
 
 
 class Players(Protocol):
-    """What plays tasks: a Player, or those of a cluster."""
+    """The interface of a Player, or of a cluster's players."""
 
     model_name: str
 
     @property
     def at_once(self) -> int:
-        """Episodes under way at once."""
+        """Maximum number of concurrent episodes."""
         ...
 
     @property
     def retried(self) -> int:
-        """How many of the model's requests had to be sent again so far."""
+        """Number of the model's requests that were retried so far."""
         ...
 
     async def play(self, task: Task) -> Trajectory:
-        """One episode and its grade."""
+        """Play and grade one episode."""
         ...
 
 
@@ -156,7 +159,7 @@ def record(
     metrics: str | Path | None,
     title: str,
 ) -> list[Trajectory]:
-    """Have every task played and recorded. ``run`` says which run; the rest is as in :func:`rollout`."""
+    """Play and record every task. ``run`` identifies the run; the other parameters are as in :func:`rollout`."""
     ids = Counter(task.id for task in tasks)
     if twins := [name for name, count in ids.items() if count > 1]:
         raise ValueError(f"{len(twins)} ids are those of several tasks, {twins[0]!r} for one: give each task its own")
@@ -167,7 +170,7 @@ def record(
             if writer.done:
                 recorded = {trajectory.task_id: trajectory for trajectory in read_trajectories(output)}
         if checkpoints:
-            checkpoints.drop(recorded)  # of one that was killed between recording and forgetting
+            checkpoints.drop(recorded)  # left by a kill after recording
         if other := [task.id for task in tasks if task.id in recorded and recorded[task.id].question != task.question]:
             raise ValueError(
                 f"{output} has another question under the id {other[0]!r}: give these tasks their own file"
@@ -191,9 +194,9 @@ def record(
 
 
 def check_complete(trajectories: Sequence[Trajectory], output: str | Path | None, advice: str = "") -> None:
-    """Raise AgentDistillError when episodes are missing, as the model, the sandbox or this program failed in them.
+    """Raise AgentDistillError if episodes are missing because the model, the sandbox or this program failed.
 
-    ``advice``: what else can be done than running again.
+    ``advice``: an alternative to running the command again.
     """
     missing = [trajectory for trajectory in trajectories if trajectory.outcome in FAILED]
     if missing:
@@ -205,7 +208,7 @@ def check_complete(trajectories: Sequence[Trajectory], output: str | Path | None
 
 
 def run_of(model: str, tools: Sequence[Tool], config: RolloutConfig, **more: str) -> str:
-    """What makes this run another run than one of other settings, as JSON. ``more``: what is no setting."""
+    """The identity of a run as JSON: runs with other settings differ in it. ``more``: what else identifies it."""
     searched = {tool.name: _searched(tool.function) if isinstance(tool.function, Search) else None for tool in tools}
     prompt = hashlib.sha256(config.system_prompt.encode()).hexdigest()[:12]
     run = {"model": model, "weights": _weights(model), "tools": searched, "prompt_sha256": prompt}
@@ -213,33 +216,33 @@ def run_of(model: str, tools: Sequence[Tool], config: RolloutConfig, **more: str
 
 
 def _searched(search: Search) -> dict[str, Any]:
-    """What decides what a search finds."""
+    """What determines the results of a search."""
     of = search.retriever
     known = of.info() if isinstance(of, Bm25Index) else {}
     return {"k": search.k} | {name: known[name] for name in ("documents", "k1", "b") if name in known}
 
 
 def _options(model: Model | str) -> dict[str, str]:
-    """What a model's name says of options that change what it writes."""
+    """The options in a model's name that change what it writes."""
     options = split_options(model)[1] if isinstance(model, str) else {}
     return {name: str(value) for name, value in sorted(options.items()) if name not in SPEED_OPTIONS}
 
 
 def _weights(model: str) -> str | None:
-    """Which weights a model's folder holds now: it may be trained again under the same name."""
+    """Fingerprint of the weights in a model's folder, which may be trained again under the same name."""
     files = sorted(Path(model).rglob("*.safetensors")) if Path(model).is_dir() else []
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(stamps).encode()).hexdigest()[:12] if stamps else None
 
 
 async def _play_all(tasks: Sequence[Task], players: Players, recorder: "_Recorder") -> list[Trajectory]:
-    """Keep as many episodes under way as the players can, until all have ended, each recorded as it ends."""
+    """Run as many episodes at once as the players allow, and record each as it ends, until all have ended."""
     waiting, ended = iter(tasks), asyncio.Queue[Trajectory | None]()
 
     async def work() -> None:
-        for task in waiting:  # one iterator for all workers: whoever is free takes the next
+        for task in waiting:  # all workers share the iterator
             ended.put_nowait(await players.play(task))
-            # The recorder's turn, which may end the run, also when no episode waits for anything.
+            # Let the recorder run, even if no episode ever waits: it may end the run.
             await asyncio.sleep(0)
 
     workers = [asyncio.create_task(work()) for _ in range(min(players.at_once, len(tasks)))]
@@ -253,7 +256,7 @@ async def _play_all(tasks: Sequence[Task], players: Players, recorder: "_Recorde
             worker.cancel()
         ends = await everyone
         ended.put_nowait(None)
-        new = await recording  # after Ctrl-C too: what has ended is written
+        new = await recording  # also after Ctrl-C: ended episodes are written
     for end in ends:
         if isinstance(end, Exception):
             raise end
@@ -261,7 +264,7 @@ async def _play_all(tasks: Sequence[Task], players: Players, recorder: "_Recorde
 
 
 class _Recorder:
-    """Writes down what ends, and says when to stop."""
+    """Writes trajectories as episodes end, and decides when too many have failed."""
 
     def __init__(
         self, most_failed: int, writer: TrajectoryWriter | None, checkpoints: Checkpoints | None, shown: EpisodeProgress
@@ -272,10 +275,10 @@ class _Recorder:
         self._shown = shown
 
     async def record(self, ended: "asyncio.Queue[Trajectory | None]") -> list[Trajectory]:
-        """Write what ends, all that waits in one go, until None comes; raise when nothing but failures comes."""
+        """Write the ended episodes in batches, until None arrives. Raise if too many in a row have failed."""
         recorded: list[Trajectory] = []
         failed_in_a_row, more = 0, True
-        with ThreadPoolExecutor(1, "trajectory-writer") as pen:  # its own thread: grading may keep the others busy
+        with ThreadPoolExecutor(1, "trajectory-writer") as pen:  # its own thread, since grading may occupy the others
             while more:
                 queue = [await ended.get()]
                 while not ended.empty():
@@ -300,7 +303,7 @@ class _Recorder:
 
 
 def _stopped(last: Trajectory, failed: int, *, kept: bool) -> AgentDistillError:
-    """What a run that cannot go on raises."""
+    """The exception of a run that cannot continue."""
     what = {"model_error": "model", "sandbox_error": "sandbox"}.get(last.outcome, "rollout")
     times = f"the {what} failed in {failed} episodes in a row, the last time so: " if failed > 1 else ""
     advice = f"\nWhat had ended is kept. {RESUME_HINT}" if kept else ""

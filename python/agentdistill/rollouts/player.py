@@ -1,6 +1,6 @@
-"""One task from its question to its graded trajectory: the episode, what can go wrong around it, the grade.
+"""Play one task: run its episode, turn failures around the episode into an outcome, and grade the answer.
 
-Not here: many at once, and what is kept of them (engine.py).
+Not here: many tasks at once, and recording (engine.py).
 """
 
 import asyncio
@@ -32,44 +32,43 @@ if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
 
 FirstThought = Callable[[Model, Task], Awaitable[Prefix]]
-"""Gives the beginning of an episode's first turn (IDEA 2)."""
+"""Returns the beginning of an episode's first turn (IDEA 2)."""
 
 Watch = Callable[[Episode, State], None]
-"""Sees an episode after each step, and the State that the step left."""
+"""Called after each step with the episode and its State."""
 
 FAILED = ("model_error", "sandbox_error", "error")
-"""Outcomes that say nothing about the model's work: such an episode is not recorded, and the next run tries it
-again."""
+"""Outcomes that say nothing about the model. Such an episode is not recorded, and the next run tries it again."""
 
 
 @dataclass(frozen=True)
 class RolloutConfig(AgentConfig):
-    """How a rollout goes: its episodes, and how many at once."""
+    """Settings of a rollout: its episodes, and how many run at once."""
 
     kind: Literal["agent", "cot"] = "agent"
     """"agent" thinks, acts and observes; "cot" is the baseline, one chain of thought without tools."""
     passages: int = 0
-    """With "cot": so many passages that web_search finds for the question stand before it (paper's CoT + RAG)."""
+    """With "cot": number of passages that web_search finds for the question and adds to it (paper: CoT + RAG)."""
     cell_seconds: float = 5.0
-    """Time that one run of code may take, in seconds."""
+    """Time limit of one run of code, in seconds."""
     memory_mb: int = 256
-    """Memory that the code of one episode may take, in MB."""
+    """Memory limit of the code of one episode, in MB."""
     tool_seconds: float = TOOL_SECONDS
-    """Time that one call of a tool in Python may take, in seconds. The time of its tools is none of a cell's."""
+    """Time limit of one call of a Python tool, in seconds. It does not count towards ``cell_seconds``."""
     output_chars: int | None = None
-    """Most characters shown of what one run of code prints, and of its value or error; the middle is left out. By
-    default 10,000; with compat "reference" 50,000."""
+    """Maximum number of characters shown of a cell's printed output, and of its value or error; the middle is left out.
+    Default: 10,000; with compat "reference" 50,000."""
     seed: int = 0
-    """Seed of the sandbox's random numbers, of the draw when every candidate failed, and of the model's sampling, where
-    each request gets a seed of its own. Engines in this process repeat as far as their arithmetic does."""
+    """Seed of the sandbox's random numbers, of the choice among failed candidates, and of sampling.
+    Each request gets its own seed. Models in this process repeat as far as their arithmetic does."""
     date: str | None = None
-    """Date for chat templates that print one, such as 2026-11-30. Default: that of the run's first start."""
+    """Date for chat templates that print one, such as 2026-11-30. By default the date of the run's first start."""
     checkpoints: bool = False
-    """Write half-done episodes beside the output too, so that a run that was killed goes on in the middle of them."""
+    """Also write unfinished episodes beside the output, so that a killed run resumes in the middle of them."""
     ray: str | None = None
-    """Address of a Ray cluster to play on, as for ``ray.init`` ("auto" on one of its nodes); by default, here."""
+    """Address of a Ray cluster to run on, as for ``ray.init`` ("auto" on one of its nodes). By default this machine."""
     concurrency: int = 256
-    """Episodes under way at once, for each model; those that wait for the model make its batch."""
+    """Maximum number of concurrent episodes per model. Those waiting for the model form its batch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,34 +83,37 @@ class RolloutConfig(AgentConfig):
 
     @property
     def limits(self) -> Limits:
-        """What one run of code may use."""
+        """The limits of one run of code."""
         return Limits(seconds=self.cell_seconds, memory_mb=self.memory_mb, stdout_chars=self.shown_chars)
 
     @property
     def shown_chars(self) -> int:
-        """Most characters shown of a run's output, given or by default."""
+        """Maximum number of characters shown of a cell's output, given or default."""
         return self.wording.output_chars if self.output_chars is None else self.output_chars
 
     @property
     def default_prompt(self) -> str:
-        """That of a student."""
+        """Name of the student's prompt."""
         return self.wording.default_prompt("student", self.kind, self.action_format)
 
     @property
     def token_limit(self) -> int:
-        """Most new tokens of a completion, given or by default."""
+        """Maximum number of new tokens per completion, given or default."""
         return CHAIN_TOKENS if self.kind == "cot" and self.max_tokens is None else super().token_limit
 
     def settings(self) -> dict[str, Any]:
-        """What makes one run another run: all fields, resolved, but those that only change its speed and safety."""
+        """The settings that identify a run: all fields, with defaults filled in, except those that affect only speed or
+        safety."""
         speed = ("checkpoints", "concurrency", "ray")
-        absent = [name for name in ("date", "thinking_tokens") if getattr(self, name) is None]  # as in older runs
+        absent = [
+            name for name in ("date", "thinking_tokens") if getattr(self, name) is None
+        ]  # older runs do not record them
         known = {name: value for name, value in asdict(self).items() if name not in (*speed, *absent)}
         return known | {"max_tokens": self.token_limit, "output_chars": self.shown_chars}
 
 
 def sandbox_of(config: RolloutConfig, tools: Sequence[Tool] = ()) -> Sandbox:
-    """The sandbox that a rollout with this configuration runs its code in."""
+    """The sandbox that a rollout with this configuration uses."""
     return _sandbox(config, sandbox_tools(tools, config.tool_seconds, compat=config.compat), slow_tools=has_slow(tools))
 
 
@@ -121,24 +123,24 @@ def _sandbox(config: RolloutConfig, functions: Functions, *, slow_tools: bool) -
 
 
 class Begun(NamedTuple):
-    """The first steps of a recorded episode, which another is to go on from."""
+    """The first steps of a recorded episode, from which another episode continues."""
 
     trajectory: Trajectory
-    """Recorded with its States."""
+    """The episode, recorded with its States."""
     steps: int
-    """How many of its steps are given."""
+    """Number of its steps that are given."""
 
 
 class Left(NamedTuple):
-    """What the episode of an earlier question left, which another is to go on from."""
+    """What an episode of an earlier question left behind, from which another episode continues."""
 
     messages: list[Message]
     state: State
 
 
 class Player:
-    """Plays tasks, many at once, on this machine, with a model, a sandbox and tools. A context manager, to be used
-    within one event loop."""
+    """Plays tasks, many at once, on this machine, with a model, a sandbox and tools. A context manager, for use within
+    one event loop."""
 
     def __init__(
         self,
@@ -172,17 +174,17 @@ class Player:
 
     @property
     def at_once(self) -> int:
-        """Episodes under way at once."""
+        """Maximum number of concurrent episodes."""
         return self._config.concurrency
 
     @property
     def retried(self) -> int:
-        """How many of the model's requests had to be sent again so far."""
+        """Number of the model's requests that were retried so far."""
         return getattr(self._model, "retried", 0)
 
     @property
     def abandoned(self) -> int:
-        """Steps of cancelled episodes that have not ended yet."""
+        """Number of steps of cancelled episodes that are still running."""
         return self._actions.abandoned if self._actions else 0
 
     async def play(
@@ -193,10 +195,10 @@ class Player:
         watch: Watch | None = None,
         show: Show | None = None,
     ) -> Trajectory:
-        """One episode and its grade. The one place where what goes wrong around an episode becomes its outcome.
+        """Play and grade one episode. This is the only place where failures around an episode become its outcome.
 
-        ``begun``: what it goes on from. Steps are recorded as its own; that they were given, and by whom, stands among
-        the settings as ``given_steps`` and ``given_by``. ``show``: as for ``run_episode``.
+        ``begun``: what the episode continues from. Given steps are recorded like its own; the settings say how many
+        there are (``given_steps``) and whose they are (``given_by``). ``show``: as for ``run_episode``.
         """
         start = time.perf_counter()
         known = self._known(task, begun)
@@ -258,7 +260,7 @@ class Player:
         )
 
     def _seed(self, task: Task) -> int:
-        """That of an episode: the same in each run of this seed, another for each task and sample."""
+        """The episode's seed: it depends only on the run's seed and the task's id."""
         return int.from_bytes(hashlib.sha256(f"{self._config.seed} {task.id}".encode()).digest()[:4])
 
     async def _asked(self, task: Task) -> str:
@@ -291,13 +293,14 @@ class Player:
         await asyncio.to_thread(self._checkpoints.keep, HalfDone(so_far, state))
 
     def _drawn(self) -> dict[str, Any]:
-        """How tokens were drawn besides what the settings say: by nothing else, but where a server did not have it."""
+        """Sampling settings besides those of the configuration: neutral values, except for what a server refused to
+        accept."""
         refused: frozenset[str] = getattr(self._model, "refused", frozenset())
         drawn: dict[str, Any] = {name: value for name, value in NEUTRAL.items() if name not in refused}
         return drawn | ({"left_to_the_server": sorted(refused)} if refused else {})
 
     def _known(self, task: Task, begun: Begun | Left | None) -> dict[str, Any]:
-        """What a trajectory says however its episode ended."""
+        """The fields of a trajectory that do not depend on how its episode ended."""
         given = {}
         if isinstance(begun, Begun):
             given = {"given_steps": begun.steps, "given_by": begun.trajectory.model}
@@ -322,11 +325,11 @@ class Player:
 
 
 def _failure(error: Exception) -> "tuple[Outcome, str]":
-    """The outcome of an episode that an exception ended, and what to say of it."""
+    """The outcome of an episode that an exception ended, and its error text."""
     match error:
         case ModelError():
             return "model_error", redacted(str(error))
         case SandboxError():
             return "sandbox_error", redacted(str(error))
-        case _:  # a fault of ours, or of a grader: say where
+        case _:  # an error in this package or in a grader: say where
             return "error", redacted("".join(traceback.format_exception(error)))

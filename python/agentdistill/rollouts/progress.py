@@ -1,4 +1,4 @@
-"""How far a rollout is: the counts, rates and costs of its episodes, for a person and as a JSON file."""
+"""Progress of a rollout: counts, rates and costs of its episodes, shown to the user and written as JSON."""
 
 import json
 import time
@@ -16,15 +16,15 @@ from agentdistill.progress import Shown
 from agentdistill.trajectories import is_undecided, steps_given
 
 METRICS_SECONDS = 2.0
-"""The JSON file is written at most once in so many seconds, and at the end."""
+"""Minimum interval between two writes of the JSON file, which is also written at the end."""
 
 
 class Metrics:
-    """What came of the episodes so far, what they cost, and where their time went."""
+    """Outcomes, costs and times of the episodes so far."""
 
     def __init__(self, total: int, before: Sequence[Trajectory] = (), retried: Callable[[], int] = lambda: 0) -> None:
-        """``before``: what an earlier run had done of the ``total``. It counts for outcomes and accuracy only.
-        ``retried`` says how many of the model's requests were sent again."""
+        """``before``: the episodes of ``total`` that an earlier run finished. They count only towards outcomes and
+        accuracy. ``retried`` returns the number of the model's requests that were retried."""
         self.total = total
         self._retried = retried
         self.outcomes: Counter[str] = Counter()
@@ -38,7 +38,7 @@ class Metrics:
             self._judge(trajectory)
 
     def add(self, trajectory: Trajectory) -> None:
-        """One more has ended."""
+        """Add an episode that has ended."""
         self._judge(trajectory)
         prompt, completion = trajectory.usage
         self._prompt_tokens += prompt
@@ -53,23 +53,23 @@ class Metrics:
             self._seconds["model"] += step.model_seconds
             self._seconds["sandbox"] += cells
             self._seconds["tools"] += tools
-            # Candidates run side by side, so together they may have taken longer than the step.
+            # Candidates run in parallel, so the sum of their times may exceed the step's.
             self._seconds["waiting"] += max(0.0, step.seconds - step.model_seconds - cells - tools)
 
     @property
     def done(self) -> int:
-        """Episodes that have ended, those of an earlier run too."""
+        """Number of episodes that have ended, including those of an earlier run."""
         return self.outcomes.total()
 
     @property
     def accuracy(self) -> float | None:
-        """Mean score of what was graded."""
+        """Mean score of the graded episodes."""
         return self._score / self._graded if self._graded else None
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, with names that say units. ``seconds_of_episodes`` are summed over the episodes, which run at
-        once; "waiting" is what is none of the rest: for a free core, for the model's batch to be parsed, for the
-        vote."""
+        """All metrics, with units in their names. ``seconds_of_episodes`` are sums over the episodes, which run
+        concurrently. "waiting" is the rest of their time: waiting for a free core, for the rest of the model's
+        batch, or for the vote."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         here = self.done - self.before
         return {
@@ -92,7 +92,7 @@ class Metrics:
         }
 
     def state(self) -> str:
-        """Accuracy so far, rates, time left, and how episodes failed: one line."""
+        """One line with accuracy, rates, time left and the outcomes of episodes without an answer."""
         known = self.to_dict()
         parts = [f"accuracy {self.accuracy:.1%}"] if self.accuracy is not None else []
         if rate := known["episodes_per_second"]:
@@ -109,7 +109,8 @@ class Metrics:
         return ", ".join(parts)
 
     def summary(self) -> str:
-        """Where the time of the episodes went, and how many cells had too little: one line; "" when none ended here."""
+        """One line about where the episodes' time went and how many cells timed out; "" if no episode ended in this
+        run."""
         total = sum(self._seconds.values())
         if not total:
             return ""
@@ -129,17 +130,17 @@ class Metrics:
 
 
 class EpisodeProgress(Shown):
-    """Episodes as they end."""
+    """Shows episodes as they end."""
 
     def __init__(self, title: str, metrics: Metrics, file: Path | None = None, *, visible: bool = True) -> None:
-        """``file`` gets the metrics as JSON, now and then and at the end."""
+        """``file``: the metrics are written to it as JSON, from time to time and at the end."""
         super().__init__(title, metrics.total, MofNCompleteColumn(), visible=visible)
         self._metrics = metrics
         self._file = file
         self._last_file = time.monotonic()
 
     def advance(self, trajectory: Trajectory) -> None:
-        """One more has ended."""
+        """Count an episode that has ended."""
         self._metrics.add(trajectory)
         self.show()
         if time.monotonic() - self._last_file >= METRICS_SECONDS:
@@ -163,5 +164,5 @@ class EpisodeProgress(Shown):
 
     def _write(self) -> None:
         if self._file is not None:
-            with replacing(self._file) as new:  # whoever reads it finds it whole
+            with replacing(self._file) as new:  # a reader never sees half a file
                 new.write_text(json.dumps(self._metrics.to_dict(), indent=1) + "\n", encoding="utf-8")

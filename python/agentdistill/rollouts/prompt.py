@@ -1,12 +1,13 @@
-"""Task -> messages, and what an action did -> the message that says so: every word a model reads is here or in
-prompts/, but for the form of the paper's code (reference.py).
+"""Convert a task into messages, and what an action did into the message about it. All text that a model reads is here
+or in prompts/, except for the form of the paper's code (reference.py).
 
 A prompt is a text file with marks in double braces: ``{{tools}}`` (Python signatures), ``{{imports}}``,
-``{{max_steps}}``. The long ``teacher_agent`` shows the Thought / Code / Observation cycle by examples; the short
-``student_agent`` is what a student is trained and run with, having learnt the cycle itself (as in the
-paper; the wording is our own).
+``{{max_steps}}``. The long ``teacher_agent`` shows the Thought / Code / Observation cycle by examples. The short
+``student_agent`` is for training and running a student, which learns the cycle from training (as in the paper; the
+wording is our own).
 
-Not here: how messages become tokens (the model's chat template), and reading completions (the core's ``parse_action``).
+Not here: how messages become tokens (the model's chat template), and parsing of completions (the core's
+``parse_action``).
 """
 
 import ast
@@ -26,7 +27,7 @@ _STANDARD = (
     "calendar, json, heapq, bisect, operator"
 )
 IMPORTS = ", ".join([_STANDARD, *Sandbox.packages])
-"""Modules worth naming to a model; the sandbox's guest holds the rest of the standard library too."""
+"""Modules that prompts list. The sandbox's guest also holds the rest of the standard library."""
 
 _MARK = re.compile(r"\{\{(\w+)\}\}")
 _NOTHING = "(Nothing was printed. Print what you want to see.)"
@@ -39,16 +40,16 @@ _LAST_WORD = (
 
 
 def opening(question: str, prompt: str, *, kind: str = "agent", tools: str = "", max_steps: int = 0) -> list[Message]:
-    """The messages before the first step: the prompt as the system's words (none when it is empty), then the question.
+    """The messages before the first step: the prompt as the system message (none if it is empty), then the question.
 
-    ``prompt`` is a text as :func:`load_prompt` gives it, ``tools`` the signatures for its ``{{tools}}``.
+    ``prompt`` is a text as returned by :func:`load_prompt`, ``tools`` the signatures for its ``{{tools}}``.
     """
     system = filled_in(prompt, tools=tools, imports=IMPORTS, max_steps=max_steps)
     return ([Message("system", system)] if system else []) + [Message("user", question)]
 
 
 def filled_in(prompt: str, *, tools: str, imports: str, max_steps: int) -> str:
-    """A prompt with what stands for its marks."""
+    """The prompt with its marks replaced."""
     marks = {"tools": tools, "imports": imports, "max_steps": str(max_steps)}
     return _MARK.sub(lambda mark: marks[mark[1]], prompt).strip()
 
@@ -56,21 +57,21 @@ def filled_in(prompt: str, *, tools: str, imports: str, max_steps: int) -> str:
 def default_prompt(
     who: Literal["student", "teacher"], kind: Literal["agent", "cot"] = "agent", action_format: ActionFormat = "code"
 ) -> str:
-    """Name of the prompt where none is given. A model that has learnt another form of actions than the paper's, from
-    somebody else, needs the same one for both."""
+    """Name of the default prompt. For action formats other than the paper's, teacher and student have the same one,
+    since such a model has learnt its format elsewhere."""
     return f"{who}_{kind}" if kind == "cot" or action_format == "code" else f"{action_format}_agent"
 
 
 def with_passages(question: str, passages: str) -> str:
-    """A question behind passages that may help with it (the paper's baseline CoT + RAG)."""
+    """A question after passages that may help with it (the paper's baseline CoT + RAG)."""
     return f"Passages:\n\n{passages}\n\nQuestion: {question}"
 
 
 def load_prompt(prompt: str) -> str:
-    """The text of a prompt: by the name of one of ours ("student_agent"), by the path of a file, or as itself.
+    """Load the text of a prompt: by the name of a built-in one ("student_agent"), by the path of a file, or as itself.
 
-    One word is a name or a path; "" is the empty prompt; anything with white space in it is the text itself. Raises
-    ValueError for a name that is neither, and for a mark that is not known.
+    A single word is a name or a path; "" is the empty prompt; anything with white space is the text itself. Raises
+    ValueError for a name that is neither, and for an unknown mark.
     """
     if not prompt or any(c.isspace() for c in prompt):
         text = prompt
@@ -89,15 +90,14 @@ def load_prompt(prompt: str) -> str:
 
 
 def assistant_turn(chosen: Candidate) -> str:
-    """What the conversation keeps of a completion: the action in the one form that students learn.
+    """The conversation's record of a completion: the action in the canonical form that students learn.
 
-    What a model wrote after its code is dropped, and a fence that it left open is closed. The rollout and the
-    training examples both use this, so that a student is trained on what it will see. Actions of other forms than
-    "code" are kept as they were written.
+    Text after the code is dropped, and an open fence is closed. The rollout and the training examples both use this, so
+    that a student is trained on what it will see. Actions in formats other than "code" are kept as they were written.
     """
     action = chosen.action
     if isinstance(action, ParseFailure):
-        return chosen.text.strip()[:2_000]  # nothing to learn from, and often endless
+        return chosen.text.strip()[:2_000]  # not worth learning, and often endless
     if action is None or action.code is None or action.format != "code":
         return chosen.text.strip()
     thought = f"Thought: {action.thought.strip()}\n" if action.thought.strip() else ""
@@ -106,7 +106,7 @@ def assistant_turn(chosen: Candidate) -> str:
 
 
 def is_cut(chosen: Candidate) -> bool:
-    """Whether the token limit fell before the end of the action; what looks whole may then be half a number."""
+    """Whether the token limit cut the action off. Even an action that parses may end in half a number then."""
     if chosen.finish_reason != "length" or not isinstance(chosen.action, Action):
         return chosen.finish_reason == "length"
     return max(end for _, _, end in chosen.action.spans) >= len(chosen.text.rstrip())
@@ -120,10 +120,10 @@ def observation_message(
     cut_at: int | None = None,
     action_format: ActionFormat = "code",
 ) -> str:
-    """The user's message after a step, in its form: what the code did, or what was wrong with the completion.
+    """The user message after a step, in its format: what the code did, or what was wrong with the completion.
 
-    ``number`` is the step's, from 1, ``repeated``: the same code failed before. ``cut_at``: the completion was cut
-    after so many tokens.
+    ``number`` is the step's, from 1. ``repeated``: the same code failed before. ``cut_at``: the token limit that cut
+    the completion off.
     """
     if cut_at is not None:
         said = _CUT.format(cut_at)
@@ -136,17 +136,17 @@ def observation_message(
 
 
 def last_word(message: str, question: str) -> str:
-    """That message, when the steps are used up: it asks for the answer."""
+    """The message after the last step, extended by the request for the answer."""
     return f"{message}\n\n{_LAST_WORD}"
 
 
 def asked_last(messages: Sequence[Message]) -> list[Message]:
-    """The conversation whose last message asks for the answer, as the model is given it."""
+    """The conversation that the model gets for its last word; its last message asks for the answer."""
     return list(messages)
 
 
 def what_it_did(observation: Observation) -> str:
-    """What running a cell did, for a model to read."""
+    """Describe what a cell did, for a model to read."""
     parts = [observation.stdout.rstrip("\n")]
     if observation.value is not None:
         parts.append(f"Value: {readable(observation.value)}")
@@ -157,7 +157,7 @@ def what_it_did(observation: Observation) -> str:
 
 
 def what_went_wrong(observation: Observation) -> str:
-    """How a cell failed, for a model to read; "" when it did not."""
+    """Describe how a cell failed, for a model to read; "" if it did not fail."""
     match observation.kind:
         case "timeout":
             return "Error: the code took too long and was stopped. Use a quicker way, or a smaller input."
@@ -173,12 +173,12 @@ def what_went_wrong(observation: Observation) -> str:
 
 
 def readable(value: str) -> str:
-    """A value as a model reads it best: a text as it is, without the quotes and escapes of its repr."""
+    """A value as a model reads it best: a string without the quotes and escapes of its repr."""
     if not value.startswith(("'", '"')):
         return value
     try:
         text = str(ast.literal_eval(value))
-        text.encode()  # a lone surrogate fits in no message
+        text.encode()  # a message cannot hold a lone surrogate
         return text
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # cut, or a __repr__ that pretends
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # cut, or not a string literal
         return value

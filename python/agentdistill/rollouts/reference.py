@@ -1,11 +1,11 @@
-"""How does the paper's own code (Nardien/agent-distillation) talk with a model?
+"""The conversation form of the paper's own code (Nardien/agent-distillation).
 
-Its logs, its students and its published adapters know this form of a conversation: the parts of each message, their
-order, and the marks between them ("New task:", "Execution logs:", "===== Document 0"). Sentences are our own wording;
-whoever needs those of the reference gives its prompt as a file (``--prompt``).
+Its logs, its students and its published adapters use this form: the parts of each message, their order, and the marks
+between them ("New task:", "Execution logs:", "===== Document 0"). The sentences are our own; to use those of the
+paper's code, give its prompt as a file (``--prompt``).
 
-Not here: which form a rollout has (wording.py), passages (the core's ``for_reading``), and its vote (the core's
-``vote``).
+Not here: the choice of a rollout's form (wording.py), the format of passages (the core's ``for_reading``), and the vote
+(the core's ``vote``).
 """
 
 import ast
@@ -20,7 +20,7 @@ from agentdistill.tools.tool import FINAL_ANSWER, Tool, schema
 
 STOP = ("<end_code>", "Observation:", "Calling tools:")
 PRINTED, VALUE = 50_000, 20_000
-"""Most characters shown of what a cell prints, and of its value."""
+"""Maximum number of characters shown of what a cell prints, and of its value."""
 
 _REMINDER = (
     "\n\nIMPORTANT: Each step needs a 'Thought:' sequence, and a 'Code:\n```py' sequence that ends with "
@@ -52,12 +52,12 @@ _ARGUMENTS = {
 
 
 def default_prompt(who: str, kind: str, action_format: ActionFormat) -> str:
-    """Name of the prompt where none is given; teacher and student have one and the same for chains of thought."""
+    """Name of the default prompt. Teacher and student share one for chains of thought."""
     return "reference_cot" if kind == "cot" else f"reference_{who}_agent"
 
 
 def opening(question: str, prompt: str, *, kind: str = "agent", tools: str = "", max_steps: int = 0) -> list[Message]:
-    """The messages before the first step; as for prompt.opening."""
+    """The messages before the first step, as for prompt.opening."""
     imports = str(sorted(IMPORTS.split(", ")))
     system = filled_in(prompt, tools=tools, imports=imports, max_steps=max_steps)
     asked = question if kind == "cot" else f"New task:\n{question}{_REMINDER}"
@@ -65,12 +65,12 @@ def opening(question: str, prompt: str, *, kind: str = "agent", tools: str = "",
 
 
 def with_passages(question: str, passages: str) -> str:
-    """A question behind passages that may help with it."""
+    """A question after passages that may help with it."""
     return f"{passages}\n{question}"
 
 
 def describe_tools(tools: Sequence[Tool], action_format: ActionFormat = "code") -> str:
-    """The tools as the system's words list them, ``final_answer`` last."""
+    """The list of tools for the system message, ``final_answer`` last."""
     known = {_SEARCH.name: _SEARCH}
     return "\n".join(_described(known.get(tool.name, tool)) for tool in (*tools, FINAL_ANSWER))
 
@@ -90,7 +90,7 @@ def _described(tool: Tool) -> str:
 
 
 def assistant_turn(chosen: Candidate) -> str:
-    """What the conversation keeps of a completion: all of it, its code marked as ended."""
+    """The conversation's record of a completion: the whole text, with its code marked as ended."""
     ends = chosen.text.strip().endswith("```")
     return (chosen.text + "<end_code>" if ends else chosen.text).strip()
 
@@ -103,8 +103,8 @@ def observation_message(
     cut_at: int | None = None,
     action_format: ActionFormat = "code",
 ) -> str:
-    """The user's message after a step, the ``number``-th from 1; as for prompt.observation_message. What a cell printed
-    before it failed stands before its error, without a break."""
+    """The user message after a step, as for prompt.observation_message. What a cell printed before it failed directly
+    precedes its error."""
     call = f"Call id: call_{number}\n"
     if cut_at is not None or isinstance(chosen.action, ParseFailure) or chosen.observation is None:
         why = _CUT if is_cut(chosen) or not isinstance(chosen.action, ParseFailure) else chosen.action.message
@@ -119,18 +119,17 @@ def observation_message(
 
 
 def last_word(message: str, question: str) -> str:
-    """That message, when the steps are used up: it asks for the answer."""
+    """The message after the last step, extended by the request for the answer."""
     return message + _LAST_WORD.format(question)
 
 
 def asked_last(messages: Sequence[Message]) -> list[Message]:
-    """The conversation whose last message asks for the answer, as the model is given it: under other words of the
-    system's."""
+    """The conversation that the model gets for its last word, with another system message."""
     return [Message("system", _INSTEAD), *(message for message in messages if message.role != "system")]
 
 
 def in_our_form(message: str) -> str:
-    """The same message with the passages in it as this package shows them."""
+    """The same message with its passages in this package's format."""
     shown = r"(\nRetrieved documents:)?\n\n===== Document (\d+), similarity: -?[\d.]+ =====\n\"?(.*?)\"?\n"
 
     def heading(mark: re.Match[str]) -> str:
@@ -144,9 +143,9 @@ def _code(chosen: Candidate) -> str:
 
 
 def _error(seen: Observation, code: str) -> str:
-    """How a cell failed, with the statement of it that did."""
+    """How a cell failed, with the statement that raised the error."""
     said = (seen.error or "").rstrip()
-    if seen.error_type is None and said:  # as another program's log says it
+    if seen.error_type is None and said:  # the text of another program's log
         return said
     if seen.kind in ("out_of_memory", "killed"):
         return f"Code execution failed due to: {what_went_wrong(seen)}"
@@ -166,7 +165,7 @@ def _error(seen: Observation, code: str) -> str:
 
 
 def _within(text: str, most: int) -> str:
-    """A text without its middle, if it is longer than ``most`` characters."""
+    """The text, without its middle if it is longer than ``most`` characters."""
     if len(text) <= most:
         return text
     return f"{text[: most // 2]}\n..._{len(text) - most} characters are left out here_...\n{text[-(most // 2) :]}"

@@ -1,10 +1,10 @@
-"""In which form does an agent converse: in this package's own, or in that of the paper's code?
+"""The two forms of an agent's conversation: this package's own, and that of the paper's code.
 
-A :class:`Wording` is all of a conversation that is not the model's: what it is told, when it is stopped, and what is
-kept of what it wrote. There are two, by the setting ``compat``; teacher and student, training and evaluation have the
-same one.
+A :class:`Wording` is everything about a conversation that does not come from the model: the messages it gets, its stop
+strings, and what is kept of its completions. The setting ``compat`` selects the form. Teacher and student, training and
+evaluation, should use the same one.
 
-Not here: the words themselves (prompt.py, reference.py).
+Not here: the texts themselves (prompt.py, reference.py).
 """
 
 from collections.abc import Callable
@@ -16,52 +16,52 @@ from agentdistill.rollouts import prompt, reference
 from agentdistill.tools.tool import describe_tools
 
 Compat = Literal["reference"]
-"""Whose form: "reference" is the paper's published code."""
+"""Name of another form: "reference" is that of the paper's published code."""
 
 
 class ConversationForm(NamedTuple):
-    """What of a conversation has to be the same in training and in evaluation."""
+    """The parts of a conversation that must be the same in training and in evaluation."""
 
     prompt: str
-    """Text of the system prompt, its marks not filled in."""
+    """Text of the system prompt with its marks still in it."""
     tools: str
-    """What the prompt says of the tools."""
+    """The prompt's description of the tools."""
     compat: Compat | None
     action_format: ActionFormat
 
     def differences(self, other: "ConversationForm") -> list[str]:
-        """Names of what is not the same."""
+        """Names of the fields that differ."""
         return [name.replace("_", " ") for name, a, b in zip(self._fields, self, other, strict=True) if a != b]
 
 
 class Wording(NamedTuple):
-    """How a conversation goes."""
+    """One form of a conversation."""
 
     default_prompt: Callable[..., str]
-    """Who, kind and action format -> the name of the prompt where none is given."""
+    """Who, kind and action format -> name of the default prompt."""
     opening: Callable[..., list[Message]]
-    """Question, prompt, kind, tools and most steps -> the messages before the first step."""
+    """Question, prompt, kind, tools and maximum number of steps -> the messages before the first step."""
     with_passages: Callable[[str, str], str]
-    """A question and passages -> what is asked in a chain of thought with retrieval."""
+    """Question and passages -> the question of a chain of thought with retrieval."""
     describe_tools: Callable[..., str]
-    """Tools and action format -> what the prompt says of them."""
+    """Tools and action format -> their description in the prompt."""
     assistant_turn: Callable[..., str]
-    """The chosen candidate -> what the conversation keeps of it."""
+    """Chosen candidate -> its turn in the conversation."""
     observation_message: Callable[..., str]
-    """The chosen candidate -> the message after it."""
+    """Chosen candidate -> the message after it."""
     last_word: Callable[[str, str], str]
-    """The message after the last step, and the question -> the message that asks for the answer alone."""
+    """Message after the last step, and question -> the message that asks for the answer alone."""
     asked_last: Callable[..., list[Message]]
-    """The conversation with that message -> what the model is given then."""
+    """Conversation with that message -> the conversation that the model gets for its last word."""
     stop: Callable[[ActionFormat], tuple[str, ...]]
-    """Where a completion is stopped."""
+    """Action format -> stop strings of a completion."""
     stops_last_word: bool
-    """Whether a last word is stopped there, too."""
+    """Whether the stop strings also apply to a last word."""
     gives_up: bool
-    """Whether an episode is ended when it makes no progress: unusable completions, or the same failing code, three
-    times."""
+    """Whether an episode ends without progress: after three unusable completions, or three failures of the same
+    code."""
     output_chars: int
-    """Most characters shown of what a cell prints, where the configuration does not say."""
+    """Default limit of the characters shown of what a cell prints."""
 
 
 WORDINGS: dict[Compat | None, Wording] = {
