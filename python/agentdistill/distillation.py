@@ -1,4 +1,4 @@
-"""IDEA 1 of the paper, agent distillation: how do a teacher's trajectories become training data?
+"""IDEA 1 of the paper, agent distillation: turn a teacher's trajectories into training data.
 
 :func:`generate` lets the teacher solve the training tasks as an agent that reasons, acts and observes. :func:`select`
 keeps the correct trajectories; :class:`SelectConfig` has further criteria beyond the paper's. Then training/examples.py
@@ -35,17 +35,17 @@ class GenerateConfig(RolloutConfig):
     """Settings of the teacher. By default: greedy, one candidate, and a long prompt with examples of the cycle."""
 
     first_thought_prefix: bool = False
-    """Begin each first Thought with the first thought of the teacher's own chain of thought. This is the paper's
-    first-thought prefix, and takes one more completion per task. Short form: ``--ftp``."""
+    """Begin each first Thought with the first thought of the teacher's own chain of thought.
+    This is the paper's first-thought prefix. It takes one more completion per task. Also ``--ftp``."""
     chain_prompt: str | None = None
-    """System prompt for that chain of thought: the name of a built-in prompt, a file, or a text. Default: the
-    teacher's."""
+    """System prompt for that chain of thought: the name of a built-in prompt, a file, or a text.
+    By default the teacher's."""
     chains: str | None = None
-    """Take first thoughts from this file of the same teacher's chains of thought (recorded with kind "cot"). Only those
-    that are missing are sampled."""
+    """Take first thoughts from this file of the same teacher's chains of thought (recorded with kind "cot").
+    Only missing ones are sampled."""
     samples: int = 1
-    """Episodes per task, recorded as ID#1, ID#2, ... More than one needs a temperature. ``select`` keeps one, or
-    ``per_task``."""
+    """Episodes per task, recorded as ID#1, ID#2, ... More than one needs a temperature.
+    ``select`` keeps one of them, or ``per_task``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +68,7 @@ class GenerateConfig(RolloutConfig):
 
     @property
     def default_chain_prompt(self) -> str:
-        """Name of the prompt for a chain of thought where none is given."""
+        """Name of the default prompt for a chain of thought."""
         return self.wording.default_prompt("teacher", "cot", self.action_format)
 
     @property
@@ -122,12 +122,12 @@ def generate(
 
 @dataclass(frozen=True)
 class SelectConfig:
-    """Which trajectories are kept. By default, as in the paper: correct, all completions parsed, and answered within
-    the step limit."""
+    """Criteria for the trajectories to keep.
+    By default, as in the paper: correct, all completions parsed, and answered within the step limit."""
 
     last_words: bool = False
-    """Also keep correct answers that were given after the last step, when the model was asked for its answer (the
-    paper's code does)."""
+    """Also keep correct answers given after the last step, when the model was asked for its answer.
+    The paper's code does."""
     max_steps: int | None = None
     """Keep only trajectories with at most this many steps."""
     grounded: bool = False
@@ -137,8 +137,8 @@ class SelectConfig:
     per_task: int = 1
     """Maximum number of samples to keep per task. Default: one, the first or the likeliest."""
     student: str | None = None
-    """Keep the samples of each task that this model (folder or hub id) finds likeliest (SmartAD: the lowest mean
-    negative log likelihood of the tokens to learn). Default: the first samples."""
+    """Keep the samples of each task that this model (folder or hub id) finds likeliest; by default the first samples.
+    Likeliest: the lowest mean negative log likelihood of the tokens to learn (SmartAD)."""
     prompt: str | None = None
     """System prompt for ``student``, as in ``TrainConfig``."""
 
@@ -199,7 +199,7 @@ def _why_dropped(trajectory: Trajectory, config: SelectConfig) -> str | None:
     """The first condition that fails; None for a trajectory to keep."""
     learnt = trajectory.steps[steps_given(trajectory) :]
     if config.last_words and trajectory.outcome == "out_of_steps":
-        learnt = learnt[:-1]  # words alone, if there was one
+        learnt = learnt[:-1]  # an answer in text, if there is one
     elif trajectory.outcome != "final_answer":
         return trajectory.outcome
     if any(isinstance(step.candidates[step.winner].action, ParseFailure) for step in learnt):
@@ -230,7 +230,7 @@ def _of_each_task(trajectories: Sequence[Trajectory], config: SelectConfig) -> l
     losses: dict[str, float] = {}
     if config.student is not None and several:
         need("transformers", "train")
-        from agentdistill.training.likelihood import mean_nll  # here, since torch takes seconds to import
+        from agentdistill.training.likelihood import mean_nll  # imported here because torch takes seconds to import
 
         means = mean_nll(several, config.student, prompt=config.prompt)
         losses = {sample.task_id: mean for sample, mean in zip(several, means, strict=True)}

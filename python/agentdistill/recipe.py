@@ -1,15 +1,15 @@
-"""A recipe: the commands of an experiment in one TOML file, and what each would cost.
+"""Recipes: the commands of an experiment in one TOML file, and the estimated cost of each.
 
-Every table is a command, run in the order of the file; its keys are the command's flags, and its relative paths start
-at the folder of the file. What follows a dot in a table's name only tells two of them apart ([evaluate.greedy],
-[evaluate.sag]). The table [set] has variables, which stand in other values as ${name}, and which the command line may
-change. ``launch`` is no flag: it is what starts the step, ``torchrun --nproc-per-node 2`` say, instead of Python. A
-step is done when its command line is the one that made its output, from what its inputs hold now, and the output is
-still what it was: that is written beside it.
+Each table is a command; they run in the order of the file. The keys are the command's flags, and relative paths are
+relative to the file's folder. A suffix after a dot tells tables of the same command apart ([evaluate.greedy],
+[evaluate.sag]). The table [set] holds variables, which are written ${name} in other values and can be changed on the
+command line. ``launch`` is not a flag: it is the program that starts the step instead of Python, such as ``torchrun
+--nproc-per-node 2``. A step is done if its output was made by the same command line from inputs with the same content,
+and has not changed since. A file beside the output records these.
 
-doit and snakemake would run the steps, but their files say how commands are called, not what an experiment is, and they
-know no costs. Not here: what a command does (cli/experiment.py runs each in a process of its own, so that a step's
-engine has left the GPU when the next begins).
+doit and snakemake could run the steps. But their files describe how commands are called, not what an experiment is, and
+they do not estimate costs. Not here: what a command does (cli/experiment.py runs each in its own process, so that a
+step's engine has left the GPU when the next step starts).
 """
 
 import hashlib
@@ -38,7 +38,7 @@ from agentdistill.training.config import TrainConfig
 from agentdistill.training.correction import CorrectConfig, to_correct
 
 _ENGINE = r"^(judge:)?(vllm|transformers|recorded):|(?<=\.py):\w+$"
-"""What stands before a model's path, or behind the path of a function of one's own."""
+"""The engine before a model's path, or the name after the path of a user's Python function."""
 
 # ---- steps ---------------------------------------------------------------------------------------
 
@@ -48,12 +48,12 @@ class Step:
     """One command of a recipe."""
 
     name: str
-    """As its table is called: "train", "evaluate.sag"."""
+    """Name of its table: "train", "evaluate.sag"."""
     arguments: tuple[str, ...]
-    """The command line, without the program."""
+    """The command line without the program."""
     output: Path
     launch: tuple[str, ...] = ()
-    """The program that starts it, and its arguments, up to ``-m agentdistill``; empty for this Python."""
+    """The program that starts it, with arguments, before ``-m agentdistill``; empty for this Python."""
 
     def __str__(self) -> str:
         """The command line, without secrets."""
@@ -63,36 +63,36 @@ class Step:
 
     @property
     def inputs(self) -> list[Path]:
-        """What of its arguments are files and folders that are there."""
-        # A text may be too long for the name of a file.
+        """The arguments that are existing files and folders, except the output."""
+        # os.path.exists, since Path.exists raises for a text that is too long for a file name.
         named = [located(_path(argument)) for argument in self.arguments]
         return [path for path in named if path != self.output and os.path.exists(path)]
 
     def is_done(self) -> bool:
-        """Whether the output is what this command makes of its inputs."""
+        """Whether this command made the output from its current inputs."""
         try:
             known = json.loads(_record(self.output).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none, or one that a kill cut off
+        except (OSError, ValueError):  # missing, or cut off by a kill
             return False
         return bool(known == self._state())
 
     def set_done(self) -> None:
-        """Remember what made the output, and what it is."""
+        """Record the command, its inputs and its output."""
         with replacing(_record(self.output)) as new:
             new.write_text(json.dumps(self._state(), indent=1) + "\n", encoding="utf-8")
 
     def _state(self) -> dict[str, Any]:
         inputs = {str(path): _content(path) for path in self.inputs}
-        command = shlex.join(("agentdistill", *self.arguments))  # how it is launched changes nothing of what is made
+        command = shlex.join(("agentdistill", *self.arguments))  # the launcher does not change the output
         return {"command": command, "inputs": inputs, "output": _content(self.output)}
 
 
 def load_recipe(path: str | Path, variables: Mapping[str, str] | None = None) -> list[Step]:
-    """The steps of a recipe, their paths as they stand there: they are right in the folder of the file. ``variables``:
-    other values for those of its table [set].
+    """Load the steps of a recipe. Their paths are as in the file, relative to its folder. ``variables``: values that
+    replace those of the table [set].
 
-    Raises OSError for a file that cannot be read, ValueError for one that is no recipe, and for a variable that it does
-    not have.
+    Raises OSError for a file that cannot be read, and ValueError for a file that is not a recipe and for an unknown
+    variable.
     """
     path = Path(path)
     try:
@@ -125,7 +125,7 @@ def load_recipe(path: str | Path, variables: Mapping[str, str] | None = None) ->
 
 
 def _filled_in(value: Any, variables: Mapping[str, str]) -> Any:
-    """The same with the variables in its texts. Raises KeyError for one that is not there."""
+    """The value with the variables in its strings replaced. Raises KeyError for an unknown variable."""
     match value:
         case str():
             return re.sub(r"\$\{(\w+)\}", lambda mark: variables[mark[1]], value)
@@ -138,7 +138,7 @@ def _filled_in(value: Any, variables: Mapping[str, str]) -> Any:
 
 
 def _arguments(flags: dict[str, Any]) -> list[str]:
-    """A table as the flags of a command line; the trajectories stand in front, without a flag."""
+    """A table as command-line arguments: ``trajectories`` first and without a flag, then the flags."""
     said = [str(flags["trajectories"])] if "trajectories" in flags else []
     for name, value in flags.items():
         flag = name.replace("_", "-")
@@ -150,7 +150,7 @@ def _arguments(flags: dict[str, Any]) -> list[str]:
 
 
 def _path(argument: str) -> Path:
-    """An argument as a path: that of a model without its engine and the engine's options, of a function its file's."""
+    """The path in an argument: of a model, without its engine and options; of a Python function, its file."""
     named = split_options(argument)[0] if re.match(_ENGINE, argument) else argument
     return Path(re.sub(_ENGINE, "", named))
 
@@ -160,7 +160,8 @@ def _record(output: Path) -> Path:
 
 
 def _content(path: Path) -> str | None:
-    """A file by its content; a folder, which may hold a model or an index, by its files' names, sizes and times."""
+    """Fingerprint of a file's content, or of a folder's file names, sizes and times (a model or index is too large to
+    read)."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         seen = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -175,8 +176,8 @@ def _content(path: Path) -> str | None:
 
 
 def settings(config: Any) -> str:
-    """All that a command's configuration says, defaults included, in words. What is left to chance of the moment, such
-    as a batch size that depends on the memory, is left out."""
+    """All settings of a command's configuration, including defaults, as text. Settings chosen at run time, such as a
+    batch size that depends on the memory, are left out."""
     known = asdict(config)
     if isinstance(config, GenerateConfig):
         known |= {"chain_prompt": config.chain_prompt or config.default_chain_prompt}
@@ -194,14 +195,14 @@ def settings(config: Any) -> str:
 # ---- costs ---------------------------------------------------------------------------------------
 
 TURN, OBSERVATION, CHAIN, JUDGED = 150, 350, 300, 350
-"""Assumed: tokens of an agent's turn, of what it is told, of a chain of thought, and of what a judge reads and writes
-for one answer."""
+"""Assumed numbers of tokens: of an agent's turn, an observation, a chain of thought, and a judge's prompt and reply for
+one answer."""
 CHARACTERS = 4
-"""Assumed: characters of a token."""
+"""Assumed number of characters per token."""
 
 
 def formula(tflops: float) -> str:
-    """How costs are worked out, for whoever reads them."""
+    """Explain to the user how costs are estimated."""
     return f"""\
 Tokens: all that is read and written, as if every episode took all its steps (a turn of {TURN} tokens, an observation of
 {OBSERVATION}, as are the passages before a question, a chain of thought of {CHAIN}; {JUDGED} for a judged answer) and
@@ -212,20 +213,20 @@ GPU-hours: FLOPs at a sustained {tflops:g} TFLOP/s (--tflops)."""
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step would take, by :func:`formula`."""
+    """Estimated cost of a step, by :func:`formula`."""
 
     tokens: int
     flops: float | None
-    """None where nothing says how large the model is."""
+    """None if the size of the model is unknown."""
 
     def said(self, tflops: float) -> str:
-        """In words, on a GPU that does so many TFLOP a second."""
+        """The cost as text, for a GPU with this throughput in TFLOP/s."""
         hours = "GPU-hours unknown" if self.flops is None else f"{self.flops / (tflops * 3.6e15):.2g} GPU-hours"
         return f"{self.tokens:,} tokens, {hours}"
 
 
 def rollout_cost(tasks: Sequence[Task], model: str, config: RolloutConfig) -> Cost:
-    """Of generating, or of evaluating."""
+    """Cost of generate or evaluate."""
     if config.kind == "agent":
         each = config.max_steps * TURN * config.candidates + (config.max_steps - 1) * (TURN + OBSERVATION)
     else:
@@ -239,8 +240,8 @@ def rollout_cost(tasks: Sequence[Task], model: str, config: RolloutConfig) -> Co
 
 
 def correct_cost(trajectories: Path, model: str, config: CorrectConfig) -> Cost | None:
-    """Of correcting what is wrong in a file, as if each step of the student's were gone on from; None until it is
-    there."""
+    """Cost of correcting the wrong trajectories in a file, as if each of their steps were continued from. None until
+    the file exists."""
     if not trajectories.exists():
         return None
     wrong = to_correct(read_trajectories(trajectories))
@@ -248,7 +249,7 @@ def correct_cost(trajectories: Path, model: str, config: CorrectConfig) -> Cost 
 
 
 def grade_cost(trajectories: Path, grader: str | None) -> Cost | None:
-    """Of grading a file again: a judge reads every answer to a question of fact. None until the file is there."""
+    """Cost of regrading a file: a judge reads every answer to a question of fact. None until the file exists."""
     if grader is None or not grader.startswith("judge:"):
         return Cost(0, 0.0)
     if not trajectories.is_file():
@@ -259,8 +260,8 @@ def grade_cost(trajectories: Path, grader: str | None) -> Cost | None:
 
 
 def train_cost(trajectories: Path, model: str, config: TrainConfig, generated: int) -> Cost:
-    """Of training on a file of trajectories, or on so many generated tokens until it is there. A teacher that judges
-    them reads them once, as does the student before."""
+    """Cost of training on a file of trajectories, or on ``generated`` tokens until the file exists. A teacher and the
+    student each read the tokens once more if the teacher judges them."""
     if trajectories.exists():
         recorded = iter_trajectories(trajectories, source="agentdistill")
         turns = ((step.candidates[step.winner], step.message) for t in recorded for step in t.steps)
@@ -276,7 +277,8 @@ def train_cost(trajectories: Path, model: str, config: TrainConfig, generated: i
 
 
 def _flops(each: int, tokens: int, model: str) -> float | None:
-    """A model's size is that of its files, or what its name says: the last of "30B-A3B", the parameters in use."""
+    """FLOPs of ``each`` per token and parameter. The model's size is that of its files, or the last one in its name:
+    the active parameters of "30B-A3B"."""
     path = _path(model)
     said = re.findall(r"(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model)
     parameters = count_parameters(path) if any(path.glob("*.safetensors")) else float(said[-1]) * 1e9 if said else None

@@ -1,1 +1,1 @@
-"""How good is a model, is one better than another, and how are results shown?"""
+"""Results: the accuracy of a model, comparisons of models, and reports."""

@@ -66,7 +66,7 @@ class AgentConfig:
     """Maximum number of thinking tokens of a reasoning model; ``max_tokens`` then limits only the reply.
     By default both share ``max_tokens``. Servers get the sum as one limit."""
     last_word: bool = True
-    """If the steps are used up without an answer, ask once more for the answer alone, and grade it (paper's code: the same).
+    """If the steps are used up without an answer, ask once more for the answer alone and grade it, as the paper's code does.
     The outcome does not change: it is still "out_of_steps", for example."""
     keep_states: bool = False
     """Record the State after each step, so that an episode can be continued from any step (session.state_before)."""
@@ -134,8 +134,7 @@ class Episode:
 
     @property
     def conversation(self) -> list[Message]:
-        """The conversation so far: the messages before the first step, then each step's turn and the message after
-        it."""
+        """The conversation so far: the opening messages, then each step's turn and the message after it."""
         said = list(self.messages)
         for step in self.steps:
             said.append(Message("assistant", WORDINGS[self.compat].assistant_turn(step.candidates[step.winner])))
@@ -195,8 +194,7 @@ async def _take_step(
     show: Show | None,
     seed: int,
 ) -> tuple[Episode, State]:
-    """Sample candidates, run them, vote, and tell the model what the winner did. Return the episode and its State
-    afterwards.
+    """Take one step: sample candidates, run them and vote. Return the episode and its State after it.
 
     If the episode has already ended, ask for its last word instead: one completion, whose answer becomes the episode's.
     """
