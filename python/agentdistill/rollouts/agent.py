@@ -66,7 +66,7 @@ class AgentConfig:
     """Maximum number of thinking tokens of a reasoning model; ``max_tokens`` then limits only the reply.
     By default both share ``max_tokens``. Servers get the sum as one limit."""
     last_word: bool = True
-    """If the steps are used up without an answer, ask once more for the answer alone and grade it, as the paper's code does.
+    """If the steps are used up without an answer, ask once more, for the answer alone, and grade it (paper's code).
     The outcome does not change: it is still "out_of_steps", for example."""
     keep_states: bool = False
     """Record the State after each step, so that an episode can be continued from any step (session.state_before)."""
