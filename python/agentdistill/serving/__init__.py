@@ -1,1 +1,1 @@
-"""How does one use an agent, or its sandbox, from a prompt, a chat client, MCP or smolagents?"""
+"""Interactive and network interfaces to an agent or its sandbox: terminal, chat API, MCP and smolagents."""

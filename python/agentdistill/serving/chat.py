@@ -1,8 +1,7 @@
-"""``agentdistill ask`` and ``agentdistill chat``: questions to one agent, one after another, and what
-it does shown as it does it.
+"""``agentdistill ask`` and ``agentdistill chat``: ask an agent questions, and show its work as it happens.
 
-In a conversation the agent keeps everything: each question begins with all messages of those before it, and with the
-variables that their code left. Not here: the same over HTTP (chat_server.py).
+A conversation keeps its context: each question starts with all earlier messages, and with the variables that earlier
+code left. Not here: the same over HTTP (chat_server.py).
 """
 
 import sys
@@ -20,17 +19,17 @@ BANNER = "Ask the agent. :new begins a new conversation, Ctrl-C stops an answer,
 
 
 class Conversation:
-    """Questions to one agent, each with the messages and the State that those before it left."""
+    """A conversation with one agent. Each question continues from the messages and the State of the previous ones."""
 
     def __init__(self, player: Player) -> None:
         self._player = player
         self._left: Left | None = None
 
     def ask(self, question: str, show: Show) -> Trajectory:
-        """The episode of one question; ``show`` is given what the agent does and is told, as soon as it is there.
+        """Play the episode of one question. ``show`` gets the agent's output and its observations as they arrive.
 
-        A question that is interrupted, or that model or sandbox fail, is forgotten. Raises AgentDistillError for the
-        latter.
+        A question that is interrupted, or on which the model or the sandbox fails, is not kept in the conversation.
+        Raises AgentDistillError if the model or the sandbox fails.
         """
         left = self._left
 
@@ -45,15 +44,15 @@ class Conversation:
         return trajectory
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Start a new conversation."""
         self._left = None
 
 
 def show_answer(conversation: Conversation, question: str) -> None:
-    """Ask, and print what the agent does, and its answer. Raises AgentDistillError."""
+    """Ask a question, and print the agent's work and its answer. Raises AgentDistillError."""
 
     def show(said: str) -> None:
-        with suppress(BrokenPipeError):  # nobody reads any more, as the answer will find, too
+        with suppress(BrokenPipeError):  # the reader is gone; printing the answer will report it
             write(said, sys.stdout)
 
     trajectory = conversation.ask(question, show)
@@ -62,7 +61,8 @@ def show_answer(conversation: Conversation, question: str) -> None:
 
 
 def chat(player: Player) -> None:
-    """Answer what is typed, a line each, until the input ends. A terminal's Ctrl-C ends no more than an answer."""
+    """Read and answer questions, one per line, until the input ends. In a terminal, Ctrl-C stops only the current
+    answer."""
     conversation, terminal = Conversation(player), sys.stdin.isatty()
     if terminal:
         with suppress(ImportError):

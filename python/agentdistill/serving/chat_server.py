@@ -1,13 +1,13 @@
-"""``agentdistill serve``: an agent behind OpenAI's chat protocol, so that any client of it can use one as a model.
+"""``agentdistill serve``: an agent behind OpenAI's chat completions API, so that any client can use it as a model.
 
-A request is an episode: the agent thinks, searches and computes, and what it answers is the completion. What it does
-and sees on the way is the completion's ``reasoning_content`` (the field of DeepSeek's and vLLM's servers); with
-``stream``, it is sent as it comes. All requests share one player: its model, its sandbox, its tools.
+Each request is an episode. The agent's answer is the completion's content. Its actions and observations are the
+completion's ``reasoning_content`` (a field of DeepSeek's and vLLM's servers); with ``stream``, they are sent as they
+arrive. All requests share one player, with its model, sandbox and tools.
 
-An agent has learnt episodes of one question and of its own prompt. So what a client says before the last question,
-instructions and earlier turns, is put before it as text, and each request begins with a fresh State. How the agent
-samples, and how much it may write, is for who serves it to say: ``temperature``, ``max_tokens``, ``seed`` and their
-like have no effect. Not here: tools of the client's own, several answers to a request, TLS.
+An agent was trained on episodes of one question, with its own prompt. Instructions and earlier turns of a client are
+therefore prepended to the last question as text, and each request starts from a fresh State. Sampling parameters are
+the server's settings: ``temperature``, ``max_tokens``, ``seed`` and the like in a request have no effect. Not here:
+tools of the client, several completions per request, TLS.
 
 Source: https://platform.openai.com/docs/api-reference/chat
 """
@@ -40,20 +40,20 @@ from agentdistill.tasks.task import Task
 _log = logging.getLogger(__name__)
 
 REQUEST_BYTES = 4 << 20
-"""Largest request."""
+"""Maximum size of a request's body, in bytes."""
 
 REQUEST_SECONDS = 30.0
-"""Time that a request may take to arrive."""
+"""Time limit for receiving a request's body."""
 
 GRACE_SECONDS = 10
-"""Time that episodes under way have to end when the server stops."""
+"""Time limit for running episodes to finish when the server stops."""
 
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class ChatServer:
-    """An agent over HTTP, on the event loop of all rollouts, until the end of a ``with`` block."""
+    """Serves an agent over HTTP inside a ``with`` block, on the event loop that all rollouts share."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class ChatServer:
         api_key: str | None = None,
         seconds: float = 600.0,
     ) -> None:
-        """Listen at ``host`` and ``port``; port 0 takes a free one. ``name``: what clients call the model, by default
-        its own name. ``api_key``: what they must send. ``seconds``: time for one request.
+        """Listen on ``host`` and ``port``; port 0 selects a free port. ``name``: the model's name for clients (default:
+        its own). ``api_key``: the key that clients must send. ``seconds``: time limit of a request.
 
-        Raises OSError when it cannot listen there, ValueError for no time, an empty key, and an address that others
-        can reach without a key.
+        Raises OSError if it cannot listen there. Raises ValueError if ``seconds`` is not positive, the key is empty, or
+        other machines can reach ``host`` and there is no key.
         """
         if seconds <= 0:
             raise ValueError(f"a request may take {seconds} s: give more than 0")
@@ -88,7 +88,7 @@ class ChatServer:
             raise OSError(f"cannot listen at {host}:{port}: {error}") from error
         at = f"[{host}]" if family == socket.AF_INET6 else host
         self.url = f"http://{at}:{self._socket.getsockname()[1]}/v1"
-        """What clients take as their base URL."""
+        """The base URL for clients."""
         self.name = name or player.model_name
         app = _Api(player, self.name, api_key, seconds, local=local).app()
         options: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None, "access_log": False}
@@ -100,13 +100,13 @@ class ChatServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take no more requests, and wait for those under way, at most ``GRACE_SECONDS``."""
+        """Accept no more requests, and wait at most ``GRACE_SECONDS`` for running ones."""
         self._server.should_exit = True
         self._serving.result()
 
 
 def _as_text(content: Any) -> Any:
-    """A message's content that came in parts."""
+    """Join a message's content if it consists of text parts. Raises ValueError for parts that are not text."""
     if not isinstance(content, list):
         return content or ""
     if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
@@ -124,7 +124,7 @@ class _StreamOptions(BaseModel):
 
 
 class _Asked(BaseModel):
-    """The body of a request, as far as it is looked at."""
+    """The fields of a request's body that the server uses."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -134,7 +134,7 @@ class _Asked(BaseModel):
     stream_options: _StreamOptions | None = None
 
 
-# What a client may ask for that an agent cannot give -> the only value that asks for nothing of it.
+# Parameters that an agent does not support, each with the one value that is accepted because it has no effect.
 _NOT_OFFERED: dict[str, object] = {
     "n": 1,
     "tools": [],
@@ -146,7 +146,7 @@ _NOT_OFFERED: dict[str, object] = {
 
 
 class _Refused(Exception):
-    """A request that gets an error instead of a completion."""
+    """A request is answered with an error instead of a completion."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _Refused(Exception):
 
 
 class _Api:
-    """The endpoints."""
+    """The HTTP endpoints."""
 
     def __init__(self, player: Player, name: str, api_key: str | None, seconds: float, *, local: bool) -> None:
         self._player = player
@@ -185,14 +185,14 @@ class _Api:
         ]
         handlers = {_Refused: _refuse, HTTPException: _no_such_endpoint, ClientDisconnect: _gone, Exception: _broken}
         app = Starlette(routes=routes, exception_handlers=handlers)
-        app.router.redirect_slashes = False  # to wherever the Host says
+        app.router.redirect_slashes = False  # a redirect would go to the host that the Host header names
         return app
 
     def _let_in(self, endpoint: _Endpoint) -> _Endpoint:
-        """``endpoint``, for those who have the key, or, where there is none, for this machine."""
+        """Restrict ``endpoint`` to clients that send the API key or, if there is no key, to this machine."""
 
         async def guarded(request: Request) -> Response:
-            given = request.headers.get("authorization", "").encode("latin-1")  # as it was sent
+            given = request.headers.get("authorization", "").encode("latin-1")  # the bytes as sent
             if self._key and not hmac.compare_digest(given, b"Bearer " + self._key):
                 message, wanted = "wrong API key: send the server's as a bearer token", {"WWW-Authenticate": "Bearer"}
                 raise _Refused(401, message, code="invalid_api_key", headers=wanted)
@@ -201,8 +201,11 @@ class _Api:
         return self._from_here(guarded)
 
     def _from_here(self, endpoint: _Endpoint) -> _Endpoint:
-        """``endpoint``, without a key only under a name of this machine: the page of a web site that gives this
-        machine's address as its own can ask too, but its requests name the site."""
+        """If there is no API key, restrict ``endpoint`` to requests whose Host header names this machine.
+
+        This prevents DNS rebinding: a web site that resolves to this machine's address can send requests, but their
+        Host header names the site.
+        """
 
         async def guarded(request: Request) -> Response:
             if not self._key and not names_this_machine(request.headers.getlist("host")):
@@ -212,7 +215,7 @@ class _Api:
         return guarded
 
     def _under_way(self) -> int:
-        """Episodes, and steps of those that were cancelled which have not ended."""
+        """Number of running episodes, plus steps of cancelled episodes that have not ended yet."""
         return len(self._episodes) + self._player.abandoned
 
     async def _health(self, request: Request) -> Response:
@@ -261,9 +264,9 @@ class _Api:
 
 
 def as_question(messages: list[tuple[str, str]]) -> str:
-    """A conversation as one question: instructions first, then the earlier turns, then what is asked now.
+    """Turn a conversation into one question: instructions first, then the earlier turns, then the last question.
 
-    A single question stays as it is. Raises _Refused for a conversation that does not end with one.
+    A single question is returned unchanged. Raises _Refused for a conversation that does not end with a question.
 
     >>> print(as_question([("user", "Who wrote Emma?"), ("assistant", "Jane Austen"), ("user", "When?")]))
     The conversation so far:
@@ -284,7 +287,7 @@ def as_question(messages: list[tuple[str, str]]) -> str:
 
 
 class _Completion:
-    """One answer, in the forms that the protocol has for it."""
+    """One completion in the formats of the API: as a whole, and as chunks of a stream."""
 
     def __init__(self, model: str) -> None:
         self.id = f"chatcmpl-{uuid4().hex}"
@@ -322,7 +325,7 @@ class _Completion:
 async def _events(
     completion: _Completion, episode: "asyncio.Task[Trajectory]", said: "asyncio.Queue[str | None]", *, usage: bool
 ) -> AsyncIterator[str]:
-    """A completion as server-sent events. The episode ends with it: with a client that leaves."""
+    """Yield a completion as server-sent events. If the client disconnects, the episode is cancelled."""
     try:
         yield _event(completion.chunk({"role": "assistant", "content": ""}))
         while (text := await said.get()) is not None:
@@ -340,18 +343,19 @@ async def _events(
 
 
 def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body)}\n\n"  # in ASCII: some clients take U+0085 and U+2028 for ends of lines
+    return f"data: {json.dumps(body)}\n\n"  # ASCII: some clients treat U+0085 and U+2028 as line ends
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """An answer in ASCII, in which any text can be said."""
+    """A JSON response in ASCII; other characters are escaped."""
     return Response(json.dumps(body), status, headers, media_type="application/json")
 
 
 async def _ended(episode: "asyncio.Task[Trajectory]", request: Request | None = None) -> Trajectory | None:
-    """What came of an episode; None when its time is over. It is cancelled when the client leaves.
+    """Wait for an episode's trajectory; None if it exceeded its time limit.
 
-    Raises _Refused when model or sandbox fail, ClientDisconnect.
+    If the client disconnects first, cancels the episode and raises ClientDisconnect. Raises _Refused if the model or
+    the sandbox fails.
     """
     gone = asyncio.ensure_future(_left(request) if request else asyncio.Event().wait())
     try:
@@ -372,18 +376,18 @@ async def _ended(episode: "asyncio.Task[Trajectory]", request: Request | None = 
 
 
 async def _left(request: Request) -> None:
-    """Wait until the client, whose request has been read, has gone."""
+    """Wait until the client disconnects. Its request must have been read completely."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _content(trajectory: Trajectory | None) -> str:
-    """The answer; "" when there is none."""
+    """The agent's answer; "" if there is none."""
     return (trajectory.answer if trajectory else None) or ""
 
 
 def _finish_reason(trajectory: Trajectory | None) -> str:
-    """An episode that ran into a limit (steps, tokens, time, completions that do not parse) was cut short."""
+    """Return "stop" if there is an answer, or "length" if a limit was reached (steps, tokens, time, parse failures)."""
     return "stop" if trajectory and trajectory.answer else "length"
 
 
@@ -394,7 +398,7 @@ def _usage(trajectory: Trajectory | None) -> dict[str, int]:
 
 async def _body(request: Request) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        # A web page of another site can send any other type without asking first.
+        # Browsers let pages of other sites send simple content types without a CORS preflight.
         raise _Refused(415, "send application/json")
     body = bytearray()
     try:
@@ -437,7 +441,7 @@ async def _no_such_endpoint(request: Request, error: Exception) -> Response:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # the client is gone
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -1,10 +1,10 @@
-"""What may a client's connection to ``agentdistill serve`` do, before it is known who that is, and after?
+"""Limits on each client connection to ``agentdistill serve``, with or without a valid API key.
 
-It may take so much and so long: a head of ``HEAD_BYTES`` within ``HEAD_SECONDS``, an answer read within
-``READ_SECONDS``; there are ``MOST`` of them, and the one that has waited longest makes room for another. uvicorn bounds
-none of these.
+A request's head may have ``HEAD_BYTES`` and must arrive within ``HEAD_SECONDS``. A client must read its response within
+``READ_SECONDS``. At most ``MOST`` connections are open: when another one arrives, the connection that has been idle
+longest is closed. uvicorn has no such limits.
 
-Not here: the body of a request, and its episode (chat_server.py).
+Not here: limits on the body of a request and on its episode (chat_server.py).
 """
 
 import asyncio
@@ -13,22 +13,22 @@ import time
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_BYTES = 64 << 10
-"""Largest head of a request."""
+"""Maximum size of a request's head, in bytes."""
 
 HEAD_SECONDS = 20.0
-"""Time in which the head of a request must be there, from the connection's beginning or the answer before."""
+"""Time limit for a request's head, from the start of the connection or the end of the previous response."""
 
 READ_SECONDS = 60.0
-"""Time in which a client must make room in an answer that is too long for what lies between, or take its end."""
+"""Time limit for a client to read: to drain a full write buffer, or to take the rest when the connection closes."""
 
 MOST = 512
-"""Connections at once."""
+"""Maximum number of open connections."""
 
 _LOOK_SECONDS = 1.0
 
 
 class Connection(H11Protocol):
-    """uvicorn's own, with these bounds."""
+    """uvicorn's HTTP/1.1 protocol with these limits."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,11 +53,11 @@ class Connection(H11Protocol):
 
     @property
     def _is_asked(self) -> bool:
-        """Whether there is a request that has not been answered."""
+        """Whether a request is waiting for its response."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _look_again(self) -> None:
-        """Ends it where it has waited for too long."""
+        """Abort the connection if it has been idle or closing for too long; else check again later."""
         state, now = (self.transport.is_closing(), self._is_asked, self.cycle), time.monotonic()
         if state != self._state:
             self._state, self._since = state, now

@@ -1,7 +1,8 @@
-"""``agentdistill mcp``: the sandbox, and search, as tools of any client of the Model Context Protocol (MCP).
+"""``agentdistill mcp``: the sandbox and search as tools for any client of the Model Context Protocol (MCP).
 
-The server speaks over standard input and output, so a process is one client and one session: cells run one after
-another, each result names its step, and a call may go on from any earlier one. Whatever a cell does is a result.
+The server uses standard input and output, so each process serves one client and one session. Cells run one after
+another. Each result gives its step number, and a call may continue from any earlier step. A failed cell is also
+returned as a result.
 
 Not here: serving several clients over HTTP.
 """
@@ -29,7 +30,7 @@ _SEARCH_TOO = "\nIn the code, web_search(query, k) is there too."
 
 
 class CellResult(TypedDict):
-    """What running the code did."""
+    """The result of running code."""
 
     step: Annotated[int, Field(description="Number of this step, for from_step.")]
     kind: Annotated[
@@ -43,9 +44,9 @@ class CellResult(TypedDict):
 
 
 def make_server(limits: Limits, web_search: Tool | None = None) -> MCPServer[Any]:
-    """A server with the tool ``run_python``, and ``web_search`` where there is one.
+    """Create a server with the tool ``run_python`` and, if given, ``web_search``.
 
-    Its ``run()`` serves standard input and output until the client leaves.
+    Its ``run()`` serves standard input and output until the client disconnects.
     """
     server = MCPServer[Any]("agentdistill", version=__version__, log_level="WARNING")
     tools = [] if web_search is None else [web_search]

@@ -1,7 +1,7 @@
-"""``agentdistill sandbox``: a Python prompt whose every input is a cell, and a runner for files.
+"""``agentdistill sandbox``: an interactive Python prompt in the sandbox, and a runner for files.
 
-What is typed never runs in this process, nor is it parsed here: whether an input is complete is asked of the sandbox's
-own Python, which knows its own grammar. Not here: tools, limits, and arguments of a script.
+Input is neither run nor parsed in this process. The sandbox's own Python decides whether an input is complete, because
+it knows its own grammar. Not here: tools, limits, and arguments of a script.
 """
 
 import sys
@@ -26,7 +26,7 @@ Ctrl-D       leave"""
 
 
 class Repl:
-    """Reads standard input, cell by cell. A terminal is prompted, and its Ctrl-C ends no more than a cell."""
+    """Reads cells from standard input and runs them. A terminal gets a prompt, and Ctrl-C there stops only the cell."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -34,7 +34,7 @@ class Repl:
         self._terminal = sys.stdin.isatty()
 
     def run(self) -> None:
-        """Until the input ends."""
+        """Run until the input ends."""
         for text in self._inputs():
             try:
                 if text.startswith(":"):
@@ -46,12 +46,12 @@ class Repl:
                     raise
                 tell("Interrupted: the State is the one before this cell.")
             except BrokenPipeError:
-                raise  # nobody reads what is printed
+                raise  # the reader of the output is gone
             except (AgentDistillError, ValueError, OSError) as error:
                 tell(error)
 
     def _inputs(self) -> Iterator[str]:
-        """Whole cells, and commands."""
+        """Yield complete cells and commands."""
         if self._terminal:
             with suppress(ImportError):
                 import readline  # noqa: F401 - gives input() line editing and a history
@@ -75,7 +75,7 @@ class Repl:
             say("")
 
     def _is_complete(self, text: str) -> bool:
-        """Whether no further line belongs to this input; one that cannot be Python at all is complete."""
+        """Whether the input needs no further lines. Invalid Python is complete."""
         asked = f"import codeop\ncodeop.compile_command({text!r}) is None"
         observation, _ = self._sandbox.run(self._sandbox.initial, asked)
         return observation.value != "True"
@@ -97,9 +97,9 @@ class Repl:
 
 
 def run_file(sandbox: Sandbox, path: Path) -> bool:
-    """Run a file ("-" is standard input) as one cell, show what it did, and return whether it ended well.
+    """Run a file ("-": standard input) as one cell, print its output, and return whether it succeeded.
 
-    Raises OSError for a file that cannot be read, ValueError for one that is no text.
+    Raises OSError if the file cannot be read, ValueError if it is not UTF-8 text.
     """
     source = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
     try:
@@ -110,7 +110,8 @@ def run_file(sandbox: Sandbox, path: Path) -> bool:
 
 
 def show(observation: Observation) -> bool:
-    """Print what a cell did, as a notebook would, errors to standard error; return whether it ended well."""
+    """Print a cell's output and value as a notebook does, and its error to standard error. Return whether it
+    succeeded."""
     output = observation.stdout
     if observation.value is not None:
         output = f"{_ended(output)}{observation.value}\n"
@@ -123,5 +124,5 @@ def show(observation: Observation) -> bool:
 
 
 def _ended(text: str) -> str:
-    """``text`` as whole lines."""
+    """Add a line end to ``text`` if it has none; empty text stays empty."""
     return f"{text}\n" if text and not text.endswith("\n") else text

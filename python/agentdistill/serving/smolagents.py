@@ -1,7 +1,7 @@
-"""For programs built on smolagents: our sandbox as its Python executor, any of our models as its model, and both
-together as an agent of a distilled student.
+"""Adapters for smolagents: the sandbox as its Python executor, any of our models as its model, and a distilled student
+as a complete ``CodeAgent``.
 
-Not here: its ToolCallingAgent (our students write code), managed agents in the student's prompt, images, streaming.
+Not here: its ToolCallingAgent (students write code), managed agents in the student's prompt, images, streaming.
 """
 
 import ast
@@ -28,39 +28,40 @@ from agentdistill.tools.tool import TOOL_SECONDS, Tool, describe_tools, sandbox_
 
 
 class SandboxExecutor(PythonExecutor):  # type: ignore[misc]  # smolagents has no types
-    """Runs an agent's code in our sandbox: ``CodeAgent(..., executor=SandboxExecutor())``.
+    """Runs an agent's code in the sandbox: ``CodeAgent(..., executor=SandboxExecutor())``.
 
-    Code is CPython's and reaches nothing but its tools, which run here, outside. It can import the standard library and
-    ``Sandbox.packages``; of ``additional_authorized_imports`` only the model is told. What goes to a tool, comes from
-    it, or is a final answer is what JSON can say.
+    Code runs on CPython, and its only access to the outside is the tools, which run in this process. It can import the
+    standard library and ``Sandbox.packages``; ``additional_authorized_imports`` changes only the prompt. Arguments and
+    results of tools and the final answer must be JSON values.
     """
 
     def __init__(self, limits: Limits | None = None, *, tool_seconds: float = TOOL_SECONDS) -> None:
-        """``limits``: of one cell. ``tool_seconds``: time for one call of a tool, or of a managed agent."""
+        """``limits``: limits of each cell. ``tool_seconds``: time limit of one call of a tool or a managed agent."""
         self._limits = limits
         self._tool_seconds = tool_seconds
         self._tools: dict[str, Callable[..., Any]] = {}
         self._variables: dict[str, Any] = {}
         self.state = {"_print_outputs": ""}
-        """What the last cell printed, where CodeAgent looks for it when that cell failed."""
+        """Holds the last cell's output under the key from which CodeAgent reads it after a failed cell."""
         self._begin()
 
     def send_tools(self, tools: dict[str, SmolTool]) -> None:
-        """Tools for the code to call. If these are others than before, of all variables only those sent stay."""
+        """Set the tools that code can call. If their names change, the State is reset, and only variables from
+        ``send_variables`` are kept."""
         others = tools.keys() != self._tools.keys()
         self._tools = dict(tools)
         if others:
             self._begin()
 
     def send_variables(self, variables: dict[str, Any]) -> None:
-        """Variables for the code to use. Raises smolagents' SerializationError for what cannot be sent."""
+        """Set variables for the code. Raises smolagents' SerializationError for values that cannot be serialized."""
         if variables:
             data = SafeSerializer.dumps(variables, allow_pickle=False)
             self._run(f"{SafeSerializer.get_deserializer_code(False)}\nglobals().update(_deserialize({data!r}))")
             self._variables |= variables
 
     def __call__(self, code_action: str) -> CodeOutput:
-        """Run a cell. Raises InterpreterError when it fails, with what the model should read."""
+        """Run a cell. If it fails, raises InterpreterError with the text that the model should read."""
         observation = self._run(code_action)
         self.state["_print_outputs"] = observation.stdout
         if observation.kind == "final_answer":
@@ -83,18 +84,18 @@ class SandboxExecutor(PythonExecutor):  # type: ignore[misc]  # smolagents has n
         return observation
 
     def _final_answer(self, observation: Observation) -> Any:
-        """The answer, by the agent's own tool of this name, which may do something with it."""
+        """The final answer, passed through the agent's ``final_answer`` tool if there is one."""
         answer: Any = observation.final_answer
-        with contextlib.suppress(ValueError, RecursionError):  # a cell can forge it
+        with contextlib.suppress(ValueError, RecursionError):  # a cell can forge the JSON
             answer = json.loads(observation.final_answer_json or "")
         return self._tools["final_answer"](answer) if "final_answer" in self._tools else answer
 
 
 class AgentModel(SmolModel):  # type: ignore[misc]  # smolagents has no types
-    """One of our models, such as a distilled student, as a model of smolagents."""
+    """Makes one of our models, such as a distilled student, a model of smolagents."""
 
     def __init__(self, model: Model | str, sampling: Sampling | None = None) -> None:
-        """``model`` may be named as for ``load_model``. ``sampling``: greedy by default."""
+        """``model``: a model, or a spec for ``load_model``. ``sampling``: greedy by default."""
         self._model = load_model(model) if isinstance(model, str) else model
         self._sampling = sampling or Sampling()
         super().__init__(model_id=self._model.name)
@@ -107,9 +108,10 @@ class AgentModel(SmolModel):  # type: ignore[misc]  # smolagents has no types
         tools_to_call_from: list[SmolTool] | None = None,
         **sampling: Any,
     ) -> ChatMessage:
-        """The next message. ``sampling`` overrides fields of the model's own.
+        """Generate the next message. ``sampling`` overrides fields of the model's ``Sampling``.
 
-        Raises ModelError, and ValueError for what is not text, or not code: images, structured outputs, tool calls.
+        Raises ModelError if the model fails. Raises ValueError for images, structured outputs and tool calls: the model
+        reads text and writes code.
         """
         if response_format or tools_to_call_from:
             raise ValueError("the model writes code, as text: use CodeAgent, without structured outputs")
@@ -124,10 +126,10 @@ class AgentModel(SmolModel):  # type: ignore[misc]  # smolagents has no types
 
 
 def code_agent(model: Model | str, tools: Sequence[SmolTool] = (), **options: Any) -> CodeAgent:
-    """A ``CodeAgent`` with a student for its model and our sandbox for its executor. ``options`` are CodeAgent's own.
+    """Create a ``CodeAgent`` that runs a student in the sandbox. ``options`` are passed to ``CodeAgent``.
 
-    The student gets the prompt that it was trained with, and its own marks around code. How observations are worded is
-    smolagents', which it has not seen in training.
+    The student gets the prompt and the code block tags that it was trained with. smolagents words the observations,
+    in a form that the student did not see in training.
     """
     ours = {"executor": SandboxExecutor(), "code_block_tags": ("```py", "```<end_code>")}
     agent = CodeAgent(tools=list(tools), model=AgentModel(model), **ours | options)
@@ -139,8 +141,8 @@ def code_agent(model: Model | str, tools: Sequence[SmolTool] = (), **options: An
 
 
 def _conversation(messages: Sequence[ChatMessage | dict[str, Any]]) -> list[Message]:
-    """smolagents' messages as ours: those of one role in a row are one, and calls of tools are left out, as the code in
-    the message before says them."""
+    """Convert smolagents' messages to ours. Consecutive messages of one role are merged. Tool calls are left out,
+    because the code in the preceding message contains them."""
     said = []
     for message in messages:
         message = ChatMessage.from_dict(message) if isinstance(message, dict) else message
@@ -159,7 +161,7 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
 
 
 def _object(value: str | None) -> Any:
-    """What a cell's last expression gave: the object itself where it is a literal, else its repr."""
+    """The value of a cell's last expression: the object if its repr is a literal, else the repr."""
     try:
         return ast.literal_eval(value or "None")
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
