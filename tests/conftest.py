@@ -1,4 +1,4 @@
-"""What many tests need: public data, a server that fails, and real tiny models."""
+"""Fixtures that many tests need: public data, a server that fails as scripted, and tiny real models."""
 
 import os
 import re
@@ -12,25 +12,25 @@ from hypothesis import settings
 from agentdistill.retry import Retries
 from scripted_server import Server, serving
 
-settings.register_profile("agentdistill", deadline=None)  # a busy machine is not a failing test
+settings.register_profile("agentdistill", deadline=None)  # no test fails because the machine is busy
 settings.load_profile("agentdistill")
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model's name is never looked up; set before any library reads it
-# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that: some are tested on it.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # never look up a model's name; set before any library reads it
+# A shell starts background jobs with SIGINT ignored, and children inherit that. Some tests send it to children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for one another only cost time
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads make tiny tensors slower
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run with a skipped test whose reason is not expected, where EXPECTED_SKIPS (a regular expression) is set.
+    """Fail the run if a test was skipped for a reason that EXPECTED_SKIPS (a regular expression) does not match.
 
-    CI sets it, so that no test stops running there unnoticed.
+    CI sets EXPECTED_SKIPS, so that no test stops running there unnoticed. Without it, every skip is accepted.
     """
     expected = os.environ.get("EXPECTED_SKIPS")
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if expected is None or reporter is None:  # a worker of pytest-xdist has no reporter: the controller decides
+    if expected is None or reporter is None:  # a pytest-xdist worker has no reporter; the controller decides
         return
     reasons = {str(report.longrepr[2]) for report in reporter.stats.get("skipped", ())}
     if unexpected := {reason for reason in reasons if not re.search(expected, reason)}:
@@ -42,12 +42,12 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""What Qwen2.5's template comes to for plain messages."""
+"""What Qwen2.5's template reduces to for plain messages."""
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of public data beside the project; tests that need it are skipped where there is none."""
+    """The folder of public data beside the project. Tests that need it are skipped if it does not exist."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"there is no public data at {folder}")
@@ -56,7 +56,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A server whose answers the test writes."""
+    """A server whose responses the test scripts."""
     with serving() as server:
         yield server
 
@@ -68,7 +68,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an untrained model shaped like Qwen2: what it writes is nonsense, always the same nonsense."""
+    """A folder with an untrained model of Qwen2's architecture. It writes nonsense, and always the same."""
     torch = pytest.importorskip("torch", reason="needs agentdistill[train]")
     transformers = pytest.importorskip("transformers", reason="needs agentdistill[train]")
     tokenizers = pytest.importorskip("tokenizers", reason="needs agentdistill[train]")
@@ -93,7 +93,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     config = transformers.Qwen2Config(
         vocab_size=len(vocabulary),
-        hidden_size=64,  # two heads of 32 dimensions: the fewest that vLLM has a kernel for
+        hidden_size=64,  # two heads of 32 dimensions, the smallest that vLLM has a kernel for
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -110,7 +110,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a LoRA adapter for the tiny model that changes what it writes."""
+    """A folder with a LoRA adapter that changes what the tiny model writes."""
     torch = pytest.importorskip("torch", reason="needs agentdistill[train]")
     transformers = pytest.importorskip("transformers", reason="needs agentdistill[train]")
     peft = pytest.importorskip("peft", reason="needs agentdistill[train]")

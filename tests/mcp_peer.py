@@ -1,4 +1,4 @@
-"""A small MCP server such as others write: tools whose names, arguments and results are not always Python's."""
+"""A small MCP server like those of others: names, arguments and results of its tools are not always those of Python."""
 
 import os
 import sys

@@ -1,4 +1,5 @@
-"""What several tests are made of: an action as a model writes it, a teacher and its task, a small real tokenizer."""
+"""Samples that several tests share: an action as a model writes it, a teacher with its task, and a small real
+tokenizer."""
 
 from collections.abc import Sequence
 
@@ -26,7 +27,8 @@ def code(text: str, thought: str = "I act.") -> str:
 
 
 def teacher(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Reasons in words when asked to; else acts, going on from its first thought when it is given one."""
+    """A scripted teacher: reasons in text if asked for a chain of thought, else acts, continuing a given first
+    thought."""
     if "<answer>" in messages[0].content:
         return "First I add the two.\n\nThat is 5.\n\n<answer>\\boxed{5}</answer>"
     if messages[-1].role == "user" and len(messages) == 2:
@@ -35,7 +37,7 @@ def teacher(messages: Sequence[Message], prefix: str, index: int) -> str:
 
 
 def tokenizer(template: str, *, alphabet: bool = True, vocabulary: int = 600) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of Qwen2.5's kind: digits one by one, line ends apart, chat marks as special tokens."""
+    """A byte-level BPE tokenizer like Qwen2.5's: single digits, separate line ends, chat marks as special tokens."""
     bpe = Tokenizer(models.BPE(unk_token=None))
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [

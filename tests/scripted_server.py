@@ -1,4 +1,4 @@
-"""A server that fails in every way a script says, for tests of those who ask servers."""
+"""A server that fails as scripted, for tests of its clients."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def raw(body: str, content_type: str = "application/json") -> Answer:
 
 
 def cut(handler: "Handler", request: dict[str, Any]) -> None:
-    """Promise more than is sent, and hang up."""
+    """Announce more bytes than are sent, then close the connection."""
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")
     handler.send_header("Content-Length", "1000")
@@ -40,13 +40,13 @@ def too_slow(handler: "Handler", request: dict[str, Any]) -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers by the script, one entry a request, and for ever by the last of them; keeps what it was asked."""
+    """Follows the script, one entry per request; the last entry repeats. Records the requests."""
 
     script: list[Answer]
     requests: list[dict[str, Any]]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # clients are made to go away
+        if not isinstance(sys.exception(), ConnectionError):  # some tests let clients disconnect
             super().handle_error(request, client_address)
 
 
@@ -106,4 +106,4 @@ FLEETING = {
     "a list": raw("[1, 2]"),
     "an object": raw('{"hello": 1}'),
 }
-"""What passes, and is worth asking again."""
+"""Temporary failures, which are worth a retry."""

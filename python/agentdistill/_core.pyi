@@ -1,4 +1,4 @@
-"""The Rust core: sandbox, retrieval, actions, votes, trajectories. Everything here releases the GIL while it works."""
+"""The Rust core: sandbox, retrieval, actions, votes, trajectories. All functions release the GIL while they work."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -40,22 +40,22 @@ __all__ = [
 __version__: str
 
 class AgentDistillError(Exception):
-    """Base of the errors that are neither a wrong argument (ValueError) nor plain I/O (OSError)."""
+    """Base class of errors that are neither an invalid argument (ValueError) nor I/O (OSError)."""
 
 class RetrievalError(AgentDistillError):
-    """An index that cannot be built, opened or read."""
+    """An index cannot be built, opened or read."""
 
 class SandboxError(AgentDistillError):
-    """The sandbox itself failed (never: the code that ran in it)."""
+    """The sandbox itself failed, not the code that ran in it."""
 
 class TrajectoryError(AgentDistillError):
-    """A trajectory that cannot be read or written; names path and line."""
+    """A trajectory cannot be read or written. The message names path and line."""
 
 # ---- retrieval ---------------------------------------------------------------------------------
 
 @final
 class Passage:
-    """One passage, as indexed; ``score`` is its BM25 score for the query (0.0 outside a search)."""
+    """A passage of an index. ``score`` is its BM25 score for the query (0.0 outside a search)."""
 
     id: str
     title: str
@@ -65,7 +65,7 @@ class Passage:
 
 @final
 class Bm25Index:
-    """BM25 over passages on disk. A query is a bag of words: any string is a valid one, of which 1,024 distinct words
+    """BM25 over passages on disk. Any string is a valid query: a bag of words, of which the first 1,024 distinct ones
     count."""
 
     @staticmethod
@@ -86,56 +86,55 @@ class Bm25Index:
         """Index passages: an iterable of ``(id, title, text)`` or of dicts with ``id|_id``, ``title``, ``text`` (or
         ``contents``); or files and folders of them, which ``agentdistill.files.corpus`` reads.
 
-        A title counts ``title_weight`` times. ``progress`` is called now and then with the number of passages indexed
-        and, for files, the share of them that has been read, 0 to 1. The index appears at ``path`` only when complete.
-        Raises RetrievalError (with file and line for a bad line; for a path that exists), ValueError for a language
-        that is not known, a title that does not count, or under 64 MB of memory.
+        The words of a title count ``title_weight`` times. ``progress`` is called from time to time with the number of
+        passages indexed and, for files, the fraction read, 0 to 1. The index appears at ``path`` only when it is
+        complete. Raises RetrievalError for a bad line (with file and line) and for an existing path, ValueError for an
+        unknown language, a ``title_weight`` that is not positive, or less than 64 MB of memory.
         """
     @staticmethod
     def open(path: str | PathLike[str], k1: float = 1.2, b: float = 0.75) -> Bm25Index:
-        """Open an index, to be searched with these parameters of BM25: ``k1`` from 0 to 100 (how slowly a repeated word
-        saturates), ``b`` from 0 to 1 (how much a long passage is held against it).
+        """Open an index with the BM25 parameters ``k1`` (0 to 100: how much repetitions of a word count) and ``b`` (0
+        to 1: how much long passages are penalized).
 
-        Raises RetrievalError when there is none, one of another version, or a damaged one; ValueError for parameters
-        out of range.
+        Raises RetrievalError if there is no index, or if it has another version or is damaged; ValueError for
+        parameters out of range.
         """
     def check(self) -> None:
         """Verify every byte. Raises RetrievalError, which names the damaged files. An index of version 3 has no
-        checksums, and only a part of it is verified."""
+        checksums, so it is verified only in part."""
     def search(self, query: str, k: int = 3) -> list[Passage]: ...
     def search_text(self, query: str, k: int = 3, *, compat: Literal["reference"] | None = None) -> str:
-        """The same as text for a model to read: what a cell's ``web_search`` returns. ``compat``: "reference" is the
-        form of the paper's code."""
+        """Search, and return the passages as text for a model to read, as a cell's ``web_search`` does. ``compat``:
+        "reference" is the form of the paper's code."""
     def tool(self, k: int = 3, *, compat: Literal["reference"] | None = None) -> SearchTool:
-        """The index as a tool of the sandbox that returns ``k`` passages, at most 100, in the form of
-        ``search_text``."""
+        """The index as a sandbox tool that returns ``k`` passages, at most 100, in the form of ``search_text``."""
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
-        """The same for many queries, in parallel on all cores."""
+        """Search for many queries in parallel on all cores."""
     def info(self) -> dict[str, Any]:
-        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``, ``analyzer``,
-        ``title_weight``; and the parameters it is searched with, ``k1`` and ``b``."""
+        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``, ``analyzer``, ``title_weight``,
+        and the search parameters ``k1`` and ``b``."""
     def __len__(self) -> int: ...
 
 @final
 class SearchTool:
-    """A search that the sandbox does natively, without the GIL: what ``Bm25Index.tool`` gives."""
+    """A search that the sandbox runs natively, without the GIL; returned by ``Bm25Index.tool``."""
 
 def for_reading(passages: Sequence[Passage], *, compat: Literal["reference"] | None = None) -> str:
-    """Passages as text for a model to read, the best first: what a cell's ``web_search`` returns. ``compat``:
+    """Passages as text for a model to read, best first, as a cell's ``web_search`` returns them. ``compat``:
     "reference" is the form of the paper's code."""
 
 @final
 class RetrievalServer:
-    """An index over HTTP in the form of Search-R1's server: ``POST /retrieve``, ``GET /health``. It works on threads of
-    its own until ``stop``, or the end of a ``with`` block."""
+    """Serves an index over HTTP with the protocol of Search-R1's server: ``POST /retrieve``, ``GET /health``. It runs
+    on its own threads until ``stop`` or the end of a ``with`` block."""
 
     def __new__(cls, index: Bm25Index, host: str = "127.0.0.1", port: int = 8000) -> Self:
-        """Listen at ``host`` and ``port``; port 0 takes a free one. Raises OSError when that cannot be."""
+        """Listen at ``host`` and ``port``; port 0 selects a free port. Raises OSError if that fails."""
     @property
     def url(self) -> str:
         """``http://HOST:PORT``, as seen from this machine."""
     def stop(self) -> None:
-        """Take no more requests, and wait for those under way, at most 10 s."""
+        """Stop accepting requests, and wait at most 10 s for the running ones."""
     def __enter__(self) -> RetrievalServer: ...
     def __exit__(self, *args: object) -> None: ...
 
@@ -143,7 +142,7 @@ class RetrievalServer:
 
 @final
 class Limits:
-    """What one cell may use. ``seconds`` raises TimeoutError in the cell; ``hard_seconds`` later it is killed."""
+    """Limits of one cell. After ``seconds`` the cell gets a TimeoutError; after ``hard_seconds`` more it is killed."""
 
     seconds: float
     hard_seconds: float
@@ -161,27 +160,27 @@ class Limits:
     ) -> Self: ...
 
 _ObservationKind = Literal[
-    "value",  # the cell ran to its end; value is None when its last statement is no expression
+    "value",  # the cell ran to its end; value is None if its last statement is not an expression
     "final_answer",  # the cell called final_answer(...)
     "exception",  # the cell raised
-    "timeout",  # over Limits.seconds
-    "out_of_memory",  # over Limits.memory_mb
-    "tool_error",  # a tool raised, and the cell did not catch it
-    "killed",  # the guest trapped (stack, hard time limit inside C code, ...): the State is the one before
+    "timeout",  # exceeded Limits.seconds
+    "out_of_memory",  # exceeded Limits.memory_mb
+    "tool_error",  # a tool raised an error that the cell did not catch
+    "killed",  # the guest trapped (stack overflow, hard time limit inside C code, ...): the State is the one before
 ]
 
 @final
 class Observation:
-    """What running a cell did. Strings are what Python's own repr/str and traceback give."""
+    """The result of running a cell. Texts are those of Python's own repr, str and traceback."""
 
     kind: _ObservationKind
     stdout: str
-    truncated: int  # characters of stdout that were dropped from its middle
+    truncated: int  # characters dropped from the middle of stdout
     value: str | None  # repr of the last expression
     final_answer: str | None  # str() of final_answer's argument
-    final_answer_json: str | None  # the same as JSON, where JSON can say it
+    final_answer_json: str | None  # the argument as JSON, if JSON can represent it
     error_type: str | None
-    error: str | None  # the traceback, from the cell on
+    error: str | None  # the traceback, starting at the cell
     tool_calls: list[ToolCall]
     seconds: float
     def __new__(
@@ -203,22 +202,22 @@ class Observation:
 @final
 class ToolCall:
     name: str
-    arguments: str  # JSON: [[positional], {keyword}]; of very long texts the middle is left out
-    result: str | None  # JSON, likewise
+    arguments: str  # JSON: [[positional], {keyword}]; very long texts without their middle
+    result: str | None  # JSON, likewise shortened
     error: str | None
     seconds: float
 
 @final
 class State:
-    """An immutable value: the whole interpreter after some cells. Using it twice is a fork."""
+    """An immutable value: the whole interpreter after some cells. To fork it, use it more than once."""
 
     def to_bytes(self, base: State | None = None) -> bytes:
-        """About 20 kB for a few variables; with a ``base``, what differs from it."""
+        """Serialize the State: about 20 kB for a few variables. With a ``base``, only the difference to it."""
     @staticmethod
     def from_bytes(data: bytes, limits: Limits | None = None, *, base: State | None = None) -> State:
-        """The State that ``to_bytes`` gave with the same ``base``.
+        """Restore a State from ``to_bytes`` with the same ``base``.
 
-        Raises SandboxError when the bytes are damaged, of another guest or base, or too large for ``limits``.
+        Raises SandboxError if the bytes are damaged, are of another guest or base, or exceed ``limits``.
         """
     @property
     def nbytes(self) -> int:
@@ -226,10 +225,11 @@ class State:
 
 @final
 class Sandbox:
-    """Isolated CPython 3.14 (WASM). Thread-safe; a cell can reach its tools and nothing else."""
+    """Isolated CPython 3.14 (WASM). Thread-safe. A cell can reach its tools and nothing else."""
 
     packages: ClassVar[tuple[str, ...]]
-    """What cells can import besides Python's standard library: sympy, mpmath, and numpy if this build has it."""
+    """Packages that cells can import besides Python's standard library: sympy, mpmath, and numpy if this build has
+    it."""
     def __new__(
         cls,
         tools: Mapping[str, Bm25Index | SearchTool | Callable[..., Any]] | None = None,
@@ -238,14 +238,14 @@ class Sandbox:
         seed: int = 0,
         threads: int | None = None,
     ) -> Self:
-        """``tools``: name -> Bm25Index (answers natively, without the GIL) or a callable of JSON-able arguments."""
+        """``tools``: name -> Bm25Index (runs natively, without the GIL) or a callable with JSON-able arguments."""
     @property
     def limits(self) -> Limits: ...
     @property
     def initial(self) -> State: ...
     def run(self, state: State, code: str) -> tuple[Observation, State]: ...
     def run_many(self, cells: Sequence[tuple[State, str]]) -> list[tuple[Observation, State]]:
-        """Each cell from its own State, in parallel; the same State may stand in many."""
+        """Run each cell from its State, in parallel. Several cells may use the same State."""
 
 # ---- actions and votes -------------------------------------------------------------------------
 
@@ -255,13 +255,13 @@ _ActionFormat = Literal["code", "tool_call", "search_tags", "code_tags", "react"
 
 @final
 class Action:
-    """A completion understood: a Thought and either code to run or a final answer given in plain text."""
+    """A parsed completion: a Thought, and either code to run or a final answer in plain text."""
 
     thought: str
     code: str | None
     final_answer: str | None
     spans: list[tuple[_SpanKind, int, int]]  # character ranges of the completion
-    format: _ActionFormat  # what it was read as
+    format: _ActionFormat  # the format that it was parsed as
     def __new__(
         cls,
         thought: str,
@@ -276,40 +276,41 @@ _ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code",
 @final
 class ParseFailure:
     kind: _ParseFailureKind
-    message: str  # written for the model: what was wrong and what to write instead
+    message: str  # for the model: what was wrong, and what to write instead
     def __new__(cls, kind: _ParseFailureKind, message: str) -> Self: ...
 
 def parse_action(completion: str, format: _ActionFormat = "code") -> Action | ParseFailure:
-    """Total: any string gives an Action or a ParseFailure. A call of a tool is the code that makes it. See
-    rust/action.rs for the forms, and rust/action/ for the rules of each."""
+    """Parse a completion. Total: any string gives an Action or a ParseFailure. A tool call becomes the code that makes
+    it. The formats are in rust/action.rs, and the rules of each in rust/action/."""
 
 @final
 class Vote:
-    winner: int | None  # index of the first candidate that did what most did; None when there was none to choose
-    counts: list[tuple[str, int]]  # canonical outcome -> votes, most first
-    dropped: list[int]  # candidates that failed
-    agreement: float  # winner's votes / candidates not dropped
+    winner: int | None  # index of the first candidate with the most frequent outcome; None if all were dropped
+    counts: list[tuple[str, int]]  # canonical outcome -> votes, in descending order
+    dropped: list[int]  # indices of candidates that failed
+    agreement: float  # the winner's share of the votes
 
 def vote(observations: Sequence[Observation | ParseFailure], *, compat: Literal["reference"] | None = None) -> Vote:
-    """Majority over what the candidates did (IDEA 3). See rust/vote.rs for canonical form and tie rule."""
+    """Majority vote over the candidates' outcomes (IDEA 3). Canonical form and tie rule are in rust/vote.rs."""
 
 @final
 class StepResult:
-    """One self-consistent step: every candidate, the vote, and the State after the winner."""
+    """The result of one self-consistent step: every candidate, the vote, and the State after the winner."""
 
     actions: list[Action | ParseFailure]
-    observations: list[Observation | None]  # None where the completion did not parse; a plain answer is a final_answer
+    observations: list[Observation | None]  # None if the completion did not parse; a plain answer is a final_answer
     vote: Vote
     winner: int
     state: State
 
 @final
 class StepQueue:
-    """Takes steps of many episodes in the background, ``at_once`` of them at once: parses, runs and votes.
+    """Runs the steps of many episodes in the background, at most ``at_once`` of them concurrently: parses, runs and
+    votes.
 
-    No thread of Python's waits for it, and the GIL is not needed until the results are taken. When every candidate
-    failed, ``winner`` is drawn by ``seed`` among them (the paper's rule; ``compat`` takes the first), preferring one
-    that at least ran; ``state`` is the State after it. Raises ValueError for none at once.
+    No Python thread waits for a step, and the GIL is needed only to take the results. If every candidate failed,
+    ``winner`` is drawn among them with ``seed`` (the paper's rule; ``compat`` takes the first), preferring candidates
+    that at least ran; ``state`` is the State after it. Raises ValueError if ``at_once`` is 0.
     """
 
     def __new__(
@@ -322,31 +323,31 @@ class StepQueue:
         seed: int = 0,
     ) -> Self: ...
     def push(self, ticket: Any, state: State, completions: Sequence[str], earlier: StepResult | None = None) -> None:
-        """Have a step taken, each completion from ``state``; ``ticket`` comes back with the result.
+        """Queue a step that runs each completion from ``state``. ``ticket`` is returned with the result.
 
-        ``earlier`` is the result for the first of the completions, if they were asked: what ran then is not run again.
-        Raises SandboxError when there is no thread for it.
+        ``earlier`` is the result of the first of these completions, which are then not run again. Raises SandboxError
+        if no thread can be started.
         """
     def fileno(self) -> int:
-        """A file that can be read when there is something to take, as ``loop.add_reader`` and ``select`` want it."""
+        """A file descriptor that is readable when there is a result to take, for ``loop.add_reader`` and ``select``."""
     def take(self) -> list[tuple[Any, StepResult | SandboxError | ValueError]]:
-        """What has ended since, in that order: ticket and result, or the error in its place; ValueError for a step
-        without completions."""
+        """The results since the last call, in the order in which their steps ended: ticket, and result or error. A step
+        without completions gives ValueError."""
     def withdraw(self, ticket: Any) -> bool:
-        """Forget the step with this ticket. One that has begun is cancelled, and is to be taken when it has ended: then
-        True."""
+        """Drop the step with this ticket. If it has already begun, it is cancelled, and its result must still be taken;
+        then return True."""
     def close(self) -> None:
-        """Forget the steps that have not begun, cancel those that have, and wait for these, 3 s at most."""
+        """Drop the steps that have not begun, cancel the running ones, and wait for these for at most 3 s."""
 
 # ---- trajectories ------------------------------------------------------------------------------
 
 @final
 class Candidate:
-    """One completion of a step, and what it did."""
+    """One completion of a step, and its result."""
 
     text: str
-    prefix: str  # text given to the model as the beginning of this completion (first-thought prefix), part of text
-    reasoning: str  # what a reasoning model thought before text, without the tags; token_ids have it too
+    prefix: str  # beginning of text that was given to the model (first-thought prefix)
+    reasoning: str  # a reasoning model's thinking before text, without the tags; part of token_ids
     token_ids: list[int] | None
     logprobs: list[float] | None
     finish_reason: str | None
@@ -371,11 +372,11 @@ class Step:
     winner: int
     votes: list[tuple[str, int]]
     prompt_token_ids: list[int] | None
-    message: str  # what the model was told after this step ("Observation: ..."); "" after the last
-    state: bytes | None  # after the winner, with the State before the step as its base; see session.state_before
+    message: str  # the message to the model after this step ("Observation: ..."); "" after the last
+    state: bytes | None  # the State after the winner; its base is the State before the step (session.state_before)
     seconds: float
-    model_seconds: float  # of seconds, those until the model had answered
-    cached_tokens: int  # of the prompt, those that the engine had read before
+    model_seconds: float  # part of seconds: until the model had answered
+    cached_tokens: int  # part of the prompt: tokens that the engine had cached
     def __new__(
         cls,
         candidates: Sequence[Candidate],
@@ -393,22 +394,22 @@ class Step:
 _Outcome = Literal[
     "final_answer",  # the episode answered
     "out_of_steps",
-    "parse_failure",  # its last step could not be parsed
+    "parse_failure",  # the last step could not be parsed
     "cut_completion",  # the last completion hit the token limit
-    "model_error",  # the model could not be had; ``error`` says why
+    "model_error",  # the model was not available; ``error`` says why
     "sandbox_error",
     "error",
 ]
 
 @final
 class Trajectory:
-    """One episode, complete: enough to train on, to grade again, and to enter again at any step. JSON, versioned."""
+    """One complete episode: enough to train on, to regrade, and to continue from any step. Stored as versioned JSON."""
 
     version: int
     task_id: str
     question: str
-    reference: str | None  # the task's own answer
-    aliases: list[str]  # others that are as right
+    reference: str | None  # the task's reference answer
+    aliases: list[str]  # other correct answers
     task_set: str
     kind: Literal["agent", "cot"]
     model: str
@@ -444,24 +445,26 @@ class Trajectory:
         seconds: float = 0.0,
     ) -> Self: ...
     def to_json(self) -> str:
-        """One line."""
+        """The trajectory as one line of JSON."""
     @staticmethod
     def from_json(line: str) -> Trajectory: ...
     def _repr_html_(self) -> str:
-        """As a notebook shows it."""
+        """The trajectory for a notebook."""
 
 def read_trajectories(path: str | PathLike[str]) -> list[Trajectory]:
-    """Read a JSONL file in parallel. A torn last line (a killed writer) is left out. Raises TrajectoryError."""
+    """Read a JSONL file in parallel. An incomplete last line (from a killed writer) is skipped. Raises
+    TrajectoryError."""
 
 def iter_trajectories(path: str | PathLike[str], *, source: _Format | None = None) -> Iterator[Trajectory]:
-    """Read a file of trajectories one after the other: some at a time, in parallel, so that memory is bounded.
+    """Iterate over the trajectories of a file. They are read in batches, in parallel, with bounded memory.
 
-    ``source``: their format, any that ``convert`` reads; by default the first record says it. A torn last line (a
-    killed writer) is left out. Raises TrajectoryError, with file and line, on the way to what cannot be read.
+    ``source``: their format, any that ``convert`` reads; by default it is detected from the first record. An incomplete
+    last line (from a killed writer) is skipped. Raises TrajectoryError, with file and line, when the iteration reaches
+    a record that cannot be read.
     """
 
 def read_header(path: str | PathLike[str]) -> str | None:
-    """The ``run`` of the file's header line, as JSON; None when it has no header. Raises TrajectoryError."""
+    """The ``run`` in the file's header line, as JSON; None if there is no header. Raises TrajectoryError."""
 
 _Format = Literal[
     "agentdistill", "reference", "smolagents", "openai", "messages", "prompt-completion", "sharegpt", "atif"
@@ -476,28 +479,29 @@ def convert(
     run: str = "{}",
     progress: Callable[[int, float | None], object] | None = None,
 ) -> tuple[int, int]:
-    """Convert files of trajectories from one format to another: ``agentdistill.files.formats.convert`` says how.
+    """Convert files of trajectories to another format; see ``agentdistill.files.formats.convert``.
 
-    ``run`` (JSON) is for the header of ours. ``progress`` is called now and then with the number of trajectories read
-    and the share of the files that has been read, 0 to 1. Gives how many trajectories were read, and how many records
-    written.
+    ``run`` (JSON) is for the header of an agentdistill file. ``progress`` is called from time to time with the number
+    of trajectories read and the fraction of the files read, 0 to 1. Returns the number of trajectories read and of
+    records written.
     """
 
 @final
 class TrajectoryWriter:
-    """Appends trajectories durably: one writer a file, each line whole and synced before ``append`` returns.
+    """Appends trajectories durably. A file has one writer, and each line is complete and synced before ``append``
+    returns.
 
-    Opening takes a lock (TrajectoryError when another process holds it), cuts off a torn last line, and checks that the
-    file's header line carries the same ``run`` (the resolved settings as JSON): a file of another run is refused.
+    Opening locks the file (TrajectoryError if another process holds the lock), removes an incomplete last line, and
+    checks that the header line has the same ``run`` (the resolved settings as JSON): a file of another run is refused.
     """
 
     def __new__(cls, path: str | PathLike[str], run: str) -> Self: ...
     @property
     def done(self) -> set[str]:
-        """Task ids already in the file."""
+        """Task ids in the file."""
     def append(self, trajectories: Sequence[Trajectory]) -> None:
-        """Raises ValueError for a task that is in the file already or twice among these (then none is written), and
-        OSError (a full disk for one; then those before the first for which there was no room are, see ``done``)."""
+        """Append trajectories. Raises ValueError for a task that is already in the file or is given twice (then nothing
+        is written), and OSError, for example for a full disk (then those that still fit are written; see ``done``)."""
     def close(self) -> None: ...
     def __enter__(self) -> TrajectoryWriter: ...
     def __exit__(self, *args: object) -> None: ...
