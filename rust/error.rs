@@ -1,6 +1,6 @@
-//! The one error of the core, a variant per boundary it can cross.
+//! The error type of the core, with one variant for each boundary that an error can cross.
 //!
-//! What a model or its code does wrong is never an error: that is a `ParseFailure` or an `Observation`.
+//! A mistake of the model or of its code is never an error. It is a `ParseFailure` or an `Observation`.
 
 use std::any::Any;
 use std::fmt;
@@ -11,19 +11,19 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The caller passed something that makes no sense: `ValueError` in Python.
+    /// An invalid argument. `ValueError` in Python.
     #[error("{0}")]
     Argument(String),
-    /// The file system said no: `OSError` in Python.
+    /// A failed file operation. `OSError` in Python.
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// An index that cannot be built, opened or read: `RetrievalError` in Python.
+    /// An index that cannot be built, opened or read. `RetrievalError` in Python.
     #[error("{place}{message}")]
     Retrieval { place: Place, message: String },
-    /// The sandbox itself failed, never the code in it: `SandboxError` in Python.
+    /// A failure of the sandbox itself, never of the code in it. `SandboxError` in Python.
     #[error("{0}")]
     Sandbox(String),
-    /// Trajectories that cannot be read or written: `TrajectoryError` in Python.
+    /// Trajectories that cannot be read or written. `TrajectoryError` in Python.
     #[error("{place}{message}")]
     Trajectory { place: Place, message: String },
 }
@@ -38,13 +38,13 @@ impl Error {
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown")
 }
 
-/// Attaches the path that an [`io::Error`] does not carry.
+/// Attaches a path to an [`io::Error`], which carries none.
 pub(crate) trait AtPath<T> {
     fn at(self, path: &Path) -> Result<T>;
 }
@@ -55,12 +55,12 @@ impl<T> AtPath<T> for io::Result<T> {
     }
 }
 
-/// Where it went wrong.
+/// The place where an error occurred.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Nowhere,
     File(PathBuf),
-    /// Lines count from 1.
+    /// Line numbers start at 1.
     Line(PathBuf, u64),
 }
 

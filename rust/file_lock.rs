@@ -1,11 +1,11 @@
-//! One process at a time: locks that guard a trajectory file and a folder in which an index is built.
+//! Locks that admit one process at a time. They guard trajectory files and the folders in which indexes are built.
 //!
-//! The lock is the system's (`flock`), which ends with the process that holds it. A file system that has none (Lustre
-//! without `-o flock`, some FUSE mounts) gets a lock file beside the guarded one instead: it names its owner, and the
-//! next process on the same machine takes it over when the owner is dead.
+//! A lock is a `flock`, which the system releases when the process ends. File systems without `flock` (Lustre without
+//! `-o flock`, some FUSE mounts) get a lock file next to the guarded file instead. The lock file names its owner. The
+//! next process on the same machine takes the lock over if the owner is dead.
 //!
-//! Not here: locks among several machines on a file system without `flock`, other than by that file. A machine that dies
-//! leaves it behind, and the error names the file to delete.
+//! Across machines, a file system without `flock` has only the lock file. A machine that crashes leaves it behind, and
+//! the error names the file to delete.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -17,14 +17,14 @@ use crate::error::{AtPath, Error, Result};
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct FileLock {
-    /// The lock file, where the system has no lock.
+    /// The lock file, if the file system has no `flock`.
     fallback: Option<PathBuf>,
 }
 
 impl FileLock {
-    /// Locks `file`, which was opened at `path`. `None` when another process holds the lock.
+    /// Locks `file`, which was opened at `path`. Returns `None` if another process holds the lock.
     ///
-    /// The system's lock belongs to `file` and lasts as long as it is open.
+    /// The system's lock belongs to `file` and lasts while it is open.
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl FileLock {
     fn by_lock_file(path: &Path) -> Result<Option<Self>> {
         let lock = beside(path, ".lock")?;
         let ours = Owner { host: host_name(), process: std::process::id() };
-        // Twice: the second time after a dead owner's file was removed.
+        // The second attempt follows the removal of a dead owner's file.
         for _ in 0..2 {
             match OpenOptions::new().write(true).create_new(true).open(&lock) {
                 Ok(mut file) => {
@@ -70,12 +70,12 @@ impl FileLock {
 impl Drop for FileLock {
     fn drop(&mut self) {
         if let Some(lock) = &self.fallback {
-            let _ = fs::remove_file(lock); // best effort: the next process sees that we are gone
+            let _ = fs::remove_file(lock); // best effort: the next process sees that this one is dead
         }
     }
 }
 
-/// The path of a hidden file beside `path`: `.NAME` and `ending`.
+/// Returns the path of a hidden file next to `path`: a dot, the file's name, and `ending`.
 pub(crate) fn beside(path: &Path, ending: &str) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::Argument(format!("{} does not name a file", path.display())))?;
     let mut hidden = OsString::from(".");
@@ -89,7 +89,7 @@ fn is_unsupported(error: &io::Error) -> bool {
         || error.raw_os_error().is_some_and(|number| [libc::ENOLCK, libc::ENOSYS, libc::EINVAL].contains(&number))
 }
 
-/// Who made a lock file.
+/// The process that created a lock file.
 struct Owner {
     host: String,
     process: u32,

@@ -1,22 +1,22 @@
-//! JSON that other programs wrote: one way to parse it, and errors that say where.
+//! Parses JSON that other programs wrote, and locates errors in it.
 //!
-//! A lone surrogate (`"\ud83d"`) is legal in JSON and is no Unicode text. It is data, not an error: it becomes U+FFFD, the
-//! replacement character. Text of Python is treated alike, in `bindings`.
+//! A lone surrogate (`"\ud83d"`) is legal in JSON but is not Unicode text. It is data, not an error, and becomes
+//! U+FFFD, the replacement character. `bindings` treats Python's strings in the same way.
 //!
-//! Not here: files, and where their records begin and end.
+//! This module does not read files, and does not find the records in them.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-/// Why JSON is not what it should be, and where in it.
+/// A JSON error and its position.
 #[derive(Debug)]
 pub(crate) struct JsonError {
     pub message: String,
-    /// In bytes, from 1.
+    /// The position in bytes, starting at 1.
     pub column: usize,
-    /// Whether the text ends too early and nothing else is wrong with it, as when its writer was killed.
+    /// Whether the only error is that the text ends too early, for example because its writer was killed.
     pub is_unfinished: bool,
 }
 
@@ -31,13 +31,13 @@ impl JsonError {
         let message = error.to_string();
         let position = format!(" at line {} column {}", error.line(), error.column());
         let message = message.strip_suffix(&position).unwrap_or(&message).to_owned();
-        // Of a number, `1.` and `1e` are said to be wrong, not to be unfinished.
+        // serde_json reports a number cut off at `1.` or `1e` as a syntax error, not as an unexpected end.
         let ends_in_number = error.is_syntax() && error.column() == json.len() && json.last() != Some(&b'}');
         Self { message, column: error.column(), is_unfinished: error.is_eof() || ends_in_number }
     }
 }
 
-/// Parses JSON text, lone surrogates included.
+/// Parses JSON text, which may contain lone surrogates.
 pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, JsonError> {
     serde_json::from_slice(json).or_else(|error| match without_lone_surrogates(json) {
         Cow::Borrowed(_) => Err(JsonError::new(&error, json)),
@@ -45,7 +45,7 @@ pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, JsonError> {
     })
 }
 
-/// The same text, with `\ufffd` for each escape of a surrogate that has no partner. Nothing moves: columns stay right.
+/// Replaces each escape of a lone surrogate with `\ufffd`. The length stays the same, so column numbers stay correct.
 fn without_lone_surrogates(json: &[u8]) -> Cow<'_, [u8]> {
     let mut json = Cow::Borrowed(json);
     let mut at = 0;
@@ -64,7 +64,7 @@ fn without_lone_surrogates(json: &[u8]) -> Cow<'_, [u8]> {
     json
 }
 
-/// The surrogate whose escape the text begins with.
+/// Returns the surrogate whose escape starts the text.
 fn surrogate(text: &[u8]) -> Option<u32> {
     let digits = text.strip_prefix(br"\u")?.get(..4)?;
     let unit = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;

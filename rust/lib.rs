@@ -1,10 +1,11 @@
-//! The Rust core of agentdistill: what has to be fast, safe or durable.
+//! The Rust core of agentdistill: the parts that must be fast, isolated or durable.
 //!
-//! A step of an agent is [`action`] (a completion is read), [`sandbox`] (its code runs), [`vote`] (the candidates'
-//! majority), fused in [`self_consistency`]; a [`step_queue`] takes those of many episodes in the background.
-//! [`retrieval`] answers its searches through [`search_tool`] (and those of others through [`retrieval_server`]),
-//! [`trajectory`] keeps it, and [`formats`] reads and writes what others keep. [`observation`] is what they all speak of.
-//! Python sees all of it through `bindings`, which nothing here imports.
+//! [`action`] parses a completion, [`sandbox`] runs its code, and [`vote`] finds the majority of the candidates.
+//! [`self_consistency`] combines these three into a step of an agent. A [`step_queue`] runs the steps of many episodes
+//! in the background. [`retrieval`] searches an index; cells use it through [`search_tool`], and other programs through
+//! [`retrieval_server`]. [`trajectory`] stores episodes, and [`formats`] reads and writes the formats of other
+//! programs. All of these share the types in [`observation`]. `bindings` exposes the core to Python, and no other
+//! module imports it.
 
 pub mod action;
 #[cfg(feature = "python")]

@@ -1,6 +1,7 @@
-//! What running one cell did: data, never an exception.
+//! The result of running one cell. It is data, never an exception.
 //!
-//! The sandbox makes observations; votes, filters and trajectories match on their kind. Nothing here runs code.
+//! The sandbox creates observations. The vote, filters and trajectories match on their kind. Nothing in this module
+//! runs code.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,48 +14,48 @@ pub enum ObservationKind {
     Value,
     /// It called `final_answer(...)`.
     FinalAnswer,
-    /// It raised.
+    /// It raised an exception.
     Exception,
-    /// It ran longer than its limit.
+    /// It ran longer than its time limit.
     Timeout,
-    /// It wanted more memory than its limit: MemoryError, or a guest that trapped on it.
+    /// It needed more memory than its limit: `MemoryError`, or a trap of the guest for lack of memory.
     OutOfMemory,
-    /// A tool raised, and the cell did not catch it.
+    /// A tool raised an exception that the cell did not catch.
     ToolError,
-    /// The guest trapped; the state after it is the state before it.
+    /// The guest trapped. The State after the cell is the State before it.
     Killed,
 }
 
 impl ObservationKind {
-    /// Whether the cell did what it set out to do: such a candidate has a vote.
+    /// Returns whether the cell completed. Only such a candidate has a vote.
     pub fn succeeded(self) -> bool {
         matches!(self, Self::Value | Self::FinalAnswer)
     }
 }
 
-/// What a cell printed, returned, answered or raised. Strings are what Python's own `str`, `repr` and traceback give.
+/// What a cell printed, returned, answered or raised. The strings come from Python's own `str`, `repr` and traceback.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct Observation {
     pub kind: ObservationKind,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stdout: String,
-    /// Characters dropped from the middle of `stdout`.
+    /// The number of characters dropped from the middle of `stdout`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub truncated: usize,
-    /// `repr` of the last expression, when the cell ended in one that is not `None`.
+    /// The `repr` of the cell's last expression, if the cell ended in an expression whose value is not `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
-    /// `str` of what `final_answer` was given.
+    /// The `str` of the argument of `final_answer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_answer: Option<String>,
-    /// The same as JSON, where JSON can say it.
+    /// The same argument as JSON, if JSON can represent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_answer_json: Option<String>,
-    /// Name of the exception's class.
+    /// The name of the exception's class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
-    /// The traceback, from the cell on.
+    /// The traceback, starting at the cell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -68,7 +69,7 @@ pub struct Observation {
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct ToolCall {
     pub name: String,
-    /// JSON: `[[positional], {keyword}]`. Of this, as of the result, the middle is left out where it is very long.
+    /// JSON: `[[positional], {keyword}]`. If the arguments or the result are very long, their middle is left out.
     pub arguments: String,
     /// JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,13 +81,13 @@ pub struct ToolCall {
 }
 
 impl ToolCall {
-    /// Bytes that are recorded of each text of a call.
+    /// The maximum number of bytes recorded of each text of a call.
     pub const MAX_TEXT: usize = 32 << 10;
-    /// Bytes that are recorded of the texts of all calls of a cell.
+    /// The maximum number of bytes recorded of all texts of a cell's calls.
     pub const MAX_CELL: usize = 512 << 10;
 
-    /// The call as it is recorded: its texts without their middle where they are too long. `room` is what is left of
-    /// [`ToolCall::MAX_CELL`].
+    /// Returns the call as it is recorded, with the middle of long texts left out. `room` is what remains of
+    /// [`ToolCall::MAX_CELL`], and is reduced.
     pub(crate) fn recorded(mut self, room: &mut usize) -> Self {
         let texts = [Some(&mut self.arguments), self.result.as_mut(), self.error.as_mut()];
         for text in texts.into_iter().flatten() {
@@ -97,7 +98,7 @@ impl ToolCall {
     }
 }
 
-/// Drops the middle of what is longer than `max` bytes, as of a cell's output.
+/// Drops the middle of a text that is longer than `max` bytes, as is done for a cell's output.
 fn clip(text: &mut String, max: usize) {
     if text.len() > max {
         let (start, end) = (text.floor_char_boundary(max / 2), text.ceil_char_boundary(text.len() - max / 2));

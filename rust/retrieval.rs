@@ -1,18 +1,21 @@
-//! BM25 over passages on disk: Tantivy's postings, searched by [`block_bounds`]; the passages themselves are in
-//! [`passages`].
+//! BM25 search over passages on disk. Tantivy stores the postings, [`block_bounds`] searches them, and [`passages`]
+//! stores the passages.
 //!
-//! There is one merged field, title (once or several times) and text. Words are what [`analyzer`] makes of them; the index is
-//! one segment, memory-mapped. A query is a bag of words: every string is a query, and a repeated word counts twice. Equal
-//! scores come in the order of indexing. The parameters k1 and b belong to the search, not to the index.
+//! An index has one field, which merges the title (once or several times) and the text. [`analyzer`] splits it into
+//! words. The index is a single, memory-mapped segment. A query is a bag of words: every string is a valid query, and a
+//! repeated word counts twice. Passages with equal scores come in the order of indexing. The parameters k1 and b belong
+//! to a search, not to the index.
 //!
-//! An index is a folder: Tantivy's files, those of the two modules, and [`METADATA`], which holds [`checksums`]. [`build`]
-//! makes it, from passages or from [`jsonl`] files. Damage is an error: sizes and small files are verified when an index is
-//! opened (a damaged one refuses every search), every byte by [`Bm25Index::check`], and what goes wrong in a damaged file is caught. A
-//! file that was cut after it was mapped is found before each search; the exception is one that is cut during a search:
-//! reading past its new end kills the process (SIGBUS). Replace an index by building it anew or by renaming folders, never
-//! by writing into its files.
+//! An index is a folder that contains Tantivy's files, the files of the two modules, and [`METADATA`], which includes
+//! [`checksums`]. [`build`] creates it from passages or from [`jsonl`] files.
 //!
-//! Not here: dense retrieval, changing an index (build it again), and making sure that ids are unique.
+//! Damage to an index is an error. Opening an index verifies all sizes and the contents of small files; a damaged index
+//! refuses every search. [`Bm25Index::check`] verifies every byte. Panics caused by damaged files are caught. Each
+//! search first checks that no file was truncated after it was mapped. There is one exception: if a file is truncated
+//! during a search, reading past its new end kills the process (SIGBUS). Replace an index by building it again or by
+//! renaming folders, never by writing into its files.
+//!
+//! Not supported: dense retrieval, changing an index (build it again), and checking that ids are unique.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -45,25 +48,26 @@ mod checksums;
 mod jsonl;
 mod passages;
 
-/// The version of the index format: of the analyzers, the schema, Tantivy's files and ours together.
+/// The version of the index format. It covers the analyzers, the schema, Tantivy's files and our own files.
 ///
-/// 4: words are normalised (NFKC, case folding) and keep their combining marks; files have checksums. 3 can still be read.
+/// Version 4 normalises words (NFKC, case folding), keeps their combining marks, and has checksums. Version 3 can still
+/// be read.
 pub const VERSION: u32 = 4;
 
 const OLDEST_VERSION: u32 = 3;
 
-/// Distinct words of a query, and its bytes; what comes after them is not read. They bound the time and the memory of a
-/// search.
+/// The maximum number of distinct words and bytes of a query. The rest is ignored. These limits bound the time and
+/// memory of a search.
 const MAX_WORDS: usize = 1_024;
 const MAX_QUERY_BYTES: usize = 1 << 20;
 
-/// Bytes of a file that is verified when the index is opened.
+/// The maximum size in bytes of a file that is verified when the index is opened.
 const VERIFIED_ON_OPEN: u64 = 4 << 20;
 
-/// The file that makes a folder an index.
+/// The file that marks a folder as an index.
 const METADATA: &str = "agentdistill.json";
 
-/// One passage. Its score is that of the query that found it, 0 outside a search.
+/// One passage. Its score belongs to the query that found it, and is 0 outside a search.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct Passage {
@@ -74,32 +78,32 @@ pub struct Passage {
     pub score: f32,
 }
 
-/// What is known of an index besides its contents.
+/// The properties of an index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
     pub version: u32,
     pub documents: u64,
-    /// Passages left out because they could not be read.
+    /// The number of passages left out because they could not be parsed.
     pub skipped: u64,
     pub language: Language,
-    /// How often a title counts.
+    /// How many times the title is counted.
     pub title_weight: u32,
-    /// Of all other files; none before version 4.
+    /// The checksums of all other files. Empty before version 4.
     #[serde(default)]
     pub checksums: Checksums,
 }
 
-/// The parameters of BM25, which a search may choose.
+/// The BM25 parameters of a search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Parameters {
-    /// How slowly a repeated word saturates: 0 counts only whether it is there.
+    /// Term frequency saturation. With 0, only the presence of a word counts, not its frequency.
     pub k1: f32,
-    /// How much a long passage is held against it, from 0 to 1.
+    /// Length normalisation, from 0 (none) to 1 (full).
     pub b: f32,
 }
 
 impl Default for Parameters {
-    /// Those of Lucene and Tantivy.
+    /// Returns the defaults of Lucene and Tantivy.
     fn default() -> Self {
         Self { k1: 1.2, b: 0.75 }
     }
@@ -120,7 +124,7 @@ impl Parameters {
     }
 }
 
-/// An open index. Shared freely between threads.
+/// An open index. Threads can share it.
 pub struct Bm25Index {
     path: PathBuf,
     metadata: Metadata,
@@ -130,17 +134,17 @@ pub struct Bm25Index {
     bounds: BlockBounds,
     analyzer: TextAnalyzer,
     mapped: Vec<Mapped>,
-    /// What was found when it was opened: an index that can be opened but must not be searched.
+    /// Damage found when the index was opened. An index with damage refuses searches.
     damage: Option<String>,
 }
 
 impl Bm25Index {
-    /// Opens the index at `path`, to be searched with these parameters.
+    /// Opens the index at `path` for searches with these parameters.
     ///
     /// # Errors
     ///
-    /// [`Error::Retrieval`] when there is none, or one of another version, or a damaged one; [`Error::Argument`] for
-    /// parameters out of range.
+    /// [`Error::Retrieval`] if there is no index, or if it is damaged or of an unsupported version; [`Error::Argument`]
+    /// for parameters out of range.
     pub fn open(path: &Path, parameters: Parameters) -> Result<Self> {
         let parameters = parameters.check()?;
         at_one_time(path, || caught(path, || Self::open_files(path, parameters)))
@@ -165,7 +169,8 @@ impl Bm25Index {
         Ok(Self { path, metadata, parameters, bytes, passages, bounds, analyzer, mapped, damage })
     }
 
-    /// Verifies every byte of the index that is at the path now. One of version 3 has no checksums; of that, only Tantivy's own files are verified.
+    /// Verifies every byte of the index that is now at the path. An index of version 3 has no checksums, so only
+    /// Tantivy's own files are verified.
     ///
     /// # Errors
     ///
@@ -187,20 +192,21 @@ impl Bm25Index {
         })
     }
 
-    /// The `k` passages of highest score, best first; fewer when fewer share a word with the query.
+    /// Returns the `k` passages with the highest scores, best first. There are fewer if fewer passages share a word
+    /// with the query.
     ///
     /// # Errors
     ///
-    /// [`Error::Argument`] for a `k` of 0; [`Error::Retrieval`] when the index cannot be read any more.
+    /// [`Error::Argument`] if `k` is 0; [`Error::Retrieval`] if the index can no longer be read.
     pub fn search(&self, query: &str, k: usize) -> Result<Vec<Passage>> {
         self.search_with(&mut self.analyzer.clone(), query, k)
     }
 
-    /// [`search`](Self::search) for each query, on all cores.
+    /// Runs [`search`](Self::search) for each query, on all cores.
     ///
     /// # Errors
     ///
-    /// As [`search`](Self::search).
+    /// The errors of [`search`](Self::search).
     pub fn search_batch<Q: AsRef<str> + Sync>(&self, queries: &[Q], k: usize) -> Result<Vec<Vec<Passage>>> {
         let one = |analyzer: &mut TextAnalyzer, query: &Q| self.search_with(analyzer, query.as_ref(), k);
         threads::share(|| queries.par_iter().map_init(|| self.analyzer.clone(), one).collect())
@@ -218,7 +224,7 @@ impl Bm25Index {
         self.parameters
     }
 
-    /// Size on disk.
+    /// Returns the size on disk in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -227,11 +233,12 @@ impl Bm25Index {
         self.find(analyzer, query, k)?.into_iter().map(|(score, number)| self.passage(number, score)).collect()
     }
 
-    /// [`search`](Self::search), unless `accept` refuses the bytes that the passages take: `None` then, and none is read.
+    /// Like [`search`](Self::search), but first passes the total size of the passages in bytes to `accept`. If `accept`
+    /// returns false, no passage is read and the result is `None`.
     ///
     /// # Errors
     ///
-    /// As [`search`](Self::search).
+    /// The errors of [`search`](Self::search).
     pub fn search_if(&self, query: &str, k: usize, accept: impl FnOnce(u64) -> bool) -> Result<Option<Vec<Passage>>> {
         let found = self.find(&mut self.analyzer.clone(), query, k)?;
         let size = |&(_, number): &(f32, usize)| self.passages.size(number).map_err(|error| damaged(&self.path, error));
@@ -263,7 +270,7 @@ impl Bm25Index {
     }
 }
 
-/// A file of an index, and how long it was when it was mapped.
+/// A file of an index, and its size when it was mapped.
 struct Mapped {
     name: String,
     file: File,
@@ -286,7 +293,8 @@ impl Mapped {
     }
 }
 
-/// Reads files of the index at `path`, again if another took its place meanwhile: they would be files of two indexes.
+/// Reads files of the index at `path`, and repeats this if another index replaced it meanwhile. The result never mixes
+/// the files of two indexes.
 fn at_one_time<T>(path: &Path, read: impl Fn() -> T) -> T {
     let identity = || fs::metadata(path).map(|folder| (folder.dev(), folder.ino())).ok();
     loop {
@@ -298,8 +306,8 @@ fn at_one_time<T>(path: &Path, read: impl Fn() -> T) -> T {
     }
 }
 
-/// Runs what reads the files of an index, of which Tantivy and others assume that they are whole: a panic means that they
-/// are not.
+/// Runs code that reads the files of an index. Tantivy and other libraries assume that files are intact, so a panic
+/// means that the index is damaged.
 fn caught<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(damaged(path, crate::error::panic_message(&*panic))))
@@ -310,7 +318,8 @@ fn damaged(path: &Path, found: impl std::fmt::Display) -> Error {
     Error::retrieval(path, format!("the index is damaged ({found}); {advice}"))
 }
 
-/// The query's words and how often it says each; in an order of their own, so that equal queries add up scores alike.
+/// Returns the query's words with their counts. They are sorted, so that equal queries add up their scores in the same
+/// order.
 fn terms(analyzer: &mut TextAnalyzer, query: &str) -> BTreeMap<String, usize> {
     let mut terms = BTreeMap::new();
     let mut tokens = analyzer.token_stream(&query[..query.floor_char_boundary(MAX_QUERY_BYTES)]);
@@ -327,10 +336,10 @@ fn terms(analyzer: &mut TextAnalyzer, query: &str) -> BTreeMap<String, usize> {
     terms
 }
 
-/// The one field, of title and text. They are stored in [`Passages`], not here.
+/// The only field: title and text, indexed but not stored. [`Passages`] stores the texts.
 const BODY: &str = "body";
 
-/// The only segment of the index at `path`, and its field.
+/// Returns the only segment of the index at `path`, and its field.
 fn segment(path: &Path) -> tantivy::Result<(SegmentReader, Field)> {
     let reader = Index::open_in_dir(path)?.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
     let searcher = reader.searcher();
@@ -375,12 +384,12 @@ fn write_metadata(metadata: Metadata, folder: &Path) -> Result<()> {
     fs::write(&file, json).at(&file)
 }
 
-/// The metadata as they are in their file.
+/// The metadata as stored in their file.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     #[serde(flatten)]
     metadata: Metadata,
-    /// Of the metadata themselves; none before version 4.
+    /// The checksum of the metadata themselves. `None` before version 4.
     crc32: Option<u32>,
 }
 

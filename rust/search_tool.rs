@@ -1,7 +1,7 @@
-//! Search as a tool of the sandbox: a cell's `web_search(query)` is answered by a [`Bm25Index`], without Python.
+//! Search as a sandbox tool: a [`Bm25Index`] answers a cell's `web_search(query)`, without Python.
 //!
-//! The answer is text for a model to read, passages by rank: `[1] Title`, the text, `[2] Title`, ... or in the form of the
-//! paper's code. Cells that run side by side search side by side.
+//! The result is text for a model to read: passages by rank, as `[1] Title`, the text, `[2] Title`, and so on, or in
+//! the format of the paper's code. Cells that run in parallel search in parallel.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::retrieval::{Bm25Index, Passage};
 use crate::sandbox::Tool;
 use crate::vote::Compat;
 
-/// Takes `query` and, optionally, `k`, by position or by name.
+/// A search tool. It takes `query` and, optionally, `k`, as positional or keyword arguments.
 pub struct SearchTool {
     pub index: Arc<Bm25Index>,
-    /// Passages returned unless a call says otherwise.
+    /// The number of passages returned if a call gives no `k`.
     pub k: usize,
-    /// In which form they are shown.
+    /// The format of the passages.
     pub compat: Option<Compat>,
 }
 
 impl SearchTool {
-    /// As in the paper.
+    /// The paper's number of passages.
     pub const K: usize = 3;
     pub const MOST: usize = 100;
 }
@@ -67,10 +67,10 @@ impl Arguments {
     }
 }
 
-/// Characters of a passage that are shown: some six times what is usual for Wikipedia (100 words).
+/// The maximum number of characters shown of a passage: about six times the usual length for Wikipedia (100 words).
 const MAX_CHARS: usize = 4_000;
 
-/// Passages as a model reads them, the best first; in our own form, long ones up to the end of a sentence.
+/// Formats passages for a model, best first. The default format cuts long passages at the end of a sentence.
 pub fn for_reading(passages: &[Passage], compat: Option<Compat>) -> String {
     let mut reading = String::new();
     if compat == Some(Compat::Reference) {
@@ -86,13 +86,13 @@ pub fn for_reading(passages: &[Passage], compat: Option<Compat>) -> String {
     for (index, Passage { title, text, .. }) in passages.iter().enumerate() {
         let newline = if index > 0 { "\n" } else { "" };
         let (shown, more) = shorten(text.trim_end());
-        let _ = write!(reading, "{newline}[{}] {title}\n{shown}{more}", index + 1); // to a String: cannot fail
+        let _ = write!(reading, "{newline}[{}] {title}\n{shown}{more}", index + 1); // writing to a String cannot fail
     }
     reading
 }
 
-/// The sentences of `text` that fit, and what stands for the rest of it. Where there is no end of a sentence in the
-/// second half of what fits, it ends with a word, or else with a character.
+/// Returns the sentences of `text` that fit, and a mark that stands for the rest. If no sentence ends in the second
+/// half of what fits, the text is cut after a word, or else after a character.
 fn shorten(text: &str) -> (&str, &'static str) {
     let Some((most, _)) = text.char_indices().nth(MAX_CHARS) else { return (text, "") };
     let fits = &text[..most];

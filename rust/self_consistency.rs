@@ -1,10 +1,11 @@
-//! Self-consistent action generation (the paper's IDEA 3): parse N completions, run each from the same State, vote.
+//! Self-consistent action generation (the paper's idea 3): parses N completions, runs each of them from the same State,
+//! and votes.
 //!
-//! Candidates cannot see one another, and the winner's State is kept as it came out: nothing is run twice. Identical
-//! code within one step is even run once and shared, since a cell is repeatable (its clock and its randomness come
-//! from the State, and tools are taken to answer alike).
+//! Candidates cannot see one another. The winner's State is kept, and nothing runs twice. Identical code within a step
+//! runs only once, because cells are repeatable: their clock and randomness come from the State, and tools are assumed
+//! to give the same answer to the same call.
 //!
-//! Not here: where completions come from (the models), and how a cell runs ([`Runner`], which the sandbox implements).
+//! This module does not generate completions (models do) or run cells ([`Runner`], which the sandbox implements).
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,37 +16,38 @@ use crate::error::{Error, Result};
 use crate::observation::{Observation, ObservationKind};
 use crate::vote::{Compat, Vote, vote};
 
-/// What runs cells: each from its own State, giving the State after it.
+/// Runs cells. Each cell starts from its own State and gives a new State.
 pub trait Runner {
     type State: Clone + Send + Sync;
 
-    /// One result per cell, in order. An error is the runner's own, never a cell's.
+    /// Returns one result for each cell, in order. An error is a failure of the runner, never of a cell.
     fn run_many(&self, cells: Vec<(Self::State, String)>) -> Result<Vec<(Observation, Self::State)>>;
 }
 
-/// One self-consistent step: every candidate, the vote, and the State after the winner.
+/// The result of one self-consistent step: all candidates, the vote, and the State after the winner.
 #[derive(Clone, Debug)]
 pub struct StepResult<State> {
     pub actions: Vec<Parsed>,
-    /// What each candidate did: what its code did when run, or the final answer it gave in plain text. `None` where
-    /// the completion did not parse.
+    /// What each candidate did: the observation of its code, or its final answer in plain text. `None` if the
+    /// completion did not parse.
     pub observations: Vec<Option<Observation>>,
     pub vote: Vote,
-    /// The vote's winner. When all failed: one drawn by the seed, of those that ran if any did.
+    /// The index of the candidate that won the vote. If all candidates failed, the seed draws one, among those with
+    /// code if there are any.
     pub winner: usize,
-    /// After the winner; as it was when the winner ran nothing.
+    /// The State after the winner, or the State before the step if the winner ran nothing.
     pub state: State,
     pub ran: Ran<State>,
 }
 
-/// What the code of a step did, and the State after it.
+/// The observation of each code string of a step, and the State after it.
 pub type Ran<State> = HashMap<String, (Observation, State)>;
 
-/// An episode that waits for its step.
+/// An episode that waits for its next step.
 pub struct Waiting<State> {
     pub state: State,
     pub completions: Vec<String>,
-    /// Of an earlier look at the same step, with fewer completions: what ran then is not run again.
+    /// The results of an earlier attempt at the same step with fewer completions. Code in it does not run again.
     pub ran: Ran<State>,
 }
 
@@ -57,12 +59,13 @@ impl<State> From<(State, Vec<String>)> for Waiting<State> {
 
 /// Takes one step in each episode. All candidates of all episodes run in one batch.
 ///
-/// When all candidates of an episode failed, `seed` and its completions draw the winner, so the draw is repeatable
-/// however episodes are batched (the paper draws at random; [`Compat::Reference`] takes the first, as its code does).
+/// If all candidates of an episode failed, `seed` and the episode's completions draw the winner. The draw is therefore
+/// repeatable, however episodes are batched. The paper draws at random; its code picks the first candidate, and so does
+/// [`Compat::Reference`].
 ///
 /// # Errors
 ///
-/// [`Error::Argument`] for an episode without completions; whatever the runner raises.
+/// [`Error::Argument`] for an episode without completions, and any error of the runner.
 pub fn self_consistent_steps<R: Runner>(
     runner: &R,
     episodes: impl IntoIterator<Item: Into<Waiting<R::State>>>,
@@ -103,7 +106,7 @@ impl<State: Clone> Step<State> {
         Self { state, draw: draw(seed, &completions), actions, ran }
     }
 
-    /// Once all of its code has run.
+    /// Votes. All code of the step must have run.
     fn vote(self, compat: Option<Compat>) -> StepResult<State> {
         let Self { state, draw, actions, ran } = self;
         let observe = |action: &Parsed| match action {

@@ -1,11 +1,11 @@
-//! Steps of many episodes, taken in the background: nobody waits for a cell, and no thread of Python is needed.
+//! Runs the steps of many episodes in the background, so that no Python thread waits for a cell.
 //!
-//! Who wants a step taken [pushes](StepQueue::push) it with a ticket. Steps are taken first come, first served, so many
-//! at once, on the threads that cells run on. When some have ended, a byte can be read from [`StepQueue::bell`], as an
-//! event loop waits for; [`StepQueue::take`] then gives them. A step that nobody wants any more is
-//! [withdrawn](StepQueue::withdraw).
+//! A caller [pushes](StepQueue::push) a step with a ticket. Steps start in the order of arrival, up to a maximum at
+//! once, and run on the threads that run cells. When steps have ended, a byte becomes readable from
+//! [`StepQueue::bell`], which an event loop can wait for. [`StepQueue::take`] then returns the results. A step that is
+//! no longer needed can be [withdrawn](StepQueue::withdraw).
 //!
-//! Not here: what a step is (self_consistency.rs), and the event loop (Python's).
+//! This module does not define a step (`self_consistency.rs`) and has no event loop (Python's is used).
 
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -20,7 +20,7 @@ use crate::sandbox::{Caller, CancelToken, CellThread, Sandbox, State};
 use crate::self_consistency::{Runner, StepResult, Waiting, self_consistent_steps};
 use crate::vote::Compat;
 
-/// Takes steps, each with a ticket `T`, and gives their results.
+/// A queue of steps, each with a ticket `T`.
 pub struct StepQueue<T> {
     sandbox: Arc<Sandbox>,
     format: ActionFormat,
@@ -34,19 +34,20 @@ pub struct StepQueue<T> {
 
 struct Queue<T> {
     waiting: VecDeque<(T, Waiting<State>)>,
-    /// Steps that have begun, each with what cancels it.
+    /// Steps that have started, each with the token that cancels it.
     running: Vec<(T, CancelToken)>,
-    /// Threads that take steps.
+    /// The number of threads that take steps.
     threads: usize,
     ended: Vec<(T, Result<StepResult<State>>)>,
 }
 
 impl<T: Send + 'static> StepQueue<T> {
-    /// `at_once`: steps under way at once. `format`, `compat` and `seed`: as of [`self_consistent_steps`].
+    /// Creates a queue that runs at most `at_once` steps at once. `format`, `compat` and `seed` are those of
+    /// [`self_consistent_steps`].
     ///
     /// # Errors
     ///
-    /// [`Error::Argument`] for none at once; [`Error::Sandbox`] when the process can open no more files.
+    /// [`Error::Argument`] if `at_once` is 0, and [`Error::Sandbox`] if the process cannot open more files.
     pub fn new(
         sandbox: Arc<Sandbox>,
         at_once: usize,
@@ -62,16 +63,16 @@ impl<T: Send + 'static> StepQueue<T> {
         Ok(Self { sandbox, format, compat, seed, at_once, queue: Mutex::new(queue), idle: Condvar::new(), bell })
     }
 
-    /// Where a byte can be read when there is something to [take](Self::take).
+    /// Returns the pipe from which a byte can be read when there is something to [take](Self::take).
     pub fn bell(&self) -> &PipeReader {
         &self.bell.0
     }
 
-    /// Has a step taken.
+    /// Adds a step to the queue.
     ///
     /// # Errors
     ///
-    /// [`Error::Sandbox`] when there is no thread for it.
+    /// [`Error::Sandbox`] if no thread can be started for it.
     pub fn push(self: &Arc<Self>, ticket: T, step: Waiting<State>) -> Result<()> {
         let mut queue = self.lock();
         if queue.threads < self.at_once {
@@ -79,24 +80,24 @@ impl<T: Send + 'static> StepQueue<T> {
             match CellThread::spawn(move |here| taking.take_steps(here)) {
                 Ok(()) => queue.threads += 1,
                 Err(error) if queue.threads == 0 => return Err(error),
-                Err(_) => {} // the others do it
+                Err(_) => {} // the threads already running take this step
             }
         }
         queue.waiting.push_back((ticket, step));
         Ok(())
     }
 
-    /// What has ended, in the order in which it did, each once.
+    /// Returns the results that have arrived since the last call, in the order in which the steps ended.
     pub fn take(&self) -> Vec<(T, Result<StepResult<State>>)> {
         let mut queue = self.lock();
         if !queue.ended.is_empty() {
-            let _ = (&self.bell.0).read_exact(&mut [0]); // rung once for all of these
+            let _ = (&self.bell.0).read_exact(&mut [0]); // it rang once for all of these
         }
         std::mem::take(&mut queue.ended)
     }
 
-    /// Forgets a step that has not begun. One that has is cancelled, and ends in an error when its cells have ended, for a
-    /// cell in a tool when that returns: then this is true.
+    /// Removes a step that has not started, or cancels one that has. A cancelled step ends in an error as soon as its
+    /// cells have ended; a cell that is in a tool ends when the tool returns. Returns whether the step had started.
     pub fn withdraw(&self, is_it: impl Fn(&T) -> bool) -> bool {
         let mut queue = self.lock();
         let waiting = queue.waiting.iter().position(|(ticket, _)| is_it(ticket));
@@ -108,11 +109,11 @@ impl<T: Send + 'static> StepQueue<T> {
         has_begun
     }
 
-    /// How long [`StepQueue::close`] waits.
+    /// The maximum time that [`StepQueue::close`] waits.
     const MAX_CLOSE: Duration = Duration::from_secs(3);
 
-    /// Forgets the steps that have not begun, and cancels those that have. Waits for these, but not long: one may be in a
-    /// tool that does not return.
+    /// Removes the steps that have not started, and cancels those that have. Waits for the latter for a limited time,
+    /// because one may be in a tool that does not return.
     pub fn close(&self) {
         let mut queue = self.lock();
         let forgotten = std::mem::take(&mut queue.waiting);
@@ -150,7 +151,7 @@ impl<T: Send + 'static> StepQueue<T> {
     }
 }
 
-/// The sandbox, on a thread that can run cells itself.
+/// Runs cells in the sandbox, on a thread that can run cells itself.
 struct OnCellThread<'a> {
     sandbox: &'a Sandbox,
     here: &'a CellThread,

@@ -1,5 +1,5 @@
-//! Files of text, plain or compressed by gzip or Zstandard, and how far they are read. How one is compressed is told by
-//! its first bytes, not by its name.
+//! Opens text files, whether plain or compressed with gzip or Zstandard, and counts the bytes read. The first bytes of
+//! the file decide on the compression, not its name.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -11,7 +11,7 @@ use flate2::bufread::GzDecoder;
 
 use crate::error::{AtPath, Result};
 
-/// A file of text.
+/// A text file, decompressed while it is read.
 pub struct TextFile {
     text: Box<dyn BufRead + Send + Sync>,
     is_compressed: bool,
@@ -40,7 +40,7 @@ impl TextFile {
         self.is_compressed
     }
 
-    /// Bytes of the file, as it is on disk, that have been read.
+    /// Returns the number of bytes read so far from the file on disk, before decompression.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
     }
@@ -62,9 +62,9 @@ impl BufRead for TextFile {
     }
 }
 
-/// The members of a gzip file, one after another. Zeros after the last one are padding (of tapes, of `tar`), as for gzip(1).
+/// The members of a gzip file, in order. As in gzip(1), zeros after the last member are padding (from tapes or `tar`).
 struct Gzip<R> {
-    /// None at the end.
+    /// `None` at the end of the file.
     member: Option<GzDecoder<R>>,
 }
 
@@ -88,7 +88,7 @@ impl<R: BufRead> Read for Gzip<R> {
     }
 }
 
-/// Whether anything but zeros comes next.
+/// Returns whether anything other than zeros follows.
 fn has_more(file: &mut impl BufRead) -> io::Result<bool> {
     loop {
         let text = file.fill_buf()?;

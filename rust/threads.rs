@@ -1,16 +1,17 @@
-//! The threads that share work: a pool for each process.
+//! The thread pool for shared work, one for each process.
 //!
-//! A forked child (multiprocessing, a data loader) has the memory of its parent and none of its threads, so it would wait
-//! for ever for a pool that its parent made. It gets one of its own.
+//! A forked child (multiprocessing, a data loader) has its parent's memory but none of its threads. With its parent's
+//! pool it would wait forever, so it gets a pool of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// The pool of this process, made when it is first asked for: one thread for each core, or `RAYON_NUM_THREADS`.
+/// Returns the pool of this process. The first call creates it, with one thread for each core or `RAYON_NUM_THREADS`
+/// threads.
 pub(crate) fn pool() -> &'static ThreadPool {
-    // Slots by process id, so that a child does not look at a slot that a thread of its parent was just filling.
+    // Slots are chosen by process id, so a child does not wait for a slot that a thread of its parent was initializing.
     static POOLS: [OnceLock<(u32, ThreadPool)>; 256] = [const { OnceLock::new() }; 256];
     let process = std::process::id();
     let first = process as usize;
@@ -20,7 +21,7 @@ pub(crate) fn pool() -> &'static ThreadPool {
         .expect("forked from one another, at most 256 processes deep")
 }
 
-/// How many threads share work here: those of the pool that this code runs in, or of the process's.
+/// Returns the number of threads that share work: those of the current pool, or else of the process's pool.
 pub(crate) fn count() -> usize {
     match rayon::current_thread_index() {
         Some(_) => rayon::current_num_threads(),
@@ -28,7 +29,7 @@ pub(crate) fn count() -> usize {
     }
 }
 
-/// Runs `work` in the pool, or in the one that this thread belongs to.
+/// Runs `work` in the pool that this thread belongs to, or else in the process's pool.
 pub(crate) fn share<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match rayon::current_thread_index() {
         Some(_) => work(),
@@ -36,7 +37,7 @@ pub(crate) fn share<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     }
 }
 
-/// Begins `work` in the pool. Should it panic, its result is dropped, and the process goes on.
+/// Starts `work` in the pool. A panic in it is caught, and the process continues.
 pub(crate) fn spawn(work: impl FnOnce() + Send + 'static) {
     pool().spawn(move || drop(catch_unwind(AssertUnwindSafe(work))));
 }

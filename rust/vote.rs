@@ -1,19 +1,19 @@
-//! Self-consistency's vote: the majority over what the candidates of a step *did* (the paper's IDEA 3, section on
-//! SAG).
+//! Self-consistency's vote: a majority over what the candidates of a step *did* (the paper's idea 3, section on SAG).
 //!
-//! **What is compared.** The final answer, if the cell gave one; else the value of its last expression and what it
-//! printed.
-//! **Canonical form.** Numbers by value (`1`, `1.0`, `"1"` and `1e0` are one, exactly: no rounding), runs of white
-//! space as one blank, empty lines dropped, dictionaries by key, sets sorted, tuples as lists; case is kept. Each
-//! printed line that is a Python literal as a whole is read as one.
-//! **Dropped.** Candidates that did not parse, raised, ran out of time or memory, or were killed.
-//! **Ties** go to the outcome whose first candidate came first: candidates are drawn alike, so the first is a fair
-//! draw.
-//! **All failed:** there is no winner.
+//! - **What is compared**: the final answer, if the cell gave one. Otherwise, the value of the cell's last expression
+//!   and its printed output.
+//! - **Canonical form**: numbers are compared by exact value, without rounding (`1`, `1.0`, `"1"` and `1e0` are equal).
+//!   A run of white space counts as one space, and empty lines are dropped. Dictionaries are compared by key, sets are
+//!   sorted, and tuples equal lists. Case is kept. A printed line that is a Python literal as a whole is parsed as one.
+//! - **Dropped candidates**: those that did not parse, raised an exception, exceeded the limit of time or memory, or
+//!   were killed.
+//! - **Ties** go to the outcome whose first candidate has the lowest index. All candidates are sampled alike, so this
+//!   is a fair draw.
+//! - **If all candidates failed**, there is no winner.
 //!
-//! [`Compat::Reference`] votes as the paper's code does, so that differences in scores can be explained: over the
-//! printed output alone, as it is (so `final_answer(41)` and `final_answer(42)` look the same), and the first
-//! candidate when all fail.
+//! [`Compat::Reference`] votes as the paper's code does, so that differences in scores can be explained. It compares
+//! the printed output only, and verbatim (so `final_answer(41)` and `final_answer(42)` look the same). If all
+//! candidates failed, it picks the first one.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,7 +21,7 @@ use std::fmt;
 use crate::observation::Observation;
 use literal::Literal;
 
-/// Whose rules to vote by, other than ours.
+/// The rules to vote by, where they differ from the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compat {
     /// The paper's published code.
@@ -32,17 +32,18 @@ pub enum Compat {
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, module = "agentdistill._core"))]
 pub struct Vote {
-    /// The first candidate that did what most did; `None` when there was none to choose.
+    /// The first candidate with the most frequent outcome; `None` if there is no candidate to choose.
     pub winner: Option<usize>,
-    /// Canonical outcome and its votes, most first; of equals, the earlier first.
+    /// Each outcome in canonical form with its votes, most votes first. Ties are in the order of their first
+    /// candidates.
     pub counts: Vec<(String, usize)>,
-    /// Candidates that failed, in order.
+    /// Indices of the candidates that failed, in order.
     pub dropped: Vec<usize>,
-    /// The winner's votes by the number of candidates not dropped; 0 when all were.
+    /// The winner's votes divided by the number of candidates that were not dropped; 0 if all were dropped.
     pub agreement: f64,
 }
 
-/// Votes; `None` stands for a candidate of which nothing was run.
+/// Votes on the candidates of a step. `None` stands for a candidate that ran nothing.
 pub fn vote<'a>(observations: impl IntoIterator<Item = Option<&'a Observation>>, compat: Option<Compat>) -> Vote {
     let mut dropped = Vec::new();
     let mut of: HashMap<Outcome, usize> = HashMap::new();
@@ -64,7 +65,7 @@ pub fn vote<'a>(observations: impl IntoIterator<Item = Option<&'a Observation>>,
             None => outcomes.push((outcome, index, 1)),
         }
     }
-    outcomes.sort_by_key(|&(_, _, votes)| std::cmp::Reverse(votes)); // stable: the earlier first
+    outcomes.sort_by_key(|&(_, _, votes)| std::cmp::Reverse(votes)); // the sort is stable, so ties keep their order
     let best = outcomes.first();
     let fallback = (compat == Some(Compat::Reference) && candidates > 0).then_some(0);
     Vote {
@@ -75,7 +76,7 @@ pub fn vote<'a>(observations: impl IntoIterator<Item = Option<&'a Observation>>,
     }
 }
 
-/// What a candidate did, in canonical form.
+/// A candidate's outcome in canonical form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Outcome {
     Answered(String),
@@ -85,7 +86,8 @@ enum Outcome {
 impl Outcome {
     fn canonical(observation: &Observation) -> Self {
         match &observation.final_answer {
-            // As text, which is what becomes the episode's answer. A cell can report any JSON beside it.
+            // The answer as text, because this text becomes the episode's answer. A cell can report any JSON next to
+            // it.
             Some(answer) => Self::Answered(canonical_text(answer)),
             None => Self::Ran {
                 stdout: canonical_text(&observation.stdout),

@@ -3,19 +3,19 @@
 //! - **Thought** is the text before the code, with an optional `Thought:` label. It includes a `<think>...</think>` at
 //!   the start (`thinking.rs`), in which nothing counts as code. Thinking that never ends extends to the first block
 //!   that `Code:` announces.
-//! - **Code** is one or more blocks. A block starts on its own line with ```` ```py ````, ```` ```python ````, ````
-//!   ```python3 ```` or `<code>`, or with one of these inside another. A fence without a language counts only right
-//!   after `Code:`. A block ends at its closing fence or tag, at `<end_code>`, or at an `Observation:` line; these do
-//!   not count inside a Python string. An unclosed block is accepted if its brackets and strings are closed, because
-//!   engines often cut off a stop sequence (`<end_code>`, or the fence itself). If the token limit cut the completion
-//!   off, the caller should not trust such an action.
+//! - **Code** is one or more blocks. A block starts on its own line with ```` ```py ````, ```` ```python ````,
+//!   ```` ```python3 ```` or `<code>`, or with one of these inside another. A fence without a language counts only
+//!   right after `Code:`. A block ends at its closing fence or tag, at `<end_code>`, or at an `Observation:` line;
+//!   these do not count inside a Python string. An unclosed block is accepted if its brackets and strings are closed,
+//!   because engines often cut off a stop sequence (`<end_code>`, or the fence itself). If the token limit cut the
+//!   completion off, the caller should not trust such an action.
 //! - **Several blocks** are joined with an empty line, as in smolagents, up to the first sign that the action is over:
 //!   `<end_code>`, an `Observation:` or `Thought:` line, or a block in another language (```` ```output ````). The text
 //!   after the action is dropped, because the model invented it. If a block follows `Code:`, earlier blocks belong to
 //!   the Thought.
-//! - **A final answer in plain text**, if there is no code, is `<answer>...</answer>`; else the text after `Final
-//!   answer:`, on the same line or the lines below it; else `\boxed{...}`, if all boxes of the text agree. The box is
-//!   removed from the answer.
+//! - **A final answer in plain text**, if there is no code, is `<answer>...</answer>`; else the text after
+//!   `Final answer:`, on the same line or the lines below it; else `\boxed{...}`, if all boxes of the text agree. The
+//!   box is removed from the answer.
 
 use std::ops::Range;
 

@@ -1,14 +1,14 @@
-//! How text becomes words: one analyzer for each language, used on passages and on queries alike.
+//! Splits text into words. There is one analyzer for each language, and it is used for passages and queries alike.
 //!
-//! Text is normalised first (NFKC), so that composed and decomposed characters, ligatures and full-width forms are alike. For
-//! most languages a word is a run of letters, digits and their combining marks, case folded; stop words are dropped where
-//! Tantivy has a list of them, and Snowball takes the stem. [`Language::Cjk`] is for text that has no spaces between words: each two
-//! neighbouring characters are a word, as in Lucene's CJKAnalyzer, which needs no dictionary. [`Language::None`] knows
-//! nothing of any language.
+//! Text is first normalised (NFKC), so that composed and decomposed characters, ligatures and full-width forms compare
+//! equal. For most languages, a word is a run of letters, digits and their combining marks. It is case folded and
+//! reduced to its stem by Snowball; stop words are dropped if Tantivy has a list for the language. [`Language::Cjk`] is
+//! for text without spaces between words: every pair of neighbouring characters is a word, as in Lucene's CJKAnalyzer,
+//! and no dictionary is needed. [`Language::None`] uses no knowledge of any language.
 //!
-//! Indexes of version 3 know words as they were then: not normalised, without combining marks, in lower case.
+//! Indexes of version 3 use the words of that version: not normalised, without combining marks, in lower case.
 //!
-//! Not here: telling the language from the text; simplified and traditional Chinese as one.
+//! Not supported: detecting the language, and matching simplified with traditional Chinese.
 
 use std::fmt;
 use std::ops::Range;
@@ -24,15 +24,15 @@ use unicode_normalization::char::is_combining_mark;
 
 use crate::Error;
 
-/// What passages and queries are written in. Its name is lower case: `english`, `cjk`, `none`.
+/// The language of passages and queries. Its name is in lower case: `english`, `cjk`, `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Language {
-    /// One with a Snowball stemmer.
+    /// A language with a Snowball stemmer.
     Stemmed(Snowball),
-    /// Chinese, Japanese or Korean: pairs of characters; what else there is, by words.
+    /// Chinese, Japanese or Korean: pairs of characters. Text in other scripts is split into words.
     Cjk,
-    /// Words as they are, case folded.
+    /// Unstemmed words, case folded.
     None,
 }
 
@@ -56,7 +56,7 @@ const STEMMED: [(&str, Snowball); 17] = [
     ("turkish", Snowball::Turkish),
 ];
 
-/// Longer words, in bytes, are left out.
+/// The maximum length of a word in bytes. Longer words are left out.
 const MAX_WORD_BYTES: usize = 39;
 
 impl Default for Language {
@@ -66,12 +66,12 @@ impl Default for Language {
 }
 
 impl Language {
-    /// Every language there is.
+    /// Returns all languages.
     pub fn all() -> impl Iterator<Item = Self> {
         STEMMED.iter().map(|&(_, stems)| Self::Stemmed(stems)).chain([Self::Cjk, Self::None])
     }
 
-    /// What becomes of text, in words.
+    /// Describes how text becomes words.
     pub fn description(self) -> String {
         let kept = format!("words of at most {MAX_WORD_BYTES} bytes, case folded");
         match self {
@@ -84,7 +84,7 @@ impl Language {
         }
     }
 
-    /// The analyzer of an index of this version.
+    /// Returns the analyzer for an index of this version.
     pub(super) fn analyzer(self, version: u32) -> TextAnalyzer {
         let normalised = version > 3;
         let split = if self == Self::Cjk { pairs } else { runs };
@@ -137,14 +137,14 @@ impl From<Language> for String {
     }
 }
 
-/// The tokens of all languages.
+/// The tokenizer of all languages.
 #[derive(Clone)]
 struct Words {
-    /// Where they are in a text.
+    /// Finds the words in a text.
     split: fn(&str, bool, &mut Vec<Range<usize>>),
     /// False for an index of version 3.
     normalised: bool,
-    /// The normalised text, where it is another than the given one.
+    /// The normalised text, if it differs from the given text.
     text: String,
     ranges: Vec<Range<usize>>,
     token: Token,
@@ -174,7 +174,7 @@ impl Tokenizer for Words {
     }
 }
 
-/// Runs of letters, digits and, if `marks`, combining marks after them.
+/// Finds runs of letters, digits and, if `marks` is set, the combining marks that follow them.
 fn runs(text: &str, marks: bool, ranges: &mut Vec<Range<usize>>) {
     let mut start = None;
     for (at, character) in text.char_indices() {
@@ -191,7 +191,7 @@ fn runs(text: &str, marks: bool, ranges: &mut Vec<Range<usize>>) {
     ranges.extend(start.map(|start| start..text.len()));
 }
 
-/// Pairs of Chinese, Japanese and Korean characters; runs of others.
+/// Finds pairs of Chinese, Japanese and Korean characters, and runs of other letters and digits.
 fn pairs(text: &str, _marks: bool, ranges: &mut Vec<Range<usize>>) {
     let mut before = (Kind::Other, 0);
     for (start, character) in text.char_indices() {
@@ -199,7 +199,7 @@ fn pairs(text: &str, _marks: bool, ranges: &mut Vec<Range<usize>>) {
         match (before, kind, ranges.last_mut()) {
             (_, Kind::Other, _) => {}
             ((Kind::Word, _), Kind::Word, Some(word)) => word.end = end,
-            // The first character of several stands alone only until the second comes.
+            // The first character of a run stands alone only until the second one follows.
             ((Kind::Cjk, previous), Kind::Cjk, Some(alone)) if alone.start == previous => alone.end = end,
             ((Kind::Cjk, previous), Kind::Cjk, _) => ranges.push(previous..end),
             _ => ranges.push(start..end),
@@ -260,7 +260,7 @@ impl TokenStream for WordStream<'_> {
     }
 }
 
-/// Of the wide forms of ASCII, which Chinese and Japanese text uses, the plain one.
+/// Converts the wide form of an ASCII character, common in Chinese and Japanese text, into the ASCII character.
 fn narrow(character: char) -> char {
     match character {
         '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(character) - 0xfee0).unwrap_or(character),

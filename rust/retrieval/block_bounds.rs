@@ -1,24 +1,26 @@
-//! Exact top-k BM25 that reads few postings: block-max pruning over Tantivy's own.
+//! Finds the exact top k by BM25 while reading few postings: block-max pruning over Tantivy's postings.
 //!
-//! Documents are taken in blocks of 512, in the order of indexing. For each frequent term and each block one byte, made
-//! when the index is built, bounds what the term can add to the score of any document in the block. A query adds up its
-//! terms' bounds, block by block: one pass over a few kilobytes, and every block has a bound of its best score. The most
-//! promising blocks are scored first. They give a k-th best score, and a block whose bound is below that holds nothing
-//! of the top k: none of its postings is read. In a block that is read, words are taken by falling weight, and when the
-//! bounds of those that are left cannot lift its best document over the k-th best score, they are not read either.
+//! Documents are divided into blocks of 512, in the order of indexing. For each frequent term and each block, the index
+//! stores one byte. It bounds the share that the term can add to the score of any document in the block. A query first
+//! adds up the bounds of its terms block by block, in one pass over a few kilobytes. This gives each block an upper
+//! bound of its best score. The most promising blocks are scored first, and they give a k-th best score. A block whose
+//! bound is below that score cannot contain a document of the top k, and none of its postings are read. Within a block,
+//! terms are read by descending weight. Reading stops when the remaining bounds cannot raise the block's best document
+//! above the k-th best score.
 //!
-//! Plain Tantivy prunes too (block-max WAND), but goes through documents in their order, with a threshold that is low
-//! for long, and aligns its bounds, each of 128 postings of one term, document by document.
+//! Tantivy also prunes (block-max WAND). However, it visits documents in order, so its threshold stays low for long. It
+//! also aligns its bounds, each for 128 postings of one term, document by document.
 //!
-//! The bounds are those of the default k1 and b. A search with others turns each into one that holds for them: see
+//! The stored bounds are for the default k1 and b. A search with other parameters converts them into valid bounds; see
 //! [`Segment::rescale`].
 //!
-//! It is exact. A bound is rounded up, and is widened by the error that adding up in `f32` can make, so a skipped
-//! document is strictly worse than the k-th. Equal scores come in the order of indexing. The idea is from
-//! "Faster Learned Sparse Retrieval with Block-Max Pruning" (Mallia, Suel and Tonellotto, SIGIR 2024).
+//! The result is exact. Bounds are rounded up and widened by the maximum error of adding up in `f32`, so a skipped
+//! document is strictly worse than the k-th. Documents with equal scores come in the order of indexing. The idea is
+//! from "Faster Learned Sparse Retrieval with Block-Max Pruning" (Mallia, Suel and Tonellotto, SIGIR 2024).
 //!
-//! The bounds are in [`FILE`], memory-mapped: bounds of each term in turn, then a table that finds them. A term is known
-//! by where its postings begin, so that one look-up in Tantivy's dictionary serves both. All numbers are little-endian.
+//! The bounds are in the memory-mapped file [`FILE`]: first the bounds of each term, then a table that locates them.
+//! The start of its postings identifies a term, so one look-up in Tantivy's dictionary serves both. All numbers are
+//! little-endian.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -42,17 +44,18 @@ use super::Parameters;
 /// The file of bounds in an index's folder.
 const FILE: &str = "block_bounds";
 
-/// Documents in a block: 2 to this power; more where blocks would not be numbered in two bytes.
+/// The binary logarithm of the number of documents in a block. It is larger if block numbers would otherwise exceed two
+/// bytes.
 const BLOCK_BITS: u32 = 9;
 
-/// Terms of fewer documents have no bounds in the file: all their postings are in one block of Tantivy's.
+/// Terms in fewer documents have no bounds in the file, because one Tantivy block holds all their postings.
 const FREQUENT: u32 = 128;
 
-/// How many blocks are scored before the threshold is looked at again: a few, then more, then all that are left.
-/// Within each the blocks are in order, since Tantivy's cursors only move forward.
+/// The number of blocks to score before the threshold is checked again: a few, then more, then all that remain. In each
+/// phase blocks are scored in order, because Tantivy's cursors only move forward.
 const PHASES: [usize; 3] = [24, 128, usize::MAX];
 
-/// Scores that are looked at together.
+/// The number of scores that are compared together.
 const GROUP: usize = 16;
 
 /// One segment, ready to be searched.
@@ -60,12 +63,12 @@ pub(super) struct BlockBounds {
     segment: Segment,
     bounds: OwnedBytes,
     table: OwnedBytes,
-    /// For each bound of the file the one that holds for other parameters than the default ones.
+    /// Maps each bound of the file to a bound for the current parameters. `None` for the default parameters.
     rescaled: Option<[u8; 256]>,
 }
 
 impl BlockBounds {
-    /// Makes the bounds of a finished index in `folder`.
+    /// Computes the bounds of a finished index and writes them to `folder`.
     pub(super) fn write(segment: &SegmentReader, field: Field, folder: &Path) -> Result<()> {
         let segment = Segment::open(segment, field, Parameters::default())?;
         let mut file = BufWriter::new(File::create(folder.join(FILE))?);
@@ -113,10 +116,10 @@ impl BlockBounds {
         Ok(Self { segment, bounds, table, rescaled })
     }
 
-    /// The `k` documents of highest score above 0, best first, for words with their counts.
+    /// Returns the `k` documents with the highest scores above 0, best first, for words with their counts.
     pub(super) fn top(&self, words: &BTreeMap<String, usize>, k: usize) -> Result<Vec<(Score, DocId)>> {
         let mut terms = self.terms(words)?;
-        // A sum of n rounded numbers is off by at most n rounding errors, and so is that of their bounds.
+        // A sum of n rounded numbers has at most n rounding errors, and so has the sum of their bounds.
         let slack = 1.0 + (2 * terms.len() + 8) as Score * Score::EPSILON;
         let mut bounds = vec![0.0; self.segment.blocks()];
         for term in &terms {
@@ -136,7 +139,7 @@ impl BlockBounds {
                 promising.sort_unstable_by_key(|&(block, _)| block);
             }
             for &(block, bound) in &promising {
-                bounds[block] = 0.0; // so that it is scored once
+                bounds[block] = 0.0; // so that the block is scored only once
                 if bound > best.threshold {
                     self.score(block, &mut terms, slack, &mut scores, &mut best)?;
                 }
@@ -145,7 +148,7 @@ impl BlockBounds {
         Ok(best.into_sorted())
     }
 
-    /// The words that the index has, by falling weight: the first decide soonest that a block holds nothing.
+    /// Returns the query's words that the index contains, by descending weight. Heavy terms rule out a block soonest.
     fn terms(&self, words: &BTreeMap<String, usize>) -> Result<Vec<QueryTerm<'_>>> {
         let documents = self.segment.lengths.len();
         let mut found = Vec::with_capacity(words.len());
@@ -168,7 +171,7 @@ impl BlockBounds {
         found.into_iter().map(open).collect()
     }
 
-    /// A term's bounds: those of the file, or for a rare term those of its postings.
+    /// Returns the bounds of a term, from the file or, for a rare term, computed from its postings.
     fn bounds(&self, term: &TermInfo, postings: &BlockSegmentPostings) -> Result<Bounds<'_>> {
         if term.doc_freq < FREQUENT {
             let mut bounds = Vec::new();
@@ -191,7 +194,7 @@ impl BlockBounds {
         })
     }
 
-    /// Offers the documents of a block, unless it turns out on the way that none can be among the best.
+    /// Scores the documents of a block and offers them to `best`. Stops early once no document can be among the best.
     fn score(
         &self,
         block: usize,
@@ -219,7 +222,7 @@ impl BlockBounds {
         }
         if highest >= best.threshold {
             for (start, scores) in documents.step_by(GROUP).zip(scores.chunks(GROUP)) {
-                // Without a branch for each, so that the compiler takes several at once.
+                // This has no branch for each score, so that the compiler can vectorise it.
                 if scores.iter().fold(false, |any, &score| any | (score >= best.threshold)) {
                     (start..).zip(scores).for_each(|(document, &score)| best.offer(score, document));
                 }
@@ -229,13 +232,13 @@ impl BlockBounds {
     }
 }
 
-/// What scores are made of.
+/// The data from which scores are computed.
 struct Segment {
     field: Field,
     inverted: Arc<InvertedIndexReader>,
-    /// Of each document, the length as Tantivy keeps it: coarsely, in one byte.
+    /// The length of each document, as Tantivy stores it: coarsely, in one byte.
     lengths: OwnedBytes,
-    /// For each such byte, the term frequency that makes half the weight.
+    /// For each length byte, the term frequency at which a term adds half of its weight.
     norms: [Score; 256],
     average: Score,
     k1: Score,
@@ -266,13 +269,13 @@ impl Segment {
         start as DocId..(start + (1 << self.block_bits)).min(self.lengths.len()) as DocId
     }
 
-    /// The share of its weight that a term adds to a document's score: below 1.
+    /// Returns the share of its weight that a term adds to a document's score. It is below 1.
     fn share(&self, frequency: u32, length: u8) -> Score {
         let frequency = frequency as Score;
         frequency / (frequency + self.norms[usize::from(length)])
     }
 
-    /// Adds, for the current documents of `postings`, the bound of each block: the highest share, in 255ths, rounded up.
+    /// Adds a bound for each block of the current documents of `postings`: the highest share, in 255ths, rounded up.
     fn bound(&self, postings: &BlockSegmentPostings, bounds: &mut Vec<Entry>) {
         for (&document, &frequency) in postings.docs().iter().zip(postings.freqs()) {
             let [low, high] = ((document >> self.block_bits) as u16).to_le_bytes();
@@ -286,11 +289,12 @@ impl Segment {
         }
     }
 
-    /// For each bound that the default parameters give, one that holds for `parameters`.
+    /// Returns, for each bound under the default parameters, a valid bound under `parameters`.
     ///
-    /// A share is f / (f + n), with n the norm of the document's length. Other parameters make another norm of each length,
-    /// at least r times the default one, r over all lengths there are. A share of at most s has n / f of at least (1 - s) / s,
-    /// so with the other norm it is at most s / (s + r (1 - s)).
+    /// A share is f / (f + n), where n is the norm of the document's length. Other parameters give each length another
+    /// norm. Let r be the smallest ratio of the new norm to the default norm over all lengths in the segment. A share
+    /// of at most s means that n / f is at least (1 - s) / s. With the new norm, the share is therefore at most s / (s
+    /// + r (1 - s)).
     fn rescale(&self, parameters: Parameters) -> [u8; 256] {
         let mut is_there = [false; 256];
         self.lengths.iter().for_each(|&length| is_there[usize::from(length)] = true);
@@ -306,33 +310,33 @@ impl Segment {
     }
 }
 
-/// In 255ths: more than the errors of `f32` that go into a share.
+/// A margin in 255ths. It exceeds the `f32` errors that go into a share.
 const ROUNDING: f64 = 1e-3;
 
-/// The term frequency that makes half the weight in a document of this length.
+/// Returns the term frequency at which a term adds half of its weight, in a document of this length.
 fn norm(length: u8, average: Score, Parameters { k1, b }: Parameters) -> Score {
     k1 * (1.0 - b + b * FieldNormReader::id_to_fieldnorm(length) as Score / average)
 }
 
-/// A word of the query and where it is being read.
+/// A word of the query, and the state of reading its postings.
 struct QueryTerm<'a> {
     weight: Score,
-    /// What one step of a bound is worth.
+    /// The score that one step of a bound stands for.
     unit: Score,
     bounds: Bounds<'a>,
     info: TermInfo,
     postings: BlockSegmentPostings,
-    /// The first document of the block that was read last, and in `postings` the place after that block: cursors only
-    /// move forward.
+    /// The first document of the block that was read last, and the position in `postings` after that block. Cursors
+    /// only move forward.
     start: DocId,
     next: usize,
-    /// Bounds in the block that is being scored: of this term, and of this term and those after it.
+    /// Bounds for the block that is being scored: `bound` of this term, and `rest` of this term and all later terms.
     bound: u8,
     rest: Score,
 }
 
 impl QueryTerm<'_> {
-    /// Adds to the scores of `documents`, one block of them, and returns the highest of those it changed.
+    /// Adds the term's scores for one block of `documents`, and returns the highest score among those that it changed.
     fn add(&mut self, segment: &Segment, documents: Range<DocId>, scores: &mut [Score]) -> Result<Score> {
         if documents.start < self.start {
             self.postings = segment.postings(&self.info)?;
@@ -355,7 +359,7 @@ impl QueryTerm<'_> {
                 let place = (document - documents.start) as usize;
                 let score = scores[place] + self.weight * segment.share(frequency, lengths[place]);
                 scores[place] = score;
-                highest = if score > highest { score } else { highest }; // one instruction: f32::max minds NaN
+                highest = if score > highest { score } else { highest }; // one instruction; f32::max also handles NaN
             }
             self.postings.advance();
             self.next = 0;
@@ -366,12 +370,12 @@ impl QueryTerm<'_> {
     }
 }
 
-/// The best documents so far.
+/// The best documents found so far.
 struct Best {
     k: usize,
-    /// The worst on top. A score above 0 orders as its bits do.
+    /// A heap with the worst document on top. The bits of scores above 0 have the order of the scores.
     heap: BinaryHeap<Reverse<(u32, Reverse<DocId>)>>,
-    /// No document of a lower score is among the best.
+    /// No document with a lower score is among the best.
     threshold: Score,
 }
 
@@ -401,11 +405,11 @@ impl Best {
     }
 }
 
-/// A term's bounds, in 255ths of its weight.
+/// The bounds of a term, in 255ths of its weight.
 enum Bounds<'a> {
-    /// One for each block.
+    /// One bound for each block.
     Dense(Cow<'a, [u8]>),
-    /// Of the blocks that have the term, in their order.
+    /// Bounds of the blocks that contain the term, in order.
     Sparse(Cow<'a, [Entry]>),
 }
 
@@ -423,7 +427,7 @@ impl Bounds<'_> {
         }
     }
 
-    /// Adds each, times `unit`, to its block's sum.
+    /// Adds each bound, multiplied by `unit`, to the sum of its block.
     fn add_to(&self, sums: &mut [Score], unit: Score) {
         match self {
             Self::Dense(bounds) => {
@@ -454,7 +458,7 @@ fn block_of(&[low, high, _]: &Entry) -> usize {
     u16::from_le_bytes([low, high]).into()
 }
 
-/// A bound for each of `blocks`, 0 for those that are not in `entries`.
+/// Returns a bound for each of `blocks`. It is 0 for blocks that `entries` does not contain.
 fn dense(entries: &[Entry], blocks: usize) -> Vec<u8> {
     let mut dense = vec![0; blocks];
     entries.iter().for_each(|entry| dense[block_of(entry)] = entry[SPARSE - 1]);
@@ -465,15 +469,15 @@ fn damaged() -> TantivyError {
     DataCorruption::comment_only(format!("{FILE} is damaged")).into()
 }
 
-/// Bytes of a term in the table, which is in the order of [`starts`].
+/// The number of bytes of a row of the table. Rows are sorted by [`starts`].
 const ROW: usize = 16;
 
-/// Where the term's postings start.
+/// Returns the start of the term's postings.
 fn starts(row: &[u8; ROW]) -> usize {
     u64::from_le_bytes(*row.first_chunk().expect("it is longer")) as usize
 }
 
-/// Where its bounds end. They begin where those of the term before it end.
+/// Returns the end of the term's bounds. They start at the end of the previous term's bounds.
 fn ends(row: &[u8; ROW]) -> usize {
     u64::from_le_bytes(*row.last_chunk().expect("it is longer")) as usize
 }

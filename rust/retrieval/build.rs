@@ -1,9 +1,10 @@
-//! How an index is built, on all cores: passages are taken in runs, in their order. A thread for each run makes it a
-//! part of the index; the parts are then merged into one, in that order, so that the index does not depend on how many
-//! threads there were.
+//! Builds an index on all cores.
 //!
-//! Everything is made in a hidden folder beside the index's place, and takes that place when it is complete and synced:
-//! whatever ends a build before that leaves what was there.
+//! Passages are divided into runs, in order. One thread for each run indexes it as a part. The parts are then merged
+//! into one in the same order, so the index does not depend on the number of threads.
+//!
+//! All files are created in a hidden folder next to the index's path. The folder is moved to that path when it is
+//! complete and synced. A build that ends earlier leaves the old index untouched.
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -32,17 +33,17 @@ use crate::error::{AtPath, Error, Place, Result};
 use crate::file_lock::{FileLock, beside};
 use crate::threads;
 
-/// How to build.
+/// Options of a build.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildOptions {
     pub language: Language,
-    /// How often a title counts, at least once.
+    /// How many times the title is counted; at least 1.
     pub title_weight: u32,
-    /// Replace an index that is there.
+    /// Whether to replace an existing index.
     pub overwrite: bool,
-    /// Leave out bad lines and count them, instead of stopping at the first.
+    /// Whether to leave out and count lines that do not parse, instead of failing at the first one.
     pub skip_bad: bool,
-    /// Bytes of memory to use, at least [`Self::MIN_MEMORY`]: more of them make fewer parts to merge.
+    /// The memory to use in bytes, at least [`Self::MIN_MEMORY`]. With more memory there are fewer parts to merge.
     pub memory: usize,
 }
 
@@ -56,18 +57,18 @@ impl Default for BuildOptions {
     }
 }
 
-/// Builds an index: [`add`](Self::add) passages or [`add_lines`](Self::add_lines), then [`finish`](Self::finish).
-/// Dropped before that, it leaves nothing behind.
+/// Builds an index: call [`add`](Self::add) or [`add_lines`](Self::add_lines), then [`finish`](Self::finish). A builder
+/// that is dropped before `finish` leaves nothing behind.
 pub struct Bm25Builder {
     path: PathBuf,
     options: BuildOptions,
     max_under_way: usize,
-    /// The oldest first; ended before `site` is cleared away.
+    /// The oldest run first. This field comes before `site`, so that the runs end before `site` deletes their folder.
     under_way: UnderWay,
     site: BuildingSite,
     passages: PassageWriter,
     parts: Vec<Part>,
-    /// Passages of the next run, and their bytes.
+    /// The passages of the next run, and their size in bytes.
     waiting: (Vec<Passage>, usize),
     runs: usize,
     documents: u64,
@@ -75,18 +76,19 @@ pub struct Bm25Builder {
 }
 
 impl Bm25Builder {
-    /// More text than this in a run gains nothing.
+    /// The maximum size of a run in bytes. More text gains nothing.
     const MAX_RUN: usize = 32 << 20;
-    /// Memory that a run takes at least, a third of it before there are any postings. With less there are fewer at once.
+    /// The minimum memory for a run in bytes; a third of it is used before there are any postings. With less memory in
+    /// all, fewer runs are under way at once.
     const MIN_RUN_MEMORY: usize = 32 << 20;
     const MAX_TITLE_WEIGHT: u32 = 100;
 
-    /// Begins an index that will be at `path`.
+    /// Starts an index that will be at `path`.
     ///
     /// # Errors
     ///
-    /// [`Error::Retrieval`] when something else is at `path`, or an index and not `overwrite`, or another build of it
-    /// is under way; [`Error::Argument`] for too little memory or a title that does not count; [`Error::Io`].
+    /// [`Error::Retrieval`] if `path` is something other than an index, or an index without `overwrite`, or if another
+    /// process is building it; [`Error::Argument`] for too little memory or a title weight out of range; [`Error::Io`].
     pub fn new(path: &Path, options: BuildOptions) -> Result<Self> {
         if options.memory < BuildOptions::MIN_MEMORY {
             let least = BuildOptions::MIN_MEMORY >> 20;
@@ -98,7 +100,7 @@ impl Bm25Builder {
         check_free(path, options.overwrite)?;
         let site = BuildingSite::open(path)?;
         let passages = PassageWriter::new(&site.passages()).at(path)?;
-        // One more than there are cores, so that none waits while the oldest run is put away.
+        // One more than the number of cores, so that no core waits while the oldest run is written.
         let max_under_way = (threads::count() + 1).min(options.memory / Self::MIN_RUN_MEMORY);
         Ok(Self {
             path: path.to_owned(),
@@ -119,7 +121,7 @@ impl Bm25Builder {
     ///
     /// # Errors
     ///
-    /// [`Error::Retrieval`], a full disk for one; it may be about an earlier passage.
+    /// [`Error::Retrieval`], for example if the disk is full. The error may concern an earlier passage.
     pub fn add(&mut self, passage: Passage) -> Result<()> {
         let (passages, bytes) = &mut self.waiting;
         *bytes += passage.id.len() + passage.title.len() + passage.text.len() + size_of::<Passage>();
@@ -127,37 +129,38 @@ impl Bm25Builder {
         if *bytes < self.run_bytes() { Ok(()) } else { self.start_waiting() }
     }
 
-    /// Adds the passages of some lines; [`run_bytes`](Self::run_bytes) of them at once are best.
+    /// Adds the passages of some lines. [`run_bytes`](Self::run_bytes) at once is the best amount.
     ///
     /// # Errors
     ///
-    /// As [`add`](Self::add), and for the first bad line, of an earlier call perhaps, unless those are left out.
+    /// The errors of [`add`](Self::add), and the first line that does not parse, unless such lines are skipped. The
+    /// error may concern the lines of an earlier call.
     pub fn add_lines(&mut self, lines: Lines) -> Result<()> {
         self.start_waiting()?;
         self.start(Run::Lines(lines))
     }
 
-    /// Counts a passage that could not be read and was left out.
+    /// Counts a passage that was left out because it could not be parsed.
     pub fn skip(&mut self) {
         self.skipped += 1;
     }
 
-    /// Bytes of text in a run. A run that is worked on takes at most four times as much: its text, its passages, and
-    /// twice that for its postings.
+    /// Returns the size of a run in bytes of text. A run under way takes at most four times as much memory: its text,
+    /// its passages, and twice that size for its postings.
     pub fn run_bytes(&self) -> usize {
         (self.options.memory / (4 * self.max_under_way + 1)).min(Self::MAX_RUN)
     }
 
-    /// Passages indexed so far.
+    /// Returns the number of passages indexed so far.
     pub fn documents(&self) -> u64 {
         self.documents
     }
 
-    /// Waits until all that was added is indexed.
+    /// Waits until everything that was added is indexed.
     ///
     /// # Errors
     ///
-    /// As [`add`](Self::add) and [`add_lines`](Self::add_lines).
+    /// The errors of [`add`](Self::add) and [`add_lines`](Self::add_lines).
     pub fn wait(&mut self) -> Result<()> {
         self.start_waiting()?;
         while !self.under_way.0.is_empty() {
@@ -166,11 +169,11 @@ impl Bm25Builder {
         Ok(())
     }
 
-    /// Completes the index, moves it to its place, and opens it.
+    /// Completes the index, moves it to its path, and opens it.
     ///
     /// # Errors
     ///
-    /// [`Error::Retrieval`] when there were no passages, or as for the other calls; [`Error::Io`].
+    /// [`Error::Retrieval`] if there were no passages, or for the reasons of the other methods; [`Error::Io`].
     pub fn finish(mut self) -> Result<Bm25Index> {
         self.wait()?;
         if self.documents == 0 {
@@ -240,7 +243,7 @@ impl Bm25Builder {
         Ok(())
     }
 
-    /// Makes one part of all, and returns its folder.
+    /// Merges all parts into one, and returns its folder.
     fn merge(&self) -> tantivy::Result<PathBuf> {
         if let [Part { folder, .. }] = &*self.parts {
             return Ok(folder.clone());
@@ -259,7 +262,7 @@ enum Run {
     Lines(Lines),
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Default)]
 struct Done {
     passages: Encoded,
@@ -276,28 +279,28 @@ impl Drop for UnderWay {
     }
 }
 
-/// An index of some passages.
+/// An index of some of the passages.
 struct Part {
     folder: PathBuf,
     index: Index,
 }
 
-/// Makes parts of a run: one, unless its postings outgrow the budget.
+/// Writes the parts of a run: one, unless its postings exceed the budget.
 struct PartsWriter {
     folder: PathBuf,
     options: BuildOptions,
-    /// Bytes of postings in memory.
+    /// The maximum size of postings in memory, in bytes.
     budget: usize,
     body: Field,
     part: Option<PartWriter>,
     parts: Vec<Part>,
 }
 
-/// A part that is being made, single-threaded, so that passages keep their order.
+/// A part that is being written. It is single-threaded, so that passages keep their order.
 struct PartWriter {
     folder: PathBuf,
     writer: SingleSegmentIndexWriter,
-    /// Memory of the writer at which the part ends.
+    /// The writer's memory use at which the part ends, in bytes.
     max_memory: usize,
 }
 
@@ -331,7 +334,7 @@ impl PartsWriter {
         tokenizers.register(TOKENIZER, self.options.language.analyzer(VERSION));
         let index = Index::builder().schema(schema().0).tokenizers(tokenizers);
         let writer = index.single_segment_index_writer(MmapDirectory::open(&folder)?, self.budget)?;
-        let max_memory = writer.mem_usage() + self.budget; // it has some MB from the beginning
+        let max_memory = writer.mem_usage() + self.budget; // the writer uses some MB from the start
         Ok(PartWriter { folder, writer, max_memory })
     }
 
@@ -357,7 +360,8 @@ fn schema() -> (Schema, Field) {
 
 // ---- the folder --------------------------------------------------------------------------------
 
-/// Whether an index may be put at `path`: nothing is there, an empty folder, or an index that may be overwritten.
+/// Checks that an index may be placed at `path`: nothing is there, or an empty folder, or an index that may be
+/// overwritten.
 fn check_free(path: &Path, overwrite: bool) -> Result<()> {
     let is_index = path.join(METADATA).exists();
     let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
@@ -373,7 +377,7 @@ fn check_free(path: &Path, overwrite: bool) -> Result<()> {
     }
 }
 
-/// The hidden folder beside an index-to-be. A build that was killed leaves it, and the next one clears it.
+/// The hidden folder next to the future index. A killed build leaves it behind, and the next build clears it.
 struct BuildingSite {
     folder: PathBuf,
     _lock: FileLock,
@@ -401,13 +405,13 @@ impl BuildingSite {
             if entry.file_type().at(&entry.path())?.is_dir() {
                 fs::remove_dir_all(entry.path()).at(&entry.path())?;
             } else if entry.path() != lock_path {
-                fs::remove_file(entry.path()).at(&entry.path())?; // a link, say
+                fs::remove_file(entry.path()).at(&entry.path())?; // for example, a symbolic link
             }
         }
         Ok(site)
     }
 
-    /// The folder of the passages until they have an index to go to.
+    /// Returns the folder that holds the passages until the index's folder exists.
     fn passages(&self) -> PathBuf {
         self.folder.join("passages")
     }
@@ -419,7 +423,7 @@ impl Drop for BuildingSite {
     }
 }
 
-/// Refuses a building site that another user could have prepared: what is in it will be deleted.
+/// Rejects a building site that another user may have prepared, because its contents will be deleted.
 fn check_ours(folder: &Path) -> Result<()> {
     let found = folder.symlink_metadata().at(folder)?;
     if found.is_dir() && found.uid() == geteuid().as_raw() {
@@ -431,13 +435,14 @@ fn check_ours(folder: &Path) -> Result<()> {
     ))
 }
 
-/// Moves what was built to its place. What is there changes places with it, in one step, and goes with the building site.
+/// Moves the built index to its path. An existing index is exchanged with it in one step, and is deleted with the
+/// building site.
 fn publish(built: &Path, path: &Path) -> Result<()> {
     if path.symlink_metadata().is_err() {
         fs::rename(built, path).at(path)?;
     } else {
         match renameat_with(CWD, built, CWD, path, RenameFlags::EXCHANGE) {
-            // Not every file system can.
+            // Not every file system supports the exchange.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => swap(built, path).at(path)?,
             other => other.map_err(io::Error::from).at(path)?,
         }
@@ -446,7 +451,7 @@ fn publish(built: &Path, path: &Path) -> Result<()> {
     File::open(parent).and_then(|parent| parent.sync_all()).at(parent)
 }
 
-/// The same in two steps: for a moment nothing is at `path`.
+/// Does the same in two steps. In between, nothing is at `path`.
 fn swap(built: &Path, path: &Path) -> io::Result<()> {
     let old = built.with_extension("old");
     fs::rename(path, &old)?;

@@ -1,6 +1,6 @@
-//! Checksums of an index's files: a changed byte is an error, not another answer.
+//! Checksums of an index's files. They turn a changed byte into an error, instead of a wrong result.
 //!
-//! They are CRC-32, which finds damage. It does not find a forgery: whoever can write to an index decides what it says.
+//! CRC-32 detects damage but not forgery: anyone who can write to an index controls its content.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,17 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use super::METADATA;
 
-/// What a file was when the index was built.
+/// The size and checksum of a file when the index was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checksum {
     bytes: u64,
     crc32: u32,
 }
 
-/// By name.
+/// Checksums by file name.
 pub type Checksums = BTreeMap<String, Checksum>;
 
-/// Those of all files in a folder but the one that will hold them.
+/// Computes the checksums of all files in a folder, except for the metadata file that will hold them.
 pub(super) fn compute(folder: &Path) -> io::Result<Checksums> {
     let mut checksums = Checksums::new();
     for entry in fs::read_dir(folder)? {
@@ -34,11 +34,12 @@ pub(super) fn compute(folder: &Path) -> io::Result<Checksums> {
     Ok(checksums)
 }
 
-/// Verifies the sizes of all files, and the contents of those that `counts` chooses by name and size.
+/// Verifies the sizes of all files, and the contents of those for which `counts` returns true. It gets the file's name
+/// and size.
 ///
 /// # Errors
 ///
-/// Which files are not what they were.
+/// A message that names the files that have changed.
 pub(super) fn verify(folder: &Path, expected: &Checksums, counts: impl Fn(&str, u64) -> bool) -> Result<(), String> {
     let differs = |(name, expected): (&String, &Checksum)| {
         let path = folder.join(name);

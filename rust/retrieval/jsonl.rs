@@ -1,7 +1,7 @@
-//! Passages in files of JSON lines, plain or compressed, read in runs that are parsed apart from one another.
+//! Reads passages from files of JSON lines, plain or compressed, in runs that can be parsed independently.
 //!
-//! A line has `id` or `_id`, `title` and `text`, as in BEIR; or Search-R1's `contents`, `"Title"\ntext`. Blank lines are
-//! passed over.
+//! A line has the fields `id` or `_id`, `title` and `text`, as in BEIR, or Search-R1's `contents` (`"Title"\ntext`).
+//! Blank lines are skipped.
 
 use std::io::{BufRead, Read};
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::error::{AtPath, Error, Result};
 use crate::json::{self, JsonError};
 use crate::text_file::TextFile;
 
-/// A longer line, in bytes, is none of passages.
+/// The maximum length of a line in bytes. A longer line is an error.
 const MAX_LINE: u64 = 256 << 20;
 
 /// A file of passages.
@@ -36,11 +36,11 @@ impl JsonlFile {
         Ok(Self { path: path.into(), text: TextFile::open(path)?, line: 1 })
     }
 
-    /// The next lines: about `size` bytes of them, whole ones. None at the end of the file.
+    /// Returns the next lines, about `size` bytes. Lines are never split. Returns `None` at the end of the file.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], a damaged compressed file for one.
+    /// [`Error::Io`], for example for a damaged compressed file.
     pub fn next_lines(&mut self, size: usize) -> Result<Option<Lines>> {
         let mut text = Vec::with_capacity(size + (1 << 16));
         self.text.by_ref().take(size as u64).read_to_end(&mut text).at(&self.path)?;
@@ -62,13 +62,13 @@ impl JsonlFile {
         Ok((!text.is_empty()).then(|| Lines { path: self.path.clone(), first, text }))
     }
 
-    /// Bytes of the file that have been read.
+    /// Returns the number of bytes read so far from the file on disk.
     pub fn bytes_read(&self) -> u64 {
         self.text.bytes_read()
     }
 }
 
-/// Lines of a file, not looked at yet.
+/// Lines of a file that have not been parsed yet.
 pub struct Lines {
     path: Arc<Path>,
     first: u64,
@@ -76,7 +76,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Each line's passage, or with its line number what is wrong with it.
+    /// Returns the passage of each line, or an error with its line number.
     pub fn passages(&self) -> impl Iterator<Item = Result<Passage>> {
         (self.first..).zip(self.text.split(|&byte| byte == b'\n')).filter_map(|(number, line)| {
             let line = if number == 1 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
@@ -96,7 +96,7 @@ fn passage(line: &[u8]) -> std::result::Result<Passage, String> {
     json::parse::<Fields>(line).map_err(not_json)?.passage()
 }
 
-/// What of a line, or of another record, makes a passage. Other fields are passed over.
+/// The fields of a line, or of another record, that make a passage. Other fields are ignored.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct Fields {
@@ -110,7 +110,7 @@ pub struct Fields {
 impl Fields {
     /// # Errors
     ///
-    /// What is missing, or of a wrong type.
+    /// A message that names the field that is missing or has a wrong type.
     pub fn passage(self) -> std::result::Result<Passage, String> {
         let text_of = |name: &str, field| match field {
             Json::Null => Ok(None),
@@ -139,13 +139,13 @@ impl Fields {
     }
 }
 
-/// An id: a string, or a number as it is written, of any size.
+/// An id: a string, or a number of any size, kept as written.
 #[derive(Default)]
 pub enum Id {
     #[default]
     Absent,
     Text(String),
-    /// What it is instead.
+    /// The type found instead.
     Other(&'static str),
 }
 

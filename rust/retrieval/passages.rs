@@ -1,8 +1,9 @@
-//! The passages of an index, by number: what a search returns.
+//! Stores the passages of an index by number. A search returns them.
 //!
-//! [`FILE`] holds them one after the other; [`ENDS`] where each ends. Neither is compressed, and a passage is read, not
-//! mapped: that is several times as fast as Tantivy's document store, leaves nothing resident, and a file that has
-//! shrunk is an error instead of the process's end. It takes half as much disk again.
+//! [`FILE`] contains the passages one after another, and [`ENDS`] contains their end positions. Neither file is
+//! compressed. Passages are read with system calls and are not memory-mapped. Compared with Tantivy's document store,
+//! this is several times as fast, keeps nothing resident, and takes half as much disk space again. If the file shrinks,
+//! reading it is an error and does not kill the process.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -15,17 +16,18 @@ use tantivy::error::DataCorruption;
 
 use super::Passage;
 
-/// Each passage: text, title, id, then the lengths of text and title in eight bytes each. Numbers are little-endian.
+/// For each passage: text, title, id, and then the lengths of text and title in eight bytes each. Numbers are
+/// little-endian.
 const FILE: &str = "passages";
 
-/// For each passage eight bytes.
+/// Eight bytes for each passage: its end in [`FILE`].
 const ENDS: &str = "passage_ends";
 
-/// Some passages as they will be in [`FILE`].
+/// Passages encoded as they will be in [`FILE`].
 #[derive(Default)]
 pub(super) struct Encoded {
     bytes: Vec<u8>,
-    /// Where each ends.
+    /// The end of each passage.
     ends: Vec<usize>,
 }
 
@@ -48,7 +50,7 @@ pub(super) struct PassageWriter {
 }
 
 impl PassageWriter {
-    /// Writes into `folder`, which it makes.
+    /// Creates `folder` and writes into it.
     pub(super) fn new(folder: &Path) -> io::Result<Self> {
         fs::create_dir(folder)?;
         let create = |name| Ok::<_, io::Error>(BufWriter::with_capacity(1 << 16, File::create_new(folder.join(name))?));
@@ -93,7 +95,7 @@ impl Passages {
         self.ends().len()
     }
 
-    /// Bytes of a passage.
+    /// Returns the size of a passage in bytes.
     pub(super) fn size(&self, number: usize) -> io::Result<u64> {
         self.range(number).map(|range| range.end - range.start)
     }
@@ -106,7 +108,7 @@ impl Passages {
         Ok(Passage { score, ..passage })
     }
 
-    /// Where a passage is.
+    /// Returns the range of a passage in the file.
     fn range(&self, number: usize) -> io::Result<Range<u64>> {
         let end = |number: usize| self.ends().get(number).map(|&end| u64::from_le_bytes(end));
         let start = number.checked_sub(1).map_or(Some(0), end);
@@ -123,10 +125,10 @@ fn damaged(number: usize) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("passage {number} is damaged"))
 }
 
-/// Bytes of the two lengths.
+/// The size of the two lengths in bytes.
 const LENGTHS: usize = 16;
 
-/// The passage that [`Encoded::push`] made these bytes of.
+/// Decodes a passage from the bytes that [`Encoded::push`] wrote.
 fn decode(mut bytes: Vec<u8>) -> Option<Passage> {
     let (rest, &lengths) = bytes.split_last_chunk::<LENGTHS>()?;
     let [text, title] = [&lengths[..8], &lengths[8..]]

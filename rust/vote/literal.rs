@@ -1,35 +1,35 @@
-//! Python literals, read into one canonical form. What it cannot read stays text; nothing is evaluated.
+//! Parses Python literals into a canonical form. Text that is not a literal stays text, and nothing is evaluated.
 //!
-//! Numbers are exact decimals of any size, and numpy's scalars are what they hold (`np.float64(3.0)`). Not read, and so
-//! compared as text: complex numbers, bytes, f-strings, tuples without parentheses, numbers with leading zeros, and
-//! nesting deeper than 64.
+//! Numbers are exact decimals of any size. A numpy scalar counts as the value that it holds (`np.float64(3.0)`). Not
+//! parsed, and therefore compared as text: complex numbers, bytes, f-strings, tuples without parentheses, numbers with
+//! leading zeros, and nesting deeper than 64 levels.
 
 use std::fmt::{self, Write};
 
-/// A value; printing it gives its canonical form.
+/// A parsed value. Its `Display` output is the canonical form.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Literal {
-    /// `None`, `True`, `False`, `nan`, `inf`, as Python spells them.
+    /// `None`, `True`, `False`, `nan`, `inf` or `-inf`, as Python spells them.
     Name(&'static str),
     Number(Decimal),
     Text(String),
-    /// Lists and tuples.
+    /// A list or a tuple.
     List(Vec<Literal>),
-    /// Sorted, without repetitions.
+    /// Sorted, without duplicates.
     Set(Vec<Literal>),
-    /// Sorted, without repetitions. Two keys may be the same here, where white space alone told them apart.
+    /// Sorted, without duplicate entries. Two entries can have equal keys, if only white space distinguished the keys.
     Dict(Vec<(Literal, Literal)>),
 }
 
 impl Literal {
-    /// Reads the whole text, but for white space around it, as one literal.
+    /// Parses the whole text as one literal, ignoring white space around it.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parser = Parser { rest: text.trim() };
         let literal = parser.value(0)?;
         parser.rest.is_empty().then_some(literal)
     }
 
-    /// A string: a number when it spells one.
+    /// Converts a string: to a number if it spells one, and to text otherwise.
     fn text(text: &str) -> Self {
         match Decimal::parse(text.trim()) {
             Some(number) => Self::Number(number),
@@ -78,12 +78,13 @@ impl fmt::Display for Literal {
     }
 }
 
-/// Runs of white space as one blank, none at the ends.
+/// Replaces each run of white space with one space, and trims both ends.
 pub fn collapse(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// An exact decimal: `digits` (no zeros at either end) times ten to `exponent`; zero has no digits.
+/// An exact decimal: `digits` times ten to the power of `exponent`. `digits` has no zeros at either end, and is empty
+/// for zero.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Decimal {
     negative: bool,
@@ -92,7 +93,7 @@ pub struct Decimal {
 }
 
 impl Decimal {
-    /// Reads what Python's `repr` or JSON writes for an int or a float, with an optional `+`.
+    /// Parses an int or a float as written by Python's `repr` or in JSON, with an optional `+`.
     fn parse(text: &str) -> Option<Self> {
         let (negative, unsigned) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -122,7 +123,7 @@ impl Decimal {
 
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const PLAIN: i64 = 40; // longer runs of zeros are written as an exponent
+        const PLAIN: i64 = 40; // more zeros than this are written as an exponent
         let Self { negative, digits, exponent } = self;
         let point = digits.len() as i64 + exponent;
         f.write_str(if *negative { "-" } else { "" })?;
@@ -164,7 +165,7 @@ impl Parser<'_> {
         Some(value)
     }
 
-    /// Passes over the beginning of a scalar as numpy shows it, up to its value.
+    /// Consumes the start of a numpy scalar's `repr`, up to its value.
     fn scalar_of_numpy(&mut self) -> bool {
         const TYPES: [&str; 9] = ["float", "int", "uint", "bool", "str", "longdouble", "longlong", "ulonglong", "intc"];
         let Some(name) = ["np.", "numpy."].iter().find_map(|prefix| self.rest.strip_prefix(prefix)) else {
@@ -218,7 +219,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A number or a name.
+    /// Parses a number or a name.
     fn atom(&mut self) -> Option<Literal> {
         let length = self.rest.find([',', ':', ']', ')', '}', ' ', '\t', '\n', '\r']).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(length);
