@@ -1,11 +1,11 @@
-//! Trajectories as others write them: read into ours, and written from ours.
+//! Reads and writes the trajectory formats of other programs.
 //!
-//! A format is a module with `read` and `write`, and says in its documentation where its fields are from, and what it
-//! leaves out. All of them go through [`Trajectory`]: completions are read by [`crate::action`], so that what is imported
-//! has actions and observations, and can be selected, trained on, graded and viewed.
+//! Each format is a module with `read` and `write`. Its documentation names the source of its fields, and what it
+//! leaves out. Every conversion goes through [`Trajectory`], and [`crate::action`] parses the completions. Imported
+//! trajectories therefore have actions and observations, and can be selected, trained on, graded and viewed.
 //!
-//! Files are converted a block at a time, on all cores, and the order of their records stays. What is written appears
-//! only when it is whole.
+//! Files are converted one block at a time on all cores, and records keep their order. The output file appears only
+//! when it is complete.
 
 mod assistant_turn;
 mod atif;
@@ -38,13 +38,13 @@ use crate::trajectory::{Record, Records, Trajectory, header_line, is_header, is_
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// Ours.
+    /// agentdistill's own format.
     Agentdistill,
     /// The logs of the paper's code.
     Reference,
     /// smolagents' memory.
     Smolagents,
-    /// Messages with calls of tools.
+    /// Messages with tool calls.
     Openai,
     /// Messages as text (TRL).
     Messages,
@@ -55,7 +55,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 8] = [
         Self::Agentdistill,
         Self::Reference,
@@ -67,11 +67,11 @@ impl Format {
         Self::Atif,
     ];
 
-    /// Which format a record is of, by its fields.
+    /// Detects the format of a record from its fields.
     ///
     /// # Errors
     ///
-    /// Why it is none.
+    /// The reason why no format matches.
     pub fn of(record: &[u8]) -> std::result::Result<Self, String> {
         if record.trim_ascii_start().first() == Some(&b'[') {
             return Ok(Self::Smolagents);
@@ -96,11 +96,11 @@ impl Format {
         Ok(found)
     }
 
-    /// Reads one record.
+    /// Parses one record.
     ///
     /// # Errors
     ///
-    /// Why it is none of this format.
+    /// The reason why the record is not of this format.
     pub fn read(self, record: &[u8]) -> std::result::Result<Trajectory, String> {
         let conversation = match self {
             Self::Agentdistill => return parse(record),
@@ -113,8 +113,8 @@ impl Format {
         conversation.and_then(Conversation::into_trajectory)
     }
 
-    /// The records that say a trajectory: one, but for `prompt-completion`; none in a format for training where no model said
-    /// anything.
+    /// Returns the records of a trajectory. Most formats give one record, and `prompt-completion` gives one for each
+    /// step. A format for training gives none if the trajectory has no turn of the model.
     pub fn write(self, trajectory: &Trajectory) -> Vec<String> {
         let for_training = !matches!(self, Self::Agentdistill | Self::Reference | Self::Smolagents | Self::Atif);
         if for_training && trajectory.steps.is_empty() {
@@ -136,7 +136,7 @@ impl Format {
     }
 }
 
-/// Quicker than `Value`'s own `to_string`.
+/// Faster than `Value::to_string`.
 fn to_json(record: &Value) -> String {
     serde_json::to_string(record).expect("a value is always JSON")
 }
@@ -145,12 +145,12 @@ fn parse<T: DeserializeOwned>(record: &[u8]) -> std::result::Result<T, String> {
     json::parse(record).map_err(|error| error.to_string())
 }
 
-/// Reads a file of our own format, on all cores. An unfinished last line is left out; header lines, of joined files too, are
-/// passed over.
+/// Reads a file of agentdistill's own format on all cores. An unfinished last line is skipped, and so are header lines,
+/// of which concatenated files have several.
 ///
 /// # Errors
 ///
-/// [`Error::Io`]; [`Error::Trajectory`] with path and line.
+/// [`Error::Io`]; [`Error::Trajectory`] with the path and line number.
 pub fn read_trajectories(path: &Path) -> Result<Vec<Trajectory>> {
     let mut reader = Reader::new(&[path.to_owned()], Some(Format::Agentdistill));
     let mut all = Vec::new();
@@ -160,9 +160,9 @@ pub fn read_trajectories(path: &Path) -> Result<Vec<Trajectory>> {
     Ok(all)
 }
 
-/// Reads files of trajectories, one after the other: a block at a time, on all cores, so that memory is bounded.
+/// Reads files of trajectories one after another. It reads one block at a time on all cores, so memory use is bounded.
 pub struct Reader {
-    /// Those to come, the last first.
+    /// The remaining files, in reverse order.
     files: Vec<PathBuf>,
     /// The file that is being read, and its format.
     open: Option<(Records, Format)>,
@@ -171,18 +171,18 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// `from`: the files' format; by default each says itself.
+    /// Creates a reader. `from` is the format of the files; by default it is detected for each file.
     pub fn new(files: &[PathBuf], from: Option<Format>) -> Self {
         Self { files: files.iter().rev().cloned().collect(), open: None, from, bytes_before: 0 }
     }
 
-    /// What `take` makes of each trajectory of the next block, in their order; none at the end.
+    /// Returns the result of `take` for each trajectory of the next block, in order. Returns `None` at the end.
     ///
-    /// It is called where the trajectory was read, so that its memory goes back to the thread that it is from.
+    /// `take` runs on the thread that parsed the trajectory, so that memory is freed on the thread that allocated it.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; [`Error::Trajectory`] with file and line for what cannot be read.
+    /// [`Error::Io`]; [`Error::Trajectory`] with the file and line number of a record that cannot be read.
     pub fn next_block<T: Send>(&mut self, take: impl Fn(Trajectory) -> T + Sync) -> Result<Option<Vec<T>>> {
         loop {
             let Some((records, format)) = &mut self.open else {
@@ -199,11 +199,11 @@ impl Reader {
             let all = (0..records.len()).into_par_iter();
             let all = all.filter_map(|index| read(records.get(index), format, records.path()).transpose());
             let all: Vec<Result<T>> = threads::share(|| all.map(|read| read.map(&take)).collect());
-            return all.into_iter().collect::<Result<_>>().map(Some); // of several errors the first
+            return all.into_iter().collect::<Result<_>>().map(Some); // the first of several errors
         }
     }
 
-    /// None for a file without records, which is of any format.
+    /// Opens a file. Returns `None` if it has no records, because such a file has no format.
     fn open(&self, path: &Path) -> Result<Option<(Records, Format)>> {
         let is_step = |element: &[u8]| {
             serde_json::from_slice::<HashMap<String, IgnoredAny>>(element).is_ok_and(|fields| {
@@ -221,23 +221,23 @@ impl Reader {
         Ok(Some((Records::open(path, is_step)?, format)))
     }
 
-    /// Bytes of the files that have been read.
+    /// Returns the number of bytes read so far from the files.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_before + self.open.as_ref().map_or(0, |(records, _)| records.bytes_read())
     }
 }
 
-/// Files on their way from one format to another.
+/// A conversion of files from one format to another.
 pub struct Conversion<'a> {
     input: Reader,
     output: Output<'a>,
     to: Format,
-    /// Task id -> trajectories that have it; ours have one for each.
+    /// The number of trajectories for each task id. agentdistill's own format allows one for each.
     seen: HashMap<String, usize>,
     read: usize,
 }
 
-/// How many trajectories were read, and records written.
+/// The number of trajectories read, and of records written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub read: usize,
@@ -245,11 +245,12 @@ pub struct Counts {
 }
 
 impl<'a> Conversion<'a> {
-    /// Begins. `from`: the inputs' format; by default each says itself. `run`: of the header, where ours is written.
+    /// Starts a conversion. `from` is the format of the inputs; by default it is detected for each file. `run` goes
+    /// into the header, if the output is in agentdistill's own format.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; [`Error::Argument`] for an output that is one of the inputs.
+    /// [`Error::Io`]; [`Error::Argument`] if the output is one of the inputs.
     pub fn new(
         inputs: &[PathBuf],
         output: &'a Path,
@@ -275,11 +276,11 @@ impl<'a> Conversion<'a> {
         Ok(Self { input: Reader::new(inputs, from), output, to, seen: HashMap::new(), read: 0 })
     }
 
-    /// Converts some more. False when there is no more, and the output is in its place.
+    /// Converts the next block. Returns false at the end, when the output is in place.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; [`Error::Trajectory`] with file and line for what cannot be read.
+    /// [`Error::Io`]; [`Error::Trajectory`] with the file and line number of a record that cannot be read.
     pub fn step(&mut self) -> Result<bool> {
         let to = self.to;
         let converted = self.input.next_block(|trajectory| (to.write(&trajectory), trajectory.task_id))?;
@@ -297,7 +298,7 @@ impl<'a> Conversion<'a> {
         Ok(true)
     }
 
-    /// Several of one task are samples of it, of which `select` keeps one.
+    /// Makes task ids unique. Several trajectories of a task are samples of it, and `select` later keeps one.
     fn make_unique(&mut self, records: &mut [String], task_id: String) -> Result<()> {
         let times = self.seen.entry(task_id).or_default();
         *times += 1;
@@ -316,13 +317,13 @@ impl<'a> Conversion<'a> {
         Counts { read: self.read, written: self.output.written }
     }
 
-    /// Bytes of the inputs that have been read.
+    /// Returns the number of bytes read so far from the inputs.
     pub fn bytes_read(&self) -> u64 {
         self.input.bytes_read()
     }
 }
 
-/// `None` for headers, and for what a killed writer of ours left half-written.
+/// Parses a record. Returns `None` for a header, and for a line that a killed writer left unfinished.
 fn read(record: Record<'_>, format: Format, path: &Path) -> Result<Option<Trajectory>> {
     let Record { json, line, torn } = record;
     if format == Format::Agentdistill && !(torn && is_unfinished::<Trajectory>(json)) && is_header(json, (path, line))?
@@ -343,12 +344,12 @@ fn name(format: Format) -> String {
     serde_json::to_value(format).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// A file that appears when it is whole.
+/// A file that appears when it is complete.
 struct Output<'a> {
     path: &'a Path,
     new: PathBuf,
     file: BufWriter<File>,
-    /// A file `.json` is a list.
+    /// Whether the file is a JSON list, as `.json` files are.
     is_list: bool,
     written: usize,
     done: bool,
@@ -358,7 +359,7 @@ impl<'a> Output<'a> {
     fn create(path: &'a Path) -> Result<Self> {
         let name = path.file_name().ok_or_else(|| Error::Argument(format!("{} is no file", path.display())))?;
         let new = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
-        let _ = fs::remove_file(&new); // what a killed process left; or a link, which must not be followed
+        let _ = fs::remove_file(&new); // left by a killed process, or a link that must not be followed
         let file = OpenOptions::new().write(true).create_new(true).open(&new).at(&new)?;
         let file = BufWriter::with_capacity(1 << 20, file);
         Ok(Self {

@@ -1,16 +1,18 @@
-//! A [`Bm25Index`] over HTTP, in the form of Search-R1's retrieval server, so that what was written for that one can use
-//! this one: `POST /retrieve` with `{"queries": [...], "topk": 3, "return_scores": true}` is answered by
-//! `{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}`, a list for each query; without
-//! `return_scores` the documents stand alone. `contents` is `"Title"\ntext`. `GET /health` says what is served.
+//! Serves a [`Bm25Index`] over HTTP, with the API of Search-R1's retrieval server, so that its clients work unchanged.
 //!
-//! Errors are FastAPI's, `{"detail": ...}`: 422 for a request that makes no sense, 413 for one that is too large, 503 when
-//! the requests and answers of all clients together take too much memory. Web pages are refused (403): a request with an
-//! `Origin`, or, where the server listens on the loopback interface, with another `Host` than this machine.
+//! `POST /retrieve` with `{"queries": [...], "topk": 3, "return_scores": true}` returns
+//! `{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}`, one list for each query. Without
+//! `return_scores`, a list contains the documents alone. `contents` is `"Title"\ntext`. `GET /health` describes the
+//! index.
 //!
-//! Connections are served by threads of the server's own; queries are searched for in the process's pool, so that no query
-//! delays `/health`.
+//! Errors have FastAPI's form, `{"detail": ...}`: 422 for an invalid request, 413 for a request that is too large, and
+//! 503 when the requests and answers of all clients take too much memory. Web pages are refused with 403. A request
+//! counts as coming from a page if it has an `Origin`, or if the server listens on the loopback interface and the
+//! `Host` is not this machine.
 //!
-//! Not here: encryption, and any check of who asks. Every client that can reach the address can search.
+//! The server has its own threads for connections. Searches run in the process's pool, so no search delays `/health`.
+//!
+//! There is no encryption and no authentication. Every client that can reach the address can search.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -43,30 +45,30 @@ use crate::threads;
 
 mod write_timeout;
 
-/// Bytes of a request.
+/// The maximum size of a request in bytes.
 const LONGEST_REQUEST: usize = 16 << 20;
-/// Passages of an answer: queries times `topk`.
+/// The maximum number of passages in an answer: queries times `topk`.
 const MOST_PASSAGES: usize = 100_000;
-/// Bytes of the passages of an answer.
+/// The maximum size of an answer's passages in bytes.
 const LONGEST_ANSWER: u64 = 32 << 20;
-/// KiB of all requests and answers together.
+/// The maximum memory for all requests and answers together, in KiB.
 const MEMORY: usize = 256 << 10;
-/// Bytes of a request's headers.
+/// The maximum size of a request's headers in bytes.
 const LONGEST_HEAD: usize = 64 << 10;
-/// Connections at once; further ones wait.
+/// The maximum number of connections at once. Others wait.
 const MOST_CONNECTIONS: usize = 1_000;
-/// Until a request that has begun must be there.
+/// The time within which a request must arrive once it has started.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Until the client must have taken an answer.
+/// The time within which the client must read an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// For requests under way when it is told to stop.
+/// The time that requests under way have after a stop.
 const GRACE: Duration = Duration::from_secs(10);
-/// Queries that a thread takes together.
+/// The number of queries that a thread takes at once.
 const AT_A_TIME: usize = 8;
-/// Passages for a query that does not say how many, as in Search-R1.
+/// The number of passages for a query that gives no number, as in Search-R1.
 const TOP_K: usize = 3;
 
-/// A server at work, on threads of its own. Dropped, it stops as by [`stop`](Self::stop), but nobody waits for it.
+/// A running server with its own threads. Dropping it stops it like [`stop`](Self::stop), but without waiting.
 pub struct RetrievalServer {
     address: SocketAddr,
     running: Option<Running>,
@@ -76,7 +78,7 @@ struct Running {
     stop: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
     runtime: Runtime,
-    /// The process that has its threads: a forked child has none of them.
+    /// The process in which the threads run. A forked child has none of them.
     process: u32,
 }
 
@@ -93,11 +95,11 @@ impl Running {
 }
 
 impl RetrievalServer {
-    /// Serves `index` at `host` and `port`; port 0 takes a free one.
+    /// Serves `index` at `host` and `port`. Port 0 selects a free port.
     ///
     /// # Errors
     ///
-    /// [`Error::Argument`] for a host that is none; [`Error::Io`] when nobody may listen there, or somebody does.
+    /// [`Error::Argument`] if `host` is not a valid address; [`Error::Io`] if the port is in use or may not be used.
     pub fn start(index: Arc<Bm25Index>, host: &str, port: u16) -> Result<Self> {
         let name = format!("{host}:{port}");
         let at = |error| std::result::Result::<(), _>::Err(error).at(Path::new(&name)).unwrap_err();
@@ -118,12 +120,12 @@ impl RetrievalServer {
         Ok(Self { address, running: Some(Running { stop, ended: end, runtime, process }) })
     }
 
-    /// Where it listens.
+    /// Returns the address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Takes no more requests, and waits for those under way, some seconds at most.
+    /// Stops accepting requests, and waits some seconds at most for those under way.
     pub fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop();
@@ -134,12 +136,12 @@ impl RetrievalServer {
 impl Drop for RetrievalServer {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
-            let _ = thread::Builder::new().spawn(move || running.stop()); // whoever drops it may hold the GIL
+            let _ = thread::Builder::new().spawn(move || running.stop()); // the thread that drops it may hold the GIL
         }
     }
 }
 
-/// Takes connections until it is told to stop, then waits for those there are.
+/// Accepts connections until the server is stopped, and then waits for the open ones.
 async fn accept(listener: tokio::net::TcpListener, index: Arc<Bm25Index>, mut stopping: oneshot::Receiver<()>) {
     let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let service = Arc::new(Service { index, memory: Arc::new(Semaphore::new(MEMORY)), is_loopback });
@@ -155,7 +157,7 @@ async fn accept(listener: tokio::net::TcpListener, index: Arc<Bm25Index>, mut st
             _ = &mut stopping => break,
         };
         let Ok((stream, _)) = accepted else {
-            sleep(Duration::from_millis(50)).await; // no descriptors left, perhaps: others will close theirs
+            sleep(Duration::from_millis(50)).await; // perhaps out of file descriptors; other connections will free some
             continue;
         };
         let _ = stream.set_nodelay(true);
@@ -168,7 +170,7 @@ async fn accept(listener: tokio::net::TcpListener, index: Arc<Bm25Index>, mut st
             .serve_connection(TokioIo::new(WriteTimeout::new(stream, ANSWER_TIMEOUT)), answers);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
-            let _ = connection.await; // what went wrong is the client's
+            let _ = connection.await; // a failure concerns only this client
             drop(place);
         });
     }
@@ -178,16 +180,16 @@ async fn accept(listener: tokio::net::TcpListener, index: Arc<Bm25Index>, mut st
 
 type Answer = Response<Full<Bytes>>;
 
-/// What all connections share.
+/// The state that all connections share.
 struct Service {
     index: Arc<Bm25Index>,
-    /// A permit for each KiB that may be held.
+    /// One permit for each KiB that may be in use.
     memory: Arc<Semaphore>,
     is_loopback: bool,
 }
 
 impl Service {
-    /// Room for so many bytes, until it is dropped.
+    /// Reserves memory for this number of bytes, until the permit is dropped.
     fn reserve(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let permits = u32::try_from(bytes.div_ceil(1 << 10)).ok()?;
         self.memory.clone().try_acquire_many_owned(permits).ok()
@@ -227,8 +229,8 @@ async fn answer(service: Arc<Service>, request: Request<Incoming>) -> std::resul
     })
 }
 
-/// Whether the Host is a name or an address of the loopback interface, or there is none, as before HTTP/1.1. A page can send
-/// requests here under its own name, if its owner lets that name lead here.
+/// Returns whether the `Host` is a loopback name or address, or is absent, as before HTTP/1.1. Without this check, a
+/// web page could send requests under its own name, if the owner of that name points it at this address.
 fn names_this_machine(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return !headers.contains_key(HOST) };
@@ -244,14 +246,14 @@ fn is_json(content: &HeaderValue) -> bool {
     kind.trim().eq_ignore_ascii_case("application/json")
 }
 
-/// Why a request is not answered.
+/// The reason for refusing a request.
 type Refused = (StatusCode, String);
 
 fn no_room() -> Refused {
     (StatusCode::SERVICE_UNAVAILABLE, "requests and answers take too much memory at the moment; ask again".to_owned())
 }
 
-/// The body, and the room that it takes.
+/// Reads the body, and reserves memory for it.
 async fn read_body(
     service: &Service,
     mut body: Incoming,
@@ -272,18 +274,18 @@ async fn read_body(
 async fn retrieve(service: &Arc<Service>, body: &[u8]) -> std::result::Result<Answer, Refused> {
     let wanted = serde_json::from_slice(body).map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
     let Wanted { queries, topk, return_scores } = wanted;
-    let k = topk.filter(|&k| k > 0).unwrap_or(TOP_K); // 0 means that too in Search-R1
+    let k = topk.filter(|&k| k > 0).unwrap_or(TOP_K); // in Search-R1, 0 also selects the default
     if queries.len().saturating_mul(k) > MOST_PASSAGES {
         let limit = format!("an answer is at most {MOST_PASSAGES} passages: queries times topk");
         return Err((StatusCode::PAYLOAD_TOO_LARGE, limit));
     }
     let found = search(service, queries, k).await?;
     let json = result(&found.passages, return_scores);
-    // The room is free again when the client has taken the answer.
+    // The memory stays reserved until the client has read the answer.
     Ok(respond(StatusCode::OK, Bytes::from_owner(Held { json, _room: found.room })))
 }
 
-/// What some queries found, and the room that it takes.
+/// The results of some queries, and the memory reserved for them.
 #[derive(Default)]
 struct Found {
     passages: Vec<Vec<Passage>>,
@@ -301,8 +303,8 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Searches for some queries at a time, on all cores, in the order in which requests came. By `search_batch`, a request
-/// would wait for many that came later: a thread that waits for its part of one batch begins with another.
+/// Runs some queries at a time on all cores, in the order in which requests arrived. `search_batch` would make a
+/// request wait for many later ones: a thread that waits for its part of one batch starts work on another batch.
 async fn search(service: &Arc<Service>, mut queries: Vec<String>, k: usize) -> std::result::Result<Found, Refused> {
     let answer_bytes = Arc::new(AtomicU64::new(0));
     let mut parts = Vec::with_capacity(queries.len().div_ceil(AT_A_TIME));

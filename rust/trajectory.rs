@@ -1,9 +1,10 @@
-//! What is an episode, as it is kept and trained on?
+//! The trajectory: an episode as it is stored and trained on.
 //!
-//! All of it: enough to train on, to grade again, and to enter again at any step. Files of trajectories are in file.rs.
+//! A trajectory contains everything needed to train on it, to grade it again, and to resume it at any step. `file.rs`
+//! writes files of trajectories.
 //!
-//! Not here: other formats ([`crate::formats`]), making trajectories (the agent loop, in Python), choosing among them,
-//! turning them into training examples.
+//! This module does not cover other formats ([`crate::formats`]), the creation of trajectories (the agent loop, in
+//! Python), their selection, or their conversion into training examples.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub use file::{TrajectoryWriter, read_header};
 pub(crate) use file::{header_line, is_header, is_unfinished, sync_folder};
 pub(crate) use records::{Record, Records};
 
-/// The version of the format that this build writes, and the highest that it reads.
+/// The version of the format that this build writes. It is also the newest version that it reads.
 pub const VERSION: u32 = 1;
 
 /// One episode.
@@ -34,18 +35,18 @@ pub const VERSION: u32 = 1;
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct Trajectory {
     #[serde(deserialize_with = "known_version")]
-    pub version: u32, // stays the first field: a newer format is recognised before it is misread
+    pub version: u32, // must stay the first field, so that a newer format is detected first
     pub task_id: String,
     pub question: String,
-    /// The task's own answer.
+    /// The reference answer of the task.
     pub reference: Option<String>,
-    /// Other answers that are as right.
+    /// Other answers that count as correct.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     pub task_set: String,
     pub kind: TrajectoryKind,
     pub model: String,
-    /// `(role, content)` of what stood before the first step.
+    /// The messages before the first step, as `(role, content)`.
     pub messages: Vec<(String, String)>,
     #[serde(deserialize_with = "with_winners")]
     pub steps: Vec<Step>,
@@ -55,13 +56,13 @@ pub struct Trajectory {
     pub grader: Option<String>,
     pub error: Option<String>,
     pub sampling: Sampling,
-    /// Prompt and completion tokens.
+    /// The number of prompt tokens and of completion tokens.
     pub usage: (u64, u64),
     #[serde(deserialize_with = "null_as_nan")]
     pub seconds: f64,
 }
 
-/// The sampling settings of the model, as JSON. A run has the same in each trajectory, and they are there once.
+/// The model's sampling settings as JSON. All trajectories of a run have the same settings and share them in memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sampling(Arc<Map<String, Value>>);
 
@@ -81,17 +82,17 @@ pub enum Outcome {
     #[default]
     FinalAnswer,
     OutOfSteps,
-    /// Its last step could not be parsed.
+    /// The last step could not be parsed.
     ParseFailure,
-    /// Its last completion hit the token limit.
+    /// The last completion reached the token limit.
     CutCompletion,
-    /// The model could not be had; `error` says why.
+    /// The model could not be called. `error` gives the reason.
     ModelError,
     SandboxError,
     Error,
 }
 
-/// One turn of the model: all its candidates, and the one that went on.
+/// One turn of the model: all candidates, and the one that the episode continued with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct Step {
@@ -101,9 +102,9 @@ pub struct Step {
     pub votes: Vec<(String, usize)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,
-    /// What the model was told after this step; "" after the last.
+    /// The message that the model got after this step; empty after the last step.
     pub message: String,
-    /// The State after the winner, as bytes whose base is the State before this step; where it was asked for.
+    /// The serialized State after the winner, as a difference to the State before this step. Present only on request.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -113,33 +114,33 @@ pub struct Step {
     pub state: Option<Vec<u8>>,
     #[serde(deserialize_with = "null_as_nan")]
     pub seconds: f64,
-    /// Of `seconds`, those that passed until the model had answered.
+    /// The part of `seconds` until the model had answered.
     #[serde(default, deserialize_with = "null_as_nan")]
     pub model_seconds: f64,
-    /// Tokens of the prompt that the model's engine had read before, and did not read again.
+    /// The number of prompt tokens that the model's engine had cached.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cached_tokens: u64,
 }
 
-/// One completion of a step, and what it did.
+/// One completion of a step, and its result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all, eq, from_py_object, module = "agentdistill._core"))]
 pub struct Candidate {
     pub text: String,
-    /// What the model was given as the beginning of `text` (the first-thought prefix).
+    /// The beginning of `text` that was given to the model (the first-thought prefix).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
-    /// What a reasoning model thought before `text`, without the tags; `token_ids` have it too.
+    /// The thinking of a reasoning model before `text`, without its tags. `token_ids` include it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reasoning: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
-    /// One per token. JSON has no infinities: what is not finite is written as null, and read back as NaN.
+    /// One for each token. JSON has no infinities: values that are not finite are written as null and read as NaN.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "nulls_as_nan")]
     pub logprobs: Option<Vec<f64>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<String>,
-    /// `None` in a chain of thought.
+    /// `None` for a chain of thought.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<Parsed>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -147,14 +148,14 @@ pub struct Candidate {
 }
 
 impl Trajectory {
-    /// One line of JSON, without the newline.
+    /// Returns the trajectory as one line of JSON, without a newline.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("strings, numbers and lists are always JSON")
     }
 
     /// # Errors
     ///
-    /// [`Error::Trajectory`] when the line is no trajectory, or one of a newer version.
+    /// [`Error::Trajectory`] if the line is not a trajectory, or has a newer version.
     pub fn from_json(line: &str) -> Result<Self> {
         parse(line.as_bytes(), || Place::Nowhere)
     }
@@ -224,7 +225,8 @@ fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Resul
     text.map(|text| BASE64_STANDARD.decode(text)).transpose().map_err(de::Error::custom)
 }
 
-/// Lists grow with room for four, and most steps have one candidate: of a file, this is a fifth of what it takes.
+/// Deserializes a list without spare capacity. Vectors grow with room for four elements, and most steps have one
+/// candidate, so this saves a fifth of a file's memory.
 fn without_room<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> std::result::Result<Vec<T>, D::Error> {
@@ -233,7 +235,7 @@ fn without_room<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(list)
 }
 
-/// Steps whose winner is one of their candidates.
+/// Deserializes steps, and checks that each winner is one of the step's candidates.
 fn with_winners<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<Step>, D::Error> {
     let steps = Vec::<Step>::deserialize(deserializer)?;
     match (1..).zip(&steps).find(|(_, step)| step.winner >= step.candidates.len()) {

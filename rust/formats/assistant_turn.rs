@@ -1,12 +1,12 @@
-//! What does a model's turn look like in a format of messages?
+//! Renders a model's turn in a format of messages.
 
 use crate::action::{Action, ActionFormat, Parsed};
 use crate::trajectory::{Candidate, Step};
 
-/// Label of messages that say what an action did: ours, and smolagents'.
+/// The label of messages with the result of an action, as in our prompts and smolagents'.
 pub const OBSERVATION: &str = "Observation:";
 
-/// The winner of a step, as prompts show it (`rollouts/prompt.py`, assistant_turn).
+/// The winner of a step, as prompts show it (`assistant_turn` in `rollouts/prompt.py`).
 pub enum AssistantTurn<'a> {
     Code { thought: &'a str, code: &'a str },
     Text(&'a str),
@@ -39,7 +39,7 @@ impl<'a> AssistantTurn<'a> {
     }
 }
 
-/// A turn that runs code, in the [`ActionFormat::Code`] form.
+/// Returns a turn that runs code, in the format [`ActionFormat::Code`].
 pub fn code_turn(thought: &str, code: &str) -> String {
     let thought = thought.trim();
     let label = if thought.is_empty() { "" } else { "Thought: " };
@@ -47,7 +47,7 @@ pub fn code_turn(thought: &str, code: &str) -> String {
     format!("{label}{thought}{end}Code:\n```py\n{code}\n```<end_code>")
 }
 
-/// The message after a step without its label, which formats with a role for observations do not need.
+/// Returns the message after a step without its label. Formats with a role for observations need no label.
 pub fn without_label(message: &str) -> &str {
     message.strip_prefix(OBSERVATION).and_then(|rest| rest.strip_prefix('\n')).unwrap_or(message)
 }

@@ -1,13 +1,14 @@
-//! ATIF, the Agent Trajectory Interchange Format of Harbor: v1.7 is written, v1.0 to v1.7 are read.
+//! ATIF, the Agent Trajectory Interchange Format of Harbor. Writes v1.7, and reads v1.0 to v1.7.
 //!
 //! A record has `schema_version`, `session_id`, `agent` (`name`, `version`, `model_name`), `steps`, `final_metrics` and
-//! `extra`. A step has `step_id` from 1, `source` (`system`, `user`, `agent`), `message`; an agent's may have `reasoning_content`,
-//! `tool_calls` (`tool_call_id`, `function_name`, `arguments`), `observation.results` (`source_call_id`, `content`),
-//! `metrics` (`prompt_token_ids`, `completion_token_ids`, `logprobs`, `cached_tokens`) and `is_copied_context`, which says that it is
-//! not to be learnt: such steps at the beginning are those that the episode was given. Source: Harbor's RFC 0001.
+//! `extra`. A step has `step_id` (from 1), `source` (`system`, `user`, `agent`) and `message`. An agent's step may have
+//! `reasoning_content`, `tool_calls` (`tool_call_id`, `function_name`, `arguments`), `observation.results`
+//! (`source_call_id`, `content`), `metrics` (`prompt_token_ids`, `completion_token_ids`, `logprobs`, `cached_tokens`)
+//! and `is_copied_context`. The last one marks a step that must not be trained on; such steps at the start were given
+//! to the episode. Source: Harbor's RFC 0001.
 //!
-//! What is not read: images, subagents, costs, timestamps. Left out when written: all but the winner of each step,
-//! log probabilities that are not finite, States.
+//! Not read: images, subagents, costs, timestamps. Not written: candidates other than the winner of each step, log
+//! probabilities that are not finite, States.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -157,7 +158,7 @@ impl Step {
         if let Some(seen) = &mut self.observation {
             let place =
                 |result: &SeenOfCall| ids.iter().position(|id| id.0.is_some() && id.0 == result.source_call_id.0);
-            seen.results.sort_by_key(|result| place(result).unwrap_or(ids.len())); // into the calls' order
+            seen.results.sort_by_key(|result| place(result).unwrap_or(ids.len())); // into the order of the calls
         }
         for result in self.observation.into_iter().flat_map(|seen| seen.results) {
             conversation.observe(result.content.or_empty());

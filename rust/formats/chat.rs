@@ -1,17 +1,18 @@
-//! Messages: OpenAI's with `tool_calls`, TRL's `messages`, and TRL's `prompt` and `completion`.
+//! Formats of messages: OpenAI's with `tool_calls`, TRL's `messages`, and TRL's `prompt` and `completion`.
 //!
-//! A record has `messages`, or `prompt` and `completion`, each a list of `{role, content, tool_calls}` or a text, and
-//! may have `tools` and `id`. Sources: OpenAI's API reference (chat completions) and TRL's "Dataset formats".
+//! A record has `messages`, or `prompt` and `completion`. Each of them is a text or a list of
+//! `{role, content, tool_calls}`. A record may also have `tools` and `id`. Sources: OpenAI's API reference (chat
+//! completions) and TRL's "Dataset formats".
 //!
-//! - `openai`: a step with code is a call of the tool `python`, its Thought the message's content; what the code did is
-//!   a message of the role `tool`. Arguments are JSON in a string, as the API has them.
-//! - `messages`: the same as text, as our students are trained: `Thought:`, `Code:` and a block, then a user's
-//!   message `Observation:`.
-//! - `prompt-completion`: one record a step, so that a loss on completions is one on what the model wrote; steps that
-//!   the episode was given are only prompts.
+//! - `openai`: a step with code is a call of the tool `python`, and its Thought is the content of the message. The
+//!   result is a message with the role `tool`. Arguments are JSON in a string, as in the API.
+//! - `messages`: the same as text, in the form that students are trained on: `Thought:`, `Code:` and a block, then a
+//!   user message that starts with `Observation:`.
+//! - `prompt-completion`: one record for each step, so that a loss on completions covers what the model wrote. Steps
+//!   that the episode was given occur only in prompts.
 //!
-//! What is read: all three, and calls of any tools, which become Python that makes them. In a `prompt`, an assistant's
-//! turns are steps that were given. Left out when written: all but the winner of each step.
+//! All three are read, as well as calls of any tool, which become the Python code that makes them. An assistant's turns
+//! in a `prompt` are steps that the episode was given. Not written: candidates other than the winner of each step.
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
@@ -61,17 +62,17 @@ pub struct Message {
     role: Role,
     #[serde(default)]
     content: Text,
-    /// vLLM and others call it `reasoning`.
+    /// vLLM and others name this field `reasoning`.
     #[serde(default)]
     reasoning_content: Text,
     #[serde(default)]
     reasoning: Text,
     #[serde(default)]
     tool_calls: Option<Vec<Call>>,
-    /// The one call of OpenAI's older protocol.
+    /// The only call of a message in OpenAI's older protocol.
     #[serde(default)]
     function_call: Option<Function>,
-    /// Which call a message of a tool answers.
+    /// The call that a tool's message answers.
     #[serde(default)]
     tool_call_id: Text,
 }
@@ -91,12 +92,12 @@ pub struct Function {
 }
 
 impl Message {
-    /// What a model said in it.
+    /// Returns the message's text, if it is from the model.
     pub fn said(&self) -> Option<&str> {
         matches!(self.role, Role::Assistant).then_some(self.content.0.as_deref()).flatten()
     }
 
-    /// How many passages the paper's code put into it.
+    /// Returns the number of passages that the paper's code inserted into the message.
     pub fn passages(&self) -> usize {
         self.content.0.as_deref().map_or(0, |text| text.matches("\n===== Document ").count())
     }
@@ -148,7 +149,7 @@ pub fn say_all(conversation: &mut Conversation, mut messages: Vec<Message>) {
     }
 }
 
-/// Puts the results of calls that were made at once into the calls' order, which is that of what the code prints.
+/// Sorts the results of parallel calls into the order of the calls, because the code prints them in that order.
 fn sort_results(messages: &mut [Message]) {
     let mut at = 0;
     while at < messages.len() {
@@ -163,7 +164,7 @@ fn sort_results(messages: &mut [Message]) {
     }
 }
 
-/// Calls of tools as Python that makes them.
+/// Returns tool calls as the Python code that makes them.
 pub fn code_of<'a>(functions: impl IntoIterator<Item = &'a Function>) -> String {
     let code = functions.into_iter().map(|function| call_code(&function.name, &function.arguments));
     code.collect::<Vec<_>>().join("\n")
@@ -197,7 +198,7 @@ pub fn write_messages(trajectory: &Trajectory) -> Value {
     json!({"messages": plain_messages(trajectory), Metadata::KEY: Metadata::of(trajectory)})
 }
 
-/// A record for each step that is the model's own.
+/// Returns one record for each step that the model wrote.
 pub fn write_prompt_completion(trajectory: &Trajectory) -> Vec<Value> {
     let messages = plain_messages(trajectory);
     let before = trajectory.messages.len();
@@ -206,7 +207,7 @@ pub fn write_prompt_completion(trajectory: &Trajectory) -> Vec<Value> {
             let turn = before + 2 * step;
             let mut metadata = Metadata::of(trajectory);
             metadata.task_id = Some(format!("{}/{}", trajectory.task_id, step + 1));
-            metadata.clear_given(); // they are in the prompt
+            metadata.clear_given(); // the prompt contains these steps
             if step + 1 < trajectory.steps.len() {
                 (metadata.outcome, metadata.answer, metadata.score, metadata.grader) = (None, None, None, None);
             }
@@ -215,7 +216,7 @@ pub fn write_prompt_completion(trajectory: &Trajectory) -> Vec<Value> {
         .collect()
 }
 
-/// The conversation as text, to the model's last words.
+/// Returns the conversation as text, up to the model's last turn.
 fn plain_messages(trajectory: &Trajectory) -> Vec<Value> {
     let mut messages = opening(trajectory);
     for (number, step) in trajectory.steps.iter().enumerate() {

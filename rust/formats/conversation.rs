@@ -1,8 +1,8 @@
-//! How do messages become a trajectory? What all formats have in common: opening messages, then turns of a model and what
-//! it was told.
+//! Converts messages into a trajectory. All formats share this: opening messages, then turns of a model and the
+//! messages that it got.
 //!
-//! A format's reader adds its messages to a [`Conversation`] in order, and that makes steps of them. A record's
-//! [`Metadata`] says what the messages do not.
+//! The reader of a format adds messages to a [`Conversation`] in order, and the conversation divides them into steps.
+//! [`Metadata`] provides what the messages do not contain.
 
 use std::borrow::Cow;
 
@@ -15,20 +15,20 @@ use crate::action::{Action, ActionFormat, Parsed, parse_action, spoken};
 use crate::observation::{Observation, ObservationKind};
 use crate::trajectory::{Candidate, Outcome, Step, Trajectory, TrajectoryKind, VERSION};
 
-/// What smolagents puts before a task, and the reference with it.
+/// The prefix of a task in smolagents and in the paper's code.
 pub const TASK: &str = "New task:\n";
-/// What they put before the value of a cell's last line, and after an error.
+/// Their labels for the value of a cell's last line, and for the text after an error.
 const LAST_OUTPUT: &str = "Last output from code snippet:\n";
 const RETRY: &str = "\nNow let's retry: ";
 
-/// Who speaks.
+/// The author of a message.
 #[derive(Clone, Copy)]
 pub enum Role {
     System,
     User,
     Assistant,
     Tool,
-    /// smolagents', and [`Role::ToolCall`], too.
+    /// A role of smolagents, like [`Role::ToolCall`].
     ToolResponse,
     ToolCall,
 }
@@ -36,7 +36,7 @@ pub enum Role {
 impl Role {
     /// # Errors
     ///
-    /// A name that is not known.
+    /// An unknown name.
     pub fn of(name: &str) -> Result<Self, String> {
         const NAMES: [(Role, &[&str]); 6] = [
             (Role::System, &["system", "developer"]),
@@ -54,7 +54,7 @@ impl Role {
 }
 
 impl Role {
-    /// Whether it answers calls.
+    /// Returns whether messages of this role answer calls.
     pub fn is_tool(self) -> bool {
         matches!(self, Self::Tool | Self::ToolResponse)
     }
@@ -69,19 +69,19 @@ impl<'de> Deserialize<'de> for Role {
     }
 }
 
-/// An episode as it is read.
+/// An episode while it is being read.
 #[derive(Default)]
 pub struct Conversation {
     pub metadata: Metadata,
     opening: Vec<(String, String)>,
     turns: Vec<Turn>,
-    /// Whether it acts by calls of tools, so that words alone are an answer.
+    /// Whether the model acts by tool calls. A last turn without calls is then an answer.
     calls: bool,
     pub usage: (u64, u64),
     pub seconds: f64,
 }
 
-/// What a model said, and what it was told.
+/// A turn of the model, and the messages that it got afterwards.
 #[derive(Default)]
 pub struct Turn {
     text: String,
@@ -98,7 +98,7 @@ impl Conversation {
         Self { metadata: metadata.unwrap_or_default(), ..Self::default() }
     }
 
-    /// Says one message.
+    /// Adds one message.
     pub fn say(&mut self, role: Role, text: String) {
         match role {
             Role::System => self.tell("system", text),
@@ -106,11 +106,11 @@ impl Conversation {
             Role::Assistant => _ = self.turn(text),
             Role::Tool => self.observe(text),
             Role::ToolResponse => self.observe(without_call_id(text)),
-            Role::ToolCall => {} // it repeats what the assistant said
+            Role::ToolCall => {} // it repeats the assistant's message
         }
     }
 
-    /// The model's next words; those that follow its own are one turn with them.
+    /// Adds the model's next text. Texts without a message in between form one turn.
     pub fn turn(&mut self, text: String) -> &mut Turn {
         match self.turns.last_mut() {
             Some(turn) if turn.told.is_empty() => join(&mut turn.text, text),
@@ -119,20 +119,20 @@ impl Conversation {
         self.turns.last_mut().expect("there is one now")
     }
 
-    /// The model's next words, with calls of tools as code.
+    /// Adds the model's next turn: a thought, and tool calls as code.
     pub fn act(&mut self, thought: &str, code: &str) -> &mut Turn {
         self.calls = true;
         let thought = spoken(thought);
         let text = code_turn(&thought, code);
         let parsed = parse_action(&text, ActionFormat::Code);
         let is_read = matches!(parsed, Parsed::Action(Action { code: Some(read), .. }) if read.trim() == code.trim());
-        // A thought that itself looks like an action is marked as one.
+        // If the thought itself looks like an action, tags mark it as a thought.
         let marked = || format!("<think>\n{thought}\n</think>\n{}", code_turn("", code));
         let text = if is_read || thought.is_empty() { text } else { marked() };
         self.turn(text)
     }
 
-    /// What the last action did.
+    /// Adds the result of the last action.
     pub fn observe(&mut self, text: String) {
         let said = if text.trim_start().starts_with(OBSERVATION) || self.turns.is_empty() {
             text
@@ -155,7 +155,7 @@ impl Conversation {
 
     /// # Errors
     ///
-    /// When nobody asked, or no model answered and no error says why.
+    /// If there is no question, or if there is neither a turn of the model nor an error that explains its absence.
     pub fn into_trajectory(self) -> Result<Trajectory, String> {
         let Self { mut metadata, opening, mut turns, calls, usage, seconds } = self;
         if turns.is_empty() && metadata.error.is_none() && metadata.outcome.is_none() {
@@ -210,22 +210,22 @@ impl Conversation {
 }
 
 impl Turn {
-    /// Whether it is nothing but words, and the last ones.
+    /// Returns whether this is the last turn and consists of text without an action.
     fn is_words(&self) -> bool {
         let is_action = matches!(parse_action(&self.text, ActionFormat::Code), Parsed::Action(_));
         !is_action && self.told.is_empty() && !self.text.trim().is_empty()
     }
 }
 
-/// A task without an id is known by its question, as in files of tasks (task.py); a later step of it, on its own, by its
-/// number too.
+/// Returns the id of a task that has none: a hash of its question, as for files of tasks (`task.py`). The id of a
+/// single later step also has the step's number.
 fn task_id(question: &str, given: usize) -> String {
     let digest = Sha256::digest(question.as_bytes());
     let id: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     if given > 0 { format!("{id}/{}", given + 1) } else { id }
 }
 
-/// How a log ends, where it does not say so itself.
+/// The end of an episode, where the log does not state it.
 struct Ending {
     outcome: Outcome,
     answer: Option<String>,
@@ -235,7 +235,7 @@ struct Ending {
 impl Ending {
     fn of(turn: Option<&Turn>, parsed: Option<&Parsed>, answer: Option<String>, failed: bool) -> Self {
         let found = |outcome, answer, error| Self { outcome, answer, error };
-        let out_of_steps = turn.is_some_and(|turn| turn.told.contains("Reached max steps")); // as smolagents says it
+        let out_of_steps = turn.is_some_and(|turn| turn.told.contains("Reached max steps")); // smolagents' wording
         match (answer, turn, parsed) {
             (answer, ..) if out_of_steps => found(Outcome::OutOfSteps, answer, None),
             (Some(answer), ..) => found(Outcome::FinalAnswer, Some(answer), None),
@@ -255,14 +255,15 @@ impl Ending {
     }
 }
 
-/// What the code gave to `final_answer`, as the observation after it says: ours, or smolagents'.
+/// Returns the argument of `final_answer`, as printed in the observation after the code. Both our wording and
+/// smolagents' are recognised.
 fn printed_answer(told: &str) -> Option<String> {
     let (_, answer) = told.rsplit_once(LAST_OUTPUT).or_else(|| told.rsplit_once("\nFinal answer: "))?;
     let answer = answer.trim();
     (!answer.is_empty() && answer != "None").then(|| answer.to_owned())
 }
 
-/// The same where it stands in the code itself: a string without escapes, or a number.
+/// Returns the argument of `final_answer` from the code, if it is a string without escapes or a number.
 fn literal_answer(code: &str) -> Option<String> {
     let (_, call) = code.rsplit_once("final_answer(")?;
     let given = call.trim_end().strip_suffix(')')?.trim();
@@ -298,7 +299,7 @@ fn step(turn: Turn, parsed: Parsed, kind: TrajectoryKind, last: bool, answer: Op
     }
 }
 
-/// What a cell did, as far as the message after it says.
+/// Returns the observation of a cell, as far as the message after it shows.
 fn observation(told: &str, answer: Option<&str>, seconds: f64) -> Observation {
     let seen = told.trim_start().strip_prefix(OBSERVATION).unwrap_or(told).trim_start();
     let failed = seen.lines().any(|line| line.starts_with("Error:") || line.starts_with("Error in "));
@@ -320,7 +321,7 @@ fn observation(told: &str, answer: Option<&str>, seconds: f64) -> Observation {
     }
 }
 
-/// What a cell printed, returned and raised, in the words of smolagents, and so of the paper's code.
+/// Splits a message into printed output, value and error. smolagents and the paper's code word messages like this.
 fn logged(told: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
     let raised = told.rsplit_once("Observation:\nError:\n");
     let (seen, error) = match raised.and_then(|(seen, said)| Some((seen, said.rsplit_once(RETRY)?.0))) {
@@ -337,7 +338,7 @@ fn logged(told: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
     }
 }
 
-/// Goes on with `more` on a line of its own.
+/// Appends `more` on a new line.
 pub fn join(text: &mut String, more: String) {
     if text.is_empty() {
         *text = more;
@@ -347,7 +348,7 @@ pub fn join(text: &mut String, more: String) {
     }
 }
 
-/// smolagents' message of a tool without its first line, which names the call.
+/// Removes the first line of smolagents' tool message, which names the call.
 fn without_call_id(mut text: String) -> String {
     if text.starts_with("Call id: ")
         && let Some(end) = text.find('\n')

@@ -1,4 +1,4 @@
-//! Which values do fields have in other programs' files besides the documented ones?
+//! Fields of other programs' files, with the values that occur in practice besides the documented ones.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::action::json::Json;
 
-/// A text, or what other programs write in its place: null, a number, a list of parts whose texts are joined.
+/// A text, or what other programs write instead: null, a number, or a list of parts whose texts are joined.
 #[derive(Clone, Debug, Default)]
 pub struct Text(pub Option<String>);
 
@@ -24,7 +24,7 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// An element of a list that stands for a text.
+/// An element of a list that represents a text.
 struct Part(Text);
 
 impl<'de> Deserialize<'de> for Part {
@@ -115,7 +115,7 @@ impl<'de> de::Visitor<'de> for TextVisitor {
     }
 }
 
-/// A number, or a boolean that stands for one.
+/// Deserializes a score: a number or a boolean.
 pub fn score<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Null => Ok(None),
@@ -125,7 +125,7 @@ pub fn score<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, 
     }
 }
 
-/// A value, or a string that holds it as JSON (so nested columns are kept in tables), or null.
+/// Deserializes a value, a string that contains it as JSON, or null. Tables store nested columns as such strings.
 pub fn nested<'de, D: Deserializer<'de>, T: de::DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
     struct Visitor<T>(PhantomData<T>);
 

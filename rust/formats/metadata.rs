@@ -1,7 +1,7 @@
-//! What does a record keep of a trajectory that its conversation does not say?
+//! The parts of a trajectory that a conversation does not contain.
 //!
-//! One object under the key `agentdistill`, which other programs ignore. Nothing of it is required: what is missing is
-//! taken from the conversation (conversation.rs).
+//! They are stored in one object under the key `agentdistill`, which other programs ignore. All fields are optional;
+//! what is missing is derived from the conversation (`conversation.rs`).
 
 use memchr::memchr_iter;
 use serde::{Deserialize, Serialize};
@@ -10,10 +10,10 @@ use serde_json::Value;
 use crate::action::{ActionFormat, Parsed, parse_action};
 use crate::trajectory::{Outcome, Sampling, Trajectory, TrajectoryKind};
 
-/// Setting of a trajectory: how many of its steps it began with. They are not trained on.
+/// The setting for the number of steps that a trajectory was given. These steps are not trained on.
 const GIVEN: &str = "given_steps";
 
-/// See the module.
+/// The parts of a trajectory that a conversation does not contain. See the module documentation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Metadata {
@@ -71,8 +71,8 @@ impl Metadata {
         self.sampling.settings_mut().insert(name.to_owned(), value.into());
     }
 
-    /// The form of the actions: what the settings say, else the form of the first of `texts` that shows one, which becomes
-    /// a setting.
+    /// Returns the format of the actions. It comes from the settings, or else from the first of `texts` that shows a
+    /// format, which then becomes a setting.
     pub fn action_format<'a>(&mut self, mut texts: impl Iterator<Item = &'a str>) -> ActionFormat {
         const SETTING: &str = "action_format";
         const MARKS: [(&str, ActionFormat); 4] = [
@@ -94,20 +94,20 @@ impl Metadata {
         format
     }
 
-    /// Records that the first `steps` steps were only given to the model.
+    /// Records that the first `steps` steps were given to the model.
     pub fn set_given(&mut self, steps: usize) {
         if steps > 0 {
             self.sampling.settings_mut().insert(GIVEN.to_owned(), steps.into());
         }
     }
 
-    /// Forgets that, where the steps are in the prompt.
+    /// Removes the number of given steps, for a record whose prompt contains them.
     pub fn clear_given(&mut self) {
         self.sampling.settings_mut().shift_remove(GIVEN);
     }
 }
 
-/// How many of its first steps a trajectory was given.
+/// Returns the number of steps that a trajectory was given.
 pub fn given_steps(sampling: &Sampling) -> usize {
     let given = sampling.settings().get(GIVEN).and_then(Value::as_u64);
     given.and_then(|given| usize::try_from(given).ok()).unwrap_or(0)

@@ -1,14 +1,14 @@
-//! How is a step's code written in formats whose actions are calls of tools, and how does a call become code?
+//! Converts between a step's code and a tool call, for formats whose actions are tool calls.
 
 use serde_json::{Value, json};
 
 use crate::action::call::cell_of_json;
 use crate::action::json::Json;
 
-/// Name of the tool that runs a step's code, in formats where actions are calls.
+/// The name of the tool that runs a step's code.
 pub const PYTHON: &str = "python";
 
-/// That tool, as OpenAI's protocol describes tools.
+/// Returns the tool's description in OpenAI's protocol.
 pub fn python_tool() -> Value {
     let code = json!({"type": "string", "description": "Python code. Variables stay from call to call."});
     let parameters = json!({"type": "object", "properties": {"code": code}, "required": ["code"]});
@@ -16,7 +16,7 @@ pub fn python_tool() -> Value {
     json!({"type": "function", "function": {"name": PYTHON, "description": description, "parameters": parameters}})
 }
 
-/// A call of a tool as code. A call that cannot be written as Python is kept as it was.
+/// Returns a tool call as code. A call that cannot be written in Python is kept as text.
 pub fn call_code(name: &str, arguments: &Json) -> String {
     cell_of_json(name, arguments).unwrap_or_else(|| format!("{name}({})", arguments.literal()))
 }

@@ -1,17 +1,17 @@
-//! The logs of the paper's own code (Nardien/agent-distillation): a line of JSON for each question.
+//! The logs of the paper's own code (Nardien/agent-distillation): one line of JSON for each question.
 //!
-//! - An agent's: `model_id`, `question`, `generated_answer`, `true_answer`, `log_data`, `cost`, and `score` once graded.
-//!   `log_data` (on the hub a string of JSON; null where the run failed, and `error` says why) has `messages`, what
-//!   smolagents' memory says, and `metadata`. Messages have the roles `system`, `user`, `assistant`, `tool-call` and
-//!   `tool-response`; their contents are lists of `{type: "text", text}`.
-//! - A chain of thought's: the task's own `id`, `question`, `answer`, `dataset_name`, then `generated_answer`, `messages`,
-//!   `response`, `input_tokens`, `output_tokens`, `score`.
+//! - A record of an agent has `model_id`, `question`, `generated_answer`, `true_answer`, `log_data` and `cost`, and
+//!   `score` after grading. `log_data` contains `messages` (smolagents' memory) and `metadata`. On the hub it is JSON
+//!   in a string. If the run failed it is null, and `error` gives the reason. Messages have the roles `system`, `user`,
+//!   `assistant`, `tool-call` and `tool-response`, and their contents are lists of `{type: "text", text}`.
+//! - A record of a chain of thought has the task's `id`, `question`, `answer` and `dataset_name`, and then
+//!   `generated_answer`, `messages`, `response`, `input_tokens`, `output_tokens` and `score`.
 //!
-//! When the steps were used up, only the last conversation of `original_memory` has the model's last word, a final answer
-//! as text.
+//! If an agent ran out of steps, its last message, a final answer as text, is only in the last conversation of
+//! `original_memory`.
 //!
-//! Source: its `exps_research/unified_framework` and `train_utils/preprocess.py`. What is not read: plans, and `cost`. Left
-//! out when written: all but the winner of each step, token ids.
+//! Source: `exps_research/unified_framework` and `train_utils/preprocess.py` of that repository. Not read: plans and
+//! `cost`. Not written: candidates other than the winner of each step, token ids.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ struct Memory {
     steps: Vec<MemoryStep>,
 }
 
-/// Empty but for a plan, and for a last word.
+/// A step of the memory. Its messages are empty, except for a plan and for the last message of an agent out of steps.
 #[derive(Deserialize)]
 struct MemoryStep {
     #[serde(default)]

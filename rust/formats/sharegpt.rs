@@ -1,12 +1,12 @@
-//! ShareGPT, as LLaMA-Factory reads it (`formatting: sharegpt`).
+//! ShareGPT, as read by LLaMA-Factory (`formatting: sharegpt`).
 //!
 //! A record has `conversations`, a list of `{from, value}`, and may have `system`, `tools` (JSON in a string) and `id`.
-//! Odd turns are `human` or `observation`, even ones `gpt` or `function_call`, and the last is one of the latter. A
-//! `function_call` is JSON, `{"name", "arguments"}` or a list of such, behind an optional `<think>...</think>`. Source:
-//! LLaMA-Factory's `data/converter.py` and `data/formatter.py`.
+//! Odd turns are `human` or `observation`. Even turns are `gpt` or `function_call`, and the last turn is one of these.
+//! A `function_call` is JSON, `{"name", "arguments"}` or a list of such objects, after an optional
+//! `<think>...</think>`. Source: LLaMA-Factory's `data/converter.py` and `data/formatter.py`.
 //!
-//! Written: a step with code is a `function_call` of the tool `python`, its Thought between `<think>` tags; any other
-//! step is `gpt`. Left out: all but the winner of each step.
+//! A step with code is written as a `function_call` of the tool `python`, with its Thought between `<think>` tags. Any
+//! other step is written as `gpt`. Not written: candidates other than the winner of each step.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ impl Record {
     }
 }
 
-/// Says a `function_call`.
+/// Adds a `function_call` to the conversation.
 fn call(conversation: &mut Conversation, value: &str) -> Result<(), String> {
     let (thought, json) = match value.trim_start().strip_prefix(THINK.0).and_then(|rest| rest.split_once(THINK.1)) {
         Some((thought, json)) => (thought.trim(), json),

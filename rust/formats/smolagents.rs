@@ -1,15 +1,16 @@
 //! smolagents' memory: the steps of one run.
 //!
-//! A run is a list of steps, as `agent.memory.get_full_steps()` gives it, or the object around it that
-//! `RunResult.dict()` gives (`output`, `state`, `steps`, `token_usage`, `timing`). A step has `system_prompt`, or `task`, or
-//! a `plan`, or is an ActionStep: `step_number`, `timing`, `model_output`, `code_action`, `tool_calls` (`{id, type, function}`),
-//! `observations`, `error`, `action_output`, `token_usage`, `is_final_answer`. Source: smolagents 1.26, `memory.py`, `agents.py`.
+//! A run is a list of steps, as returned by `agent.memory.get_full_steps()`, or the object around it that
+//! `RunResult.dict()` returns (`output`, `state`, `steps`, `token_usage`, `timing`). A step has a `system_prompt`, a
+//! `task` or a `plan`, or is an ActionStep: `step_number`, `timing`, `model_output`, `code_action`, `tool_calls`
+//! (`{id, type, function}`), `observations`, `error`, `action_output`, `token_usage`, `is_final_answer`. Source:
+//! smolagents 1.26, `memory.py` and `agents.py`.
 //!
-//! Code and calls are the step's own, with what the model wrote before them as the Thought; where they are no part of what
-//! it wrote, as a ToolCallingAgent's, they are its action all the same.
+//! The action is the step's own code or calls, and the Thought is the model's text before them. This also holds if the
+//! model's text does not contain the action, as with a ToolCallingAgent.
 //!
-//! What is not read: `model_input_messages`, which repeat the steps before, images, and what managed agents did within
-//! a step. Left out when written: all but the winner of each step, token ids.
+//! Not read: `model_input_messages` (which repeat earlier steps), images, and the work of managed agents within a step.
+//! Not written: candidates other than the winner of each step, token ids.
 
 use std::sync::LazyLock;
 
@@ -29,7 +30,7 @@ use crate::action::{Action, ActionFormat, Parsed, parse_action};
 use crate::observation::ObservationKind;
 use crate::trajectory::{Outcome, Trajectory};
 
-/// The error of the step in which an agent that is out of steps answers.
+/// The error of the step in which an agent that is out of steps gives its answer.
 const MAX_STEPS: &str = "AgentMaxStepsError";
 
 #[derive(Default, Deserialize)]
@@ -78,7 +79,7 @@ struct Step {
     is_final_answer: bool,
 }
 
-/// Of the model's message only the calls that it asked for: where one failed, the step does not have them.
+/// The calls in the model's message. The step itself does not have them if one of them failed.
 #[derive(Deserialize)]
 struct Message {
     #[serde(default)]
@@ -140,7 +141,7 @@ impl Step {
             return;
         }
         if self.step_number.is_none() {
-            return; // the FinalAnswerStep, whose output the step before it has
+            return; // the FinalAnswerStep; the step before it has the output
         }
         let is_last_word = self.error.as_ref().is_some_and(|error| error.kind.0.as_deref() == Some(MAX_STEPS));
         let said = self.model_output.0.unwrap_or_default();
@@ -149,7 +150,7 @@ impl Step {
         let code = self.code_action.0.unwrap_or_else(|| code_of(calls.iter().map(|call| &call.function)));
         let seconds = self.timing.duration.unwrap_or(0.0);
         let turn = if is_last_word && said.is_empty() {
-            // Out of steps, the agent is asked once more for its answer.
+            // An agent that is out of steps is asked once more for its answer.
             conversation.metadata.outcome = conversation.metadata.outcome.or(Some(Outcome::OutOfSteps));
             conversation.metadata.answer = conversation.metadata.answer.take().or(self.action_output.0.clone());
             conversation.turn(self.action_output.0.clone().unwrap_or_default())
@@ -179,21 +180,21 @@ impl Step {
     }
 }
 
-/// Whether this is the action of what the model wrote.
+/// Returns whether the model's text contains this code as its action.
 fn acts(said: &str, code: &str) -> bool {
     let parsed = parse_action(said, ActionFormat::Code);
     matches!(parsed, Parsed::Action(Action { code: Some(read), .. }) if read.trim() == code.trim())
 }
 
-/// What the model wrote before its action: a ToolCallingAgent's call is JSON after `Action:`, a CodeAgent's with structured
-/// output is an object with its thought, and code may stand in tags of the agent's own.
+/// Returns the model's text before its action. A ToolCallingAgent's call is JSON after `Action:`. A CodeAgent with
+/// structured output writes an object that includes its thought. Code may also be in tags that the agent defines.
 fn thought(said: &str, code: &str) -> String {
     if let Some(Json::Object(fields)) = Json::read(said.trim()) {
         let thought = fields.iter().find(|(name, _)| name == "thought");
         return thought.and_then(|(_, thought)| thought.as_text()).unwrap_or_default().to_owned();
     }
     let before = match parse_action(said, ActionFormat::Code) {
-        Parsed::Action(Action { thought, code: Some(_), .. }) => return thought, // of code that the agent mended
+        Parsed::Action(Action { thought, code: Some(_), .. }) => return thought, // for code that the agent corrected
         _ => said.find(code.trim()).map(|at| &said[..at]),
     };
     if let Some(before) = before {

@@ -1,4 +1,4 @@
-//! A connection that fails when its client does not take what is written within a time: hyper waits for it for ever.
+//! A connection that fails if its client does not read written data in time. hyper alone would wait forever.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
@@ -14,7 +14,8 @@ pub(super) struct WriteTimeout {
     stream: TcpStream,
     timeout: Duration,
     deadline: Pin<Box<Sleep>>,
-    /// Whether the client has been waited for since the last flush. Hyper flushes when all of an answer is written.
+    /// Whether the server has waited for the client since the last flush. hyper flushes when it has written a whole
+    /// answer.
     waiting: bool,
 }
 

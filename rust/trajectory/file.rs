@@ -1,12 +1,11 @@
-//! How is a trajectory file written, so that none is lost or written twice?
+//! Writes files of trajectories such that none is lost or written twice.
 //!
-//! A file begins with a header line, `{"agentdistill": "trajectories", "version": 1, "run": {...}}`; every other line
-//! is one [`Trajectory`]. A line is whole or it is not there: the [`TrajectoryWriter`] syncs whole lines. A killed writer
-//! can leave an unfinished last line, which readers leave out and the next writer cuts off. A writer changes no byte of a
-//! file that does not begin with a header of its own run. Files of all versions up to ours can be read; a newer one is
-//! refused.
+//! A file starts with a header line, `{"agentdistill": "trajectories", "version": 1, "run": {...}}`. Every other line
+//! is one [`Trajectory`]. The [`TrajectoryWriter`] writes and syncs whole lines. A killed writer can leave an
+//! unfinished last line; readers skip it, and the next writer removes it. A writer changes a file only if it starts
+//! with a header of the writer's own run. All versions up to the current one can be read, and newer ones are refused.
 //!
-//! Not here: reading trajectories from files, which come in other formats too ([`crate::formats`]).
+//! This module does not read trajectories from files, because files also come in other formats ([`crate::formats`]).
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -23,11 +22,11 @@ use crate::file_lock::FileLock;
 use crate::json;
 use crate::threads;
 
-/// The `run` of a file's header, as JSON; `None` when it has no header.
+/// Returns the `run` of a file's header as JSON, or `None` if the file has no header.
 ///
 /// # Errors
 ///
-/// [`Error::Io`]; [`Error::Trajectory`] for a header of a newer version, or of something else than trajectories.
+/// [`Error::Io`]; [`Error::Trajectory`] for a header of a newer version, or of another kind of file.
 pub fn read_header(path: &Path) -> Result<Option<String>> {
     let mut records = Records::lines(path)?;
     let first = records.next_block()?.then(|| records.get(0)).filter(|first| first.line == 1);
@@ -35,27 +34,27 @@ pub fn read_header(path: &Path) -> Result<Option<String>> {
     Ok(header.map(|header| Value::Object(header.run).to_string()))
 }
 
-/// Appends trajectories durably. One writer a file, each task once.
+/// Appends trajectories durably. A file has one writer, and each task occurs once.
 #[derive(Debug)]
 pub struct TrajectoryWriter {
     path: PathBuf,
     file: File,
-    /// Bytes of whole lines.
+    /// The size of all whole lines in bytes.
     length: u64,
     done: HashSet<String>,
-    /// Whether part of a line may be at the end of the file: nothing may follow it.
+    /// Whether the file may end in a partial line. Nothing may be written after it.
     broken: bool,
     _lock: FileLock,
 }
 
 impl TrajectoryWriter {
-    /// Opens or creates the file for a run (its settings, a JSON object), and cuts off what a killed writer left. A file
-    /// that is refused keeps every byte.
+    /// Opens or creates the file for a run, and removes what a killed writer left. `run` holds the run's settings as a
+    /// JSON object. A file that is refused is not changed.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; [`Error::Argument`] when `run` is no JSON object; [`Error::Trajectory`] when another writer has
-    /// the file, when it belongs to another run, or when it holds something else than trajectories.
+    /// [`Error::Io`]; [`Error::Argument`] if `run` is not a JSON object; [`Error::Trajectory`] if another writer has
+    /// the file open, or if the file belongs to another run or does not contain trajectories.
     pub fn open(path: &Path, run: &str) -> Result<Self> {
         let run: Map<String, Value> = json::parse(run.as_bytes())
             .map_err(|error| Error::Argument(format!("run is not a JSON object: {error}")))?;
@@ -88,17 +87,18 @@ impl TrajectoryWriter {
         Ok(writer)
     }
 
-    /// Task ids in the file.
+    /// Returns the task ids in the file.
     pub fn done(&self) -> &HashSet<String> {
         &self.done
     }
 
-    /// Writes them, whole and synced to disk.
+    /// Writes the trajectories as whole lines and syncs them to disk.
     ///
     /// # Errors
     ///
-    /// [`Error::Argument`] when one's task is in the file already, or twice among them: then none is written.
-    /// [`Error::Io`], a full disk for one: then those before the first for which there was no room are.
+    /// [`Error::Argument`] if a task is already in the file, or occurs twice among `trajectories`; nothing is written
+    /// then. [`Error::Io`], for example if the disk is full; the trajectories before the first one that did not fit are
+    /// written then.
     pub fn append(&mut self, trajectories: &[&Trajectory]) -> Result<()> {
         let mut new = HashSet::new();
         for trajectory in trajectories {
@@ -119,7 +119,7 @@ impl TrajectoryWriter {
         Ok(())
     }
 
-    /// All of it or nothing.
+    /// Writes all lines or none.
     fn write(&mut self, lines: &str) -> Result<()> {
         if self.broken {
             let message =
@@ -136,8 +136,8 @@ impl TrajectoryWriter {
     }
 }
 
-/// Whether the file is empty, or the beginning of a header and nothing else: its writer was killed before the first line was
-/// whole.
+/// Returns whether the file is empty or contains only the start of a header. Its writer was then killed before the
+/// first line was complete.
 fn is_unfinished_header(file: &File) -> std::io::Result<bool> {
     let mut start = Vec::new();
     file.take(1 << 20).read_to_end(&mut start)?;
@@ -168,7 +168,7 @@ impl Header {
         serde_json::to_string(self).expect("a header is always JSON") + "\n"
     }
 
-    /// Reads the line, when it is a header.
+    /// Parses the line if it is a header.
     fn read(line: &[u8], path: &Path, number: u64) -> Result<Option<Self>> {
         if !line.starts_with(Self::START) {
             return Ok(None);
@@ -202,7 +202,7 @@ impl Header {
     }
 }
 
-/// What a writer needs to know of a line.
+/// The fields of a line that a writer needs.
 #[derive(Deserialize)]
 struct TaskId {
     #[serde(rename = "version", deserialize_with = "known_version")]
@@ -210,31 +210,31 @@ struct TaskId {
     task_id: String,
 }
 
-/// The first line of a file of trajectories: `run` is a JSON object.
+/// Returns the first line of a file of trajectories. `run` becomes a JSON object.
 pub(crate) fn header_line(run: Map<String, Value>) -> String {
     Header::new(run).to_line()
 }
 
-/// Whether the line is a header.
+/// Returns whether the line is a header.
 pub(crate) fn is_header(line: &[u8], place: (&Path, u64)) -> Result<bool> {
     Ok(Header::read(line, place.0, place.1)?.is_some())
 }
 
-/// What a writer finds in a file.
+/// The content that a writer finds in a file.
 struct Content {
     header: Option<Header>,
     done: HashSet<String>,
-    /// Bytes up to the end of the last whole line.
+    /// The number of bytes up to the end of the last whole line.
     whole: u64,
-    /// Whether that line lacks its newline, as when a person wrote it.
+    /// Whether that line lacks its newline, for example in a file edited by hand.
     open_ended: bool,
 }
 
-/// What a line is.
+/// The kind of a line.
 enum Line {
     Task(TaskId),
     Header(Header),
-    /// The last line, which a killed writer left.
+    /// The last line, left unfinished by a killed writer.
     Unfinished,
 }
 
@@ -281,13 +281,13 @@ impl Line {
     }
 }
 
-/// Whether this is a last line that was not written to its end: JSON that breaks off, or holds the zeros that a power cut can
-/// leave.
+/// Returns whether this is a last line that was not fully written: JSON that ends early, or zeros that a power failure
+/// can leave.
 pub(crate) fn is_unfinished<T: de::DeserializeOwned>(line: &[u8]) -> bool {
     !line.ends_with(b"\n") && (line.contains(&0) || json::parse::<T>(line).is_err_and(|error| error.is_unfinished))
 }
 
-/// So that the file's name, too, survives a power cut.
+/// Syncs the folder, so that the file's name also survives a power failure.
 pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).at(folder)

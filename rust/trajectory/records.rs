@@ -1,6 +1,7 @@
-//! Files of JSON records, a block at a time: a record a line, a list of records, or records one after another.
+//! Finds the records of a JSON file, one block at a time: one record for each line, a list of records, or records one
+//! after another.
 //!
-//! What is cut here is not parsed: that is for whoever has several cores. A file may be compressed.
+//! Records are only located here. They are parsed elsewhere, on all cores. A file may be compressed.
 
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
@@ -13,18 +14,18 @@ use crate::error::{AtPath, Error, Result};
 use crate::text_file::TextFile;
 use crate::threads;
 
-/// Read at once for each thread: what comes of it fits into a core's cache, so that it is still there when it is used and
-/// freed.
+/// The number of bytes read at once for each thread. The data parsed from them fits into a core's cache, so it is still
+/// cached when it is used and freed.
 const BLOCK: usize = 256 << 10;
 
-/// Bytes of one record at most: records are read whole, and a compressed file may hide one of any size.
+/// The maximum size of a record in bytes. Records are read whole, and a compressed file can contain one of any size.
 const MAX_RECORD: usize = 64 << 20;
 
-/// Where records are in a file.
+/// How a file is divided into records.
 #[derive(Clone, Copy, PartialEq)]
 enum Cut {
     Lines,
-    /// JSON values one after another, over any number of lines.
+    /// JSON values one after another. Each may span several lines.
     Values,
     /// The elements of a list.
     Elements,
@@ -34,20 +35,20 @@ enum Cut {
 pub struct Records {
     path: PathBuf,
     file: TextFile,
-    /// What is read of the file: text that was given out, then the beginning of what comes next, then room.
+    /// The data read from the file: the current block, then the start of the next one, then free space.
     buffer: Vec<u8>,
     given: usize,
     end: usize,
-    /// Where each record of the block is in what is given, and its line.
+    /// The range of each record of the block in the buffer, and its line number.
     block: Vec<(Range<usize>, u64)>,
-    /// Whether the block's last record may lack its end.
+    /// Whether the last record of the block may be incomplete.
     torn: bool,
     line: u64,
     cut: Cut,
     scan: Scan,
 }
 
-/// One of them. `torn`: the file ends right after it, without a newline.
+/// A record. `torn` is set if the file ends right after it, without a newline.
 pub struct Record<'a> {
     pub json: &'a [u8],
     pub line: u64,
@@ -55,11 +56,12 @@ pub struct Record<'a> {
 }
 
 impl Records {
-    /// Opens a file. `is_one` says of a list's first element whether the list is one record, not one of records.
+    /// Opens a file. `is_one` gets a list's first element, and returns whether the list itself is one record rather
+    /// than a list of records.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Io`]; [`crate::Error::Trajectory`] for a table.
+    /// [`crate::Error::Io`]; [`crate::Error::Trajectory`] if the file is a table.
     pub fn open(path: &Path, is_one: impl Fn(&[u8]) -> bool) -> Result<Self> {
         let mut records = Self::lines(path)?;
         if let Some(kind) = table(&records.buffer[..records.end]) {
@@ -70,7 +72,7 @@ impl Records {
         Ok(records)
     }
 
-    /// Opens a file with a record a line.
+    /// Opens a file with one record for each line.
     ///
     /// # Errors
     ///
@@ -108,11 +110,11 @@ impl Records {
         self.file.bytes_read()
     }
 
-    /// Goes on to the next block of records. False at the end.
+    /// Advances to the next block of records. Returns false at the end of the file.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Io`]; [`crate::Error::Trajectory`] for a record that is too long.
+    /// [`crate::Error::Io`]; [`crate::Error::Trajectory`] if a record is too long.
     pub fn next_block(&mut self) -> Result<bool> {
         self.block.clear();
         loop {
@@ -137,12 +139,12 @@ impl Records {
         }
     }
 
-    /// How many records the block has.
+    /// Returns the number of records in the block.
     pub fn len(&self) -> usize {
         self.block.len()
     }
 
-    /// A record of the block.
+    /// Returns a record of the block.
     pub fn get(&self, index: usize) -> Record<'_> {
         let (range, line) = &self.block[index];
         Record { json: &self.buffer[range.clone()], line: *line, torn: self.torn && index + 1 == self.block.len() }
@@ -155,9 +157,9 @@ impl Records {
         self.given = 0;
     }
 
-    /// Whether there was more to read.
+    /// Reads more data. Returns whether there was any.
     fn read(&mut self) -> Result<bool> {
-        // A record that is longer than a block is looked at again with each: as much again, so that this is not often.
+        // A record longer than a block is scanned again after each read, so the buffer doubles to keep this rare.
         let more = (BLOCK * threads::count()).max(self.end.min(MAX_RECORD));
         let before = self.end;
         self.buffer.resize(self.buffer.len().max(before + more), 0);
@@ -173,7 +175,7 @@ impl Records {
     }
 }
 
-/// Finds the records of whole lines, and returns how much of the text that is.
+/// Finds the records in whole lines, and returns the length of these lines.
 fn lines(text: &[u8], line: &mut u64, found: &mut Vec<(Range<usize>, u64)>, ended: bool) -> usize {
     let mut start = 0;
     let ends = memchr_iter(b'\n', text).map(|newline| newline + 1);
@@ -187,7 +189,7 @@ fn lines(text: &[u8], line: &mut u64, found: &mut Vec<(Range<usize>, u64)>, ende
     start
 }
 
-/// Which kind of table begins so.
+/// Returns the kind of table that starts with these bytes.
 fn table(start: &[u8]) -> Option<&'static str> {
     match start {
         [b'P', b'A', b'R', b'1', ..] => Some("Parquet"),
@@ -212,18 +214,19 @@ fn find_cut(text: &[u8], is_one: impl Fn(&[u8]) -> bool) -> Cut {
     if is_whole || is_several { Cut::Lines } else { Cut::Values }
 }
 
-/// Where one is in JSON that is looked at piece by piece.
+/// The state of a scan through JSON that arrives in pieces.
 #[derive(Default)]
 struct Scan {
     at: usize,
     depth: usize,
     in_string: bool,
-    /// Of the record that one is in, and its line.
+    /// The start of the current record, and its line number.
     start: Option<(usize, u64)>,
 }
 
 impl Scan {
-    /// Goes on to the end of `text`; adds the records that begin at `level` brackets. Returns how much of it is done with.
+    /// Scans to the end of `text`, and adds the records that start inside `level` brackets. Returns the number of bytes
+    /// that are no longer needed.
     fn find(
         &mut self,
         text: &[u8],
@@ -237,7 +240,7 @@ impl Scan {
             self.at += 1;
             if self.in_string {
                 match byte {
-                    b'\\' => self.at += 1, // past the escaped one, whatever it is
+                    b'\\' => self.at += 1, // skip the escaped character, whatever it is
                     b'"' => self.in_string = false,
                     b'\n' => *line += 1,
                     _ => {}
@@ -251,7 +254,7 @@ impl Scan {
                     self.depth += usize::from(byte == b'[');
                 }
                 b',' if self.depth == level && level > 0 => {
-                    // After a scalar, which is no record, and will be said to be none.
+                    // A scalar ends here. It is not a valid record, and will be reported later.
                     found.extend(self.start.take().map(|(start, line)| (start..here, line)));
                 }
                 b']' if self.depth == level && level > 0 => {
@@ -267,7 +270,7 @@ impl Scan {
                 b']' | b'}' => {
                     self.depth = self.depth.saturating_sub(1);
                     if self.start.is_none() {
-                        self.start = Some((here, *line)); // one too many
+                        self.start = Some((here, *line)); // a surplus closing bracket
                     }
                     if self.depth <= level {
                         found.extend(self.start.take().map(|(start, line)| (start..self.at, line)));
@@ -285,7 +288,7 @@ impl Scan {
             let open = self.depth > 0;
             match self.start.take() {
                 Some((start, line)) => found.push((start..text.len(), line)),
-                None if open => found.push((text.len()..text.len(), *line)), // a list that does not end
+                None if open => found.push((text.len()..text.len(), *line)), // a list without an end
                 None => {}
             }
             self.depth = 0;
@@ -294,7 +297,7 @@ impl Scan {
         self.start.map_or(text.len(), |(start, _)| start)
     }
 
-    /// The text is now without so many of its first bytes.
+    /// Adjusts positions after that many bytes were removed from the start of the text.
     fn moved(&mut self, bytes: usize) {
         self.at -= bytes.min(self.at);
         if let Some((start, _)) = &mut self.start {
