@@ -1,6 +1,7 @@
-//! The Python module `agentdistill._core`: converts, lets go of the GIL, maps errors. No logic of its own.
+//! The Python module `agentdistill._core`. It converts values, releases the GIL and maps errors; it has no logic of its
+//! own.
 //!
-//! `python/agentdistill/_core.pyi` is its contract, checked by stubtest. Nothing in the core imports this.
+//! `python/agentdistill/_core.pyi` is its interface, checked by stubtest. No other module of the core imports this one.
 
 mod action;
 mod observation;
@@ -95,7 +96,7 @@ impl From<Error> for PyErr {
         let message = error.to_string();
         match error {
             Error::Argument(_) => PyValueError::new_err(message),
-            // OSError picks its own subclass (FileNotFoundError, ...) by the number.
+            // OSError selects its own subclass (FileNotFoundError, ...) from the number.
             Error::Io { path, source } => match source.raw_os_error() {
                 Some(number) => {
                     let reason = source.to_string();
@@ -111,8 +112,8 @@ impl From<Error> for PyErr {
     }
 }
 
-/// Runs the core's `work` without the GIL. A panic in it is a fault of ours: it becomes an AgentDistillError, since
-/// `except Exception` misses PyO3's PanicException.
+/// Runs `work` of the core without the GIL. A panic in it is a bug in agentdistill. It becomes an AgentDistillError,
+/// because `except Exception` does not catch PyO3's PanicException.
 fn without_gil<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
     py.detach(|| catch_unwind(AssertUnwindSafe(work))).map_err(|panic| {
         let message = panic_message(&*panic);
@@ -120,7 +121,7 @@ fn without_gil<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyRe
     })
 }
 
-/// Text in which any Python string fits: a lone surrogate, which UTF-8 cannot say, becomes U+FFFD, one for one.
+/// A text from any Python string. Each lone surrogate, which UTF-8 cannot encode, becomes one U+FFFD.
 #[derive(Default)]
 struct AnyText(String);
 
@@ -138,7 +139,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for AnyText {
     }
 }
 
-/// The same, of a string that Python keeps as long.
+/// Converts like [`AnyText`], but borrows from the Python string where possible.
 fn any_text<'a>(text: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, str>> {
     if let Ok(text) = text.to_str() {
         return Ok(text.into());
@@ -152,7 +153,7 @@ fn any_text<'a>(text: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, str>> {
     Ok(String::from_utf8_lossy(&bytes).into_owned().into())
 }
 
-/// Enums that Python knows as `Literal` strings, spelled as in JSON.
+/// Implements the conversions for enums that are `Literal` strings in Python, with the same names as in JSON.
 macro_rules! literals {
     ($($kind:ty),*) => {$(
         impl<'py> IntoPyObject<'py> for $kind {
@@ -191,7 +192,7 @@ fn compat(name: Option<&str>) -> PyResult<Option<Compat>> {
     }
 }
 
-/// For `__repr__`: the beginning of a text, in quotes.
+/// For `__repr__`: returns the start of a text, in quotes.
 fn short(text: &str) -> String {
     const MAX_CHARS: usize = 60;
     match text.char_indices().nth(MAX_CHARS) {
@@ -200,7 +201,7 @@ fn short(text: &str) -> String {
     }
 }
 
-/// For `__repr__`: `, name="..."`, when there is something.
+/// For `__repr__`: returns `, name="..."`, or nothing if the text is absent or empty.
 fn field(name: &str, text: Option<&str>) -> String {
     text.filter(|text| !text.is_empty()).map(|text| format!(", {name}={}", short(text))).unwrap_or_default()
 }

@@ -8,17 +8,18 @@ use crate::action::{Action, ActionFormat, ParseFailure, ParseFailureKind, Parsed
 use crate::observation::Observation;
 use crate::vote::Vote;
 
-/// What a completion wants to do. Total: any string gives an Action or a ParseFailure.
+/// Parse a completion. Total: any string gives an Action or a ParseFailure. A tool call becomes the code that makes it.
 #[pyfunction]
 #[pyo3(signature = (completion, format = ActionFormat::Code), text_signature = "(completion, format='code')")]
 pub fn parse_action(py: Python<'_>, completion: &Bound<'_, PyString>, format: ActionFormat) -> PyResult<Parsed> {
-    const LONG: usize = 1 << 14; // bytes that take longer than to let others have the GIL and to get it back
+    const LONG: usize = 1 << 14; // bytes; a shorter text is parsed faster than the GIL is released and taken again
     let completion = any_text(completion)?;
     let parse = || crate::action::parse_action(&completion, format);
     if completion.len() < LONG { Ok(parse()) } else { without_gil(py, parse) }
 }
 
-/// The majority over what candidates did; failures have no vote. ``compat="reference"`` votes as the paper's code.
+/// Majority vote over the candidates' outcomes; failed candidates have no vote. ``compat="reference"`` votes as the
+/// paper's code does.
 #[pyfunction]
 #[pyo3(signature = (observations, *, compat = None))]
 pub fn vote(py: Python<'_>, observations: Vec<Candidate>, compat: Option<&str>) -> PyResult<Vote> {
@@ -26,11 +27,11 @@ pub fn vote(py: Python<'_>, observations: Vec<Candidate>, compat: Option<&str>) 
     without_gil(py, || crate::vote::vote(observations.iter().map(Candidate::observation), compat))
 }
 
-/// A candidate as a vote sees it: what its code did, or that it did not parse.
+/// A candidate of a vote: the observation of its code, or the failure to parse it.
 #[derive(FromPyObject)]
 pub enum Candidate {
     Ran(Py<Observation>),
-    #[allow(dead_code)] // that it is one is all that matters
+    #[allow(dead_code)] // only the variant matters, not its content
     Failed(Py<ParseFailure>),
 }
 

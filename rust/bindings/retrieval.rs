@@ -12,10 +12,11 @@ use super::{AnyText, RetrievalError, compat, short, without_gil};
 use crate::retrieval::{Bm25Builder, Bm25Index, BuildOptions, Fields, Id, JsonlFile, Parameters, Passage};
 use crate::search_tool::{self, SearchTool};
 
-/// Passages indexed between two looks at Python: its progress callback, its signals.
+/// The number of passages indexed between two calls into Python (the progress callback, and a check for signals).
 const BATCH: usize = 10_000;
 
-/// BM25 over passages on disk. A query is a bag of words: any string is a valid one, of which 1,024 distinct words count.
+/// BM25 over passages on disk. Any string is a valid query: a bag of words, of which the first 1,024 distinct ones
+/// count.
 #[pyclass(frozen, name = "Bm25Index", module = "agentdistill._core")]
 pub struct PyBm25Index(pub Arc<Bm25Index>);
 
@@ -24,10 +25,10 @@ impl PyBm25Index {
     /// Index passages: an iterable of ``(id, title, text)`` or of dicts with ``id|_id``, ``title``, ``text`` (or
     /// ``contents``); or files and folders of them, which ``agentdistill.files.corpus`` reads.
     ///
-    /// A title counts ``title_weight`` times. ``progress`` is called now and then with the number of passages indexed and, for files, the share of them that
-    /// has been read, 0 to 1. The index appears at ``path`` only when complete. Raises RetrievalError (with file and
-    /// line for a bad line; for a path that exists), ValueError for a language that is not known, a title that does not
-    /// count, or under 64 MB of memory.
+    /// The words of a title count ``title_weight`` times. ``progress`` is called from time to time with the number of
+    /// passages indexed and, for files, the fraction read, 0 to 1. The index appears at ``path`` only when it is
+    /// complete. Raises RetrievalError for a bad line (with file and line) and for an existing path, ValueError for an
+    /// unknown language, a ``title_weight`` that is not positive, or less than 64 MB of memory.
     #[staticmethod]
     #[pyo3(signature = (
         passages, path, *, language = "english", title_weight = 1, overwrite = false, skip_bad = false, memory_mb = 1024, progress = None
@@ -69,38 +70,38 @@ impl PyBm25Index {
         Ok(Self(Arc::new(without_gil(py, || builder.finish())??)))
     }
 
-    /// Open an index, to be searched with these parameters of BM25: ``k1`` from 0 to 100 (how slowly a repeated word
-    /// saturates), ``b`` from 0 to 1 (how much a long passage is held against it).
+    /// Open an index with the BM25 parameters ``k1`` (0 to 100: how much repetitions of a word count) and ``b`` (0 to
+    /// 1: how much long passages are penalized).
     ///
-    /// Raises RetrievalError when there is none, one of another version, or a damaged one; ValueError for parameters out of
-    /// range.
+    /// Raises RetrievalError if there is no index, or if it has another version or is damaged; ValueError for
+    /// parameters out of range.
     #[staticmethod]
     #[pyo3(signature = (path, k1 = 1.2, b = 0.75))]
     fn open(py: Python<'_>, path: PathBuf, k1: f32, b: f32) -> PyResult<Self> {
         Ok(Self(Arc::new(without_gil(py, || Bm25Index::open(&path, Parameters { k1, b }))??)))
     }
 
-    /// Verify every byte. Raises RetrievalError, which names the damaged files. An index of version 3 has no checksums, and
-    /// only a part of it is verified.
+    /// Verify every byte. Raises RetrievalError, which names the damaged files. An index of version 3 has no checksums,
+    /// so it is verified only in part.
     fn check(&self, py: Python<'_>) -> PyResult<()> {
         Ok(without_gil(py, || self.0.check())??)
     }
 
-    /// The ``k`` passages of highest score, best first.
+    /// Search, and return the ``k`` passages with the highest scores, best first.
     #[pyo3(signature = (query, k = 3))]
     fn search(&self, py: Python<'_>, query: AnyText, k: i64) -> PyResult<Vec<Passage>> {
         let k = natural(k)?;
         Ok(without_gil(py, || self.0.search(&query.0, k))??)
     }
 
-    /// ``search`` as text for a model to read: what a cell's ``web_search`` returns. ``compat``: "reference" is the form of
-    /// the paper's code.
+    /// Search, and return the passages as text for a model to read, as a cell's ``web_search`` does. ``compat``:
+    /// "reference" is the form of the paper's code.
     #[pyo3(signature = (query, k = 3, *, compat = None))]
     fn search_text(&self, py: Python<'_>, query: AnyText, k: i64, compat: Option<&str>) -> PyResult<String> {
         for_reading(self.search(py, query, k)?, compat)
     }
 
-    /// The index as a tool of the sandbox that returns ``k`` passages, at most 100, in the form of ``search_text``.
+    /// The index as a sandbox tool that returns ``k`` passages, at most 100, in the form of ``search_text``.
     #[pyo3(signature = (k = 3, *, compat = None))]
     fn tool(&self, k: i64, compat: Option<&str>) -> PyResult<PySearchTool> {
         let k = natural(k)?;
@@ -113,21 +114,21 @@ impl PyBm25Index {
         Ok(PySearchTool(Arc::new(SearchTool { index: self.0.clone(), k, compat: self::compat(compat)? })))
     }
 
-    /// ``search`` for many queries, in parallel on all cores.
+    /// Search for many queries in parallel on all cores.
     #[pyo3(signature = (queries, k = 3))]
     fn search_batch(&self, py: Python<'_>, queries: Vec<AnyText>, k: i64) -> PyResult<Vec<Vec<Passage>>> {
         let k = natural(k)?;
         Ok(without_gil(py, || self.0.search_batch(&queries, k))??)
     }
 
-    /// By its path: another process opens the same folder.
+    /// Pickle by path: the process that unpickles it opens the same folder.
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PathBuf, f32, f32))> {
         let Parameters { k1, b } = self.0.parameters();
         Ok((PyType::new::<Self>(py).getattr("open")?, (std::path::absolute(self.0.path())?, k1, b)))
     }
 
-    /// What is known of the index: ``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``,
-    /// ``analyzer``, ``title_weight``; and the parameters it is searched with, ``k1`` and ``b``.
+    /// ``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``, ``analyzer``, ``title_weight``, and
+    /// the search parameters ``k1`` and ``b``.
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let info = PyDict::new(py);
         let metadata = self.0.metadata();
@@ -168,30 +169,30 @@ impl Passage {
     }
 }
 
-/// A search that the sandbox does natively, without the GIL: what ``Bm25Index.tool`` gives.
+/// A search that the sandbox runs natively, without the GIL; returned by ``Bm25Index.tool``.
 #[pyclass(frozen, name = "SearchTool", module = "agentdistill._core")]
 pub struct PySearchTool(pub Arc<SearchTool>);
 
-/// Passages as text for a model to read, the best first: what a cell's ``web_search`` returns. ``compat``: "reference" is
-/// the form of the paper's code.
+/// Passages as text for a model to read, best first, as a cell's ``web_search`` returns them. ``compat``: "reference"
+/// is the form of the paper's code.
 #[pyfunction]
 #[pyo3(signature = (passages, *, compat = None))]
 pub fn for_reading(passages: Vec<Passage>, compat: Option<&str>) -> PyResult<String> {
     Ok(search_tool::for_reading(&passages, self::compat(compat)?))
 }
 
-/// Where passages come from.
+/// A source of passages.
 struct Source<'py> {
-    /// The file, if it is one.
+    /// The path, if the source is a file.
     path: Option<PathBuf>,
-    /// Size of the file, and how many passages those are.
+    /// The size of the file in bytes, and the number of passages in it.
     bytes: u64,
     rows: u64,
-    /// Without them, the file is one of JSON lines.
+    /// The passages. `None` for a file of JSON lines, which the core reads.
     passages: Option<Bound<'py, PyIterator>>,
 }
 
-/// An iterable is one source; of paths, agentdistill.files.corpus says what is there.
+/// Returns the sources of an argument. An iterable is one source; agentdistill.files.corpus finds the files of a path.
 fn sources<'py>(passages: &Bound<'py, PyAny>) -> PyResult<Vec<Source<'py>>> {
     let paths = match passages.extract::<PathBuf>() {
         Ok(path) => vec![path],
@@ -213,7 +214,8 @@ fn sources<'py>(passages: &Bound<'py, PyAny>) -> PyResult<Vec<Source<'py>>> {
 }
 
 impl Source<'_> {
-    /// Adds all there is; `tick` is told now and then how many are indexed, and how many bytes have been read.
+    /// Adds all passages of the source. `tick` is called from time to time with the number of passages indexed and of
+    /// bytes read.
     fn add_to(
         &self,
         builder: &mut Bm25Builder,
@@ -271,7 +273,7 @@ fn passage(item: &Bound<'_, PyAny>) -> Result<Passage, String> {
     }
 }
 
-/// What of a value matters: its text, or what else it is.
+/// Converts a value of a field. Only strings keep their content; other types are represented by an empty list.
 fn json(value: &Bound<'_, PyAny>) -> Json {
     if let Ok(text) = value.extract::<AnyText>() {
         Json::String(text.0)
@@ -282,12 +284,12 @@ fn json(value: &Bound<'_, PyAny>) -> Json {
     }
 }
 
-/// A string, or an integer of any size.
+/// Converts an id: a string, or an integer of any size.
 fn id_of(value: &Bound<'_, PyAny>) -> Id {
     if let Ok(text) = value.extract::<AnyText>() {
         return Id::Text(text.0);
     }
-    // Through __index__, so that numpy's integers are integers.
+    // Calls __index__, so that numpy's integers count as integers.
     let number = if value.is_instance_of::<PyBool>() { None } else { value.call_method0("__index__").ok() };
     match number.and_then(|number| number.str().ok()) {
         Some(digits) => Id::Text(digits.to_string()),
@@ -296,7 +298,7 @@ fn id_of(value: &Bound<'_, PyAny>) -> Id {
     }
 }
 
-/// The number that was meant: 1.2, not the 1.2000000476837158 that an ``f32`` holds.
+/// Returns the shortest decimal of an `f32`: 1.2 instead of 1.2000000476837158.
 fn decimal(number: f32) -> f64 {
     number.to_string().parse().unwrap_or(number.into())
 }

@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use super::retrieval::PyBm25Index;
 use crate::retrieval_server::RetrievalServer;
 
-/// An index over HTTP in the form of Search-R1's server: ``POST /retrieve``, ``GET /health``. It works on threads of its
-/// own until ``stop``, or the end of a ``with`` block.
+/// Serves an index over HTTP with the protocol of Search-R1's server: ``POST /retrieve``, ``GET /health``. It runs on
+/// its own threads until ``stop`` or the end of a ``with`` block.
 #[pyclass(frozen, name = "RetrievalServer", module = "agentdistill._core")]
 pub struct PyRetrievalServer {
     server: Mutex<RetrievalServer>,
@@ -18,7 +18,7 @@ pub struct PyRetrievalServer {
 
 #[pymethods]
 impl PyRetrievalServer {
-    /// Listen at ``host`` and ``port``; port 0 takes a free one. Raises OSError when that cannot be.
+    /// Listen at ``host`` and ``port``; port 0 selects a free port. Raises OSError if that fails.
     #[new]
     #[pyo3(signature = (index, host = "127.0.0.1", port = 8000))]
     fn new(py: Python<'_>, index: &Bound<'_, PyBm25Index>, host: &str, port: u16) -> PyResult<Self> {
@@ -39,7 +39,7 @@ impl PyRetrievalServer {
         format!("http://{address}")
     }
 
-    /// Take no more requests, and wait for those under way, at most 10 s.
+    /// Stop accepting requests, and wait at most 10 s for the running ones.
     fn stop(&self, py: Python<'_>) {
         py.detach(|| self.server.lock().unwrap_or_else(PoisonError::into_inner).stop());
     }

@@ -1,5 +1,5 @@
-//! Sandbox, State and Limits for Python. The GIL is released around everything that runs cells; a Python tool takes it
-//! for its own call, so nothing here waits while attached.
+//! Sandbox, State and Limits in Python. Everything that runs cells releases the GIL. A Python tool takes the GIL for
+//! its own call, so no function here may wait while it holds the GIL.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,8 +19,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PySandbox>()
 }
 
-/// What one cell may use: ``seconds`` of time (then TimeoutError is raised in it, and ``hard_seconds`` later it is killed),
-/// ``memory_mb`` MiB beyond the interpreter's own, ``stdout_chars`` characters of output, ``tool_calls`` calls of tools.
+/// Limits of one cell. After ``seconds`` the cell gets a TimeoutError; after ``hard_seconds`` more it is killed. It may
+/// use ``memory_mb`` MiB beyond the interpreter's own memory, print ``stdout_chars`` characters, and make
+/// ``tool_calls`` calls of tools.
 #[pyclass(frozen, eq, name = "Limits", module = "agentdistill._core")]
 #[derive(Clone, PartialEq)]
 struct PyLimits(Limits);
@@ -79,21 +80,21 @@ fn limits_or_default(limits: Option<&Bound<'_, PyLimits>>) -> Limits {
     limits.map_or_else(Limits::default, |limits| limits.get().0.clone())
 }
 
-/// An immutable value: the whole interpreter after some cells. Using it twice is a fork.
+/// An immutable value: the whole interpreter after some cells. To fork it, use it more than once.
 #[pyclass(frozen, name = "State", module = "agentdistill._core")]
 pub struct PyState(pub State);
 
 #[pymethods]
 impl PyState {
-    /// The State as bytes, for this build's guest: about 20 kB for a few variables, or what differs from ``base``.
+    /// Serialize the State: about 20 kB for a few variables. With a ``base``, only the difference to it.
     #[pyo3(signature = (base=None))]
     fn to_bytes<'py>(&self, py: Python<'py>, base: Option<&Bound<'_, PyState>>) -> PyResult<Bound<'py, PyBytes>> {
         let base = base.map(|base| &base.get().0);
         Ok(PyBytes::new(py, &without_gil(py, || self.0.to_bytes(base))?))
     }
 
-    /// The State that ``to_bytes`` gave with the same ``base``. Raises SandboxError when the bytes are damaged, of another
-    /// guest or base, or need more memory than ``limits`` allow.
+    /// Restore a State from ``to_bytes`` with the same ``base``. Raises SandboxError if the bytes are damaged, are of
+    /// another guest or base, or exceed ``limits``.
     #[staticmethod]
     #[pyo3(signature = (data, limits=None, *, base=None))]
     fn from_bytes(
@@ -102,7 +103,7 @@ impl PyState {
         limits: Option<&Bound<'_, PyLimits>>,
         base: Option<&Bound<'_, PyState>>,
     ) -> PyResult<Self> {
-        // Copied, since `data` is Python's and may only be read while attached.
+        // Copied, because `data` belongs to Python and may only be read while this thread holds the GIL.
         let (data, limits, base) = (data.to_vec(), limits_or_default(limits), base.map(|base| &base.get().0));
         Ok(Self(without_gil(py, || State::from_bytes(&data, base, &limits))??))
     }
@@ -118,10 +119,10 @@ impl PyState {
     }
 }
 
-/// Isolated CPython 3.14 (WASM). Thread-safe; a cell can reach its tools and nothing else.
+/// Isolated CPython 3.14 (WASM). Thread-safe. A cell can reach its tools and nothing else.
 ///
-/// ``tools``: name -> Bm25Index, or the tool that it gives (they answer natively, without the GIL), or a callable of JSON-able
-/// arguments.
+/// ``tools`` maps a name to a Bm25Index or a SearchTool (both run natively, without the GIL), or to a callable with
+/// JSON-able arguments.
 #[pyclass(frozen, name = "Sandbox", module = "agentdistill._core")]
 pub struct PySandbox(pub Arc<Sandbox>);
 
@@ -146,7 +147,7 @@ impl PySandbox {
         Ok(Self(Arc::new(without_gil(py, || Sandbox::new(named, limits, seed, threads))??)))
     }
 
-    /// Names of the packages that cells can import besides Python's standard library.
+    /// Packages that cells can import besides Python's standard library.
     #[classattr]
     fn packages(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
         PyTuple::new(py, Sandbox::PACKAGES)
@@ -164,14 +165,14 @@ impl PySandbox {
         PyState(self.0.initial().clone())
     }
 
-    /// Run one cell from ``state``; return what it did and the State after it. ``state`` stays as it is.
+    /// Run one cell from ``state``. Return its Observation and the State after it. ``state`` does not change.
     fn run(&self, py: Python<'_>, state: &Bound<'_, PyState>, code: AnyText) -> PyResult<(Observation, PyState)> {
         let mut results = self.run_cells(py, vec![(state.get().0.clone(), code.into())])?;
         let (observation, state) = results.pop().expect("a result for the cell");
         Ok((observation, PyState(state)))
     }
 
-    /// Run each cell from its own State, in parallel; the same State may stand in many.
+    /// Run each cell from its State, in parallel. Several cells may use the same State.
     fn run_many(&self, py: Python<'_>, cells: Vec<(Py<PyState>, AnyText)>) -> PyResult<Vec<(Observation, PyState)>> {
         let cells = cells.into_iter().map(|(state, code)| (state.get().0.clone(), code.into())).collect();
         let results = self.run_cells(py, cells)?;
@@ -185,7 +186,7 @@ impl PySandbox {
     }
 }
 
-/// Runs `work` without the GIL; it asks its argument whether a signal (Ctrl-C) wants it to end.
+/// Runs `work` without the GIL. `work` calls its argument to ask whether a signal (such as Ctrl-C) has arrived.
 fn until_signal<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(&(dyn Fn() -> bool + Sync)) -> crate::Result<T> + Send,
@@ -205,7 +206,7 @@ fn until_signal<T: Send>(
     }
 }
 
-/// What the sandbox calls for a tool given from Python: an index answers without the GIL.
+/// Returns the sandbox tool for a Python value. An index runs without the GIL.
 fn tool_of(name: &str, value: Bound<'_, PyAny>) -> PyResult<Arc<dyn Tool>> {
     if let Ok(index) = value.cast::<PyBm25Index>() {
         return Ok(Arc::new(SearchTool { index: index.get().0.clone(), k: SearchTool::K, compat: None }));
@@ -222,7 +223,7 @@ fn tool_of(name: &str, value: Bound<'_, PyAny>) -> PyResult<Arc<dyn Tool>> {
     Ok(Arc::new(PythonTool { callable: value.unbind(), loads, dumps }))
 }
 
-/// A Python callable; what goes in and out is JSON by Python's own json module.
+/// A Python callable. Arguments and results are converted by Python's own json module.
 struct PythonTool {
     callable: Py<PyAny>,
     loads: Py<PyAny>,

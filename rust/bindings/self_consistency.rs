@@ -15,7 +15,7 @@ use crate::self_consistency::{self, Ran, Waiting};
 use crate::step_queue::StepQueue;
 use crate::vote::Vote;
 
-/// Takes steps of many episodes in the background: parses, runs and votes, without the GIL.
+/// Runs the steps of many episodes in the background: parses, runs and votes, without the GIL.
 #[pyclass(frozen, name = "StepQueue", module = "agentdistill._core")]
 pub struct PyStepQueue(Arc<StepQueue<Py<PyAny>>>);
 
@@ -35,7 +35,7 @@ impl PyStepQueue {
         Ok(Self(Arc::new(StepQueue::new(sandbox, at_once, format, super::compat(compat)?, seed)?)))
     }
 
-    /// Have a step taken: each of the candidates from ``state``, but for what ran in the ``earlier`` result.
+    /// Queue a step that runs each completion from ``state``. Code that ran in the ``earlier`` result is not run again.
     #[pyo3(signature = (ticket, state, completions, earlier = None))]
     fn push(
         &self,
@@ -52,12 +52,13 @@ impl PyStepQueue {
         Ok(self.0.push(ticket, step)?)
     }
 
-    /// Readable when there is something to take: for ``loop.add_reader`` and ``select``.
+    /// A file descriptor that is readable when there is something to take, for ``loop.add_reader`` and ``select``.
     fn fileno(&self) -> RawFd {
         self.0.bell().as_raw_fd()
     }
 
-    /// Tickets and results of the steps that have ended, each once; a SandboxError or ValueError where there is no result.
+    /// Tickets and results of the steps that have ended since the last call. In place of a result there may be a
+    /// SandboxError or a ValueError.
     fn take(&self, py: Python<'_>) -> PyResult<Vec<(Py<PyAny>, Py<PyAny>)>> {
         let ended = self.0.take().into_iter();
         ended
@@ -68,18 +69,20 @@ impl PyStepQueue {
             .collect()
     }
 
-    /// Forget the step with this ticket. One that has begun is cancelled, and is to be taken when it has ended: then True.
+    /// Withdraw the step with this ticket. Returns True if it has started: it is then cancelled, and must still be
+    /// taken when it has ended.
     fn withdraw(&self, ticket: &Bound<'_, PyAny>) -> bool {
         self.0.withdraw(|other| other.is(ticket))
     }
 
-    /// Forget the steps that have not begun, cancel those that have, and wait for these, 3 s at most.
+    /// Withdraw all steps, cancel those that have started, and wait at most 3 s for them.
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.0.close());
     }
 }
 
-/// One step; the State is an object of its own, since Python may keep it when the rest is gone.
+/// The result of one self-consistent step. The State is a separate object, because Python may keep it longer than the
+/// rest.
 #[pyclass(frozen, module = "agentdistill._core")]
 pub struct StepResult {
     #[pyo3(get)]

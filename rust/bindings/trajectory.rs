@@ -17,23 +17,24 @@ use crate::trajectory::{
     self, Candidate, Outcome, Sampling, Step, Trajectory, TrajectoryKind, TrajectoryWriter, VERSION,
 };
 
-/// Read a JSONL file in parallel. A torn last line (a killed writer) is left out. Raises TrajectoryError.
+/// Read a JSONL file in parallel. An unfinished last line, left by a killed writer, is skipped. Raises TrajectoryError.
 #[pyfunction]
 pub fn read_trajectories(py: Python<'_>, path: PathBuf) -> PyResult<Vec<Trajectory>> {
     Ok(without_gil(py, || formats::read_trajectories(&path))??)
 }
 
-/// Read a file of trajectories one after the other: some at a time, in parallel, so that memory is bounded.
+/// Iterate over the trajectories of a file. They are read in blocks, in parallel, so memory use is bounded.
 ///
-/// ``source``: their format, any that ``convert`` reads; by default the first record says it. A torn last line (a killed
-/// writer) is left out. Raises TrajectoryError, with file and line, on the way to what cannot be read.
+/// ``source`` is the format of the file, any that ``convert`` reads; by default the first record determines it. An
+/// unfinished last line, left by a killed writer, is skipped. When the iterator reaches a record that cannot be read,
+/// it raises TrajectoryError with file and line.
 #[pyfunction]
 #[pyo3(signature = (path, *, source = None))]
 pub fn iter_trajectories(path: PathBuf, source: Option<Format>) -> PyTrajectoryIterator {
     PyTrajectoryIterator { reader: Reader::new(&[path], source), read: Vec::new().into_iter() }
 }
 
-/// What is left of a file of trajectories.
+/// The rest of the trajectories of a file.
 #[pyclass(name = "_TrajectoryIterator", module = "agentdistill._core")]
 pub struct PyTrajectoryIterator {
     reader: Reader,
@@ -54,7 +55,7 @@ impl PyTrajectoryIterator {
             py.check_signals()?;
             let more = without_gil(py, || self.reader.next_block(|trajectory| trajectory));
             let more = more.and_then(|more| Ok(more?)).inspect_err(|_| {
-                self.reader = Reader::new(&[], None); // as a generator ends with what it raises
+                self.reader = Reader::new(&[], None); // like a generator, it ends after an exception
             })?;
             let Some(more) = more else { return Ok(None) };
             self.read = more.into_iter();
@@ -68,10 +69,10 @@ pub fn read_header(py: Python<'_>, path: PathBuf) -> PyResult<Option<String>> {
     Ok(without_gil(py, || trajectory::read_header(&path))??)
 }
 
-/// Convert files of trajectories from one format to another: ``agentdistill.files.formats.convert`` says how.
+/// Convert files of trajectories from one format to another. See ``agentdistill.files.formats.convert``.
 ///
-/// ``progress`` is called now and then with the number of trajectories read and the share of the files that has been read, 0
-/// to 1. Gives how many trajectories were read, and how many records written.
+/// ``progress`` is called from time to time with the number of trajectories read and the fraction of the files read, 0
+/// to 1. Returns the number of trajectories read, and of records written.
 #[pyfunction]
 #[pyo3(signature = (inputs, output, *, source = None, target = Format::Agentdistill, run = "{}", progress = None),
     text_signature = "(inputs, output, *, source=None, target='agentdistill', run='{}', progress=None)")]
@@ -155,7 +156,7 @@ impl Trajectory {
         without_gil(py, || self.to_json())
     }
 
-    /// The trajectory that ``to_json`` gave. Raises TrajectoryError.
+    /// Parse a trajectory from ``to_json``. Raises TrajectoryError.
     #[staticmethod]
     #[pyo3(name = "from_json")]
     fn py_from_json(py: Python<'_>, line: AnyText) -> PyResult<Self> {
@@ -244,7 +245,7 @@ impl Candidate {
     }
 }
 
-/// Appends trajectories durably: one writer a file, each line whole and synced before ``append`` returns.
+/// Appends trajectories durably. A file has one writer, and each line is complete and synced before ``append`` returns.
 #[pyclass(frozen, name = "TrajectoryWriter", module = "agentdistill._core")]
 pub struct PyTrajectoryWriter(Mutex<Option<TrajectoryWriter>>);
 
@@ -261,7 +262,8 @@ impl PyTrajectoryWriter {
         without_gil(py, || Ok(self.writer().as_ref().ok_or_else(closed)?.done().clone()))?
     }
 
-    /// Append whole lines and sync. Raises OSError (a full disk); then those that had room are in the file.
+    /// Append whole lines and sync. Raises OSError, for example if the disk is full; the trajectories that fitted are
+    /// then in the file.
     fn append(&self, py: Python<'_>, trajectories: Vec<Py<Trajectory>>) -> PyResult<()> {
         without_gil(py, || {
             let trajectories: Vec<&Trajectory> = trajectories.iter().map(Py::get).collect();
