@@ -1,1 +1,1 @@
-"""Is an answer right, and who says so?"""
+"""Graders: decide whether an answer is correct."""

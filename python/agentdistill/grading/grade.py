@@ -1,8 +1,8 @@
-"""Is this answer right? Exact match of facts, equality of mathematical values, or what a function of one's own says.
+"""Grade an answer: exact match for facts, equality of values for mathematics, or a user-defined function.
 
-A grade says which grader gave it, and of which version, so that results can be compared, and recorded answers graded
-again. Not here: how words (squad.py) and values (math_equality.py) are compared, a language model as judge (judge.py),
-and grading recorded answers again (regrading.py).
+A grade records the name and version of its grader, so that results can be compared and recorded answers can be graded
+again. Not here: comparing words (squad.py) and values (math_equality.py), a language model as judge (judge.py), and
+regrading recorded answers (regrading.py).
 """
 
 import asyncio
@@ -23,26 +23,26 @@ _log = logging.getLogger(__name__)
 
 
 class Grade(NamedTuple):
-    """How good an answer is, and who says so."""
+    """A score and the grader that gave it."""
 
     score: float | None
-    """1 when it is right, else 0; None when the grader could not decide, which is neither. The paper keeps a teacher's
-    trajectory when it is 1."""
+    """1 if correct, 0 if wrong, None if the grader could not decide. A user's function may also return values between
+    0 and 1. The paper keeps a teacher's trajectory if its score is 1."""
     grader: str
-    """Name and version of the rule: scores of different ones are not to be compared."""
+    """Name and version of the grader. Scores of different graders are not comparable."""
 
 
 Grader = Callable[[Task, str | None], Awaitable[Grade]]
-"""Grades an answer to a task. None, or nothing but white space, is wrong."""
+"""Grades an answer to a task. An answer that is None or only white space is wrong."""
 
 
 def grade(task: Task, answer: str | None) -> Grade:
-    """Grade an answer to ``task`` by the task's kind: it is right when it is one of its answers; None, or nothing but
-    white space, is wrong.
+    """Grade an answer to ``task`` by the task's kind. It is correct if it equals one of the task's answers. An answer
+    that is None or only white space is wrong.
 
-    A mathematical answer whose comparison runs into its limit of processor time or memory is not graded: its score is
-    None, and a warning says so. May take seconds: not for an event loop's own thread. Raises ValueError for a task
-    whose answer is not known.
+    If a mathematical comparison reaches its limit of CPU time or memory, the score is None and a warning is logged. The
+    call may take seconds, so do not make it in an event loop's thread. Raises ValueError if the task has no reference
+    answer.
     """
     if task.answer is None:
         raise ValueError(f"task {task.id!r} has no answer to compare with")
@@ -64,9 +64,9 @@ def _math_score(task: Task, answer: str, equal: Callable[[str, str], bool]) -> f
 
 
 def task_of(trajectory: Trajectory, kind: Kind | None = None) -> Task:
-    """The task that was played, as far as its trajectory tells.
+    """Reconstruct the task of a trajectory.
 
-    ``kind``: by default that of its grader, or told as ``load_tasks`` does.
+    ``kind``: by default inferred from the trajectory's grader, or else as ``load_tasks`` infers it.
     """
     by = trajectory.grader or ""
     old: Kind | None = (
@@ -78,14 +78,14 @@ def task_of(trajectory: Trajectory, kind: Kind | None = None) -> Task:
 
 
 async def grade_by_kind(task: Task, answer: str | None) -> Grade:
-    """:func:`grade`, as a Grader. Only mathematics written another way than the reference may take long, and gets a
+    """:func:`grade` as a Grader. Mathematics that is not written exactly like a reference may be slow, so it runs in a
     thread."""
     slow = task.kind == "math" and answer not in task.answers
     return await asyncio.to_thread(grade, task, answer) if slow else grade(task, answer)
 
 
 async def grade_as_reference(task: Task, answer: str | None) -> Grade:
-    """As the paper's code compares mathematics; facts by their words."""
+    """Grade mathematics as the paper's code does, and facts by exact match."""
     if task.kind != "math" or task.answer is None:
         return await grade_by_kind(task, answer)
     score = await asyncio.to_thread(_math_score, task, answer or "", reference_equal)
@@ -93,11 +93,11 @@ async def grade_as_reference(task: Task, answer: str | None) -> Grade:
 
 
 def function_grader(name: str) -> Grader:
-    """The grader that a function of one's own is, by its name: ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``.
+    """Make a grader from a user's function, named ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``.
 
-    It is called with a task and an answer that is not empty, and returns a score, 0 to 1, or whether the answer is
-    right. Its version is a hash of its file. Raises ValueError where there is no such function, OSError for a file that
-    is not there; the grader raises ValueError for what is no score.
+    The function is called with a task and a non-empty answer. It returns a score from 0 to 1, or a bool. The grader's
+    version is a hash of the function's file. Raises ValueError if the function does not exist, OSError if the file
+    cannot be read. The grader raises ValueError if the function returns anything else.
     """
     try:
         function, module = named_function(name)

@@ -1,8 +1,8 @@
-"""A grader by its name, and what it says of many recorded answers.
+"""Select a grader by name, and grade many recorded answers.
 
-A rollout grades by the task's kind. A judge, or a function of one's own, comes after it: an answer costs a model many
-steps, its grade next to nothing, and may be wanted several times. Not here: the graders themselves (grading.py,
-judge.py), and what becomes of the grades (evaluation.py, regrading.py).
+A rollout grades by the task's kind. A judge or a user's function runs after the rollout, because an answer is expensive
+and its grade is cheap and may be repeated. Not here: the graders themselves (grade.py, judge.py), and the use of the
+grades (evaluation.py, regrading.py).
 """
 
 import asyncio
@@ -24,11 +24,15 @@ _JUDGE = "judge:"
 
 
 def grader_of(grader: Grader | str | None, output: Path | None) -> AbstractContextManager[Grader]:
-    """The grader that is meant; None is that of rollouts, ``"math-reference"`` the paper's code's for mathematics.
+    """Return the named grader as a context manager.
 
-    ``"judge:MODEL"`` is loaded when the context begins, and keeps what it was asked and replied beside ``output``, a
-    file of trajectories (``*.judge.jsonl``); ``"FILE.py:FUNCTION"`` and ``"MODULE:FUNCTION"`` are a function of one's
-    own (see ``grading.function_grader``). Raises ValueError for a name that is none, or a judge without an output.
+    - None: the grader of rollouts
+    - ``"math-reference"``: mathematics as in the paper's code
+    - ``"judge:MODEL"``: a language model. It is loaded when the context begins. Its prompts and replies are logged
+      beside ``output``, a trajectory file, as ``*.judge.jsonl``
+    - ``"FILE.py:FUNCTION"`` or ``"MODULE:FUNCTION"``: a user's function (see ``grade.function_grader``)
+
+    Raises ValueError for an unknown name, and for a judge without ``output``.
     """
     if not isinstance(grader, str):
         return nullcontext(grader or grade_by_kind)
@@ -58,8 +62,8 @@ def graded(
     concurrency: int = 64,
     progress: bool = True,
 ) -> list[Trajectory]:
-    """The same with new grades, one task for each; those whose task has no answer stay as they are. Raises what the
-    grader raises."""
+    """Return the trajectories with new grades. ``tasks`` has one task for each trajectory; if it has no reference
+    answer, its trajectory is unchanged. Raises what the grader raises."""
     grades = run_blocking(_grades(trajectories, tasks, grader, concurrency, progress))
     return [_with(grade, trajectory) for grade, trajectory in zip(grades, trajectories, strict=True)]
 
@@ -80,7 +84,7 @@ async def _grades(
             async with asyncio.TaskGroup() as group:
                 pairs = zip(trajectories, tasks, strict=True)
                 grades = [group.create_task(grade(trajectory, task)) for trajectory, task in pairs]
-        except ExceptionGroup as errors:  # the first ends the others
+        except ExceptionGroup as errors:  # the first error cancels the other grades
             raise errors.exceptions[0] from None
     return [grade.result() for grade in grades]
 

@@ -1,7 +1,8 @@
-"""A language model as judge: does this answer say the same as the reference? The paper's way for facts.
+"""Grade facts with a language model as judge, as the paper does.
 
-Any Model can be one. It judges facts alone: mathematics stays a matter of values (math_equality.py). What it was asked
-and what it replied is kept, so that people can check it, and so that a judge who was stopped is not asked twice.
+Any Model can be a judge. It decides whether an answer means the same as the reference. It grades only facts;
+mathematics is still compared by value (math_equality.py). Prompts and replies are logged, so that people can check them
+and a resumed run does not repeat requests.
 """
 
 import hashlib
@@ -18,18 +19,18 @@ from agentdistill.tasks.task import Task
 _log = logging.getLogger(__name__)
 
 SAMPLING = Sampling(max_tokens=2048)
-"""Greedy, with room for models that think first."""
+"""Greedy, with enough tokens for models that think first."""
 
 _LONGEST = 2_000
-"""The judge sees so many characters of an answer."""
+"""Maximum number of characters of an answer that the judge sees."""
 
 _SCORE = re.compile(r"""["']?\bscore["']?\s*[:=]\s*["']?(1|0|true|false)\b""", re.IGNORECASE)
-"""A score in what is almost JSON."""
+"""A score in invalid JSON."""
 
 
 def score_said(reply: str) -> float | None:
-    """The score of a judge's reply, 0 or 1: that of the last JSON object that has one, in a fence or among prose too,
-    or of what is almost JSON. None where there is none."""
+    """Parse the score, 0 or 1, from a judge's reply. It is that of the last JSON object with a score, which may be in a
+    code fence or in prose, or else of a fragment of invalid JSON. None if there is no score."""
     start, score = reply.find("{"), None
     while start >= 0:
         try:
@@ -50,15 +51,15 @@ _SCORES = {"1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "true": 1.0, "false": 0.0
 
 
 def _data(task: Task, answer: str) -> str:
-    """What is compared, as JSON without a bracket of a tag: no answer can close the block that it stands in."""
+    """The question, references and answer as JSON with ``<`` and ``>`` escaped, so no answer can close its block."""
     data = {"question": task.question, "references": list(task.answers), "answer": answer}
     text = json.dumps(data, ensure_ascii=False, indent=0)
     return f"<data>\n{text.replace('<', chr(92) + 'u003c').replace('>', chr(92) + 'u003e')}\n</data>"
 
 
 class Judge:
-    """A Grader that asks a model. ``log`` is a file of JSON lines, made or continued: task_id, grader, messages, reply
-    and score of each answer judged; what it has an answer for is not asked again."""
+    """A Grader that prompts a model. ``log`` is a JSON Lines file, created or appended to, with the task_id, grader,
+    messages, reply and score of each judged answer. A prompt that has a reply in the log is not sent again."""
 
     def __init__(self, model: Model, log: str | Path) -> None:
         self._model = model
@@ -69,7 +70,7 @@ class Judge:
         self._replies = self._logged()
 
     async def __call__(self, task: Task, answer: str | None) -> Grade:
-        """Grade an answer. Raises ModelError when the model cannot be had."""
+        """Grade an answer. Raises ModelError if the model fails."""
         if task.kind == "math":
             return await grade_by_kind(task, answer)
         if not answer or not answer.strip():
@@ -94,14 +95,14 @@ class Judge:
         return Grade(score, self._grader)
 
     def _logged(self) -> dict[str, str]:
-        """What the model replied before, by what it was asked."""
+        """The model's earlier replies, by prompt."""
         if not self._log.exists():
             return {}
         replies: dict[str, str] = {}
         for line in self._log.read_text(encoding="utf-8").split("\n"):
             try:
                 known = json.loads(line)
-            except json.JSONDecodeError:  # the end of a file, or half a line that a kill left
+            except json.JSONDecodeError:  # the empty last line, or a partial line after a kill
                 continue
             if known["grader"] == self._grader:
                 replies[known["messages"][-1][1]] = known["reply"]

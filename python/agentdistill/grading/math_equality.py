@@ -1,11 +1,12 @@
-r"""Have two mathematical answers the same value? ``13138980.0`` is ``13,138,980`` is ``\boxed{13138980}``.
+r"""Decide whether two mathematical answers have the same value: ``13138980.0``, ``13,138,980``, ``\boxed{13138980}``.
 
-What stands around an answer comes off (``mathematics/text.py``). Most pairs are then equal as text or are plain
-numbers, and are decided here at once, exactly. The others are read whole by one grammar (``mathematics/reading.py``)
-into typed values, and values are compared by type (``mathematics/comparing.py``), in a process of its own
-(``mathematics/worker.py``). What is not read whole equals only its own text.
+First, everything around the value is removed (``mathematics/text.py``). Most pairs are then equal as text or are plain
+numbers, and are compared here, exactly. The other texts are parsed completely by a grammar (``mathematics/reading.py``)
+into typed values. Values are compared by type (``mathematics/comparing.py``), in a separate process
+(``mathematics/worker.py``). A text that cannot be parsed completely equals only the same text.
 
-No text of a model is ever evaluated as Python. tests/golden/math_answers.tsv says what is to be equal, by examples.
+No text of a model is ever evaluated as Python. tests/golden/math_answers.tsv specifies by example which answers are
+equal.
 """
 
 import re
@@ -22,15 +23,16 @@ from agentdistill.grading.squad import normalize
 __all__ = ["UndecidedError", "math_equal", "math_grader"]
 
 _LONGEST = 2_000
-"""An answer of more characters is no answer."""
+"""An answer with more characters than this is wrong."""
 
 
 def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
-    r"""Whether two mathematical answers, in LaTeX, Python or plain writing, have the same value.
+    r"""Whether two mathematical answers, in LaTeX, Python or plain notation, have the same value.
 
-    ``x = 5``, ``$5$``, ``\boxed{5}``, ``5.0`` and ``5 apples`` are 5; ``50\%`` is 50 and 1/2; ``100 cm`` is ``1 m``.
-    An answer may be rounded to nine digits or more, and a reference to six decimals or more; exact values are compared
-    exactly. Raises UndecidedError for a comparison that takes more than ``seconds`` of processor time.
+    ``x = 5``, ``$5$``, ``\boxed{5}``, ``5.0`` and ``5 apples`` equal 5. ``50\%`` equals both 50 and 1/2. ``100 cm``
+    equals ``1 m``. An answer may be rounded to nine or more digits, and a reference to six or more decimals. Exact
+    values are compared exactly. Raises UndecidedError if the comparison takes more than ``seconds`` of CPU time, or too
+    much memory.
     """
     if not answer.strip() or answer.strip() == reference.strip():
         return bool(answer.strip())
@@ -61,11 +63,11 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
-    """So that blanks between signs are none, and those between digits count."""
+    """Split text into tokens, so that white space matters only between digits."""
     return re.findall(r"\\[A-Za-z]+|\d{1,3}(?:,\d{3})+(?!\d)|\d+|\S", text)
 
 
 @cache
 def math_grader() -> str:
-    """Name and version of this rule."""
+    """Name and version of this grader."""
     return f"math-3+sympy-{version('sympy')}"

@@ -1,9 +1,12 @@
-r"""How does the paper's code compare mathematics? More leniently than ours: for numbers that compare with the paper's.
+r"""Compare mathematics as the paper's code does, for results that are comparable to the paper's.
 
-A number within a relative error of 1e-4 is right, and so is its hundredth or its hundredfold (percent); case, blanks
-and brackets do not count, so that ``(0,1]`` is ``[0,1)``, part by part; what is read by our grammar is compared to the
-same error. Sympy's and latex2sympy's parsers, which the paper's code uses, read the beginning of what they do not
-understand: that is not repeated here. docs/evaluation.md says how many verdicts differ from ours on real answers.
+It is more lenient than ``math_equality.py``. A number is correct within a relative error of 1e-4, and so are 1/100 and
+100 times the number (percentages). Case, white space and brackets are ignored, so ``(0,1]`` equals ``[0,1)``; items are
+compared one by one. Values that our grammar parses are compared to the same relative error.
+
+One behaviour is not reproduced. The paper's code uses the parsers of sympy and latex2sympy, which parse only the
+beginning of text that they do not understand. docs/evaluation.md reports how many verdicts on real answers differ from
+ours.
 """
 
 import re
@@ -21,7 +24,7 @@ _BRACKETED = re.compile(r"[(\[](.+)[)\]]", re.DOTALL)
 
 
 def reference_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
-    """Whether the paper's code takes ``answer`` for ``reference``. Raises UndecidedError as ``math_equal`` does."""
+    """Whether the paper's code accepts ``answer`` for ``reference``. Raises UndecidedError as ``math_equal`` does."""
     if not answer.strip():
         return False
     expected, given = undress(reference).text, undress(answer).text
@@ -48,5 +51,5 @@ def _number(text: str) -> float | None:
 
 @cache
 def reference_grader() -> str:
-    """Name and version of this rule."""
+    """Name and version of this grader."""
     return f"math-reference-1+sympy-{version('sympy')}"

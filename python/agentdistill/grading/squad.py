@@ -1,4 +1,4 @@
-"""SQuAD's comparison of short answers in words, as HotpotQA's script has it too: exact match and F1."""
+"""SQuAD's metrics for short textual answers, exact match and F1, as in HotpotQA's evaluation script."""
 
 import re
 import string
@@ -6,13 +6,13 @@ from collections import Counter
 
 
 def exact_match(reference: str, answer: str) -> bool:
-    """The same words, but for case, punctuation, articles and white space."""
+    """Whether the texts are equal except for case, punctuation, articles and white space."""
     return bool(answer.strip()) and normalize(reference) == normalize(answer)
 
 
 def f1(reference: str, answer: str) -> float:
-    """Harmonic mean of precision and recall of the answer's words. As HotpotQA has it, "yes" and "no" match only
-    themselves."""
+    """Harmonic mean of the precision and recall of the answer's words. As in HotpotQA, "yes", "no" and "noanswer" match
+    only themselves."""
     expected, given = normalize(reference).split(), normalize(answer).split()
     if expected != given and any(words in (["yes"], ["no"], ["noanswer"]) for words in (expected, given)):
         return 0.0
@@ -21,10 +21,10 @@ def f1(reference: str, answer: str) -> float:
 
 
 def normalize(text: str) -> str:
-    """SQuAD's normal form: lower case, no ASCII punctuation, no articles, single blanks.
+    """SQuAD's normalization: lower case, no ASCII punctuation, no articles, single spaces.
 
-    A text that this would empty ("The The", "!!!") only becomes lower case, so that it is not equal to every other
-    such text.
+    Text that would become empty keeps its articles ("The The"), or else its punctuation ("!!!"), so that such texts are
+    not all equal.
     """
     bare = text.lower().translate(_NO_PUNCTUATION)
     words = re.sub(r"\b(a|an|the)\b", " ", bare).split()

@@ -18,7 +18,7 @@ from typing import Any
 # vLLM reads these when it is imported.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process for the engine, not another for its worker
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine's worker runs in the engine's process
 os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a fork can hang after torch has started threads
 
 from transformers import AutoTokenizer

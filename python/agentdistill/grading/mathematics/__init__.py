@@ -1,1 +1,1 @@
-"""Two mathematical answers: how each is read, whole, into a typed value, and how two values are compared."""
+"""Parse mathematical answers into typed values, and compare the values."""

@@ -1,8 +1,7 @@
-"""When are two values that were read (``values.py``) equal? Each type has its own rule.
+"""Compare two parsed values (``values.py``), with a rule for each type.
 
-Exact values are compared exactly. Where one of the texts has a decimal, values are equal to nine digits: floating point
-is trusted so far. Expressions with variables are compared at fixed points, to thirty
-digits.
+Exact values are compared exactly. If one of the texts has a decimal, values are compared to nine digits, to allow for
+floating-point errors. Expressions with variables are compared at fixed points, evaluated to thirty digits.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ _FUNCTION_NAMES = "fghpqaFGHPQTSV"
 
 
 def equal(expected: str, given: str, error: float | None = None) -> bool:
-    """Whether two texts are read whole, and as the same value. Raises UnreadError for a text that is not read.
+    """Whether two texts have the same value. Raises UnreadError if one cannot be parsed completely.
 
-    ``error``: the relative error of numbers, in place of what the texts say.
+    ``error``: the relative error allowed for numbers; by default it depends on the texts.
     """
     is_decimal = any("." in text.replace("...", "") or "e-" in text for text in (expected, given))
     percents = _percents(expected, given)
@@ -60,7 +59,8 @@ def equal(expected: str, given: str, error: float | None = None) -> bool:
 
 
 def _percents(expected: str, given: str) -> tuple[Expr, ...]:
-    """What ``%`` may multiply by: where one side alone has it, behind whole values, it may be meant as its number."""
+    """The factors that ``%`` may stand for: 1 if both sides have it or neither has. If only one side has it, 1/100
+    inside a value, and 1 or 1/100 after complete values."""
     if ("%" in expected) == ("%" in given):
         return (Integer(1),)
     inner = re.search(r"%(?!\s*(?:[,;)\]]|\\\}|$))", expected + "," + given)
@@ -68,7 +68,7 @@ def _percents(expected: str, given: str) -> tuple[Expr, ...]:
 
 
 def _read(text: str, reading: Reading) -> Value:
-    r"""The value of ``text``; of one with ``\pm``, those of both signs."""
+    r"""Parse ``text``. If it has ``\pm``, return the values for both signs."""
     plus = read(text, reading)
     if r"\pm" not in text and r"\mp" not in text:
         return plus
@@ -81,13 +81,13 @@ def _items(value: Value) -> tuple[Value, ...]:
 
 
 class _Comparison:
-    """Comparisons to one relative error."""
+    """Compares values to a given relative error."""
 
     def __init__(self, error: Rational) -> None:
         self._error = error
 
     def same(self, one: Value, other: Value) -> bool:
-        """Whether two whole answers say the same."""
+        """Whether two complete answers are equal."""
         if one == other:
             return True
         if isinstance(one, Family) or isinstance(other, Family):
@@ -141,7 +141,7 @@ class _Comparison:
     # ---- expressions
 
     def expressions(self, one: Expr, other: Expr) -> bool:
-        """Whether two expressions have the same value wherever both have a real one."""
+        """Whether two expressions are equal at the sample points where both are real, or at all if these are few."""
         if one.is_Rational and other.is_Rational:
             is_near = self._error > _EXACT and abs(one - other) <= self._error * max(abs(one), abs(other))
             return bool(one == other or is_near)
@@ -156,7 +156,7 @@ class _Comparison:
         return len(chosen) >= 3 and all(self._close(a, b) for a, b in chosen)
 
     def _samples(self, values: tuple[Expr, ...], symbols: list[Symbol]) -> list[tuple[Expr, ...]]:
-        """The values at the points where all are finite."""
+        """Evaluate the expressions at the sample points; keep the points at which all values are finite."""
         points = [
             {symbol: choices[(3 * at + number) % len(choices)] for at, symbol in enumerate(symbols)}
             for choices in (_POINTS, _INTEGERS)
@@ -181,7 +181,7 @@ class _Comparison:
         return self._equations(one, other) if one.operator == "=" else self._inequalities(one, other)
 
     def _equations(self, one: Relation, other: Relation) -> bool:
-        """Whether both sides' differences are multiples of one another by a constant."""
+        """Whether left minus right of one equation is a constant multiple of the other's."""
         ratios = self._ratios(one, other)
         return len(ratios) >= 3 and all(self._close(ratio, ratios[0]) for ratio in ratios)
 
@@ -224,7 +224,7 @@ class _Comparison:
                 in_order = [values[name] for name in sorted(values, key=str)]
                 return rest.brackets in ("()", "") and self._in_order(in_order, rest.items)
         if one.brackets == "[]" and other.brackets == "{}" and len(some) == 2 and isinstance(some[0], Expr):
-            return False  # the reference is an interval
+            return False  # the reference may be an interval
         if one.brackets in ("", "{}") or other.brackets in ("", "{}"):
             loose = {"", "{}", "[]"}
             if not set(brackets) <= loose:
@@ -255,8 +255,8 @@ class _Comparison:
         return self.same(one, other) if type(one) is type(other) or isinstance(one, Expr) else False
 
     def _families(self, one: Value, other: Value) -> bool:
-        """Families are equal when they have the same values: as progressions, or after a change of the parameter (its
-        name, its sign, a shift)."""
+        """Families are equal if they have the same values: either as arithmetic progressions, or after renaming,
+        negating or shifting the parameter."""
         if isinstance(one, Family) and isinstance(other, Family) and one.domain != other.domain:
             return False
         named = one if isinstance(one, Family) else other
@@ -269,7 +269,7 @@ class _Comparison:
             if old is None or not all(isinstance(value, Expr) for value in values):
                 return False
             if not isinstance(side, Family) and not is_whole and any(_expression(v).has(sympy.pi) for v in values):
-                return False  # angles are meant for all integers
+                return False  # an angle with a parameter means all integers
             sides.append([_expression(value).subs(old, parameter) for value in values])
         progressions = [_progressions(side, parameter) for side in sides] if is_whole else [None, None]
         if progressions[0] and progressions[1]:
@@ -307,7 +307,7 @@ class _Comparison:
 
 
 class _Progression(NamedTuple):
-    """``start + k step`` for all integers k."""
+    """``start + k * step`` for all integers k."""
 
     start: Expr
     step: Expr
@@ -325,8 +325,8 @@ def _progressions(values: list[Expr], parameter: Symbol) -> list[_Progression] |
 
 
 def _evaluated(value: Expr, point: dict[Symbol, Expr]) -> Expr | None:
-    """A number to thirty digits, exact where it is rational; None where there is none."""
-    if any(power.exp.free_symbols for power in value.atoms(sympy.Pow)):  # an exact power of powers has no end
+    """Evaluate ``value`` to thirty digits, or exactly if it is rational. None if it has no numeric value."""
+    if any(power.exp.free_symbols for power in value.atoms(sympy.Pow)):  # exact towers of powers may be too large
         value = value.evalf(_DIGITS, subs=point, maxn=400)
     elif point:
         value = value.subs(point)
@@ -342,7 +342,7 @@ def _evaluated(value: Expr, point: dict[Symbol, Expr]) -> Expr | None:
 
 
 def _is_noise(number: Expr) -> bool:
-    """Whether it is zero, or what is left of it after its digits were cancelled."""
+    """Whether a number is zero, or only rounding noise after cancellation."""
     return bool(number == 0 or (isinstance(number, Float) and (number._prec == 1 or abs(number) < 1e-100)))
 
 
@@ -351,7 +351,7 @@ def _is_real(number: Expr) -> bool:
 
 
 def _simple(value: Value) -> Value:
-    """The value that ``x = 5`` names, the set that ``x > 3`` bounds; for a list, those of its items."""
+    """Simplify ``x = 5`` to its value and ``x > 3`` to its set, also for each item of a list."""
     if (chained := _chained(value)) is not None:
         return _simple(chained)
     if isinstance(value, Relation | All) and (member := solved(value)):
@@ -359,13 +359,13 @@ def _simple(value: Value) -> Value:
     if isinstance(value, Listing) and value.brackets in ("", "{}", "[]"):
         names = {item.left for item in value.items if isinstance(item, Relation) and item.operator == "="}
         if len(names) <= 1:
-            is_set = bool(names) and len(value.items) > 1  # x = 1 or x = 2 are no x = 1, y = 2
+            is_set = bool(names) and len(value.items) > 1  # solutions of one variable: x = 1 or x = 2
             return Listing("{}" if is_set else value.brackets, tuple(map(_simple, value.items)))
     return value
 
 
 def _chained(value: Value) -> Value | None:
-    """What a chain of equal values says: 128 for ``2^7 = 128``, 1/6 for ``x = 1/6``, about 0.1667; or None."""
+    """The first value of a chain of equal ones: ``2^7`` for ``2^7 = 128``, 1/6 for ``x = 1/6 ~ 0.1667``. Else None."""
     relations = value.relations if isinstance(value, All) else (value,)
     if not all(isinstance(relation, Relation) and relation.operator in ("=", "~") for relation in relations):
         return None
@@ -385,7 +385,7 @@ def _chained(value: Value) -> Value | None:
 
 
 def _is_name(value: Value) -> bool:
-    """A variable, or ``f(x)``, which is read as a product: of the name of a function and a variable."""
+    """Whether a value is a variable, or ``f(x)``, which the grammar parses as the product of ``f`` and ``x``."""
     if not isinstance(value, Expr) or not value.is_Mul:
         return isinstance(value, Symbol)
     named = [part for part in value.args if isinstance(part, Symbol) and str(part)[0] in _FUNCTION_NAMES]
@@ -397,7 +397,7 @@ def _is_set(value: Value) -> bool:
 
 
 def _assignments(value: Value) -> dict[Expr, Value]:
-    """The values by name of ``x = 1, y = 2``."""
+    """The values by name for a list such as ``x = 1, y = 2``; empty for anything else."""
     items = value.items if isinstance(value, Listing) else ()
     named = {i.left: i.right for i in items if isinstance(i, Relation) and i.operator == "=" and _is_name(i.left)}
     return named if len(named) == len(items) else {}
@@ -413,7 +413,7 @@ def _only_symbol(values: Iterable[Value], preferred: Symbol) -> Symbol | None:
 
 
 def _pieces(value: Value) -> list[Value]:
-    """The intervals and points of a set."""
+    """Split a set into intervals, points, and parts that are neither. Raises UnreadError if it is no set."""
     if isinstance(value, Union):
         return [piece for part in value.parts for piece in _pieces(part)]
     if isinstance(value, Member):
@@ -434,7 +434,7 @@ def _pieces(value: Value) -> list[Value]:
 
 
 def _canonical(value: Value) -> list[Value]:
-    """The intervals and points of a set of real numbers, in one way for each set; else its pieces as written."""
+    """The canonical intervals and points of a set of real numbers; for other sets, the pieces as written."""
     pieces = _pieces(value)
     number_set = _number_set(pieces)
     if number_set is None:
@@ -452,7 +452,7 @@ def _canonical(value: Value) -> list[Value]:
 
 
 def _number_set(pieces: list[Value]) -> sympy.Set | None:
-    """Sympy's set of these pieces, where their ends are real numbers."""
+    """The pieces as a sympy set; None if their ends are not all real numbers."""
     sets = []
     for piece in pieces:
         if isinstance(piece, Interval) and all(_is_extended_real(end) for end in (piece.low, piece.high)):
@@ -474,19 +474,19 @@ def _is_extended_real(value: Expr) -> bool:
 
 
 def _openness(interval: Interval) -> tuple[bool, bool]:
-    """Whether its ends are not in it; infinite ones never are."""
+    """Whether each end is open. Infinite ends always are."""
     return interval.low_open or interval.low == -oo, interval.high_open or interval.high == oo
 
 
 def _scaled(terms: tuple[Value, ...]) -> tuple[Value, ...]:
-    """The terms of a ratio, beside the first as 1: 2:4 is 1:2."""
+    """Scale a ratio so that its first term is 1: 2:4 becomes 1:2."""
     if not all(isinstance(term, Rational) and term > 0 for term in terms):
         return terms
     return tuple(_expression(term) / _expression(terms[0]) for term in terms)
 
 
 def _rows(value: Value) -> tuple[tuple[Value, ...], ...] | None:
-    """The rows of a matrix; of a list of lists likewise, and of a plain list a column."""
+    """The rows of a matrix or a list of lists. A plain list is a column. None for other values."""
     if isinstance(value, Matrix):
         return value.rows
     if isinstance(value, Listing) and value.brackets in ("[]", "()"):

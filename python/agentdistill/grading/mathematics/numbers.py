@@ -1,6 +1,7 @@
-"""Plain numbers, exactly: decimals, fractions, mixed and recurring ones, percentages, other bases, powers of ten.
+"""Parse and compare plain numbers exactly: decimals, fractions, mixed numbers, recurring decimals, percentages, other
+bases and scientific notation.
 
-Most answers are plain numbers, and are compared here at once, without sympy.
+Most answers are plain numbers, and are compared here without sympy.
 """
 
 import re
@@ -8,10 +9,11 @@ from decimal import Decimal
 from fractions import Fraction
 
 DIGITS = 9
-"""An answer may be rounded, to so many significant digits or more."""
+"""An answer may be rounded to this many significant digits or more."""
 _FLOAT_DIGITS = 15
-"""A text of so many digits is one that floating point wrote, and right to"""
+"""A text with this many digits or more is taken for a printed float."""
 _NOISE_DIGITS = 11
+"""A printed float is taken to be correct to this many digits."""
 
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,9})?")
 _BASE = re.compile(r"((?=[A-Z]*\d)[\dA-Z]+)_\{?(\d{1,2})\}?")
@@ -22,8 +24,8 @@ _MIXED = re.compile(r"([-+]?)(\d+)(?: ?\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+))")
 
 
 def alike(expected: str, given: str) -> tuple[str, str]:
-    """Both, without what only one of them has and the other leaves to the question: a base, the brackets of a list. A
-    list beside a matrix is its column."""
+    """Remove what only one text has because the question implies it: a number base, the brackets of a list. If the
+    reference is a matrix, an answer that is a list becomes a column."""
     if r"\begin{" in expected and (column := re.fullmatch(r"\[([^\[\]]*)\]", given)):
         given = "[[" + column[1].replace(",", "],[") + "]]"
     if (found := _LIST.fullmatch(given)) and "," in expected and not re.search(r"[\[\](){}]", expected):
@@ -37,7 +39,7 @@ def alike(expected: str, given: str) -> tuple[str, str]:
 
 
 def number(value: str) -> tuple[Fraction, bool] | None:
-    """The number that ``value`` is, exactly, and whether it is a percentage; None when it is no plain number."""
+    """Parse a plain number exactly. Return it, and whether it is a percentage; None if it is no plain number."""
     bare = value.removesuffix("%").strip()
     number = _recurring(bare) or _based(bare) or _fraction(bare)
     return None if number is None else (number, value.endswith("%"))
@@ -54,12 +56,12 @@ def _recurring(value: str) -> Fraction | None:
 def _based(value: str) -> Fraction | None:
     try:
         return Fraction(int(found[1], int(found[2]))) if (found := _BASE.fullmatch(value)) else None
-    except ValueError:  # a digit that the base has not
+    except ValueError:  # a digit that the base does not have
         return None
 
 
 def _fraction(value: str) -> Fraction | None:
-    """That of a decimal, a fraction, a mixed number, or one in scientific notation."""
+    """Parse a decimal, a fraction, a mixed number or scientific notation."""
     value = re.sub(r"^(?:Fraction|Rational)\((-?\d+),(\d+)\)$", r"\1/\2", value)
     if power := _POWER_OF_TEN.fullmatch(value):
         value = f"{power[1] or 1}e{power[2] or power[3]}"
@@ -80,23 +82,23 @@ def _decimal(text: str) -> Fraction | None:
 
 
 def close(a: Fraction, b: Fraction, expected: str, given: str) -> bool:
-    """Whether two numbers are the same but for rounding, as far as their texts allow it."""
+    """Whether two numbers are equal except for the rounding that their texts allow."""
     if a == b:
         return True
     if a.denominator == b.denominator == 1 and (abs(a) < 2**53 or not re.search("[.eE]", expected + given)):
-        return False  # integers, exact in floating point too, or never in it
+        return False  # integers that floats represent exactly, or that were not printed from floats
     error = abs(a - b)
     (decimals, digits), (others, other_digits) = _precision(expected), _precision(given)
     is_long = max(digits, other_digits) >= _FLOAT_DIGITS or max(decimals, others) >= DIGITS
     if is_long and error <= max(abs(a), abs(b)) / 10**_NOISE_DIGITS:
-        return True  # the noise of floating point
+        return True  # floating-point noise
     if decimals >= 6 and error <= Fraction(1, 2 * 10**decimals):
         return True  # the reference was rounded
     return other_digits >= DIGITS and error <= Fraction(6, 10) / Fraction(10) ** others
 
 
 def _precision(text: str) -> tuple[int, int]:
-    """The decimals of a text, and its significant digits; none for what is no decimal."""
+    """The number of decimals and of significant digits in a text; (0, 0) if it is no decimal."""
     text = text.removesuffix("%")
     if "." not in text or not NUMBER.fullmatch(text):
         return 0, 0

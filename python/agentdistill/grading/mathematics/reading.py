@@ -1,9 +1,9 @@
-r"""The grammar of mathematical answers: LaTeX, Python, what sympy prints, and plain writing.
+r"""A parser for mathematical answers in LaTeX, Python, sympy's output and plain notation.
 
-A text is read whole into a typed value (``values.py``), or :class:`UnreadError` is raised: nothing is dropped and
-nothing is guessed. No text is ever evaluated as Python. LaTeX parsers that exist read the beginning of what they do not
-understand and drop the rest, which is why this one stands here. The file is long since it is one grammar, whose rules
-call one another. Not here: what stands around an answer (``text.py``).
+A text is parsed completely into a typed value (``values.py``), or :class:`UnreadError` is raised: nothing is dropped or
+guessed. No text is ever evaluated as Python. Existing LaTeX parsers parse the beginning of text that they do not
+understand and drop the rest, so this project has its own. The file is long because it is one grammar with mutually
+recursive rules. Not here: removing the text around an answer (``text.py``).
 """
 
 import re
@@ -100,7 +100,7 @@ _CONSTANTS: dict[str, Value] = {
 _NAMES = sorted({*_FUNCTIONS, *_PRINTED, *(name for name in _CONSTANTS if len(name) > 1)}, key=len, reverse=True)
 _GREEK = set(GREEK)
 _OPEN = {"": (False, False), "open": (True, True), "Lopen": (True, False), "Ropen": (False, True)}
-"""Which ends are open, by the constructors of sympy's intervals."""
+"""Which ends are open, by constructor of sympy's ``Interval``."""
 _RELATIONS = {
     "=": "=",
     "==": "=",
@@ -118,23 +118,23 @@ _RELATIONS = {
 _TIMES = {"*", r"\cdot", r"\times", r"\ast"}
 _OVER = {"/", r"\div"}
 _BITS = 40_000
-"""Integers of more bits are left as powers, unless the time limit ends their comparison first."""
+"""Powers with more bits than this stay unevaluated. Their comparison may still reach the time limit."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read what can mean two things."""
+    """How to parse ambiguous notation."""
 
     plus_minus: int = 1
     r"""The sign that ``\pm`` stands for."""
     percent: Expr = sympy.S.One
-    """What ``%`` multiplies by: 1 or 1/100."""
+    """The factor that ``%`` stands for: 1 or 1/100."""
     log: Expr = E
     r"""The base of ``\log``."""
 
 
 def read(text: str, reading: Reading = Reading()) -> Value:
-    """The value of the whole ``text``. Raises UnreadError when there is anything in it that the grammar has not."""
+    """Parse ``text`` completely. Raises UnreadError if any part of it is not in the grammar."""
     return _Parser(text, reading).whole()
 
 
@@ -146,7 +146,7 @@ class _Parser:
         self._bars = 0
         self._depth = 0
         self._is_latex = bool(re.search(r"\\(?!cdot|times)", text))
-        if not re.search(r"[(\[{]", text):  # in brackets, commas part the items
+        if not re.search(r"[(\[{]", text):  # in brackets, commas separate items
             text = _GROUPED.sub(lambda number: number[0].replace(",", ""), text)
         end = 0
         text = text.rstrip()
@@ -156,7 +156,7 @@ class _Parser:
             end, kind, token = found.end(), found.lastgroup, found[found.lastgroup]
             if kind == "name":
                 self._tokens += [("name", name) for name in self._split(token)]
-            elif kind in ("logarithm", "indexed"):  # log10(x) and x1, as Python has them
+            elif kind in ("logarithm", "indexed"):  # log10(x) and x1, as in Python
                 digits = token.lstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
                 index = [("mark", "_"), ("mark", "{"), ("number", digits), ("mark", "}")]
                 self._tokens += [("name", token.removesuffix(digits)), *index]
@@ -165,7 +165,7 @@ class _Parser:
 
     @staticmethod
     def _split(run: str) -> list[str]:
-        """A run of letters as names: those that are known, and single letters."""
+        """Split a run of letters into known names and single letters."""
         if run in _GREEK and run != "xi":
             return [run]
         names = []
@@ -193,7 +193,7 @@ class _Parser:
         return token
 
     def _take(self, *tokens: str) -> str:
-        """The next token if it is one of these, else nothing."""
+        """Consume and return the next token if it is one of ``tokens``, else return ""."""
         return self._next() if self._peek() in tokens and self._peek() else ""
 
     def _expect(self, *tokens: str) -> str:
@@ -235,7 +235,7 @@ class _Parser:
         return items
 
     def _clause(self) -> Value:
-        """Relations joined by "and" and "or"."""
+        """Parse relations joined by "and" and "or"."""
         parts = [self._conjunction()]
         while self._take(r"\lor", r"\vee") or (_is_condition(parts[-1]) and self._take("|")):
             parts.append(self._conjunction())
@@ -284,7 +284,7 @@ class _Parser:
         return relations[0] if len(relations) == 1 else All(tuple(relations))
 
     _braces = 0
-    """How many braces of a set are open."""
+    """Number of open braces of sets."""
 
     def _sum(self) -> Value:
         value = self._product()
@@ -354,7 +354,7 @@ class _Parser:
         return any(token == "|" for _, token in self._tokens[self._at + 1 :])
 
     def _closes_group(self) -> bool:
-        """Whether the square bracket here holds one value: a factor, and no list."""
+        """Whether the square brackets that open here hold a single value, so they are a factor and not a list."""
         depth = 0
         for _, token in self._tokens[self._at :]:
             depth += (token in ("[", "(")) - (token in ("]", ")"))
@@ -411,7 +411,7 @@ class _Parser:
             return self._command(token[1:])
         if token == "...":
             return Ellipsis()
-        if token == "_" and self._kind() == "name":  # a dummy of sympy's
+        if token == "_" and self._kind() == "name":  # a sympy Dummy
             return self._symbol("_" + self._next())
         raise UnreadError(token)
 
@@ -455,7 +455,7 @@ class _Parser:
         return Symbol(name)
 
     def _argument_tokens(self) -> None:
-        """Pass over a subscript."""
+        """Skip a subscript."""
         if not self._take("{"):
             self._next()
             return
@@ -465,7 +465,7 @@ class _Parser:
             depth += (token == "{") - (token == "}")
 
     def _argument(self) -> Value:
-        r"""What stands behind ``\frac``, ``\sqrt`` or ``_``: a group, one digit or one letter."""
+        r"""Parse the argument of ``\frac``, ``\sqrt`` or ``_``: a group, one digit or one letter."""
         kind, token = self._kind(), self._peek()
         if token == "{":
             self._next()
@@ -517,14 +517,14 @@ class _Parser:
         return value
 
     def _bare_argument(self) -> Expr:
-        r"""The argument of ``\sin 2x``: factors up to the next function or sign."""
+        r"""Parse an argument without brackets, as in ``\sin 2x``: factors up to the next function, bracket or sign."""
         value = _expr(self._power() if self._peek() != "-" else self._unary())
         while self._starts_factor() and self._peek().lstrip("\\") not in _FUNCTIONS and self._peek() != "(":
             value *= _expr(self._power())
         return value
 
     def _within(self, read_it: Callable[[], list[Value]]) -> list[Value]:
-        """Read inside brackets, where bars and braces outside do not count."""
+        """Parse inside brackets, where bars and braces that were opened outside do not count."""
         bars, braces, self._bars, self._braces = self._bars, self._braces, 0, 0
         items = read_it()
         self._bars, self._braces = bars, braces
@@ -554,7 +554,7 @@ class _Parser:
         return Listing(opening + closing, tuple(items))
 
     def _set(self, closing: str) -> Value:
-        """A set, a dictionary, a set builder, or LaTeX's group."""
+        """Parse what follows an opening brace: a set, a dictionary, a set builder, or a LaTeX group."""
         bars, self._bars = self._bars, 0
         self._braces += 1
         first = self._clause()
@@ -572,7 +572,7 @@ class _Parser:
         return value
 
     def _described(self, first: Value, closing: str) -> Value:
-        """A set builder behind its bar, or the first value of a dictionary and the others."""
+        """Parse the rest of a set builder after its bar, or of a dictionary after its first key."""
         second = self._clause()
         if _is_condition(second) or isinstance(second, Member):
             conditions = [second]
@@ -601,7 +601,7 @@ class _Parser:
         self._braces = braces
         return sympy.Abs(value)
 
-    # ---- LaTeX's commands
+    # ---- LaTeX commands
 
     def _command(self, name: str) -> Value:
         if name in ("frac", "dfrac", "tfrac", "cfrac"):
@@ -706,7 +706,7 @@ class _Parser:
         return Matrix(tuple(tuple(row) for row in rows))
 
     def _cases(self) -> Value:
-        """Equations that hold together, a line each."""
+        """Parse a system of equations, one per line."""
         items = [self._clause()]
         while self._expect("\\\\", ",", r"\end") != r"\end":
             if self._peek() not in (r"\end", "\\\\"):
@@ -716,7 +716,7 @@ class _Parser:
             pass
         return Listing("", tuple(items))
 
-    # ---- what sympy prints
+    # ---- sympy's output
 
     def _printed(self, name: str) -> Value:
         variant = ""
@@ -768,7 +768,7 @@ _OTHER_FACTORS = {
 }  # fmt: skip
 
 
-# ---- making values -----------------------------------------------------------------------------
+# ---- constructing values -----------------------------------------------------------------------
 
 
 def _expr(value: Value) -> Expr:
@@ -784,7 +784,7 @@ def _quotient(above: Expr, below: Expr) -> Expr:
 
 
 def _times(one: Value, other: Value) -> Value:
-    """The product of numbers, or of a number and a matrix."""
+    """Multiply two numbers, or a number and a matrix."""
     if isinstance(one, Matrix) and not isinstance(other, Matrix):
         one, other = other, one
     if isinstance(other, Matrix):
@@ -823,7 +823,7 @@ def _is_condition(value: Value) -> bool:
 
 
 def _bounded(items: list[Value]) -> All | None:
-    """``x > 2, x < 5``, where a comma is an "and": both ends of an interval."""
+    """Combine ``x > 2, x < 5`` into an interval, where the comma means "and". None if they are not its two ends."""
     relations = tuple(item for item in items if isinstance(item, Relation) and item.operator in ("<", "<="))
     if len(relations) != len(items) or len(items) != 2:
         return None
@@ -836,7 +836,7 @@ def _bounded(items: list[Value]) -> All | None:
 
 
 def _either(parts: list[Value]) -> Value:
-    """What holds when one of the parts does: equations are solutions, inequalities sets."""
+    """Join alternatives: equations become a list of solutions, inequalities a union of sets."""
     if all(isinstance(part, Relation) and part.operator == "=" for part in parts):
         return Listing("", tuple(parts))
     sets = [solved(part) for part in parts]
@@ -847,7 +847,7 @@ def _either(parts: list[Value]) -> Value:
 
 
 def _union(parts: list[Value]) -> Value:
-    """The union of sets, or of families of values."""
+    """Unite sets, or families of values."""
     if not all(isinstance(part, Family) for part in parts):
         return Union(tuple(piece for part in parts for piece in _parts(part)))
     families = [part for part in parts if isinstance(part, Family)]
@@ -861,7 +861,7 @@ def _union(parts: list[Value]) -> Value:
 
 
 def _described_family(first: Value, conditions: list[Value]) -> Family | None:
-    """``{2k | k in Z}``, or ``{x | x = 2k, k in Z}``."""
+    """Make the family of ``{2k | k in Z}`` or ``{x | x = 2k, k in Z}``. None for other set builders."""
     *others, last = conditions
     if not isinstance(last, Member) or not isinstance(last.values, NumberSet) or not isinstance(first, Expr):
         return None
@@ -883,7 +883,7 @@ def _solutions(conditions: list[Value]) -> Value:
 
 
 def solved(value: Value) -> Member | None:
-    """The values of the one variable that inequalities bound on its own; None for other relations."""
+    """Solve inequalities in which a single variable stands alone on one side; None for other relations."""
     if isinstance(value, Member):
         return value
     relations = value.relations if isinstance(value, All) else (value,)
@@ -932,7 +932,7 @@ def _as_set(value: Value) -> Value:
 
 
 def _parts(value: Value) -> tuple[Value, ...]:
-    if isinstance(value, Expr):  # {2}, which is a group in LaTeX
+    if isinstance(value, Expr):  # {2} is parsed as a LaTeX group
         return (Listing("{}", (value,)),)
     if isinstance(value, Union):
         return value.parts

@@ -1,6 +1,6 @@
-r"""What stands around an answer (a box, dollar signs, a sentence, ``x =``, a unit), and Unicode with a name in LaTeX.
+r"""Remove what surrounds an answer (a box, dollar signs, a sentence, ``x =``, a unit), and convert Unicode to LaTeX.
 
-Not here: what the answer itself says (``reading.py``).
+Not here: parsing the answer itself (``reading.py``).
 """
 
 import re
@@ -14,13 +14,13 @@ from agentdistill.grading.mathematics.words import TEXT, is_prose
 
 
 class Dressed(NamedTuple):
-    """What an answer says."""
+    """The parts of an answer."""
 
     text: str
-    """Its value; or, of an answer in words, the words."""
+    """Its value, or its words if it is an answer in words."""
     unit: str = ""
     equation: str = ""
-    """The whole, where the value is what ``x =`` leaves of it."""
+    """The complete equation, if there is one; ``text`` is then without a leading ``x =``."""
 
 
 _GREEK = "alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi omega Delta Omega"
@@ -74,25 +74,25 @@ _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!\s*|\\[,!])(?=\d{3}(?!\d))")
 _DELIMITERS = re.compile(r"\\(?:left|right|middle)(?![a-z])|\\displaystyle\b|\\\(|\\\)|\\\[(?!\d+(pt|em))|\\\]|\$")
 _SEGMENT = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _AROUND = re.compile(r"[\s.,:;]*[A-Za-z]{2,}[A-Za-z\s.,:;]*")
-"""Words beside mathematics between dollar signs."""
+"""Words around mathematics in dollar signs."""
 _BOUND = re.compile(
     r"(?:\b(?:not|than|least|most|over|under|above|below|except|error)|n't)(?:\s+be)?[\s:$(\\]*$", re.IGNORECASE
 )
-"""What makes the number behind it a limit to the answer, and not the answer."""
+"""Words after which a number is a bound of the answer, not the answer."""
 _COUNTED = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
 )
-"""Words for numbers, in their order."""
+"""Number words, in order from zero."""
 _DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)\s*[({]?)([\d.]+)\s*\^\s*(?:\\circ|\{\\circ\})")
-"""The angle of a trigonometric function; elsewhere degrees are read as their number."""
+"""An angle in degrees in a trigonometric function. Elsewhere the degree sign is dropped."""
 _INEQUALITY = re.compile(r"([A-Za-z])\s*([<>]=?|\\(?:le|ge)q?|\\[lg]t)(?![a-z])\s*([^<>,=]+)")
 _PRINTED = re.compile(r"(?:(?:np|numpy)\.\w+|(?:sympy\.|sp\.)?(?:Integer|Float)|Decimal)\('?([-+\d.eE]*)'?\)")
-"""A number as Python shows it."""
+"""A number as Python, numpy or sympy prints it."""
 _MODULE = re.compile(r"\b(?:np|numpy|math|cmath|sympy|sp)\.(?=[A-Za-z])")
 _KEY = re.compile(r"""(['"])([A-Za-z]\w*)\1(?=\s*:)""")
 _WRAPPED = re.compile(r"""(\*{1,3}|`+|"|')((?:(?!\1).)+)\1\.?""", re.DOTALL)
-"""Emphasis of Markdown, or quotes."""
+"""Markdown emphasis, or quotes."""
 _DISPLAYED = re.compile(r"\\\[(?!.*\\\[)(.*)\\\]\.?|\\\((?!.*\\\()(.*)\\\)\.?|\$\$?([^$]+)\$?\$\.?")
 _LAYOUT = re.compile(
     r"\\(?:textcolor|color|[hv]space\*?)\s*\{[^{}]*\}|\\underline(?![a-z])|"
@@ -100,11 +100,11 @@ _LAYOUT = re.compile(
 )
 _BRACKETS = {r"\lbrace": r"\{", r"\rbrace": r"\}", r"\langle": "(", r"\rangle": ")"}
 _GROUPS = re.compile(r"([-+]?)(\d{1,3})((?:([ _'])\d{3})(?:\4\d{3})*)(\.\d+)?")
-"""Thousands parted by blanks, as in Python, or as in Switzerland."""
+"""Thousands separated by spaces, by underscores as in Python, or by apostrophes as in Switzerland."""
 _REPEATED = re.compile(r"([-+]?\d*\.\d*?)(?:(\d{1,6}?)\2{2,}(?:\.\.\.|\\l?dots)|\((\d+)\)$)")
 _IN_BASE = re.compile(r"(\w+)\$?,?\s*\(?(?:in\s+)?base[\s-](\d{1,2})\)?\.?$")
 _HALF = re.compile(r"(?<![\w.)}^/])(\d+/\d+)\s(?=[A-Za-z(]|\\(?:sqrt|pi)\b)")
-"""A fraction before a factor: 1/2 x is not 1/(2x)."""
+"""A fraction before a factor: 1/2 x is (1/2)x, not 1/(2x)."""
 _ANNOUNCED = re.compile(
     r"^(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b|:|=)\s*:?|"
     r"\u7b54\u6848[\u662f\u4e3a:]*|(?:it|this|that)\s+is\b)\s*(?=\S)",
@@ -113,7 +113,7 @@ _ANNOUNCED = re.compile(
 _ARRAY = re.compile(r"\[+[-+.\deE\s]*\d[\s.]+[-+.\deE\s\[\]]*\]+")
 """An array as numpy prints it, without commas."""
 _STRING = re.compile(r"""(?<=[\[{(,\s])(['"])([^'"\[\](){}]*)\1(?=\s*[,\])}])""")
-"""A string in a list of Python's."""
+"""A string in a Python list."""
 _MAGNITUDE = re.compile(
     r"([-+]?(?:\\?\$)?\s*)(\d[\d,]*(?:\.\d+)?)(?:\s|~|\\[,; ])*(?:\\text\s*\{\s*)?"
     r"(thousand|million|billion|trillion)\b",
@@ -135,23 +135,23 @@ _DOMAINS = [
         (r"([A-Z])\s*=\s*0,\s*\\pm\s*1,\s*\\pm\s*2(?:,\s*\\pm\s*3)?,?\s*(?:\\[lc]?dots|\.\.\.)\s*\)?", "Z"),
     )
 ]
-"""How the domain of a parameter is said behind a family of values."""
+"""Ways to write the domain of a parameter after a family of values."""
 _LIMITS = r"[A-Za-z]\s*(?:[<>]|\\[lg]e|\\ne|!=)[^()]*"
 _CONDITION = re.compile(
     r"(?<=[\w})])[,;]?\s*(?:\\q?quad)?\s*"
     rf"(?:(?<![A-Za-z])\(\s*({_LIMITS})\)|\b(?:for|where|when|if)\s+(?:all\s+)?({_LIMITS}))$"
 )
-"""A condition behind a value, in brackets or in words."""
+"""A condition after a value, in brackets or in words."""
 
 
 def undress(text: str) -> Dressed:
-    """The value of an answer, without its dress: box, dollar signs, unit, ``x =``, blanks."""
+    """Separate an answer's value from its box, dollar signs, unit, ``x =`` and white space."""
     text = _respelled(_unwrapped(text))
     text, unit = split_unit(re.sub(r"\s*\bper ?cent\b", "%", text))
     if is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text)):
         found = list(_SEGMENT.finditer(text)) or list(NUMBER.finditer(text))
         if len(found) == 1 and not _BOUND.search(text[: found[0].start()]):
-            return undress(next(filter(None, found[0].groups()), found[0].group()))  # the one value in a sentence
+            return undress(next(filter(None, found[0].groups()), found[0].group()))  # the only value in a sentence
     text = _SCRIPTS.sub(_script, text)
     text = _THOUSANDS.sub("", _DELIMITERS.sub("", text))
     text = re.sub(r"\s+_", "_", TEXT.sub(r" \1 ", text))
@@ -167,7 +167,7 @@ def undress(text: str) -> Dressed:
         text = re.sub(r"\s*,?\s*\b(?:and|or)\b\s*", ", ", text)
     if is_prose(text):
         return Dressed(text.strip().rstrip("."))
-    if re.search(r"\d,\s+\S", text):  # so other commas do not part numbers
+    if re.search(r"\d,\s+\S", text):  # items are separated by ", ", so a comma alone groups thousands
         text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<!\.)\.$", "", _SPACES.sub(" ", text).strip()).strip()
     text = re.sub(r"\\frac ?(?:\{([^{}]*)\}|(\d)) ?(?:\{([^{}]*)\}|(\d))", r"\\frac{\1\2}{\3\4}", text)
@@ -179,7 +179,7 @@ def undress(text: str) -> Dressed:
 
 
 def _unwrapped(text: str) -> str:
-    """What stands in the box, the emphasis, the quotes or the dollar signs around the whole."""
+    """Remove a box, emphasis, quotes or dollar signs that surround the whole text."""
     text = " ".join(_LAYOUT.sub(" ", _boxed(text.rpartition("####")[2])).split())
     text = re.sub(r"\\[lr](?:brace|angle)(?![a-z])", lambda found: _BRACKETS[found[0]], text)
     while inner := _WRAPPED.fullmatch(text) or TEXT.fullmatch(text) or _DISPLAYED.fullmatch(text):
@@ -188,7 +188,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _respelled(text: str) -> str:
-    """The same in one spelling: what Unicode, Python and numpy write, and what words say of numbers and domains."""
+    """Normalize spelling: Unicode, the output of Python and numpy, and numbers and domains in words."""
     text = re.sub("\N{SQUARE ROOT}(\\w+)", r"sqrt(\1)", re.sub(r"\bPoint[23]D\(", "(", text)).translate(_UNICODE)
     text = _KEY.sub(r"\2", _MODULE.sub("", _PRINTED.sub(r"\1", text)))
     if _GROUPS.fullmatch(text):
@@ -205,7 +205,7 @@ def _respelled(text: str) -> str:
 
 
 def _domain(text: str) -> str:
-    r"""The domain of a parameter in symbols: ``, k \in \mathbb{Z}`` for "where k is an integer"."""
+    r"""Write a parameter's domain in symbols: "where k is an integer" becomes ``, k \in \mathbb{Z}``."""
     bare = _DELIMITERS.sub("", TEXT.sub(r" \1 ", text)).strip(" .")
     condition = _CONDITION.search(bare)
     if condition and not re.search(r"\\[a-z]+\s*$", re.sub(r"\\q?quad", "", bare[: condition.start()])):
@@ -223,7 +223,7 @@ def _domain(text: str) -> str:
 
 
 def _magnitude(text: str) -> str:
-    """``2 million`` as the number that it is, where that is the whole answer."""
+    """Expand ``2 million`` to digits if the answer has no further number."""
     found = _MAGNITUDE.match(text)
     if not found or re.search(r"\d|\b(?:and|or|to)\b", text[found.end() :]):
         return text
@@ -238,7 +238,7 @@ def _script(found: re.Match[str]) -> str:
 
 
 def _joined(text: str) -> str:
-    """Inequalities that "and" and "or" join, with the signs for these."""
+    r"""Replace "and" and "or" between inequalities by ``\land`` and ``\lor``."""
     parts = re.split(r"\b(and|or)\b", text)
     if not all(re.search(r"[<>]|\\[lg]e", part) for part in parts[::2]):
         return text
@@ -246,7 +246,7 @@ def _joined(text: str) -> str:
 
 
 def _union(text: str) -> str:
-    """Inequalities parted by "or" as intervals; anything else as it is."""
+    """Write inequalities separated by "or" as a union of intervals. Other text is unchanged."""
     parts = [_INEQUALITY.fullmatch(part.strip()) for part in re.split(r"\bor\b", text)]
     if len(parts) < 2 or len({part and part[1] for part in parts}) > 1:
         return text
@@ -261,7 +261,7 @@ def _interval(relation: str, end: str) -> str:
 
 
 def _boxed(text: str) -> str:
-    r"""What stands in the last ``\boxed{...}``, or else the whole."""
+    r"""The content of the last ``\boxed{...}``, or else the whole text."""
     start = max(text.rfind(r"\boxed{"), text.rfind(r"\fbox{"))
     if start < 0:
         bare = re.search(r"\\boxed\s+([^\s$\\{}]+)", text)
@@ -271,7 +271,7 @@ def _boxed(text: str) -> str:
 
 
 def _closing(text: str, start: int) -> int:
-    """Index of the bracket that closes the one at ``start``; the end of the text when there is none."""
+    """The index of the bracket that closes the one at ``start``, or the length of the text if there is none."""
     opening, closing = text[start], {"{": "}", "(": ")"}[text[start]]
     depth = 0
     for index in range(start, len(text)):

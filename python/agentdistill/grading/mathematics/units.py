@@ -1,6 +1,6 @@
-r"""Units of measurement: which one stands behind a number, and how large is it beside another? ``100 cm`` is ``1 m``.
+r"""Units of measurement: split the unit from a number, and convert between units. ``100 cm`` is ``1 m``.
 
-Not here: what else stands around an answer (``text.py``).
+Not here: removing anything else around an answer (``text.py``).
 """
 
 import re
@@ -48,8 +48,8 @@ _CURRENCY = re.compile(r"(\$?-?)\s*(\\\$|\$(?!.*\$)|€|£)(?=\s*-?[\d.])")
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """What comes before the unit, and the unit: words in LaTeX's text behind a number are one, whatever they say; else
-    those known here."""
+    r"""Split a text into the part before the unit, and the unit. After a number, any words in LaTeX's ``\text{...}``
+    are a unit. Outside ``\text{...}``, only known units are recognized."""
     unit = ""
     if money := _CURRENCY.match(text):
         text, unit = money[1] + text[money.end() :], money[2].lstrip("\\")
@@ -57,14 +57,14 @@ def split_unit(text: str) -> tuple[str, str]:
     tail = _TAIL.fullmatch(text)
     if tail and not is_prose(TEXT.sub(r" \1 ", tail[1])):
         said = tail[4] or tail[2].strip() + (tail[3] or "")
-        if len(said) > 1 or said in _UNITS:  # another letter is a variable, or the imaginary unit
+        if len(said) > 1 or said in _UNITS:  # any other letter is a variable or the imaginary unit
             text, unit = tail[1] + tail[5], unit or said
     return text, unit
 
 
 def scales(expected: str, given: str) -> tuple[Fraction, Fraction] | None:
-    """How large the units are beside one another; None for those of different things. Where one is missing, or is none
-    that is known here, it is taken to be the other."""
+    """The relative sizes of two units; None if they have different dimensions. A missing or unknown unit is assumed to
+    be the same as the other."""
     one, other = _measure(expected), _measure(given)
     if one is None or other is None:
         return Fraction(1), Fraction(1)
@@ -72,7 +72,8 @@ def scales(expected: str, given: str) -> tuple[Fraction, Fraction] | None:
 
 
 def _measure(unit: str) -> tuple[Fraction, str] | None:
-    """The size of a unit in the first of its dimension, and the dimension: length, length^2, length/time."""
+    """A unit's size relative to the other units of its dimension, and the dimension: length, length^2, length/time.
+    None for an unknown unit."""
     sizes, dimensions = [], []
     for part in re.split(r"\s*(?:/|\bper\b)\s*", unit):
         if not (found := _UNIT.fullmatch(part.strip(" ."))):

@@ -1,7 +1,7 @@
-"""The types of mathematical answers that are not plain sympy expressions.
+"""The types of mathematical values that are not plain sympy expressions.
 
-A value is a sympy expression, or one of the classes below. Not here: how they are read (``reading.py``) and when two
-are equal (``comparing.py``).
+A value is a sympy expression or an instance of a class below. Not here: parsing (``reading.py``) and comparing values
+(``comparing.py``).
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from sympy import Expr
 
 
 class UnreadError(ValueError):
-    """A text that the grammar does not read whole."""
+    """The grammar cannot parse a text completely."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Several values: a tuple, a list, a set, or items without brackets."""
+    """Several values: a tuple, a list, a set, or a sequence without brackets."""
 
     brackets: str
-    """``()``, ``[]``, ``{}``, ``(]``, ``[)``, or nothing."""
+    """``()``, ``[]``, ``{}``, ``(]``, ``[)``, or "" for no brackets."""
     items: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
 class Ellipsis:
-    """The dots of a sequence that goes on."""
+    """The dots in a sequence."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Ratio:
 
     terms: tuple[Value, ...]
     is_time: bool = False
-    """Whether it may be a time of day: ``1:20``, which is not ``2:40``."""
+    """Whether it may be a time of day: as a time, ``1:20`` does not equal ``2:40``."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Relation:
     """An equation or an inequality."""
 
     operator: str
-    """``=``, ``!=``, ``<``, ``<=``, ``~`` (about); ``>`` is read with its sides exchanged."""
+    """``=``, ``!=``, ``<``, ``<=``, ``~`` (approximately). ``>`` and ``>=`` are parsed with their sides exchanged."""
     left: Value
     right: Value
 
 
 @dataclass(frozen=True)
 class All:
-    """Relations that hold together: ``1 < x < 2``."""
+    """Relations that all hold: ``1 < x < 2``."""
 
     relations: tuple[Value, ...]
 
@@ -75,21 +75,21 @@ class Interval:
 
 @dataclass(frozen=True)
 class NumberSet:
-    """A set with a name: R, Z, N, Q, C."""
+    """A named set of numbers: R, Z, N, Q, C."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Union:
-    """A union of sets; of none, the empty set."""
+    """A union of sets. Without parts, it is the empty set."""
 
     parts: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
 class Without:
-    """The first set without the second."""
+    """A set difference."""
 
     whole: Value
     part: Value
@@ -97,7 +97,7 @@ class Without:
 
 @dataclass(frozen=True)
 class Member:
-    """``x in S``; as an answer, the values of x."""
+    """``x in S``. As an answer, it stands for the values of x."""
 
     variable: Expr
     values: Value
@@ -112,7 +112,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Family:
-    """A value for each number in the domain of its parameter."""
+    """One value for each number in the domain of a parameter, such as ``2k`` for k in Z."""
 
     value: Value
     parameter: Expr

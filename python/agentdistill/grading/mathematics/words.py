@@ -1,4 +1,4 @@
-"""Is an answer written in words? Then it is compared as words, and not as mathematics."""
+"""Recognize answers in words, which are compared as words and not as mathematics, and letters of choices."""
 
 import re
 
@@ -19,7 +19,7 @@ _NAMES = re.compile(
 
 
 def is_prose(text: str) -> bool:
-    """Whether there are words in it that are not names of functions: such an answer is compared as words."""
+    """Whether ``text`` contains words that are not names in mathematics, such as functions and Greek letters."""
     return text.strip(" .").lower() == "no" or any(not _NAMES.fullmatch(word) for word in _WORD.findall(text))
 
 
@@ -29,11 +29,11 @@ _CHOSEN = re.compile(
     r"|(?:\((?=[A-Z]\))|(?=[A-Z][.)]))([A-Z])[.):]+\s*\S.*"
 )
 _NO_TEXT = re.compile(r"\(?[A-Z][.):]+\s*(?:(?:and|or|not|is|are)\b|[-+*/^=_,]|[A-Z]\W*$)")
-"""A letter that goes on otherwise than with the text of its choice."""
+"""A letter that is not followed by the text of its choice."""
 
 
 def chosen(reference: str, answer: str) -> bool:
-    """Whether the reference is the letter of a choice, and the answer names it: ``(C)``, ``Option C``, ``(C) 42``."""
+    """Whether the reference is the letter of a choice and the answer selects it: ``(C)``, ``Option C``, ``(C) 42``."""
     right, said = _CHOICE.fullmatch(reference), _CHOSEN.fullmatch(answer)
     if not right or not said or len(re.findall(r"\([A-Z]\)", answer)) > 1:
         return False

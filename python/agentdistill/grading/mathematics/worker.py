@@ -1,7 +1,7 @@
-"""Compare values in a process of its own, since sympy can run for ever or out of memory on what a model writes.
+"""Compare values in a separate process, because sympy may not terminate or may exhaust memory on a model's text.
 
-The limit is the worker's own processor time, so that a busy machine changes no grade; pebble and concurrent.futures
-measure the time on the wall. Not here: what is compared (``comparing.py``).
+The time limit is the worker's CPU time, so a busy machine changes no grade. pebble and concurrent.futures limit
+wall-clock time. Not here: the comparison itself (``comparing.py``).
 """
 
 import atexit
@@ -13,15 +13,15 @@ import threading
 from typing import IO
 
 _MEMORY = 4 << 30
-"""Address space of the worker, in bytes."""
+"""Limit of the worker's address space, in bytes."""
 
 
 class UndecidedError(RuntimeError):
-    """A comparison that ran into its limit of time or memory: the answer is neither right nor wrong."""
+    """A comparison reached its limit of time or memory, so the answer is neither correct nor wrong."""
 
 
 class Worker:
-    """One process, started when it is first needed, and again after it had to be stopped or this process was forked."""
+    """A worker process. It is started when first needed, and again after it was stopped or this process was forked."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,9 +30,9 @@ class Worker:
         os.register_at_fork(after_in_child=self._forget)
 
     def equal(self, expected: str, given: str, seconds: float, error: float | None = None) -> bool:
-        """Whether two texts have the same value, to a relative ``error``.
+        """Whether two texts have the same value, within a relative ``error`` if given.
 
-        Raises UndecidedError after ``seconds`` of processor time.
+        Raises UndecidedError after ``seconds`` of CPU time, or when the worker runs out of memory.
         """
         with self._lock:
             for attempt in range(2):
@@ -43,7 +43,7 @@ class Worker:
                     break
                 status = self._stop()
                 if is_new or status == -_CPU_SIGNAL or attempt:
-                    break  # it died of this pair; one that was found dead is started once more
+                    break  # this pair ended it; a worker that was already dead is restarted once
         if not isinstance(reply, bool):
             raise UndecidedError(
                 f"the comparison of {_short(given)} with {_short(expected)} was stopped at {seconds:g} s of processor "
@@ -77,7 +77,7 @@ class Worker:
         return process.returncode
 
     def _forget(self) -> None:
-        """In a forked child: the process and its pipes are the parent's."""
+        """Drop the worker in a forked child: the process and its pipes belong to the parent."""
         self._lock = threading.Lock()
         process, self._process = self._process, None
         if process is not None:
@@ -88,13 +88,13 @@ class Worker:
 
 
 WORKER = Worker()
-"""The one of this process."""
+"""The worker of this process."""
 
 _CPU_SIGNAL = 27
-"""SIGPROF, which the timer of processor time sends."""
+"""SIGPROF, which the CPU timer sends."""
 
 _OF_THE_PARENT: list[subprocess.Popen[bytes]] = []
-"""Kept, so that their collection waits for no process of another and closes no pipe twice."""
+"""Kept alive after a fork: collecting these objects would wait for the parent's processes and close pipes twice."""
 
 
 def _short(text: str) -> str:
@@ -102,7 +102,7 @@ def _short(text: str) -> str:
 
 
 def _ask(process: subprocess.Popen[bytes], message: object) -> object:
-    """The reply to ``message``; None when the process is gone."""
+    """Send ``message`` and return the reply; None if the process has ended."""
     assert process.stdin and process.stdout
     try:
         _send(process.stdin, message)
@@ -118,7 +118,7 @@ def _send(pipe: IO[bytes], message: object) -> None:
 
 
 def serve() -> None:
-    """The worker: pairs in, verdicts out, a line of JSON each, until its standard input ends."""
+    """Run the worker: read pairs from standard input and write verdicts, one JSON line each, until the input ends."""
     import logging
     import resource
     import signal
@@ -127,14 +127,14 @@ def serve() -> None:
     from agentdistill.grading.mathematics.values import UnreadError
 
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever prints must not get between the replies
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing printed may mix with the replies
     logging.disable()
     _send(replies, "ready")
     for line in sys.stdin:
         expected, given, seconds, error = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends this process
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # the signal ends this process
         verdict: bool | None
         try:
             verdict = equal(expected, given, error)
@@ -142,7 +142,7 @@ def serve() -> None:
             verdict = False
         except MemoryError:
             verdict = None
-        except Exception:  # whatever sympy raises for values that it cannot compare
+        except Exception:  # sympy raises anything for values that it cannot compare
             verdict = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         _send(replies, verdict)
