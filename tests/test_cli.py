@@ -1,4 +1,5 @@
-"""The commands: each has help with an example; bad input gives a one-line error, a non-zero exit, and loses nothing."""
+"""The commands: each has help with an example; bad input gives a one-line error and a non-zero exit status, and no data
+is lost."""
 
 import json
 import os
@@ -152,7 +153,7 @@ def test_functions_of_ones_own_are_tools_by_name(tmp_path: Path) -> None:
     assert ran.stdout == "76\n", ran.stderr
 
 
-# What is wrong -> the files there are, the command, and what its error must say.
+# What is wrong -> the existing files, the command, and what its error must say.
 BAD_INPUT: dict[str, tuple[dict[str, list[object]], list[str], list[str]]] = {
     "no tasks file": (
         {},
@@ -299,7 +300,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_a_server_that_is_down_is_retried_then_named(tmp_path: Path) -> None:
     write_lines(tmp_path / "tasks.jsonl", TASK)
-    model = "openai:http://127.0.0.1:9/v1:tiny"  # the discard port: nobody listens
+    model = "openai:http://127.0.0.1:9/v1:tiny"  # the discard port, on which nothing listens
     run = agentdistill("evaluate", "--tasks", "tasks.jsonl", "--model", model, "-o", "out", cwd=tmp_path)
     assert run.returncode == 1
     assert "http://127.0.0.1:9/v1 does not answer after 3 tries" in run.stderr

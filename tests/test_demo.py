@@ -1,4 +1,5 @@
-"""The demo: its world is fair, its teacher works from what it is shown, its bases know nothing of it, and it runs."""
+"""The demo: its questions follow from its passages, the teacher uses only those, the base models know none of the
+answers, and it runs."""
 
 import json
 import random
@@ -32,7 +33,7 @@ def world():
 
 
 def words(text: str) -> set[str]:
-    """Names and large numbers: what must not be shared."""
+    """Names and large numbers, which training and test must not share."""
     return {w for w in re.findall(r"[A-Z][a-z]+|\d+", text) if not w.isdigit() or int(w) >= LARGE[0]}
 
 
@@ -46,7 +47,7 @@ def test_the_world_is_the_same_every_time(world) -> None:
 def test_training_and_test_share_no_name_and_no_large_number(world) -> None:
     common = set.intersection(*(words(" ".join(t.question for t in tasks)) for tasks in (world.train, world.test)))
     in_domain = words(" ".join(t.question for t in world.test if t.task_set.endswith("in_domain")))
-    for word in common - in_domain:  # what is left are the words of the questions themselves
+    for word in common - in_domain:  # only words of the questions themselves remain
         assert not word.isdigit()
         assert all(word not in entity.name.split() for entity in world.entities)
     unseen = [t for t in world.test if t.task_set == "facts"]
@@ -62,7 +63,7 @@ def test_no_question_is_asked_in_training_and_test(world) -> None:
 
 @pytest.mark.parametrize("hops", [1, 2, 3])
 def test_answers_follow_from_the_passages(hops: int) -> None:
-    """An oracle that reads: follow the chain through the texts that the index holds."""
+    """The oracle reads the indexed texts and follows the chain of facts."""
     rng = random.Random(hops)
     for _ in range(50):
         entities = cluster(Names(rng, "train"), rng)
@@ -110,7 +111,7 @@ def test_selection_drops_what_the_teacher_got_wrong(world, tools) -> None:
     kept, dropped = select(trajectories)
     assert set(dropped) == {"wrong_answer", "parse_failure"}
     kinds = [step.candidates[step.winner].observation.kind for t in kept for step in t.steps]
-    assert "exception" in kinds  # a step that failed and was recovered from is kept
+    assert "exception" in kinds  # a failed step that the episode recovers from is kept
 
 
 async def test_the_teacher_says_when_it_cannot_read() -> None:
@@ -177,7 +178,7 @@ def test_the_demo_runs_and_resumes(tmp_path: Path) -> None:
     assert all(row.keys() == rows[0].keys() and 0 <= row["accuracy"] <= 1 for row in rows)
     assert [row["n"] for row in rows[:5]] == [3, 3, 3, 3, 12]
     page = (output / "index.html").read_text()
-    assert page.count("<svg") == 2 and "http" not in page  # nothing is fetched
+    assert page.count("<svg") == 2 and "http" not in page  # the page fetches nothing
     assert (output / "means.png").read_bytes().startswith(b"\x89PNG")
 
     made = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}

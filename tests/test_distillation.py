@@ -1,4 +1,4 @@
-"""IDEA 1: what a teacher makes, and what is kept of it."""
+"""IDEA 1: what the teacher generates, and what is selected from it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,7 +62,7 @@ def test_first_thoughts_are_taken_from_recorded_chains(tmp_path: Path) -> None:
     assert [t.steps[0].candidates[0].prefix for t in made] == ["Thought: First I add the two."] * 2
     assert asked.count(True) == 1  # for the other one
     generate([TASK], ScriptedModel("another", policy), config=config, progress=False)
-    assert asked.count(True) == 2  # those of the other teacher are not its own
+    assert asked.count(True) == 2  # the other teacher's chains are not used
     with pytest.raises(ValueError, match="only used for a first-thought prefix"):
         GenerateConfig(chains=str(chains))
 
@@ -124,7 +124,7 @@ def test_steps_that_raised_are_kept() -> None:
 
 
 def said(task_id: str, answer: str, *observed: str, **fields: Any) -> Trajectory:
-    """Steps that were told this, and one that answers."""
+    """Steps with these messages, and a last one that answers."""
     steps = [Step([Candidate(f"print({i})")], message=f"Observation:\n{text}") for i, text in enumerate(observed)]
     steps.append(Step([Candidate(f"final_answer({answer!r})")]))
     return Trajectory(task_id, "Q?", steps=steps, **({"answer": answer, "score": 1.0} | fields))
@@ -189,7 +189,7 @@ def test_samples_need_a_temperature() -> None:
 
 
 def test_the_student_chooses_the_sample_it_finds_likeliest(tiny_model: Path) -> None:
-    """The oracle is the whole forward pass, by plain torch, over what ``to_examples`` says is learnt."""
+    """The oracle is a full forward pass in plain torch over the tokens that ``to_examples`` marks."""
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

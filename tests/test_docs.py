@@ -1,7 +1,7 @@
-"""The documentation is true: its blocks run, its commands are valid, its figures were measured.
+"""The documentation is correct: its blocks run, its commands are valid, and its figures were measured.
 
-Fenced blocks, ```python and ```sh, run one after another in a folder for each page. Indented commands need a GPU, a
-server or a real model: they are only parsed.
+Fenced blocks, ```python and ```sh, run one after another, in one folder per page. Indented commands need a GPU, a
+server or a real model and are only parsed.
 """
 
 import os
@@ -53,7 +53,7 @@ EXPECTED = {
     "own_task_set.py": r"wrong: How many days does a leap year have\? 365, not 366",
     "own_api.py": r"before\n.*\nparts +30 +0\.0% (?s:.*)\nafter\n.*\nparts +30 +[5-9]\d\.\d%",
 }
-"""What each example prints."""
+"""Output of each example."""
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))

@@ -1,4 +1,4 @@
-"""IDEA 2: which part of a chain of thought begins an agent's first Thought."""
+"""IDEA 2: the part of a chain of thought that begins an agent's first Thought."""
 
 import asyncio
 from collections.abc import Sequence

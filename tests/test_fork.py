@@ -1,4 +1,4 @@
-"""What works in a process goes on working in its forked child, where the parent's threads are gone."""
+"""What works in a process also works in its forked child, where the parent's threads do not exist."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Which Host headers name this machine: what browsers send for it, and what attackers send."""
+"""Host headers that name this machine, as sent by browsers and by attackers."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""The package as a whole: importing it is light, and its folders keep to the order that ARCHITECTURE.md draws."""
+"""The package as a whole: importing it is fast, and its folders import each other only in the order of
+ARCHITECTURE.md."""
 
 import ast
 import subprocess
@@ -47,7 +48,7 @@ ONLY_IMPORTERS = {
     "matplotlib": {"results/plots", "demo/page"},
 }
 
-# Folders and top-level files from the lowest to the highest: each may import those before it, and none after it.
+# Folders and top-level files, lowest first: each may import only those before it.
 ORDER = [
     *(
         "extras",
@@ -69,7 +70,7 @@ ORDER = [
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Dotted names of the modules that a file imports, inside functions too."""
+    """Dotted names of the modules that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

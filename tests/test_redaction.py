@@ -1,4 +1,4 @@
-"""Secrets that are given in addresses, commands and the environment, and where they could come out again."""
+"""Secrets in addresses, commands and the environment do not appear in output or files."""
 
 import json
 import logging

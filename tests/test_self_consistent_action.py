@@ -1,5 +1,5 @@
-"""IDEA 3 from Python: candidates vote by what they did, cannot see one another, and steps of many episodes run at
-once."""
+"""IDEA 3 from Python: candidates vote by their outcomes and are isolated from each other, and steps of many episodes
+run concurrently."""
 
 import asyncio
 import subprocess
@@ -29,7 +29,7 @@ def take(sandbox: Sandbox, episodes: Sequence[tuple[State, Sequence[str]]], **op
 
 
 VOTES = [
-    (["final_answer(41)", "final_answer(42)", "final_answer('42')"], 1),  # the reference code sees no difference here
+    (["final_answer(41)", "final_answer(42)", "final_answer('42')"], 1),  # equal in the paper's code
     (["print(7)", "1/0", "print(8)", "print(8)"], 2),
     (["1/0", "undefined", "print(3)"], 2),
     (["5", "2 + 3", "6"], 0),
@@ -92,7 +92,7 @@ def test_adaptive_sampling_decides_as_all_candidates_would(values: list[str], re
     assert sum(asked) == len(generation.completions) == generation.completion_tokens <= len(texts)
     assert len(asked) == generation.prompt_tokens
     if len(set(values)) == 1 and values[0].isdecimal():
-        assert asked == [len(texts) // 2 + 1]  # unanimous: no majority can be had for less
+        assert asked == [len(texts) // 2 + 1]  # unanimous: the fewest candidates that give a majority
 
 
 def test_a_slow_cell_does_not_hold_up_all_others() -> None:

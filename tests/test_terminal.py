@@ -1,4 +1,5 @@
-"""What a terminal must not obey: every command that shows texts of others, on a real terminal."""
+"""Terminal control characters in untrusted text have no effect, in every command that prints such text to a
+terminal."""
 
 import ast
 import json
@@ -25,8 +26,8 @@ FORBIDDEN = {*map(chr, (*range(9), *range(11, 32), *range(127, 160))), *"\u202e\
 
 
 def on_a_terminal(*arguments: str, typed: bytes = b"", cwd: Path | None = None) -> str:
-    """What a command writes to a terminal, both outputs, but for the terminal's own ends of lines. ``typed`` comes from
-    elsewhere: a terminal would show it."""
+    """What a command writes to a terminal, stdout and stderr together, with the terminal's line ends normalized.
+    ``typed`` is sent over a pipe, since a terminal would echo it."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "agentdistill", *arguments]
     environment = os.environ | {"TERM": "dumb", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}

@@ -1,4 +1,4 @@
-"""Half a character (a lone surrogate), which JSON and Python can say and UTF-8 cannot, is data, wherever from."""
+"""Lone surrogates, which JSON and Python can represent but UTF-8 cannot, are data, whatever their source."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Completions and what they mean: the golden cases that the Rust tests read too, and real outputs of many models."""
+"""Parsing of completions: the golden cases that the Rust tests also use, and real outputs of many models."""
 
 import ast
 import gzip
@@ -39,7 +39,7 @@ OUTCOMES = {
     "search_query_tags": {"answer": 899},
     "think+tool_call_json": {"answer": 101, "no_action": 106},
     "mathcoder_blocks": {"answer": 3003, "no_action": 389, "repetition": 28, "code": 1},
-    # Other action languages, and code without any mark: not guessed at. (Two of the SQL models wrote Python fences.)
+    # Other action languages, and code without any mark, are not guessed. (Two of the SQL models wrote Python fences.)
     "react_thought_action": {"no_action": 755},
     "react_numbered": {"no_action": 286},
     "bare_fence": {"no_action": 71},
@@ -47,7 +47,7 @@ OUTCOMES = {
     "intercode_action": {"no_action": 5535, "repetition": 18, "code": 2},
     "smolagents_parsed_code_only": {"no_action": 26},
 }
-"""What the 12,463 outputs of model_outputs.jsonl.gz give, by their format."""
+"""Outcomes of the 12,463 outputs in model_outputs.jsonl.gz, by format."""
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -84,7 +84,7 @@ def test_real_outputs(shared_data: Path) -> None:
 
 
 def call_of(code: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """What the cell ``print(tool(...))`` calls, by Python's own parser."""
+    """The call in the cell ``print(tool(...))``, parsed by Python's own parser."""
     [shown] = ast.parse(code).body
     assert isinstance(shown, ast.Expr) and isinstance(shown.value, ast.Call)
     [call] = shown.value.args
@@ -94,7 +94,7 @@ def call_of(code: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def said(text: str, action_format: ActionFormat) -> Any:
-    """The call or the answer that a turn is read as."""
+    """The call or the answer that a turn is parsed as."""
     found = parse_action(text, action_format)
     if isinstance(found, ParseFailure):
         return found.kind
@@ -113,7 +113,7 @@ def tool_calls(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def queries(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """A record is a whole episode: its turns are what stands between the documents."""
+    """A record is a whole episode: its turns are the texts between the documents."""
     for turn in re.split(r"<\|begin_of_documents\|>.*?<\|end_of_documents\|>", row["output"], flags=re.DOTALL):
         if query := re.search(r"<\|begin_of_query\|>(.*?)<\|end_of_query\|>", turn, re.DOTALL):
             yield turn, ("web_search", [query[1].strip()], {})
@@ -142,7 +142,7 @@ SOURCES: dict[str, tuple[ActionFormat, Callable[[dict[str, Any]], Iterator[tuple
     "react_numbered": ("react", react_actions, 500),
     "mathcoder_blocks": ("code_tags", code_blocks, 3000),
 }
-"""Of sources that say what the action was: how it is to be read, what it was, and the least number of actions."""
+"""For sources that record the action: the format to parse, the recorded action, and the minimum number of actions."""
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -178,7 +178,7 @@ ARGUMENTS = st.dictionaries(
 
 @given(ARGUMENTS, st.sampled_from(["json", "text", "raw", "python", "commas"]))
 def test_a_call_is_what_its_json_says(arguments: dict[str, Any], spelling: str) -> None:
-    """The oracle is Python's own reader of JSON and of literals, in each spelling that models use."""
+    """The oracle is Python's own parser of JSON and of literals, in each spelling that models use."""
     call = {"name": "f", "arguments": json.dumps(arguments) if spelling == "text" else arguments}
     match spelling:
         case "python":
@@ -225,7 +225,7 @@ def test_no_action_in_the_thinking_is_carried_out(action_format: ActionFormat, b
 
 @given(st.text(st.characters(codec=None)))
 def test_any_string_of_python_is_understood(completion: str) -> None:
-    """Lone surrogates too, which UTF-8 cannot say: spans still count Python's characters."""
+    """Includes lone surrogates, which UTF-8 cannot represent: spans still count Python's characters."""
     found = parse_action(f"Thought: {completion}\nCode:\n```py\nprint('é')\n```<end_code>")
     assert isinstance(found, Action | ParseFailure)
     assert isinstance(parse_action(completion), Action | ParseFailure)

@@ -1,7 +1,8 @@
-"""Attacks on the sandbox, as data: the cells of tests/golden/attacks are hostile, and after each nobody else is harmed.
+"""Attacks on the sandbox, as data: the cells in tests/golden/attacks are hostile, and must affect nothing outside their
+State.
 
-Not harmed means: the State before the attack, a sibling of it and a fresh one do what they did before, to the last byte
-of the memory that they leave; the process has the descriptors and threads that it had, and not much more memory.
+After each attack, three States must behave as before, to the last byte of memory: the State before the attack, a
+sibling of it, and a fresh State. The process must have the same descriptors and threads, and not much more memory.
 """
 
 import contextlib
@@ -45,13 +46,14 @@ class Attack:
     name: str
     cells: list[str]
     kinds: set[str]
-    """How the last cell may end."""
+    """Allowed outcomes of the last cell."""
     shows: str
-    """What its output, value, answer or error must contain."""
+    """Texts that its output, value, answer or error must contain."""
     hides: str | None
-    """What they must not."""
+    """Texts that these must not contain."""
     endless: bool
-    """Runs, or may run, into the time limits, which are short for it. All others have a minute: machines are busy."""
+    """Whether it runs, or may run, into the time limits, which are short then. Other attacks have a minute, since the
+    machine may be busy."""
 
 
 def attacks() -> list[Attack]:
@@ -61,7 +63,7 @@ def attacks() -> list[Attack]:
         first = [group["first"]] if "first" in group else []
         for row in group.pop("attack"):
             endless = row.pop("endless", False)
-            # What a broken interpreter does depends on where its objects are, and so on the build of the guest.
+            # What a broken interpreter does depends on the addresses of its objects, and so on the build of the guest.
             anyhow = KINDS if row.pop("breaks", False) else ["timeout", "killed"] if endless else None
             kinds = row.pop("kind", anyhow)
             found.append(
@@ -114,10 +116,10 @@ def seen(observation: Observation) -> tuple[object, ...]:
 
 
 def descriptors() -> list[str]:
-    """What the process has open, but for what each thread that runs cells has of its own."""
+    """The open descriptors of the process, without the /proc pagemap that each thread running cells has open."""
     found = []
     for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
             found.append(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
     return sorted(name for name in found if not name.endswith("/pagemap"))
 
@@ -127,7 +129,7 @@ def threads() -> int:
 
 
 class Bystanders:
-    """The States around an attack, and what they did before it."""
+    """The States around an attack, and their behavior before it."""
 
     def __init__(self) -> None:
         self.patient = Sandbox(TOOLS, limits(60))
@@ -137,7 +139,7 @@ class Bystanders:
         self.states = [self.before, sibling, self.patient.initial]
         self.expected = self.canaries()
         self.memory = [state.to_bytes() for state in self.states]
-        # As many idle threads as any test here needs. A thread that is not yet idle again makes way for a new one.
+        # As many idle threads as any test here needs. While a thread is not yet idle again, a new one may start.
         meet = Sandbox({"meet": threading.Barrier(8).wait}, threads=8)
         meet.run_many([(meet.initial, "meet()")] * 8)
         self.descriptors, self.most_threads = descriptors(), threads() + 8
@@ -180,5 +182,5 @@ def test_an_attack_harms_nobody_else(bystanders: Bystanders, attack: Attack) -> 
     assert attack.shows in said, said[:2000]
     assert attack.hides is None or attack.hides not in said, said[:2000]
     assert len(said) < 16 * 2000 + (128 << 10) and len(observation.tool_calls) <= 8
-    # The State after it may be a ruin, but one that can be looked at, kept and entered.
+    # The State after it may be broken, but it can still be inspected, stored and used.
     bystanders.hasty.run(State.from_bytes(after.to_bytes(), limits(60)), "1")

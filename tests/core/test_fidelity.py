@@ -1,7 +1,7 @@
-"""Cells that models wrote do in the sandbox what they did in CPython 3.11: print, value of the last line, exception.
+"""Cells written by models do the same in the sandbox as in CPython 3.11: output, value of the last line, exception.
 
-Each known difference is listed with its reason in tests/golden/cells_differences.jsonl; a new one fails, and so does a
-listed one that has gone. Cells that name numpy are run where the guest has it.
+Each known difference is listed with its reason in tests/golden/cells_differences.jsonl. A new difference fails, and so
+does a listed one that no longer exists. Cells that use numpy run only if the guest has it.
 """
 
 import gzip
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 DIFFERENCES = Path(__file__).parents[1] / "golden" / "cells_differences.jsonl"
 ENOUGH = {"stdlib": 0.995, "third_party": 0.98}
 ASKED = {"ans": 'globals().get("ans")', "solution()": "solution()"}
-"""What was evaluated after the cells, by the kind of the row."""
+"""What was evaluated after the cells, by the kind of row."""
 
 
 @pytest.mark.parametrize("numpy", [False, True], ids=["without numpy", "with numpy"])
@@ -44,7 +44,7 @@ def test_cells_of_models_do_what_they_did_in_cpython(shared_data: Path, numpy: b
 
 
 def differences(rows: list[Row]) -> Iterator[tuple[str, str]]:
-    """The rows that differ, and what is seen where what was recorded."""
+    """The rows that differ, with their actual and recorded results."""
     ending = [row for row in rows if row["native"]["status"] != "killed"]
     sandbox = Sandbox(limits=Limits(seconds=120, stdout_chars=1_000_000))
     for group in (ending[start : start + 256] for start in range(0, len(ending), 256)):
@@ -59,7 +59,7 @@ def differences(rows: list[Row]) -> Iterator[tuple[str, str]]:
 
 
 def run(sandbox: Sandbox, rows: list[Row]) -> list[list[Observation]]:
-    """The rows' cells, one after the other in each row, all rows at once; and what is asked in the end."""
+    """Run the cells of each row in sequence, all rows concurrently, then evaluate what was recorded."""
     cells = []
     for row in rows:
         native = row["native"]
@@ -78,13 +78,13 @@ def run(sandbox: Sandbox, rows: list[Row]) -> list[list[Observation]]:
 
 
 def did(observation: Observation) -> tuple[str, str | None, str | None]:
-    """What it printed, its value, and its exception's type or other end."""
+    """A cell's output, value, and exception type or other outcome."""
     end = None if observation.kind == "value" else observation.error_type or observation.kind
     return observation.stdout, observation.value, end
 
 
 def expected(row: Row) -> list[tuple[str, str | None, str | None]]:
-    """The same, as CPython has it."""
+    """The same, as CPython gives it."""
     native = row["native"]
     recorded = [(cell["stdout"], cell["last"], cell["exc"] and cell["exc"].split(":")[0]) for cell in native["cells"]]
     match native["value"]:

@@ -1,4 +1,4 @@
-"""Search on real questions, and the index from Python. tests/rust/retrieval.rs holds scores against an oracle."""
+"""Search with real questions, and the index from Python. tests/rust/retrieval.rs compares scores with an oracle."""
 
 import json
 import os
@@ -20,7 +20,7 @@ RECALL = {
     "hotpot_autoact300": (60.0, 78.2, 90.8),
     "musique_hipporag_train100": (39.2, 49.3, 55.9),
 }
-"""Recall at 2, 5 and 10 in percent, of bm25s with Porter2 stems and stop words (shared/data/README.md)."""
+"""Recall at 2, 5 and 10, in percent, of bm25s with Porter2 stems and stop words (shared/data/README.md)."""
 
 PASSAGES = [("a", "Corran", "A headland."), ("b", "Strand", "An engineer of lights."), ("c", "", "Corran, Corran")]
 

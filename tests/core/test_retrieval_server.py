@@ -1,4 +1,4 @@
-"""``agentdistill serve-retrieval`` as its clients have it: a process, asked over HTTP."""
+"""``agentdistill serve-retrieval`` from its clients' side: a process that is queried over HTTP."""
 
 import json
 import re
@@ -175,7 +175,7 @@ def test_it_is_a_value_in_python_too(index: Bm25Index) -> None:
 
 
 def raw(url: str, sent: bytes) -> bytes:
-    """What is answered to ``sent`` until the connection ends."""
+    """The response to the bytes ``sent``, until the connection closes."""
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname, parts.port), timeout=60) as client:
         answer = b""
@@ -193,7 +193,7 @@ def request(body: bytes, *lines: str, host: str = "localhost", kind: str = "appl
 
 
 def resident(process: subprocess.Popen[str]) -> int:
-    """MB of memory that a process has."""
+    """Resident memory of a process, in MB."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(re.findall(r"VmRSS:\s*(\d+)", status)[0]) >> 10
 
@@ -230,7 +230,7 @@ def test_heads_are_bounded(endless: bytes, url: str) -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Bm25Index:
-    """Twenty passages of a megabyte that all have one word."""
+    """Twenty passages of one megabyte that share a word."""
     passages = [(str(i), "", "alpha " + "lorem ipsum " * 83_000) for i in range(20)]
     return Bm25Index.build(passages, tmp_path_factory.mktemp("large") / "index")
 
@@ -290,7 +290,7 @@ def test_health_answers_while_large_queries_run(tmp_path: Path) -> None:
 
 
 def test_who_drops_it_does_not_wait(index: Bm25Index) -> None:
-    """A request under way keeps its connection for a while. Who waited for that would find it closed."""
+    """A running request keeps its connection for a while. Dropping the server must not wait until it closes."""
     program = (
         "import socket, sys\nfrom agentdistill import Bm25Index, RetrievalServer\n"
         "server = RetrievalServer(Bm25Index.open(sys.argv[1]), port=0)\n"

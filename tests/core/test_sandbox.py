@@ -1,4 +1,4 @@
-"""The sandbox from Python: States, ends of cells, tools. See test_fidelity.py and test_attacks.py, too."""
+"""The sandbox from Python: States, outcomes of cells, tools. See also test_fidelity.py and test_attacks.py."""
 
 import importlib.resources
 import json
@@ -199,7 +199,7 @@ def test_final_answer_ends_the_cell(sandbox: Sandbox, code: str, answer: str, as
 )
 @pytest.mark.parametrize("inside", ["{}", "[{}]", "{{'key': ({},)}}"])
 def test_an_answer_says_the_same_as_text_and_as_json(sandbox: Sandbox, kind: str, held: str, inside: str) -> None:
-    """Whatever its class says in its own methods."""
+    """Whatever the methods of its class return."""
     code = f"""
 class Liar({kind}):
     def lie(self, *ignored): return "hacked"
@@ -428,8 +428,8 @@ NOISE = [
 
 
 def test_the_same_cells_from_the_same_seed_observe_the_same() -> None:
-    """On any number of threads, alone or beside others, in slots that are new or were others' before: all but the
-    seconds, and every byte of the States."""
+    """On any number of threads, alone or beside others, in new or reused slots: everything is equal except the times,
+    including every byte of the States."""
 
     def observed(sandbox: Sandbox, beside: list[str]) -> list[object]:
         state, seen = sandbox.initial, []

@@ -1,4 +1,4 @@
-"""What do cells make a process take at most?"""
+"""Upper bounds on the resources that cells make the process use."""
 
 from agentdistill._core import Limits, Sandbox
 

@@ -1,4 +1,5 @@
-"""Traps in a cell and other libraries' signal handlers leave one another alone, in any order and while cells run."""
+"""Traps in cells and signal handlers of other libraries do not interfere, in any order of installation and while cells
+run."""
 
 import signal
 import subprocess
@@ -69,7 +70,7 @@ def test_a_signal_that_somebody_sends_ends_the_process() -> None:
 
 
 def test_a_handler_that_repairs_a_fault_still_does() -> None:
-    """As virtual machines do: it makes the page accessible, or goes on elsewhere."""
+    """As in virtual machines: the handler makes the page accessible, or continues elsewhere."""
     done = run("""
 import mmap
 libc = ctypes.CDLL(None, use_errno=True)

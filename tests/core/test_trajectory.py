@@ -1,4 +1,4 @@
-"""Trajectory files from Python: durable under kill -9 and a full disk. tests/rust/trajectory.rs tests the format."""
+"""Trajectory files from Python: no loss under kill -9 or a full disk. tests/rust/trajectory.rs tests the format."""
 
 import json
 import pickle
@@ -77,7 +77,7 @@ assert [trajectory.task_id for trajectory in read_trajectories(path)] == ["small
 
 
 def test_a_write_that_fails_leaves_what_fitted(tmp_path: Path) -> None:
-    """A limit on the file's size stands for a full disk: the write comes back short."""
+    """A limit on the file size simulates a full disk: the write is short."""
     subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path / "t.jsonl")], check=True)
 
 

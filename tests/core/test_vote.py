@@ -1,4 +1,4 @@
-"""The vote against a slow reference written in Python, which reads literals with Python's own parser."""
+"""The vote compared with a slow reference in Python, which parses literals with Python's own parser."""
 
 import ast
 import json
@@ -34,7 +34,7 @@ values = st.recursive(
 
 
 def normal(value: Any) -> Any:
-    """Equal for values that count as the same, in a form that can be a key of a dict."""
+    """A hashable form that is equal for values that count as the same."""
     match value:
         case bool() | None:
             return str(value)
@@ -58,9 +58,9 @@ def normal(value: Any) -> Any:
 
 
 @given(values)
-@example({"": None, "\r": []})  # keys that white space alone tells apart
+@example({"": None, "\r": []})  # keys that differ only in white space
 def test_a_value_is_itself_however_written(value: Any) -> None:
-    """By its repr, by JSON, and with its dictionaries the other way round."""
+    """As its repr, as JSON, and with its dictionaries in reverse order."""
 
     def turned(value: Any) -> Any:
         if isinstance(value, dict):
@@ -84,7 +84,7 @@ def test_values_are_the_same_when_the_reference_says_so(one: Any, other: Any) ->
 
 @pytest.mark.parametrize("name", ["float64", "float32", "int64", "uint8", "bool_", "str_", "longdouble"])
 def test_scalars_of_numpy_are_what_they_hold(name: str) -> None:
-    """In numpy 2's own words; alone, in a list, and as an answer."""
+    """In the repr of numpy 2: alone, in a list, and as an answer."""
     numpy = pytest.importorskip("numpy")
     scalar = getattr(numpy, name)(1)
     plain = scalar.item() if name != "longdouble" else 1.0

@@ -1,4 +1,4 @@
-"""Every form in which passages come: they are the same passages, in the same order, and what is wrong is named."""
+"""Every format of passages gives the same passages in the same order, and errors name what is wrong."""
 
 import gzip
 import json
@@ -217,7 +217,7 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """50 MB of passages, with 64 MB and what the interpreter and mapped files take."""
+    """Index 50 MB of passages with a limit of 64 MB, plus the memory of the interpreter and of mapped files."""
     text = b"".join(lines([(str(i), f"t{i}", " ".join(f"w{i * j % 9973}" for j in range(100)))]) for i in range(2000))
     corpus = written(tmp_path / "a.jsonl", text * (50_000_000 // len(text)))
     code = f"""

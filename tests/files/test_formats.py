@@ -1,6 +1,6 @@
-"""Trajectories from and to others: their real programs write what is read, and read what is written.
+"""Other programs' trajectories: the real programs write what is read here, and read what is written here.
 
-tests/rust/formats.rs has round trips of any trajectory, and what is wrong in files.
+tests/rust/formats.rs has round trips of arbitrary trajectories, and errors in files.
 """
 
 import json
@@ -41,7 +41,7 @@ TURNS = (
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of real trajectories: one wrong, one with a turn that is no action, one good."""
+    """A file of real trajectories: one wrong, one with a turn that does not parse, one correct."""
     path = tmp_path_factory.mktemp("recorded") / "traj.jsonl"
 
     def policy(messages: Sequence[Message], *_: object) -> str:
@@ -69,7 +69,7 @@ def test_trajectories_come_back_from_every_format(target: Format, suffix: str, r
     assert done == (3, steps if target == "prompt-completion" else 3)
     convert(there, back, progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back.jsonl", there.name], "nothing else is left"
-    # Of a prompt and its completion each step comes back; the last of a trajectory has all of them.
+    # In prompt-completion, each step is a record and comes back as a trajectory; an episode's last one has all steps.
     read = [trajectory for trajectory in read_trajectories(back) if trajectory.outcome == "final_answer"]
     for before, after in zip(ours, read, strict=True):
         assert said(after) == said(before)
@@ -220,7 +220,7 @@ SHARED = [{"from": "human", "value": "Q2?"}, {"from": "gpt", "value": PLAIN[1]["
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.json", "a.jsonl.gz", "saved"])
 @pytest.mark.parametrize("form", ["messages", "prompt-completion", "sharegpt"])
 def test_logs_that_datasets_writes(form: str, name: str, tmp_path: Path) -> None:
-    """With the nulls that its columns have, since one conversation has fields that another has not."""
+    """Includes the nulls in its columns, which appear because conversations have different fields."""
     datasets = pytest.importorskip("datasets", reason="needs agentdistill[benchmarks]")
     records = {
         "messages": [{"messages": WRITTEN}, {"messages": PLAIN}],
@@ -249,7 +249,7 @@ def test_logs_that_datasets_writes(form: str, name: str, tmp_path: Path) -> None
 
 
 def test_sharegpt_is_as_llama_factory_wants_it(recorded: Path, tmp_path: Path) -> None:
-    """Its rules: odd turns are of one kind, even ones of the other, and a function_call is JSON behind its thought."""
+    """Its rules: odd turns are of one kind, even turns of the other, and a function_call is JSON after its thought."""
     for record in rows(recorded, "sharegpt", tmp_path / "sharegpt.jsonl"):
         turns = [turn for turn in record["conversations"] if turn["from"] != "system"]
         assert len(turns) % 2 == 0
@@ -307,7 +307,7 @@ def test_a_smolagents_memory_is_read(tmp_path: Path) -> None:
 
 
 def test_every_smolagents_agent_keeps_its_actions(tmp_path: Path) -> None:
-    """Logs that the library itself writes, of each class of agent and each way in which it writes code."""
+    """Logs that the library itself writes, for each class of agent and each way of writing code."""
     smolagents = pytest.importorskip("smolagents", reason="needs agentdistill[smolagents]")
     from smolagents.models import (
         ChatMessageStreamDelta,
@@ -471,7 +471,7 @@ def test_a_record_that_is_too_long_is_refused_with_its_place(tmp_path: Path) -> 
 
 
 def test_real_completions_are_read_as_the_rollout_reads_them(shared_data: Path, tmp_path: Path) -> None:
-    """Those of a public set, as conversations of one turn: nothing is lost, and nothing stops the reading."""
+    """Completions of a public data set, as conversations of one turn: none is lost, and none stops the conversion."""
     import gzip
 
     with gzip.open(shared_data / "model_outputs.jsonl.gz", "rt") as file:

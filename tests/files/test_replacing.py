@@ -1,4 +1,4 @@
-"""What is written beside an output before it takes its place: links that somebody else put there are not followed."""
+"""Files that are written beside an output before they replace it: symlinks planted there by others are not followed."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def recorded(tmp_path: Path) -> Path:
 
 
 def plant(place: Path, target: Path) -> None:
-    """A link of another's at ``place``, to a folder or a file of the user's."""
+    """A symlink at ``place`` to a folder or file of the user's."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix:
         target.write_text("precious")

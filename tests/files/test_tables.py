@@ -1,4 +1,4 @@
-"""Tables made to fill memory, and folders that are no datasets."""
+"""Tables made to exhaust memory, and folders that are not data sets."""
 
 import json
 import resource
@@ -20,7 +20,7 @@ def repeated(text: str, times: int) -> Any:
 
 
 def test_a_text_that_stands_in_every_row_is_there_once(tmp_path: Path) -> None:
-    """9 kB of Parquet that say 2.4 GB."""
+    """9 kB of Parquet that expand to 2.4 GB."""
     table = pyarrow.table({"id": [str(i) for i in range(4000)], "text": repeated("word " * 120_000, 4000)})
     parquet.write_table(table, tmp_path / "t.parquet")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,10 +1,9 @@
-"""Pairs of answers to mathematical questions, made from values whose type is known: what is equal, and what is not?
+"""Pairs of answers to mathematical questions, generated from values of known type, with their equality.
 
-A value is drawn by its kind, and written in many ways that are right (LaTeX, Python, sympy's own printers, Unicode,
-plain text) and in ways that are wrong by little (a sign, a digit, an end of an interval, an order, a branch). Nothing
-here uses the grader's own grammar: sympy and Python's fractions say what is equal. Gold answers of real sets (MATH,
-GSM8K) are dressed in ways that keep their value, and changed in ways that do not. The file is long since each kind of
-value has its lists.
+A value is drawn by its kind, and written in many correct ways (LaTeX, Python, sympy's own printers, Unicode, plain
+text) and in slightly wrong ways (a sign, a digit, an end of an interval, an order, a branch). The grader's own grammar
+is not used: sympy and Python's fractions decide what is equal. Gold answers of real sets (MATH, GSM8K) are rewritten in
+ways that keep their value, and in ways that do not. The file is long because each kind of value has its lists.
 """
 
 import json
@@ -22,7 +21,7 @@ SEED = 20261130
 
 
 class Pair(NamedTuple):
-    """A reference, an answer, and whether the answer is right."""
+    """A reference, an answer, and whether the answer is correct."""
 
     kind: str
     reference: str
@@ -31,7 +30,7 @@ class Pair(NamedTuple):
 
 
 class Spelled(NamedTuple):
-    """A value: as a reference has it, in other words, and its neighbours."""
+    """A value: its reference spelling, other spellings, and similar wrong values."""
 
     reference: str
     right: list[str]
@@ -42,7 +41,7 @@ x, y, a, b, n, k, t = symbols("x y a b n k t")
 
 
 def pairs(count: int, seed: int = SEED) -> list[Pair]:
-    """``count`` pairs and a few more, the same ones for a seed: each kind of value in turn."""
+    """At least ``count`` pairs, cycling through the kinds of values; the same seed gives the same pairs."""
     chance, found = random.Random(seed), {}
     while len(found) < count:
         for kind, make in KINDS.items():
@@ -265,7 +264,7 @@ def recurring(chance: random.Random) -> Spelled:
 
 
 def _written(value: sympy.Expr) -> list[str]:
-    """An expression as sympy prints it, and as people do."""
+    """An expression as sympy prints it, and as people write it."""
     text, tex = str(value), latex(value)
     return [
         text, tex, f"${tex}$", rf"\boxed{{{tex}}}", text.replace("**", "^"), text.replace("sqrt", "\N{SQUARE ROOT}"),
@@ -301,7 +300,7 @@ def surd(chance: random.Random) -> Spelled:
 
 
 def multiple(chance: random.Random) -> Spelled:
-    """Of pi, of e, a logarithm, or an inverse function."""
+    """A multiple of pi or e, a logarithm, or an inverse function."""
     c = Rational(_signed(chance, 12), chance.randint(1, 9))
     p, q = chance.randint(2, 9), chance.randint(10, 30)
     value = chance.choice((
@@ -394,7 +393,7 @@ def polynomial(chance: random.Random) -> Spelled:
 
 
 def formula(chance: random.Random) -> Spelled:
-    """In letters, with a fraction, a root or a function."""
+    """A formula in letters, with a fraction, a root or a function."""
     p, q = chance.randint(2, 9), chance.randint(2, 9)
     value = chance.choice((
         x / p, p * x / q + 1, p / (q * x), (x + p) / (y - q), a / b * x, a / (b * x), sqrt(a**2 + p * b**2),
@@ -739,7 +738,7 @@ KINDS: dict[str, Callable[[random.Random], Spelled]] = {
 
 
 def gold_pairs(folder: Path, count: int, seed: int = SEED) -> list[Pair]:
-    """``count`` pairs and a few more, made from gold answers of MATH and GSM8K in a folder of public data."""
+    """At least ``count`` pairs from gold answers of MATH and GSM8K in a folder of public data."""
     chance, found = random.Random(seed), {}
     answers = [*_gold(folder)]
     while len(found) < count:
@@ -762,7 +761,7 @@ def _gold(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _dressed(gold: str, chance: random.Random) -> Spelled:
-    """A gold answer in other dress, and changed in one place."""
+    """A gold answer in other notations, and with one change in its value."""
     right = [
         rf"\boxed{{{gold}}}", f"The answer is ${gold}$.", f"**Answer:** ${gold}$", rf"\[{gold}\]", f"{gold}.",
         f" {gold} ", f"$${gold}$$",

@@ -1,4 +1,4 @@
-"""Grading: facts by their words, whatever is graded by its kind, and by functions of one's own."""
+"""Grading: facts by their words, tasks by their kind, and with user functions."""
 
 import asyncio
 from pathlib import Path

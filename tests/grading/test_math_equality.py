@@ -1,5 +1,5 @@
-"""Equality of mathematical answers: pairs judged by hand, what must hold for all, and a worker that is stopped
-and comes back."""
+"""Equality of mathematical answers: pairs judged by hand, general properties, and a worker that is stopped and
+restarted."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ DIFFERENCES = rows("math_answers_differences.tsv")
 
 
 def test_pairs_judged_by_hand() -> None:
-    """All but the differences known: one that is gone is to be struck from their file."""
+    """All pairs except known differences. A known difference that no longer exists must be removed from their file."""
     assert len(PAIRS) >= 700 and {relation for _, relation, *_ in PAIRS} == {"=", "!="}
     assert len({(reference, answer) for reference, _, answer, *_ in PAIRS}) == len(PAIRS)
     differing = [
@@ -53,12 +53,12 @@ def test_pairs_judged_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_pairs_of_typed_values(seed: int) -> None:
-    """Of 25 kinds: nothing wrong is accepted, and less than one in a hundred of what is right is refused."""
+    """25 kinds of values: no wrong answer is accepted, and less than 1 % of correct answers are refused."""
     assert_graded(pairs(1_000, seed))
 
 
 def test_pairs_of_gold_answers(shared_data: Path) -> None:
-    """Of MATH and GSM8K, in other dress and changed in one place."""
+    """Answers of MATH and GSM8K, in other notations and with one change."""
     assert_graded(gold_pairs(shared_data, 600))
 
 
@@ -154,7 +154,7 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 
 
 def test_a_forked_child_has_a_worker_of_its_own(tmp_path: Path) -> None:
-    """And a json.py in the working folder is run by neither: the program prints nothing."""
+    """Neither worker imports a json.py in the working folder: the program prints nothing."""
     (tmp_path / "json.py").write_text("print('run')")
     (tmp_path / "sympy.py").write_text("print('run')")
     environment = {**os.environ, "PYTHONPATH": str(Path(agentdistill.__file__).parents[1])}
@@ -189,7 +189,7 @@ EXPRESSIONS = st.recursive(
 @settings(deadline=None, max_examples=100)
 @given(EXPRESSIONS, EXPRESSIONS)
 def test_expressions_are_equal_if_sympy_says_so(one: str, other: str) -> None:
-    """Sympy's own parser and expansion as the oracle."""
+    """The oracle is sympy's own parser and expansion."""
     same = sympy.expand(sympy.sympify(one, locals=SYMBOLS) - sympy.sympify(other, locals=SYMBOLS)) == 0
     assert equal(one, other) == same
     assert equal(one, sympy.latex(sympy.expand(sympy.sympify(one, locals=SYMBOLS))))

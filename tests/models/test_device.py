@@ -1,4 +1,4 @@
-"""Which device is this process's own."""
+"""The choice of this process's device."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from agentdistill.models.device import default_device  # noqa: E402  # it import
 def test_each_process_of_torchrun_has_a_gpu_of_its_own(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], device: str
 ) -> None:
-    """A teacher that judges and a student that trains are loaded there, not all on the first."""
+    """A process's teacher and student are loaded on its own GPU, not all on the first."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     for name, value in environment.items():

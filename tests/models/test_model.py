@@ -1,4 +1,4 @@
-"""The Model protocol's own parts: settings, load_model, scripted and recorded models."""
+"""The Model protocol: sampling settings, load_model, scripted and recorded models."""
 
 import json
 import sys

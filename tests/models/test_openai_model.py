@@ -1,4 +1,4 @@
-"""The OpenAI engine, against a server that fails in every way a script says."""
+"""The OpenAI engine, against a server that fails as scripted."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ QUESTION = [Message("system", "Be brief."), Message("user", "What is 6 times 7?"
 
 
 def completions(*texts: str, prompt_tokens: int = 10, **extra: Any) -> Answer:
-    """Answer with a chat completion of these choices."""
+    """Respond with a chat completion with these choices."""
     choices = [{"index": i, "message": {"role": "assistant", "content": text}} for i, text in enumerate(texts)]
     for choice in choices:
         choice |= {"finish_reason": "stop", **extra}
@@ -78,7 +78,7 @@ async def test_thoughts_are_kept_apart(server: Server, message: dict[str, str], 
 
     server.script = [answer]
     model, shown = model_of(server), list[str]()
-    sampling = Sampling(stop=("```\n",))  # what the model thinks of ends nothing
+    sampling = Sampling(stop=("```\n",))  # stop strings do not apply to thinking
     if streamed:
         [completion] = (await model.stream(QUESTION, sampling, shown.append)).completions
         assert "Hm." in "".join(shown) and "Thought: I say it." in "".join(shown)
@@ -190,7 +190,7 @@ async def test_what_passes_is_asked_again(server: Server, trouble: Answer) -> No
 
 @pytest.mark.parametrize("refused", [[], ["top_k"], ["seed"]])
 def test_a_trajectory_says_how_its_tokens_were_drawn(server: Server, refused: list[str]) -> None:
-    """Each request has a seed of its own, which is the same in the next run."""
+    """Each request has its own seed, which is the same in the next run."""
     server.script = [without(*refused)]
     seeds = list[list[Any]]()
     tasks = [Task(name, "What is 6 times 7?", "42", "sums", "math") for name in ("a#1", "a#2")]
@@ -237,7 +237,7 @@ def test_a_rollout_survives_a_server_of_which_a_third_fails(server: Server, tmp_
 
 
 def refused(body: str) -> Answer:
-    """Refuse with this body, whatever its form."""
+    """Refuse with this body, in any format."""
     return lambda handler, request: handler.send(400, body)
 
 
@@ -275,7 +275,7 @@ async def test_retries_are_bounded(server: Server) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
 async def test_a_server_that_never_was_is_given_up_soon(host: str, caplog: pytest.LogCaptureFixture) -> None:
-    model = OpenAIModel(f"http://{host}:9/v1", "large")  # the discard port: nobody listens
+    model = OpenAIModel(f"http://{host}:9/v1", "large")  # the discard port, on which nothing listens
     with pytest.raises(ModelError, match=rf"large at http://{host}:9/v1 does not answer after 3 tries: Connection err"):
         await model.generate(QUESTION, Sampling())
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
@@ -355,7 +355,7 @@ async def test_a_server_that_gives_too_many(server: Server) -> None:
 
 
 def without(*names: str) -> Answer:
-    """A server that does not know these arguments."""
+    """A server that does not know these parameters."""
 
     def answer(handler: Handler, request: dict[str, Any]) -> None:
         if unknown := [name for name in names if name in request]:
@@ -448,7 +448,7 @@ async def test_token_ids_and_logprobs_where_given(server: Server) -> None:
 
 
 def continues(handler: Handler, request: dict[str, Any]) -> None:
-    """A server that goes on with a turn that was begun: its prompt is then shorter by the end of that turn."""
+    """A server that continues a partial assistant turn. Its prompt is then shorter by the end of that turn."""
     begun = request.get("continue_final_message", False)
     text = " of course" if begun else "Thought: of course"
     completions(text, prompt_tokens=20 - 5 * begun)(handler, request)
@@ -494,7 +494,7 @@ async def test_n_must_be_positive(server: Server, n: int) -> None:
 
 
 def streamed(*pieces: str, end: bool = True) -> Answer:
-    """Answer with a stream of these pieces; without an end, hang up after them."""
+    """Respond with a stream of these pieces. Without an end, close the connection after them."""
     deltas: list[dict[str, Any]] = [{"index": 0, "delta": {"content": piece}, "token_ids": [7]} for piece in pieces]
     if end:
         deltas.append({"index": 0, "delta": {}, "finish_reason": "stop"})

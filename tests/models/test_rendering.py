@@ -1,4 +1,4 @@
-"""Prompts in pieces: the same ids as of the whole text, whatever the conversation."""
+"""Prompts rendered in pieces have the same ids as the whole text, for any conversation."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ tokenizers = pytest.importorskip("tokenizers", reason="needs agentdistill[train]
 
 
 def marks_beginnings() -> Any:
-    """As SentencePiece's of older models: a text begins with a mark, and so would each of its pieces."""
+    """Like the SentencePiece tokenizers of older models: a text begins with a mark, and so would each of its pieces."""
     words = {word: i for i, word in enumerate(["<unk>", "<|im_start|>", "<|im_end|>", "\u2581a", "a", "\u2581"])}
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -85,7 +85,7 @@ TOKENS = [
 @pytest.mark.parametrize("kind", ["bytes", "sentences", "ends strip", "not special", "normalized"])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_control_tokens_that_a_text_says_are_its_letters(template: str, kind: str) -> None:
-    """Of any tokenizer: what a question, a passage or the model itself writes makes no turn."""
+    """For any tokenizer: text from a question, a passage or the model itself never becomes a control token."""
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     core = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(sorted(alphabet))}, []))
     core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=kind == "sentences")

@@ -1,5 +1,5 @@
-"""Chat templates as real models have them: what the engine is given at each turn is what a student learns from, and
-what a template does not know is said in another way."""
+"""Chat templates of real models: a student learns from exactly what the engine gets at each turn, and what a template
+does not support is expressed in another way."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from samples import TASK, code, tokenizer
 
 ENDED = "{{ '<|im_start|>' + m.role + '\n' + content + '<|im_end|>\n' }}"
 ASKED = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
-DROPS = (  # Qwen3: earlier thoughts go, the last turn has its own, or none; thinking can be turned off
+DROPS = (  # Qwen3: thinking of earlier turns is dropped, the last turn may have some; thinking can be turned off
     "{%- for m in messages %}{%- set content = m.content %}"
     "{%- if m.role == 'assistant' %}{%- set thought = '' %}"
     "{%- if '</think>' in content %}{%- set thought = content.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
@@ -33,21 +33,21 @@ DROPS = (  # Qwen3: earlier thoughts go, the last turn has its own, or none; thi
     + "{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{%- endif %}"
     "{%- endif %}"
 )
-OPENS = (  # DeepSeek-R1, QwQ: the model's turn begins within its thinking
+OPENS = (  # DeepSeek-R1, QwQ: the model's turn begins inside its thinking
     "{%- for m in messages %}{%- set content = m.content.split('</think>')[-1] %}"
     + ENDED
     + "{%- endfor %}"
     + ASKED
     + "{{ '<think>\n' }}{%- endif %}"
 )
-NO_SYSTEM = (  # Gemma 2, Mistral 7B: no system role, and turns that alternate
+NO_SYSTEM = (  # Gemma 2, Mistral 7B: no system role, and turns must alternate
     "{{ bos_token }}"
     "{%- if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{%- endif %}"
     "{%- for m in messages %}{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{%- endif %}"
     "{%- set content = m.content | trim %}" + ENDED + "{%- endfor %}" + ASKED + "{%- endif %}"
 )
-FORGETS_SYSTEM = (  # some: what the system says is not shown at all
+FORGETS_SYSTEM = (  # some models: the system message is not rendered
     "{%- for m in messages if m.role != 'system' %}{%- set content = m.content %}"
     + ENDED
     + "{%- endfor %}"
@@ -81,7 +81,7 @@ REPLIES = [
 
 
 class Engine:
-    """An engine in this process but for the network: it renders, and thinks where the template lets it."""
+    """An engine in this process without a network: it renders, and thinks if the template allows it."""
 
     name = "engine"
 

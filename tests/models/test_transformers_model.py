@@ -1,4 +1,4 @@
-"""The transformers engine: the same as transformers' own generation, whoever else is in the batch."""
+"""The transformers engine: the same output as transformers' own generation, whatever else is in the batch."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ async def model(tiny_model: Path) -> AsyncIterator[TransformersModel]:
 
 @pytest.fixture(scope="module")
 def oracle(tiny_model: Path) -> Callable[..., Any]:
-    """Greedy ids after a prompt, one prompt at a time, by transformers itself."""
+    """Greedy ids after a prompt, from transformers itself, one prompt at a time."""
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
 
     def generate(prompt: list[int], tokens: int, model: Any = model) -> list[int]:
@@ -70,7 +70,7 @@ async def test_greedy_is_what_transformers_generates(
 async def test_a_conversation_that_goes_on(
     model: TransformersModel, oracle: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was read in earlier turns is not read again, and changes nothing: ten conversations of four turns."""
+    """Ten conversations of four turns: earlier turns are not processed again, which does not change the output."""
     read: list[int] = []
     forward = model._decoder._forward
     monkeypatch.setattr(model._decoder, "_forward", lambda *a: (read.append(sum(map(len, a[1]))), forward(*a))[1])
@@ -83,7 +83,7 @@ async def test_a_conversation_that_goes_on(
             prompt, (first, *_) = generation.prompt_token_ids, generation.completions
             if n == 1:
                 assert first.token_ids == oracle(prompt, 12 + turn)
-            # Some go on with what the model said, some with something else.
+            # Some continue with what the model wrote, some with another text.
             said = first.text if number % 3 else "Nothing."
             messages = [*messages, Message("assistant", said), Message("user", f"Observation: {turn}")]
 
@@ -252,7 +252,7 @@ async def test_n_must_be_positive(model: Model, n: int) -> None:
 
 
 class Uniform:
-    """A random number known beforehand."""
+    """A random number known in advance."""
 
     def __init__(self, number: float) -> None:
         self.random = lambda: number
@@ -265,7 +265,7 @@ class Uniform:
     st.floats(0, 1, exclude_max=True),
 )
 def test_drawing_by_hand(logits: list[float], temperature: float, top_p: float, number: float) -> None:
-    """Nucleus sampling, written down as the definition has it, for one row with its random number."""
+    """Nucleus sampling written out from its definition, for one row with its random number."""
     sampling = Sampling(temperature, top_p)
     request = transformers_model._Request([], sampling, 1, "")
     row: Any = transformers_model._Row(request, 0, 1, Uniform(number), 0, 0)  # type: ignore[arg-type]
@@ -330,7 +330,8 @@ OPENS = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif 
 async def test_thinking_has_tokens_of_its_own(
     tiny_model: Path, tmp_path: Path, oracle: Callable[..., Any], n: int
 ) -> None:
-    """The tiny model never ends its thinking: after so many tokens that is done for it, and it goes on from there."""
+    """The tiny model never ends its thinking. After the limit, the engine ends it, and the model continues from
+    there."""
     shutil.copytree(tiny_model, tmp_path / "thinks")
     template = (tmp_path / "thinks" / "chat_template.jinja").read_text()
     (tmp_path / "thinks" / "chat_template.jinja").write_text(template.split("{% if add_gen")[0] + OPENS)

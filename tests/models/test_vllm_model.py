@@ -1,4 +1,4 @@
-"""vLLM in process: real engines with the tiny model, compared with transformers."""
+"""vLLM in this process: real engines with the tiny model, compared with transformers."""
 
 import asyncio
 import sys

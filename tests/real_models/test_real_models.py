@@ -1,6 +1,6 @@
-"""Every command on real pretrained models: what a new user tries first. `make models` fetches the smallest of them.
+"""Every command on real pretrained models, as a new user would try it. `make models` fetches the smallest model.
 
-AGENTDISTILL_MODELS names the folder of models that recipes/models/fetch.py makes; without it these tests are skipped.
+AGENTDISTILL_MODELS names the folder of models that recipes/models/fetch.py makes. Without it, these tests are skipped.
 """
 
 import json
@@ -47,7 +47,7 @@ def agentdistill(*arguments: object, cwd: Path) -> str:
 
 
 def teach(messages: list[Message], prefix: str, index: int) -> str:
-    """Adds what the question names."""
+    """A scripted teacher that adds the numbers in the question."""
     first, second = re.findall(r"\d+", messages[-1].content)[-2:]
     return code(f"final_answer({first} + {second})", f"I add {first} and {second}.")
 
@@ -68,7 +68,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def student(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained for a step or two on what a teacher did."""
+    """A student trained for a step or two on the teacher's trajectories."""
     folder = tmp_path_factory.mktemp(model.name)
     generate(SUMS, ScriptedModel("teacher", teach), output=folder / "traj.jsonl", progress=False)
     assert "8 of 8 trajectories kept" in agentdistill("select", "traj.jsonl", "-o", "kept.jsonl", cwd=folder)
@@ -106,7 +106,7 @@ def test_a_student_is_evaluated_and_asked(student: Path, tasks: Path, tmp_path: 
 
 
 def test_the_ids_that_the_engine_saw_are_those_that_are_learnt(model: Path, tmp_path: Path) -> None:
-    """A rollout of the model itself, with text in it that would be turns: its prompts are as training has them."""
+    """In a rollout of the model itself, with text that looks like turns, the prompts are the same as in training."""
     tokens = load_tokenizer(str(model))
     controls = sorted(
         {*tokens.all_special_tokens, *(t.content for t in tokens.added_tokens_decoder.values() if t.special)}

@@ -1,4 +1,4 @@
-"""Comparing two arms: the exact test against counting all outcomes, the interval against resampling."""
+"""Comparison of two arms: the exact test against counting all outcomes, and the interval against resampling."""
 
 import random
 from fractions import Fraction
@@ -13,7 +13,7 @@ from agentdistill.results.comparison import compare, holm, mcnemar, sign_flips
 
 
 def by_counting(only_first: int, only_second: int) -> Fraction:
-    """Of all ways that so many fair coins can fall, the share at least so uneven."""
+    """The share of all outcomes of this many fair coins that are at least this uneven."""
     n = only_first + only_second
     falls = [abs(n - 2 * sum(coins)) for coins in product((0, 1), repeat=n)]
     return Fraction(sum(fall >= abs(only_first - only_second) for fall in falls), len(falls))
@@ -37,7 +37,7 @@ def test_mcnemar_of_many_tasks() -> None:
 
 
 def all_ways(sets: list[tuple[int, int, int]]) -> float:
-    """Of all ways to hand out the tasks that one arm alone got right, the share with a mean at least so large."""
+    """The share of all assignments of the tasks that only one arm got right with a mean at least this large."""
     weights = [Fraction(1, size) for size, won, lost in sets for _ in range(won + lost)]
     seen = abs(sum(Fraction(won - lost, size) for size, won, lost in sets))
     means = [
@@ -62,7 +62,7 @@ def test_the_test_of_a_mean_over_sets_is_the_share_of_all_ways(case: str) -> Non
 
 
 def test_the_sign_of_a_difference_and_its_p_are_of_one_quantity() -> None:
-    """Pooled, the first arm wins 12 to 4; by the mean over the sets, the second does, and that is what is tested."""
+    """Pooled, the first arm wins 12 to 4. By the mean over the sets, the second arm wins, and that mean is tested."""
     sizes = {"large": 1000, "small": 10}
     keys = [(name, str(i)) for name, size in sizes.items() for i in range(size)]
     only = {"first": {("large", str(i)) for i in range(12)}, "second": {("small", str(i)) for i in range(4)}}

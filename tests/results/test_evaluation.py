@@ -1,4 +1,4 @@
-"""Evaluation: rollouts and a grader become accuracy with an interval, by task set, on disk and as a table."""
+"""Evaluation: rollouts and a grader give accuracies with intervals by task set, as files and as a table."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def code(text: str) -> str:
 
 
 def searches(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Looks up who was born where; adds what is to be added."""
+    """Searches for where a person was born; adds the numbers of a sum."""
     question = messages[1].content
     if "+" in question:
         return code(f"final_answer({question})")

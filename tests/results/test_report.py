@@ -1,4 +1,4 @@
-"""The report: its figures are those of the evaluations, it is one page, and what it cannot compare it refuses."""
+"""The report: its figures are those of the evaluations, it is a single page, and it refuses what it cannot compare."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def knows_all(messages: Sequence[Message], prefix: str, index: int) -> str:
 
 
 def knows_sums(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Some of its candidates fail, and about words no two agree."""
+    """Some of its candidates fail; on questions about words, no two agree."""
     return (
         code("1/0")
         if index == 1
@@ -42,7 +42,7 @@ def knows_sums(messages: Sequence[Message], prefix: str, index: int) -> str:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two evaluations and a training, in a folder."""
+    """A folder with two evaluations and a training run."""
     folder = tmp_path_factory.mktemp("runs")
     evaluate(TASKS, ScriptedModel("m", knows_all), output=folder / "greedy", progress=False)
     voting = RolloutConfig(candidates=3)
@@ -76,7 +76,7 @@ def test_a_report_says_what_the_evaluations_found(runs: Path, tmp_path: Path) ->
     assert cells[pair + 2 : pair + 5] == ["10", "4", "0"]
     assert float(cells[pair + 5]) == pytest.approx(2 / 2**4, abs=0.005)
     assert "100% of 6" in cells  # all of the sums had two votes of three
-    assert not re.findall(r"https?:|<script|<link|@import|src=", page)  # nothing is fetched
+    assert not re.findall(r"https?:|<script|<link|@import|src=", page)  # the page fetches nothing
     assert page.count("<svg") == 5 and "held out" in page and "sag_&lt;b&gt;" in page and "sag_<b>" not in page
 
 

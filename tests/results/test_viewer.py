@@ -1,5 +1,5 @@
-"""The viewer: an index that agrees with the trajectories it is made of, a server that shows them to nobody else, and a
-page that real Chromium reads."""
+"""The viewer: an index that agrees with its trajectories, a server that only this machine can read, and a page in real
+Chromium."""
 
 import http.client
 import json
@@ -169,7 +169,7 @@ def candidate(thought: str, text: str, observation: Observation | None) -> Candi
 
 @pytest.fixture(scope="module")
 def some_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three thousand trajectories: one of self-consistent actions, a hostile one, and many small ones."""
+    """Three thousand trajectories: one with self-consistent actions, a hostile one, and many small ones."""
     from agentdistill import Bm25Index, Sandbox
 
     folder = tmp_path_factory.mktemp("viewer")
@@ -293,7 +293,7 @@ def chromium() -> Iterator[Any]:
 
 
 class Page:
-    """The viewer as a reader has it before them."""
+    """The viewer as displayed in a browser."""
 
     def __init__(self, chromium: Any, url: str, *, width: int = 1200, dark: bool = False) -> None:
         self.chromium = chromium

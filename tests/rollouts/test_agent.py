@@ -1,5 +1,4 @@
-"""The agent loop: one whole episode after another, each a script of completions, on the real sandbox and a real
-index."""
+"""The agent loop: whole episodes, each a script of completions, with the real sandbox and a real index."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ def code(text: str) -> str:
 
 @dataclass
 class Script:
-    """A model that says the next thing at each step; ``None`` repeats the last."""
+    """A model that writes the next text of its script at each step; the last one repeats."""
 
     replies: list[str | Completion]
     name: str = "script"
@@ -273,7 +272,7 @@ IN_OTHER_FORMS = {
 
 @pytest.mark.parametrize("action_format", IN_OTHER_FORMS)
 def test_an_episode_in_another_form(action_format: ActionFormat, tmp_path: Path) -> None:
-    """Searches in a real index, computes in the real sandbox, and answers: all recorded, and kept as it was written."""
+    """It searches a real index, computes in the real sandbox, and answers. Everything is recorded as it was written."""
     replies, seen = IN_OTHER_FORMS[action_format]
     search = web_search(Bm25Index.build([("1", "Zalto", "Zalto was founded in 1904.")], tmp_path / "index"))
     model = Script([*replies])

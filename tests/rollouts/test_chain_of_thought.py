@@ -1,4 +1,4 @@
-"""The baseline: where the answer of a chain of thought is, and what its one completion becomes."""
+"""The baseline: the answer in a chain of thought, and the trajectory made from its one completion."""
 
 import asyncio
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ WHO = Task("q", "Who wrote the music of Metropolis?", "Ann", "facts")
 
 
 def test_passages_stand_before_the_question_and_before_that_of_its_student(tmp_path: Path) -> None:
-    """CoT + RAG: what the model read is kept, and is what the student is trained under."""
+    """CoT + RAG: the model's messages are recorded, and the student is trained with the same ones."""
     index = Bm25Index.build(PASSAGES, tmp_path / "wiki")
     read = []
 

@@ -1,4 +1,4 @@
-"""The same rollout on a real Ray cluster: two nodes on this machine, one of which is killed in the middle."""
+"""A rollout on a real Ray cluster: two nodes on this machine, one of which is killed during the run."""
 
 import pickle
 import threading

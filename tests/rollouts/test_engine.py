@@ -1,4 +1,4 @@
-"""Many episodes at once, whatever happens: kill -9, Ctrl-C, a server that goes away, a file of another run."""
+"""Many concurrent episodes, and interruptions: kill -9, Ctrl-C, a server that goes away, a file of another run."""
 
 import asyncio
 import json
@@ -260,7 +260,7 @@ def test_a_killed_run_goes_on_in_the_middle_of_its_episodes(tmp_path: Path) -> N
         task, turn = line.split()
         asked.setdefault(task, []).append(turn)
     assert {tuple(sorted(set(turns))) for turns in asked.values()} == {("0", "1", "2", "3")}
-    # Only the step that an episode was at when a kill came was asked for again, none before it.
+    # Only the step that was running when the kill came was requested again, none before it.
     assert all(turns == sorted(turns) for turns in asked.values())
     assert len(asked) == len(THREES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "t.jsonl"]
@@ -394,7 +394,7 @@ def test_a_model_that_goes_down_keeps_what_was_done(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
-    """A real server of chat completions that adds, and is overloaded after ``server.left`` of them."""
+    """A real chat completions server that adds, and is overloaded after ``server.left`` responses."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,5 +1,5 @@
-"""In a notebook, played by a real kernel: progress is one bar that moves, and the notebook keeps it; trajectories
-can be read."""
+"""Notebooks, run by a real kernel: progress is one moving bar that the saved notebook keeps, and trajectories are
+readable."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a model reads: prompts with their marks filled in, and messages that say what an action did."""
+"""What a model reads: prompts with their marks filled in, and messages about what an action did."""
 
 import re
 from pathlib import Path
@@ -34,8 +34,7 @@ def test_a_prompt_is_a_name_a_file_or_a_text(tmp_path: Path) -> None:
 
 
 def worked_examples() -> list[tuple[str, str]]:
-    """Completions in the teacher's prompt, each with the observation that follows it ("" after the last of an
-    example)."""
+    """Completions in the teacher's prompt, each with the observation after it ("" after the last one of an example)."""
     text = load_prompt("teacher_agent")
     turn = re.compile(
         r"^(Thought: .*?<end_code>)\n\n(?:Observation:\n(.*?)\n\n(?=Thought: )|---)", re.DOTALL | re.MULTILINE

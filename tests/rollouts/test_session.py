@@ -1,4 +1,4 @@
-"""A session keeps its States, but not more than fit in memory; a recorded episode is entered again at any step."""
+"""A session keeps its States within a memory limit, and a recorded episode can be continued from any step."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def test_the_oldest_states_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ValueError, match="nothing to undo"):
         for _ in range(12):
             kept.undo()
-    assert kept.step > 5  # never back over the gap, to a State that is not the one before
+    assert kept.step > 5  # never back across a gap to a State that is not the previous one
 
 
 def test_a_state_larger_than_the_memory_for_all_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,8 @@ LOOK = Tool("look", "(n: int) -> dict", "Looks.", lambda n: {"n": n})
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with an episode of all CELLS, each beside a candidate that also raises an error and so has no vote."""
+    """A file with an episode of all CELLS. Each has a second candidate that raises an error as well, so it has no
+    vote."""
 
     def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
         done = sum(message.role == "assistant" for message in messages)
@@ -80,7 +81,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def did(observation: Observation) -> dict[str, Any]:
-    """All but how long it took."""
+    """An observation without its time."""
 
     def without_seconds(fields: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in fields.items() if name != "seconds"}

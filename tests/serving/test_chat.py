@@ -1,4 +1,4 @@
-"""Questions to one agent: shown as it works, and remembered from one to the next."""
+"""Questions to one agent: its work is shown while it runs, and each question remembers the ones before."""
 
 import asyncio
 import io
@@ -24,7 +24,7 @@ from agentdistill.serving.chat import Conversation, chat
 from agentdistill.tools.tool import Tool, python_tool
 from slow_run import code
 
-# What the model writes to the last message of a conversation.
+# The last message of a conversation -> what the model writes.
 REPLIES = {
     "first": code("x = 41\nprint('set')"),
     "Observation:\nset": code("final_answer(x)"),
@@ -117,7 +117,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 class Never(ScriptedModel):
-    """Never answers."""
+    """A model that never responds."""
 
     def __init__(self) -> None:
         super().__init__("never", replies)

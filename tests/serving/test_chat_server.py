@@ -1,4 +1,4 @@
-"""The agent as a model of OpenAI's protocol: asked by the real client of openai, over real HTTP."""
+"""The agent as a model in OpenAI's protocol: requests by the real openai client over real HTTP."""
 
 import asyncio
 import os
@@ -51,7 +51,7 @@ Client = Callable[..., openai.AsyncOpenAI]
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    """Makes clients of a server."""
+    """Creates clients of a server."""
     async with AsyncExitStack() as stack:
 
         def make(server: ChatServer, **options: Any) -> openai.AsyncOpenAI:
@@ -161,7 +161,7 @@ async def test_a_conversation_is_one_question(case: str, client: Client) -> None
 
 
 def gate() -> tuple[threading.Event, Tool]:
-    """A tool that comes back when the event is set."""
+    """A tool that returns when the event is set."""
     opened = threading.Event()
 
     def wait() -> int:
@@ -173,7 +173,7 @@ def gate() -> tuple[threading.Event, Tool]:
 
 
 def waits(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Waits, and answers."""
+    """A model that waits, then answers."""
     return code("final_answer(wait())")
 
 
@@ -304,7 +304,7 @@ async def test_a_failure_is_told_to_the_client_and_its_reason_to_the_log(
     assert caplog.text.count("SECRET") >= 2
 
 
-# What is wrong with a request -> what is sent instead of the usual, the status, and what the error says: param, words.
+# What is wrong with a request -> the fields that differ from a valid one, the status, and the error's param and words.
 WRONG: dict[str, tuple[dict[str, Any], int, str | None, str]] = {
     "another model": ({"model": "gpt-4"}, 404, "model", "only 'adder'"),
     "no messages": ({"messages": []}, 400, "messages", "messages"),
@@ -337,7 +337,7 @@ async def test_what_cannot_be_answered_is_an_error_of_the_protocol(
     assert param is None or refused.value.param == param
 
 
-# What is no request of a client of openai -> method, path, headers, body, and the status.
+# A request that no openai client sends -> method, path, headers, body, and the status.
 JSON = {"Content-Type": "application/json"}
 STRANGE: dict[str, tuple[str, str, dict[str, str], bytes, int]] = {
     "no JSON": ("POST", "/chat/completions", JSON, b"{]", 400),
@@ -369,7 +369,7 @@ async def test_the_key_is_asked_for(client: Client) -> None:
         async with httpx2.AsyncClient() as http:
             models = (await http.get(f"{server.url}/models", headers=headers)).json()
         assert [model["id"] for model in models["data"]] == ["served"]
-        await until_episodes_are(0, server)  # whether it is well may be asked without
+        await until_episodes_are(0, server)  # the health check needs no key
 
 
 # ---- its end ---------------------------------------------------------------------------------------

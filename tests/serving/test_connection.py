@@ -1,4 +1,4 @@
-"""The server of an agent and those who do not speak HTTP as a client does: sockets, byte by byte."""
+"""The agent's server and clients that break HTTP: sockets, byte by byte."""
 
 import json
 import socket
@@ -38,7 +38,7 @@ def serving(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds that a test can wait for."""
+    """Limits short enough for a test."""
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(connection, "READ_SECONDS", 0.2)
     monkeypatch.setattr(connection, "_LOOK_SECONDS", 0.02)
@@ -61,7 +61,7 @@ def request(question: str, *more: str) -> bytes:
 
 
 def read_all(client: socket.socket) -> bytes:
-    """What is sent until the connection ends."""
+    """Everything sent until the connection closes."""
     parts = []
     try:
         while part := client.recv(65536):

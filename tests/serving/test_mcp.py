@@ -1,4 +1,4 @@
-"""The MCP server as its clients have it: a process, spoken to by the mcp package's own client."""
+"""The MCP server from its clients' side: a process, called by the mcp package's own client."""
 
 import asyncio
 import sys
@@ -45,7 +45,7 @@ async def test_the_tools_are_described() -> None:
     assert {"step", "kind", "stdout", "value", "error"} <= tool.output_schema["properties"].keys()
 
 
-# Cells of one session: the code, further arguments, and what the structured result must say.
+# Cells of one session: the code, other arguments, and what the structured result must contain.
 CELLS: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("x = 41\nprint('hello')\nx", {}, {"step": 1, "kind": "value", "stdout": "hello\n", "value": "41", "error": None}),
     ("x += 1\nx", {}, {"step": 2, "value": "42"}),

@@ -1,4 +1,4 @@
-"""The sandbox on its own: as a prompt, piped and in a terminal, and as a runner of files."""
+"""The sandbox on its own: as an interactive prompt, piped and in a terminal, and as a runner of files."""
 
 import io
 import os
@@ -18,7 +18,7 @@ from agentdistill.serving.repl import Repl, run_file
 
 COMMAND = [sys.executable, "-m", "agentdistill", "sandbox"]
 
-# What is typed, what is printed, and the last lines of what goes to standard error, one for each error.
+# The input, the output, and the last line of each error on standard error.
 TYPED: dict[str, tuple[str, str, list[str]]] = {
     "nothing": ("", "", []),
     "values": ("x = 41\nx + 1\n\n'a'\nNone\n", "42\n'a'\n", []),
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         run_file(Sandbox(), tmp_path / "picture.py")
 
 
-# The file, flags, and what comes of it: status, output, words of the error.
+# The file, the flags, and the result: status, output, words of the error.
 FILES = [
     ("final_answer({'a': 1})", [], 0, "Final answer: {'a': 1}\n", ""),
     ("while True: pass", ["--seconds", "0.2"], 1, "", "TimeoutError"),

@@ -1,4 +1,5 @@
-"""smolagents' own agents on our sandbox and our models; its local executor is the oracle for what an executor gives."""
+"""smolagents' own agents with our sandbox and our models. Its local executor is the oracle for an executor's
+results."""
 
 import re
 from collections.abc import Sequence
@@ -77,7 +78,7 @@ def test_a_value_or_an_answer_that_only_pretends_is_text(code: str, output: str)
     assert executor(code).output == output
 
 
-# Cells that fail, and what the model must read of it.
+# Cells that fail, and what the model must read about it.
 FAILING = {
     "print('so far')\n1 / 0": "ZeroDivisionError",
     "print('so far')\nopen('/etc/passwd')": "FileNotFoundError",
@@ -133,7 +134,7 @@ def test_variables_stay_while_the_tools_do() -> None:
 
 
 def scripted(*codes: str, tags: tuple[str, str] = ("<code>", "</code>")) -> tuple[ScriptedModel, list[list[Message]]]:
-    """A model that writes these cells one after another, and what it was asked."""
+    """A model that writes these cells one after another, and the messages that it was given."""
     asked: list[list[Message]] = []
 
     def policy(messages: Sequence[Message], prefix: str, index: int) -> str:

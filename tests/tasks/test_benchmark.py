@@ -1,5 +1,5 @@
-"""Benchmarks by name: the paper's files, data sets as Hugging Face's library saves them, the hub (a small one, served
-here, with the real client), and what is said when there is none of them."""
+"""Benchmarks by name: the paper's files, data sets as saved by Hugging Face's library, the hub (a small local one, with
+the real client), and errors when a benchmark is missing."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from agentdistill.tasks.benchmark import BENCHMARKS, located
 
 NAMES = ["hotpotqa", "bamboogle", "musique", "2wiki", "math500", "gsm_hard", "aime", "olymmath"]
 
-# A row of each on the hub, as it is there but for length, and the task that it is.
+# A row of each benchmark on the hub, shortened, and the task that it becomes.
 ROWS: dict[str, tuple[dict[str, Any], Task]] = {
     "hotpotqa": (
         {"id": "5a8", "question": "Who?", "answer": "Ann", "level": "hard", "context": {"title": ["A"]}},
@@ -73,9 +73,9 @@ CARD = "".join(f"- config_name: {n}\n  data_files:\n  - split: test\n    path: {
 REPOSITORY = {"README.md": f"---\nconfigs:\n{CARD}---\n"} | {
     f"{name}.jsonl": json.dumps({"problem": problem, "answer": "1"}) + "\n" for name, problem in SUBSETS.items()
 }
-"""OlymMATH, as its repository on the hub is laid out."""
+"""OlymMATH, laid out as in its repository on the hub."""
 OLYMMATH = [("0", "An easy one."), ("1", "A hard one.")]
-"""Its tasks: without an id, rows are numbered through."""
+"""Its tasks; rows without an id are numbered."""
 
 
 def test_a_folder_as_the_hub_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_a_folder_as_the_hub_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 class Hub(BaseHTTPRequestHandler):
-    """A hub that has OlymMATH alone, as far as a client asks that loads it."""
+    """A hub that holds only OlymMATH, with the endpoints that loading it needs."""
 
     protocol_version = "HTTP/1.1"
 
@@ -133,7 +133,7 @@ def test_the_hub(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
         threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         known = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
-        command = [sys.executable, "-c", code]  # in a process of its own, for the library reads these when imported
+        command = [sys.executable, "-c", code]  # in its own process, because the library reads these when imported
         run = subprocess.run(command, env=os.environ | known, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         hub.shutdown()
     assert run.stdout == f"{OLYMMATH}\n", run.stderr

@@ -1,4 +1,4 @@
-"""Tasks: every form of file, what is told from what is missing, and errors that say where."""
+"""Tasks: every file format, defaults for missing fields, and errors that name the place."""
 
 import json
 import re

@@ -1,6 +1,7 @@
-"""Tools that never return, and who wants to go: Ctrl-C, and the end of a process, wait for none of them.
+"""Tools that never return: neither Ctrl-C nor the end of a process waits for them.
 
-Each case is a process of its own, whose tool hangs for ever and may take a million seconds: it ends, or the test does.
+Each case is a process whose tool hangs forever, with a time limit of a million seconds. The process must end, else the
+test would not.
 """
 
 import signal
@@ -31,7 +32,7 @@ tool, tasks = python_tool(hang), [Task(str(i), "q", "1") for i in range({tasks})
 {work}
 '''
 
-# What is interrupted -> the code of its cells, how many tasks, and the program's work.
+# What is interrupted -> the code of its cells, the number of tasks, and the program's work.
 ROLLOUT = "rollout(tasks, model, [tool], RolloutConfig(tool_seconds=1e6, **MORE), progress=False)"
 CASES = {
     "a rollout": ("hang()", 1, ROLLOUT.replace("**MORE", "")),

@@ -1,4 +1,4 @@
-"""The client of retrieval servers, against one that fails in every way a script says, and as the tool of cells."""
+"""The client of retrieval servers, against a server that fails as scripted, and as a tool of cells."""
 
 import json
 import pickle
@@ -118,7 +118,7 @@ def test_an_answer_that_does_not_end_is_given_up(server: Server) -> None:
 
 def test_a_server_that_never_was_is_given_up_soon() -> None:
     with pytest.raises(RetrievalError, match=r"at http://127\.0\.0\.1:9/retrieve does not answer after 3 tries"):
-        HttpRetriever("http://127.0.0.1:9").search("x")  # the discard port: nobody listens
+        HttpRetriever("http://127.0.0.1:9").search("x")  # the discard port, on which nothing listens
 
 
 @pytest.mark.parametrize("url", ["", "wiki", "127.0.0.1:8000", "ftp://x", "http://"])

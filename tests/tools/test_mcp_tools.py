@@ -1,4 +1,4 @@
-"""Tools of MCP servers in the hands of code: a real server of others' making, over both transports, and our own."""
+"""MCP tools called by code: a real server like those of others, over both transports, and our own server."""
 
 import shlex
 import socket
@@ -98,7 +98,7 @@ def test_they_are_shown_as_python(tools: tuple[Tool, ...]) -> None:
     compile(shown, "tools", "exec")
 
 
-# What code calls -> what it gets.
+# A call -> its result.
 CALLS = {
     "get_weather('Ulm')": "Ulm: 1 days of rain (metric)",
     "get_weather('Ulm', 2, 'imperial')": "Ulm: 2 days of rain (imperial)",
@@ -112,7 +112,7 @@ CALLS = {
     "sleep(0)": None,
 }
 
-# What code calls -> what the last line of the error says.
+# A call -> the last line of its error.
 WRONG = {
     "person('Nobody')": "RuntimeError: Error executing tool person: there is nobody of this name",
     "get_weather()": "TypeError: missing a required argument: 'town'",
@@ -132,7 +132,7 @@ def test_code_calls_them(tools: tuple[Tool, ...]) -> None:
         assert (observation.kind, said in str(observation.error)) == ("tool_error", True), observation.error
 
 
-# JSON schemas as servers have them, and the signatures they become.
+# JSON schemas of servers, and the signatures that they become.
 SCHEMAS: list[tuple[dict[str, Any], str]] = [
     ({"type": "object"}, "() -> str"),
     ({"type": "object", "properties": None, "required": None}, "() -> str"),
@@ -204,8 +204,8 @@ def test_a_server_that_dies_is_started_again(
 
 @pytest.mark.usefixtures("quick_retries")
 def test_a_server_that_does_not_know_its_session_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was started anew between two calls, or forgot a session that was idle: it has done nothing, and is asked
-    again."""
+    """The server was restarted between two calls, or dropped an idle session. It has not done anything, so the call is
+    repeated."""
     monkeypatch.setattr(mcp, "Client", partial(mcp.Client, mode="legacy"))  # the protocol that keeps sessions
     port = free_port()
     with ExitStack() as stack:
@@ -225,7 +225,7 @@ def test_the_command_line_takes_several_servers_and_ours_is_one_too() -> None:
     assert done.stdout == "('42', 3.5)\n", done.stderr
 
 
-# What is no server -> what is said.
+# What is not a server -> the error.
 NONE = {
     "no-such-command": "no-such-command",
     f"{sys.executable} -c pass": r"MCP server 1 \(python[0-9.]*\) does not answer",

@@ -1,4 +1,4 @@
-"""Tools: what the model is shown, and what the sandbox is given."""
+"""Tools: their description for the model, and what the sandbox gets."""
 
 import threading
 

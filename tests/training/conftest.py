@@ -1,4 +1,4 @@
-"""What several tests of training need: a model that is trained in a second."""
+"""Fixtures that several training tests need: a model that trains in a second."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Qwen2 of two layers, with a tokenizer of one token per character."""
+    """A random Qwen2 with two layers, and a tokenizer with one token per character."""
     torch = pytest.importorskip("torch", reason="needs agentdistill[train]")
     pytest.importorskip("trl", reason="needs agentdistill[train]")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

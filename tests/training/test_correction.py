@@ -1,4 +1,4 @@
-"""First-error correction: the teacher goes on from the student's first wrong step, and only what it does is learnt."""
+"""First-error correction: the teacher continues from the student's first wrong step, and only its steps are learnt."""
 
 import re
 from collections.abc import Sequence
@@ -35,7 +35,8 @@ def cells_run(messages: Sequence[Message]) -> int:
 
 
 def student(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Counts to 3, with an error in the cell that the question names; mumbles first if that says so."""
+    """Counts to 3, with an error in the cell that the question names. On "mumble", begins with a turn without an
+    action."""
     question, turn = messages[1].content, cells_run(messages)
     if "mumble" in question and len(messages) == 2:
         return "Hm."
@@ -43,7 +44,7 @@ def student(messages: Sequence[Message], prefix: str, index: int) -> str:
 
 
 def teacher(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Goes on with the count that it finds in the State; of one it knows nothing."""
+    """Continues with the count that it finds in the State; cannot answer the impossible question."""
     turn = cells_run(messages)
     known = "impossible" not in messages[1].content
     return code(CELLS[turn] if known else "final_answer(None)", "I, teacher, count.")
@@ -112,7 +113,7 @@ def cells_run_before(trajectory: Trajectory) -> int:
 
 
 class Failing(ScriptedModel):
-    """A teacher that cannot be had for some questions."""
+    """A teacher that is not available for some questions."""
 
     def __init__(self, without: str) -> None:
         super().__init__("teacher", teacher)
@@ -159,14 +160,14 @@ def test_what_cannot_be_corrected_is_refused(rolled_out: Path) -> None:
 
 
 def replace_outcome(trajectory: Trajectory) -> Trajectory:
-    """It, as if a server had gone away."""
+    """The trajectory as if a server had gone away."""
     return Trajectory.from_json(trajectory.to_json().replace('"outcome":"final_answer"', '"outcome":"model_error"'))
 
 
 def test_corrections_join_what_the_teacher_did_alone(
     rolled_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the commands, with a record of the teacher: of the same task, ``select`` keeps the first in the file."""
+    """With the commands and a recording of the teacher: of the same task, ``select`` keeps the first in the file."""
     wrong, record, alone, output, both, kept = (tmp_path / f"{name}.jsonl" for name in "wratbk")
     wrong.write_text("".join(line for line in rolled_out.open() if "impossible" not in line))
     tasks = [Task(name, question, "3", "counts", "math") for name, question in QUESTIONS.items()]

@@ -1,8 +1,8 @@
-"""The token ids that a trajectory keeps are those that the engine read and wrote, and say its text.
+"""The token ids in a trajectory are those that the engine read and sampled, and decode to its text.
 
-Real rollouts of the demo's smallest base, whose chat template has the form of Qwen2.5's. A completion is often written
-in other tokens than its text would be encoded in, so each step keeps both its prompt and its completions: the next
-prompt has the same text, in tokens of its own.
+These are real rollouts of the demo's smallest base, whose chat template has the form of Qwen2.5's. A sampled completion
+often has other tokens than its encoded text. So each step keeps the ids of both its prompt and its completions: the
+next prompt has the same text, in other tokens.
 """
 
 from collections.abc import Iterator

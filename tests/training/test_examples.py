@@ -1,4 +1,4 @@
-"""Training examples are exact to the token: what a student would meet and draw in a rollout, and nothing else."""
+"""Training examples are exact to the token: what a student would read and sample in a rollout, and nothing else."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,9 +38,8 @@ THINKING = (
 
 
 class Served:
-    """A model behind a tokenizer, as a server has it: it reads the rendered conversation and draws the policy's
-    tokens, or the same text character by character. A stop string cuts off what of the end of the turn is not in
-    ``end``."""
+    """A model with a tokenizer, as on a server: it reads the rendered conversation and samples the policy's tokens, or
+    the same text character by character. A stop string cuts off the part of the turn's end that is not in ``end``."""
 
     name = "served"
 
@@ -87,7 +86,7 @@ def test_a_student_is_trained_on_exactly_what_it_sees_in_a_rollout(template: str
 
 
 def learnt(example: Example, tokens: PreTrainedTokenizerFast) -> list[tuple[str, str]]:
-    """What is learnt, by its spans."""
+    """The learnt text by span."""
     return [(kind, tokens.decode(example["input_ids"][start:end])) for kind, start, end in example["spans"]]
 
 
@@ -250,7 +249,7 @@ def test_actions_of_another_form_are_learnt_as_they_were_written() -> None:
 
 @pytest.mark.parametrize(("template", "end"), [(CHATML, "<|im_end|>"), (TRIMMING, "<|eot|>")])
 def test_control_tokens_in_what_is_said_make_no_turn(template: str, end: str) -> None:
-    """The same ids as an engine has them, and a turn where the template makes one."""
+    """The same ids as in an engine, and a turn only where the template makes one."""
     tokens = tokenizer(template)
     controls = set(tokens.convert_tokens_to_ids(SPECIAL))
 

@@ -1,4 +1,4 @@
-"""A training run that is out of memory says which option to turn, and the next one goes on."""
+"""A training run that runs out of memory names the option to change, and the next run continues it."""
 
 import subprocess
 import sys

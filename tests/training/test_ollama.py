@@ -1,4 +1,4 @@
-"""The Modelfile's template makes of a conversation what the student's own template does."""
+"""The Modelfile's template renders a conversation as the student's own template does."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ TOLD = [("system", "Be {{ brief }}."), ("user", "What is 6 times 7?"), ("assista
 
 
 def go(template: str, messages: list[tuple[str, str]]) -> str:
-    """What Go's text/template makes of the few forms that a Modelfile of ours has."""
+    """Renders the few constructs of Go's text/template that our Modelfiles use."""
     [(each, asked)] = re.findall(
         r"\A\{\{ range \.Messages \}\}(.*)\{\{ end \}\}\{\{ end \}\}(.*)\Z", template, re.DOTALL
     )

@@ -1,4 +1,4 @@
-"""Several processes train the student that one would: whole or in shards, killed or not."""
+"""Several processes train the same student as one process: replicated or sharded, killed or not."""
 
 import json
 import os
@@ -45,7 +45,7 @@ TOGETHER = {
 
 
 def launch(base: Path, folder: Path, names: Sequence[str], processes: int = 2, killed: int | None = None) -> str | None:
-    """Train the students together; what was said, if they fail."""
+    """Train the students together. Return the log if that fails, else None."""
     (folder / "process.py").write_text(PROCESS)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [*launcher, "process.py", str(Path(__file__).parents[1]), str(base), *names]
@@ -88,7 +88,7 @@ def test_two_processes_overwrite_the_run_of_one(base: Path, tmp_path: Path, monk
 
 
 def test_a_killed_sharded_run_goes_on_with_another_number_of_processes(base: Path, tmp_path: Path) -> None:
-    """One of two is killed when they write the second checkpoint; four go on from the first."""
+    """One of two processes is killed while they write the second checkpoint; four resume from the first."""
     name = "sharded-long"
     assert launch(base, tmp_path, [name], killed=1)
     assert json.loads((tmp_path / name / "train.json").read_text())["result"] is None

@@ -1,4 +1,4 @@
-"""Training with the model's own weights in 4 bits, for real, on a CPU."""
+"""Real training with the base model's weights in 4 bits, on a CPU."""
 
 import json
 from dataclasses import replace

@@ -1,7 +1,7 @@
-"""Logs of the paper's code: converted, learnt and evaluated in its form, the same token by token.
+"""Logs of the paper's code: converted, learnt and evaluated in its form, equal token by token.
 
-The logs are written here, by the format of its code (smolagents' memory as its ``save_memory_to_logs`` writes it), from
-what each step printed, gave and raised; nothing of ours makes them but the search.
+The logs are written here in the format of its code (smolagents' memory as written by its ``save_memory_to_logs``), from
+what each step printed, returned and raised. Of our own code, only the search is used to make them.
 """
 
 import ast
@@ -31,7 +31,7 @@ IN_THEIR_FORM = RolloutConfig(compat="reference", max_steps=3)
 
 
 class Logged(NamedTuple):
-    """What a step of a log says."""
+    """One step of a log."""
 
     text: str
     printed: str = ""
@@ -44,7 +44,7 @@ def code(text: str) -> str:
 
 
 def unparsed(text: str) -> str:
-    """The reference parses code by ``ast.parse``, and shows what that says."""
+    """The paper's code parses with ``ast.parse`` and shows its error."""
     with pytest.raises(SyntaxError) as raised:
         ast.parse(text)
     error = raised.value
@@ -60,7 +60,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Bm25Index:
 
 @pytest.fixture(scope="module")
 def episodes(index: Bm25Index) -> dict[str, list[Logged]]:
-    """Question -> the steps of its log; the last is a final answer, or a last word."""
+    """Question -> the steps of its log; the last is a final answer or a last word."""
     found = "\nRetrieved documents:"
     for rank, passage in enumerate(index.search("Zalto founded", 3)):
         heading = f"\n\n===== Document {rank}, similarity: {passage.score:.2f} =====\n"
@@ -86,7 +86,7 @@ def episodes(index: Bm25Index) -> dict[str, list[Logged]]:
 
 
 def log_of(question: str, steps: Sequence[Logged]) -> dict[str, Any]:
-    """A line of the paper's code."""
+    """A line as the paper's code writes it."""
 
     def message(role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}]}
@@ -134,7 +134,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, episodes: dict[str, list[Logg
 
 
 def prompts(examples: Sequence[Example]) -> list[list[int]]:
-    """What a model is given before each turn that it learns."""
+    """The prompt of each turn that a model learns."""
 
     def starts(mask: list[int]) -> Iterator[int]:
         return (at for at in range(1, len(mask)) if mask[at] and not mask[at - 1])
@@ -211,7 +211,7 @@ def test_their_logs_are_learnt_in_our_form_if_nothing_is_said(kept: Path, caplog
 
 
 def test_an_episode_in_their_form_is_told_again_as_it_was(index: Bm25Index, tmp_path: Path) -> None:
-    """What is made again of what the cells did is what was recorded: nothing else decides about it."""
+    """The messages rewritten from what the cells did equal the recorded ones: nothing else determines them."""
     turns = [code("print(web_search('Zalto'))"), "no code", code("1 +"), code("x = 1\n'y' * 30_000"), code("1/0")]
 
     def act(messages: Sequence[Message], prefix: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""What TRL and PEFT have and we do not can be passed through, is recorded, and is refused where it makes no sense."""
+"""Settings that only TRL and PEFT have are passed through, recorded, and refused if they make no sense."""
 
 import json
 import logging
@@ -86,7 +86,7 @@ def test_a_library_to_report_to_that_is_not_installed(
 
 
 def test_one_process_trains_on_one_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """transformers would spread each pass over all of them, which multiplies the batch."""
+    """transformers would spread each pass over all GPUs, which multiplies the batch size."""
     settings = sft_settings(TrainConfig(), tmp_path, 8, Qwen2Config())
     settings._n_gpu = 2
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""A step of the optimizer is the same however its examples are spread over passes."""
+"""An optimizer step is the same however its examples are grouped into passes."""
 
 import json
 import random
@@ -31,7 +31,7 @@ EXAMPLES = [
 
 
 def padded(rows: list[list[int]]) -> dict[str, "torch.Tensor"]:
-    """As TRL's collator lays rows out."""
+    """Rows padded as by TRL's collator."""
     width = max(map(len, rows))
     return {
         "input_ids": torch.tensor([row + [7] * (width - len(row)) for row in rows]),
@@ -65,7 +65,8 @@ def test_passes_of_like_length_are_the_same_examples_with_the_least_padding(rows
 def test_the_student_is_the_same_however_a_step_is_computed(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: dict[str, float]
 ) -> None:
-    """One example a pass, two or four of like length, all eight; with the logits of what is learnt, or TRL's head."""
+    """One example per pass, two or four of similar length, or all eight; with the logits of the learnt tokens, or TRL's
+    head."""
     from safetensors.torch import load_file
 
     config = replace(TINY, batch_size=8, epochs=2, learning_rate=1e-3, **weights)

@@ -1,5 +1,4 @@
-"""Training, for real, on a model of a few thousand parameters: it learns what it should and only that, and survives a
-kill."""
+"""Real training of a model with a few thousand parameters: it learns only what it should, and survives a kill."""
 
 import json
 import random
@@ -48,7 +47,7 @@ EXAMPLES = [example(f"{a}+{b}=", f"{a + b}\x03") for a in range(4) for b in rang
 
 
 def losses(model: Path, examples: list[dict[str, list[int]]]) -> list[float]:
-    """Mean loss of each example's completion: the oracle, by plain torch."""
+    """Mean loss of each example's completion. The oracle is plain torch."""
     from transformers import AutoModelForCausalLM
 
     student = AutoModelForCausalLM.from_pretrained(model).eval()
@@ -80,7 +79,7 @@ def test_the_student_learns_and_can_be_loaded(base: Path, tmp_path: Path, config
 
 
 def test_a_student_learns_from_its_corrected_errors(tiny_model: Path, tmp_path: Path) -> None:
-    """The student rolls out, the teacher corrects it, and what is kept makes the teacher's steps likelier."""
+    """The student rolls out, the teacher corrects it, and training makes the teacher's steps likelier."""
     tasks = [Task(name, question, "3", "counts", "math") for name, question in QUESTIONS.items()]
     wrong = rollout(tasks, STUDENT, config=RolloutConfig(keep_states=True), progress=False)
     kept = select(correct(wrong, TEACHER, progress=False), tmp_path / "kept.jsonl").kept
@@ -105,8 +104,7 @@ def test_the_adapter_and_the_merged_model_are_the_same_student(base: Path, tmp_p
 
 
 def test_masked_tokens_have_no_loss(base: Path, tmp_path: Path) -> None:
-    """Tokens under the mask may be anything that a causal model does not see before it answers: the weights come out
-    the same."""
+    """Masked tokens that a causal model does not see before it answers may be anything: the weights are the same."""
     from safetensors.torch import load_file
 
     def weights(name: str, tail: str) -> dict[str, "torch.Tensor"]:
@@ -127,7 +125,7 @@ def test_masked_tokens_have_no_loss(base: Path, tmp_path: Path) -> None:
 
 
 def test_the_loss_is_the_oracles(base: Path, tmp_path: Path) -> None:
-    """What is reported before the first update is the mean over the batch's taught tokens."""
+    """The loss reported before the first update is the mean over the learnt tokens of the batch."""
     config = replace(TINY, batch_size=16, epochs=1)
     train(EXAMPLES, base, tmp_path / "student", config, progress=False)
     tokens = [sum(e["completion_mask"]) for e in EXAMPLES]
@@ -183,7 +181,7 @@ WEIGHTED = replace(TINY, batch_size=16, epochs=1, thought_weight=0.5, action_wei
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_loss_of_each_span_has_its_weight(base: Path, tmp_path: Path, packing: bool) -> None:
-    """Of an example's two learnt tokens the first is a thought, the second an action or an answer."""
+    """Of an example's two learnt tokens, the first is a thought, the second an action or an answer."""
     kinds = ["action", "answer"] * (len(EXAMPLES) // 2)
     examples = [{**e, "spans": [("thought", 4, 5), (kind, 5, 6)]} for e, kind in zip(EXAMPLES, kinds, strict=True)]
     config = replace(WEIGHTED, packing=packing, max_length=24)
@@ -221,7 +219,7 @@ STEPS = [slice(2, 5), slice(7, 9)]
 
 
 def logprobs(model: Path) -> "torch.Tensor":
-    """That of each token of each rollout, by plain torch; 0 for the first."""
+    """The log probability of each token of each rollout, by plain torch; 0 for the first."""
     from transformers import AutoModelForCausalLM
 
     ids = torch.tensor([e["input_ids"] for e in ROLLOUTS])
@@ -240,7 +238,8 @@ def distances(model: Path, teacher: Path) -> "torch.Tensor":
 def test_a_student_approaches_its_teacher_where_it_has_been(
     tiny_model: Path, teacher: Path, tmp_path: Path, packing: bool
 ) -> None:
-    """On-policy distillation: the first loss is the oracle's, and at the end each token's odds are the teacher's."""
+    """On-policy distillation: the first loss is the oracle's, and in the end each token's probability is the
+    teacher's."""
     config = replace(TINY, teacher=str(teacher), batch_size=4, epochs=40, packing=packing, max_length=18)
     student = train(ROLLOUTS, tiny_model, tmp_path / "student", config, progress=False)
     before, after = distances(tiny_model, teacher), distances(student, teacher)
@@ -281,7 +280,7 @@ train(EXAMPLES, sys.argv[2], sys.argv[3], replace(TINY, epochs=30, save_steps=20
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(base: Path, tmp_path: Path) -> None:
-    """The kill comes at the worst moment: when the second checkpoint is half written."""
+    """The kill comes at the worst moment: while the second checkpoint is written."""
     output = tmp_path / "student"
     command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[1]), str(base), str(output)]
     child = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
