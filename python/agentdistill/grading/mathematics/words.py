@@ -19,7 +19,7 @@ _NAMES = re.compile(
 
 
 def is_prose(text: str) -> bool:
-    """Whether ``text`` contains words that are not names in mathematics, such as functions and Greek letters."""
+    """Whether ``text`` is "no" or contains words other than mathematical names (functions, Greek letters, ...)."""
     return text.strip(" .").lower() == "no" or any(not _NAMES.fullmatch(word) for word in _WORD.findall(text))
 
 
