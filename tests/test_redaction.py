@@ -32,7 +32,7 @@ def test_a_url_is_known_by_its_host(url: str) -> None:
         assert "hunter" not in redacted(f"GET {url} failed")
 
 
-COMMANDS = {
+COMMANDS = [
     "npx -y server --token hunter2",
     "env API_KEY=hunter2 server",
     "server --api-key=hunter2",
@@ -40,7 +40,7 @@ COMMANDS = {
     "server postgres://u:hunter2@h/db",
     "DB_PASSWORD=hunter2 server",
     "/opt/hunter22hunter22hunter22/server",
-}
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
