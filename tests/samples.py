@@ -1,5 +1,4 @@
-"""Samples that several tests share: an action as a model writes it, a teacher with its task, and a small real
-tokenizer."""
+"""Shared samples: an action as a model writes it, a teacher with its task, and a small real tokenizer."""
 
 from collections.abc import Sequence
 
@@ -27,8 +26,7 @@ def code(text: str, thought: str = "I act.") -> str:
 
 
 def teacher(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """A scripted teacher: reasons in text if asked for a chain of thought, else acts, continuing a given first
-    thought."""
+    """Reasons in text if asked for a chain of thought, else acts, continuing a given first thought."""
     if "<answer>" in messages[0].content:
         return "First I add the two.\n\nThat is 5.\n\n<answer>\\boxed{5}</answer>"
     if messages[-1].role == "user" and len(messages) == 2:

@@ -1,5 +1,4 @@
-"""A run in its own process, to be killed. It is forked from a process that has imported everything and loaded the
-guest."""
+"""A run in its own process, to be killed; forked from a process that has imported everything and loaded the guest."""
 
 import asyncio
 import re

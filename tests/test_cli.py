@@ -1,5 +1,5 @@
-"""The commands: each has help with an example; bad input gives a one-line error and a non-zero exit status, and no data
-is lost."""
+"""The commands: each has help with an example, and bad input gives a one-line error, a non-zero exit, and no data
+loss."""
 
 import json
 import os

@@ -1,5 +1,4 @@
-"""Terminal control characters in untrusted text have no effect, in every command that prints such text to a
-terminal."""
+"""Terminal control characters in untrusted text have no effect, in every command that prints such text."""
 
 import ast
 import json

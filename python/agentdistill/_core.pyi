@@ -65,8 +65,8 @@ class Passage:
 
 @final
 class Bm25Index:
-    """BM25 over passages on disk. Any string is a valid query: a bag of words, of which the first 1,024 distinct ones
-    count."""
+    """BM25 over passages on disk. A query is a bag of words, of which the first 1,024 distinct ones count. Any string
+    is valid."""
 
     @staticmethod
     def build(
@@ -228,8 +228,7 @@ class Sandbox:
     """Isolated CPython 3.14 (WASM). Thread-safe. A cell can reach its tools and nothing else."""
 
     packages: ClassVar[tuple[str, ...]]
-    """Packages that cells can import besides Python's standard library: sympy, mpmath, and numpy if this build has
-    it."""
+    """Packages for cells besides the standard library: sympy, mpmath, and numpy if this build has it."""
     def __new__(
         cls,
         tools: Mapping[str, Bm25Index | SearchTool | Callable[..., Any]] | None = None,

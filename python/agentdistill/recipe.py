@@ -160,8 +160,8 @@ def _record(output: Path) -> Path:
 
 
 def _content(path: Path) -> str | None:
-    """Fingerprint of a file's content, or of a folder's file names, sizes and times (a model or index is too large to
-    read)."""
+    """Fingerprint of a file's content, or, since models and indexes are large, of a folder's file names, sizes and
+    times."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         seen = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -195,8 +195,7 @@ def settings(config: Any) -> str:
 # ---- costs ---------------------------------------------------------------------------------------
 
 TURN, OBSERVATION, CHAIN, JUDGED = 150, 350, 300, 350
-"""Assumed numbers of tokens: of an agent's turn, an observation, a chain of thought, and a judge's prompt and reply for
-one answer."""
+"""Assumed tokens: of an agent's turn, an observation, a chain of thought, and a judge's prompt and reply."""
 CHARACTERS = 4
 """Assumed number of characters per token."""
 

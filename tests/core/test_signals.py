@@ -1,5 +1,4 @@
-"""Traps in cells and signal handlers of other libraries do not interfere, in any order of installation and while cells
-run."""
+"""Traps in cells and other libraries' signal handlers do not interfere, in any order and while cells run."""
 
 import signal
 import subprocess

@@ -1,5 +1,4 @@
-"""Equality of mathematical answers: pairs judged by hand, general properties, and a worker that is stopped and
-restarted."""
+"""Equality of mathematical answers: pairs judged by hand, general properties, and a worker that is restarted."""
 
 import csv
 import json

@@ -330,8 +330,7 @@ OPENS = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif 
 async def test_thinking_has_tokens_of_its_own(
     tiny_model: Path, tmp_path: Path, oracle: Callable[..., Any], n: int
 ) -> None:
-    """The tiny model never ends its thinking. After the limit, the engine ends it, and the model continues from
-    there."""
+    """The tiny model never ends its thinking. At the limit, the engine ends it, and the model continues."""
     shutil.copytree(tiny_model, tmp_path / "thinks")
     template = (tmp_path / "thinks" / "chat_template.jinja").read_text()
     (tmp_path / "thinks" / "chat_template.jinja").write_text(template.split("{% if add_gen")[0] + OPENS)

@@ -1,5 +1,4 @@
-"""An untrained model behind vLLM's own server: compared with transformers, and on the paper's tasks with a real
-index."""
+"""An untrained model behind vLLM's server: compared with transformers, and on the paper's tasks with a real index."""
 
 import json
 import shutil
@@ -42,8 +41,7 @@ def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 async def test_what_the_model_s_files_say_of_sampling_changes_nothing(vllm_server: str, tiny_model: Path) -> None:
-    """The server takes defaults from generation_config.json. For our requests it samples as the model in process
-    does."""
+    """The server's defaults come from generation_config.json, but our requests are sampled as in process."""
     async with openai.AsyncOpenAI(base_url=vllm_server, api_key="none") as client:
         asked: Any = [message._asdict() for message in QUESTION]
         plain = await client.chat.completions.create(model="tiny", messages=asked, temperature=0, max_tokens=40)

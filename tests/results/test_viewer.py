@@ -1,4 +1,4 @@
-"""The viewer: an index that agrees with its trajectories, a server that only this machine can read, and a page in real
+"""The viewer: an index that agrees with its trajectories, a server for this machine only, and a page in real
 Chromium."""
 
 import http.client

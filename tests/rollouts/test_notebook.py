@@ -1,5 +1,4 @@
-"""Notebooks, run by a real kernel: progress is one moving bar that the saved notebook keeps, and trajectories are
-readable."""
+"""Notebooks, run by a real kernel: progress is one moving bar that the saved notebook keeps; trajectories display."""
 
 import pytest
 

@@ -67,8 +67,7 @@ LOOK = Tool("look", "(n: int) -> dict", "Looks.", lambda n: {"n": n})
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with an episode of all CELLS. Each has a second candidate that raises an error as well, so it has no
-    vote."""
+    """A file with an episode of all CELLS, each with a second candidate that raises an error and so has no vote."""
 
     def policy(messages: Sequence[Message], prefix: str, index: int) -> str:
         done = sum(message.role == "assistant" for message in messages)

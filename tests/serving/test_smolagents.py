@@ -1,5 +1,4 @@
-"""smolagents' own agents with our sandbox and our models. Its local executor is the oracle for an executor's
-results."""
+"""smolagents' own agents with our sandbox and our models; its local executor is the oracle for results."""
 
 import re
 from collections.abc import Sequence

@@ -35,8 +35,7 @@ def cells_run(messages: Sequence[Message]) -> int:
 
 
 def student(messages: Sequence[Message], prefix: str, index: int) -> str:
-    """Counts to 3, with an error in the cell that the question names. On "mumble", begins with a turn without an
-    action."""
+    """Counts to 3, with an error in the cell that the question names. On "mumble", starts without an action."""
     question, turn = messages[1].content, cells_run(messages)
     if "mumble" in question and len(messages) == 2:
         return "Hm."

@@ -238,7 +238,7 @@ def distances(model: Path, teacher: Path) -> "torch.Tensor":
 def test_a_student_approaches_its_teacher_where_it_has_been(
     tiny_model: Path, teacher: Path, tmp_path: Path, packing: bool
 ) -> None:
-    """On-policy distillation: the first loss is the oracle's, and in the end each token's probability is the
+    """On-policy distillation: the first loss is the oracle's, and in the end the log probabilities are the
     teacher's."""
     config = replace(TINY, teacher=str(teacher), batch_size=4, epochs=40, packing=packing, max_length=18)
     student = train(ROLLOUTS, tiny_model, tmp_path / "student", config, progress=False)

@@ -1,4 +1,4 @@
-"""How good is a model at unseen tasks? Rollouts, a grader, and a table of accuracies with intervals, by task set.
+"""Evaluation of a model on unseen tasks: rollouts, a grader, and a table of accuracies with intervals, by task set.
 
 The rollout is the same as for training data, greedy or with self-consistent actions. Not here: plots and pages
 (report.py), and regrading an evaluation (regrading.py).
@@ -158,7 +158,7 @@ def evaluate(
     _warn_of_other_form(model, config, tools)
     named_grader = (
         grader_of(grader, file) if grader is not None else None
-    )  # so that an error shows before hours of work
+    )  # now, so that an error appears before hours of work
     trajectories = rollout(
         tasks, model, tools, config, output=file, progress=progress, metrics=metrics, title="evaluate"
     )
@@ -212,7 +212,7 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 
 
 def _warn_of_other_form(model: Model | str, config: RolloutConfig, tools: Sequence[Tool]) -> None:
-    """A student is at its best in the form of conversation that it was trained in."""
+    """Warn if the conversation form differs from the one that the student was trained with, where it does best."""
     trained = training_of(model) if isinstance(model, str) else None
     forms = [ConversationForm(**form) for form in (trained or {}).get("forms", ())]
     described = config.wording.describe_tools(tools, config.action_format)

@@ -29,8 +29,7 @@ class Checkpoints:
     """The checkpoints of one run, in a folder beside its output."""
 
     def __init__(self, output: Path, run: str, limits: Limits) -> None:
-        """``run`` identifies the run. Checkpoints of another run, or with a State that ``limits`` do not allow, are
-        ignored."""
+        """``run`` identifies the run. Checkpoints of another run, or with a State beyond ``limits``, are ignored."""
         self._folder = output.with_name(f".{output.name}.half-done")
         self._run = hashlib.sha256(run.encode()).hexdigest()
         self._limits = limits

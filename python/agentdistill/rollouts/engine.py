@@ -104,8 +104,7 @@ def rollout(
 
 
 def date_of(config: RolloutConfig, output: str | Path | None) -> str | None:
-    """The date for the run's chat templates: the date of its first start, so that a run resumed later keeps its
-    date."""
+    """The date for the run's chat templates: that of its first start, which a resumed run keeps."""
     if config.date is not None:
         return config.date
     try:

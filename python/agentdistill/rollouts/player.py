@@ -102,8 +102,7 @@ class RolloutConfig(AgentConfig):
         return CHAIN_TOKENS if self.kind == "cot" and self.max_tokens is None else super().token_limit
 
     def settings(self) -> dict[str, Any]:
-        """The settings that identify a run: all fields, with defaults filled in, except those that affect only speed or
-        safety."""
+        """The settings that identify a run: all fields, with defaults resolved, but for those of speed and safety."""
         speed = ("checkpoints", "concurrency", "ray")
         absent = [
             name for name in ("date", "thinking_tokens") if getattr(self, name) is None
@@ -293,8 +292,7 @@ class Player:
         await asyncio.to_thread(self._checkpoints.keep, HalfDone(so_far, state))
 
     def _drawn(self) -> dict[str, Any]:
-        """Sampling settings besides those of the configuration: neutral values, except for what a server refused to
-        accept."""
+        """Sampling settings besides the configuration's: neutral values, except those that a server refused."""
         refused: frozenset[str] = getattr(self._model, "refused", frozenset())
         drawn: dict[str, Any] = {name: value for name, value in NEUTRAL.items() if name not in refused}
         return drawn | ({"left_to_the_server": sorted(refused)} if refused else {})

@@ -109,8 +109,7 @@ class Metrics:
         return ", ".join(parts)
 
     def summary(self) -> str:
-        """One line about where the episodes' time went and how many cells timed out; "" if no episode ended in this
-        run."""
+        """One line about where time went and how many cells timed out; "" if no episode ended in this run."""
         total = sum(self._seconds.values())
         if not total:
             return ""

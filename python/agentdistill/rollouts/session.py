@@ -7,8 +7,7 @@ A State is a value, so going back means using an older State: nothing is undone 
 from agentdistill._core import Observation, Sandbox, State, Trajectory
 
 KEPT_BYTES = 1 << 30
-"""Maximum memory for the States of a session; with a few variables, a State takes some 20 kB. The oldest are dropped
-first."""
+"""Maximum memory for a session's States (some 20 kB each for a few variables). The oldest are dropped first."""
 
 
 class Session:

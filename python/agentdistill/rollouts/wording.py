@@ -58,8 +58,7 @@ class Wording(NamedTuple):
     stops_last_word: bool
     """Whether the stop strings also apply to a last word."""
     gives_up: bool
-    """Whether an episode ends without progress: after three unusable completions, or three failures of the same
-    code."""
+    """Whether three unusable completions, or three failures of the same code, end an episode."""
     output_chars: int
     """Default limit of the characters shown of what a cell prints."""
 

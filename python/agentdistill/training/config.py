@@ -72,8 +72,8 @@ class TrainConfig:
     answer_weight: float = 1.0
     """Loss weight of the code, or the text, that gives the final answer, and of the end of that turn."""
     shard: bool = False
-    """Shard weights, gradients and optimizer state across the processes (FSDP2), instead of copying the model to
-    each."""
+    """Shard weights, gradients and optimizer state across the processes (FSDP2). By default each has the whole
+    model."""
     teacher: str | None = None
     """Experimental: on-policy distillation from this model, a folder or hub id with the student's tokenizer.
     The examples are then the student's own rollouts, correct or not.
