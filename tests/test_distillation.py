@@ -60,7 +60,7 @@ def test_first_thoughts_are_taken_from_recorded_chains(tmp_path: Path) -> None:
     other = Task("r", "What is 1 + 4?", "5", "sums", "math")
     made = generate([TASK, other], ScriptedModel("teacher", policy), config=config, progress=False)
     assert [t.steps[0].candidates[0].prefix for t in made] == ["Thought: First I add the two."] * 2
-    assert asked.count(True) == 1  # for the other one
+    assert asked.count(True) == 1  # only for the other task
     generate([TASK], ScriptedModel("another", policy), config=config, progress=False)
     assert asked.count(True) == 2  # the other teacher's chains are not used
     with pytest.raises(ValueError, match="only used for a first-thought prefix"):

@@ -283,7 +283,7 @@ def test_a_judge_is_paid_for_facts_alone(tmp_path: Path) -> None:
 def test_costs_are_what_the_formula_says() -> None:
     tasks = [Task(str(i), "x" * 400, "1") for i in range(10)]
     config = RolloutConfig(prompt="p " * 200, max_steps=3, candidates=4)
-    # 100 tokens of prompt, 100 of question; 3 steps of 4 turns of 150; two turns and observations read again.
+    # 100 tokens of prompt, 100 of question; 3 steps of 4 turns of 150; two turns and observations are read again.
     tokens = 10 * (100 + 100 + 3 * 4 * 150 + 2 * 500)
     assert rollout_cost(tasks, "openai:http://h/v1:Q/Qwen3-30B-A3B", config) == Cost(tokens, 2 * tokens * 3e9)
     assert rollout_cost(tasks, "openai:http://h/v1:gpt", config) == Cost(tokens, None)

@@ -40,7 +40,7 @@ def on_a_terminal(*arguments: str, typed: bytes = b"", cwd: Path | None = None) 
         while True:
             try:
                 part = os.read(ours, 65536)
-            except OSError:  # it has ended
+            except OSError:  # the process has ended
                 break
             if not part:
                 break

@@ -66,7 +66,7 @@ def test_golden(case: dict[str, Any]) -> None:
         expected["thought"], expected.get("code"), expected.get("final_answer"), spans, action_format
     )
     if action_format not in ("code", "code_tags"):
-        return  # what is run is made of what was written
+        return  # for other formats, the code is generated from the text
     for kind, start, end in found.spans:
         said = {"thought": found.thought, "code": found.code, "final_answer": found.final_answer}[kind]
         lines = case["completion"][start:end].splitlines()
@@ -183,7 +183,7 @@ def test_a_call_is_what_its_json_says(arguments: dict[str, Any], spelling: str) 
     match spelling:
         case "python":
             written = repr(call)
-            assume(not re.search(r"\\[xU]", written))  # escapes that JSON does not have
+            assume(not re.search(r"\\[xU]", written))  # not escapes in JSON
         case "raw":
             written = re.sub(r"(?<!\\)\\n", "\n", json.dumps(call, ensure_ascii=False))
             call["arguments"] = json.loads(written, strict=False)["arguments"]

@@ -70,7 +70,7 @@ def test_answers_are_those_of_search_r1(url: str, index: Bm25Index) -> None:
         pytest.approx([each.score for each in one]) for one in found
     ]
     assert retrieve(url, queries=queries, topk=2).json() == {"result": documents}
-    for k in ({}, {"topk": None}, {"topk": 0}):  # as there: three
+    for k in ({}, {"topk": None}, {"topk": 0}):  # Search-R1's default: three
         assert (
             retrieve(url, queries=["the Rome Paris capital"], **k).json()
             == retrieve(url, queries=["the Rome Paris capital"], topk=3).json()
@@ -141,7 +141,7 @@ def test_it_ends_when_the_requests_under_way_are_answered(ends: signal.Signals, 
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:
             connection.sendall(head.encode())
-            assert b"100 Continue" in connection.recv(1 << 16)  # it is under way
+            assert b"100 Continue" in connection.recv(1 << 16)  # the request is running
             server.send_signal(ends)
             deadline = time.monotonic() + 10
             while time.monotonic() < deadline:
@@ -149,7 +149,7 @@ def test_it_ends_when_the_requests_under_way_are_answered(ends: signal.Signals, 
                     socket.create_connection((host, int(port)), timeout=1).close()
                 except ConnectionRefusedError:
                     break
-                except OSError:  # it was waiting to be taken when the door was shut
+                except OSError:  # it was in the backlog when the listener closed
                     continue
             else:
                 pytest.fail("it still takes connections")
@@ -265,7 +265,7 @@ def test_bodies_are_bounded_together(index: Bm25Index) -> None:
         clients = [socket.create_connection((parts.hostname, parts.port), timeout=60) for _ in range(40)]
         head = request(b"").replace(b"Content-Length: 0", b"Content-Length: 16000000")
         for client in clients:
-            with suppress(OSError):  # it is refused
+            with suppress(OSError):  # the connection is refused
                 client.sendall(head + b" " * 15_000_000)
         assert resident(server) - before < 600
         assert httpx2.get(f"{url}/health").json()["status"] == "ok"

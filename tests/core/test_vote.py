@@ -141,7 +141,7 @@ def test_the_majority_wins(observations: list[Observation | ParseFailure], refer
     counts = Counter(did.values()).most_common()
     assert [votes for _, votes in result.counts] == [votes for _, votes in counts]
     if counts:
-        best, votes = counts[0]  # of equals, the one met first
+        best, votes = counts[0]  # ties: first seen first
         assert result.winner == next(index for index, outcome in did.items() if outcome == best)
         assert result.agreement == votes / len(did)
     else:

@@ -117,7 +117,7 @@ def test_what_cannot_be_read_one_after_the_other_is_said(recorded: Path, tmp_pat
     assert list(read) == [], "it ends with what it raises"
     with pytest.raises(TrajectoryError, match=r"bad\.jsonl:5: not a trajectory: missing field"):
         read_trajectories(file)
-    file.write_text(f'{whole}{{"task_id": "to')  # as a writer leaves it that was killed
+    file.write_text(f'{whole}{{"task_id": "to')  # left by a killed writer
     assert list(iter_trajectories(file)) == read_trajectories(recorded)
     file.write_text("")
     assert list(iter_trajectories(file)) == []
@@ -188,7 +188,7 @@ def test_datasets_reads_tables(recorded: Path, tmp_path: Path) -> None:
         for name in COLUMNS & lines[0].keys() - {"tools"} if target != "agentdistill" else ():
             got = [[{k: v for k, v in turn.items() if v is not None} for turn in turns] for turns in table[name]]
             assert got == [line[name] for line in lines]
-    # What the library itself saved is read, too.
+    # Read also what the library itself saved.
     again = tmp_path / "again"
     datasets.load_from_disk(str(tmp_path / "sharegpt")).save_to_disk(str(again))
     convert(again, tmp_path / "back.jsonl", progress=False)
@@ -578,7 +578,7 @@ def test_actions_of_another_form_stay_in_it(target: Format, tmp_path: Path) -> N
     config = RolloutConfig(action_format="tool_call")
     [before] = rollout([Task("t", "Q?", "42")], model, config=config, output=tmp_path / "t.jsonl", progress=False)
     convert(tmp_path / "t.jsonl", tmp_path / "there.jsonl", target=target, progress=False)
-    lines = (tmp_path / "there.jsonl").read_text().replace('"agentdistill"', '"unknown"')  # as others would write it
+    lines = (tmp_path / "there.jsonl").read_text().replace('"agentdistill"', '"unknown"')  # as others write it
     (tmp_path / "there.jsonl").write_text(lines)
     convert(tmp_path / "there.jsonl", tmp_path / "back.jsonl", progress=False)
     [after] = read_trajectories(tmp_path / "back.jsonl")

@@ -76,7 +76,7 @@ def test_an_index_of_such_a_table_takes_the_memory_it_may(tmp_path: Path) -> Non
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10 < 700
 
 
-# What is in state.json, or in dataset_dict.json.
+# Contents of state.json or dataset_dict.json.
 NO_DATASETS: list[Any] = [
     *([], {}, None, 5, {"_data_files": 5}, {"_data_files": [5]}, {"_data_files": [{"filename": 5}]}),
     *({"_data_files": [{"filename": "../../secret.arrow"}]}, {"_data_files": [{"filename": "/etc/passwd"}]}),

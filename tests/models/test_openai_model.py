@@ -261,7 +261,7 @@ async def test_what_does_not_pass_is_an_error_at_once(server: Server, answer: An
     with pytest.raises(ModelError, match=message) as caught:
         await ask(server, answer)
     assert f"the model large at http://127.0.0.1:{server.server_port}/v1" in str(caught.value)
-    assert len(server.requests) <= 2  # at most once more, without token ids
+    assert len(server.requests) <= 2  # at most one more request, without token ids
 
 
 async def test_retries_are_bounded(server: Server) -> None:
@@ -293,7 +293,7 @@ async def test_work_goes_to_the_server_that_has_least_to_do(server: Server) -> N
         server.script = [completions("quick")]
         both = Replicas([model_of(slow), model_of(server)])
         first = asyncio.create_task(both.generate(QUESTION, Sampling()))
-        await asyncio.sleep(0)  # it has begun
+        await asyncio.sleep(0)  # let it start
         texts = [(await both.generate(QUESTION, Sampling())).completions[0].text for _ in range(5)]
         release.set()
         assert texts == ["quick"] * 5
@@ -307,7 +307,7 @@ async def test_what_one_server_cannot_another_can(server: Server) -> None:
         both = Replicas([model_of(broken, retries=1), model_of(server, retries=0)])
         for _ in range(3):
             assert (await both.generate(QUESTION, Sampling())).completions == [Completion("42")]
-        assert (both.retried, len(broken.requests)) == (1, 2)  # then it is left alone for a while
+        assert (both.retried, len(broken.requests)) == (1, 2)  # afterwards the failing server is skipped for a while
         server.script = [status(500)]
         with pytest.raises(ModelError):
             await both.generate(QUESTION, Sampling())
@@ -321,7 +321,7 @@ async def test_a_server_that_goes_down_is_waited_for(caplog: pytest.LogCaptureFi
     for outage in (1, 2):
         requests = [asyncio.create_task(model.generate(QUESTION, Sampling())) for _ in range(5)]
         before = model.retried
-        while model.retried < before + 15:  # each more often than for a server that never was
+        while model.retried < before + 15:  # more retries each than for a server that never responded
             await asyncio.wait(requests, timeout=0.01)
         said = [record.getMessage() for record in caplog.records]
         assert len(said) == outage

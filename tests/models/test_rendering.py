@@ -54,7 +54,7 @@ def test_ids_are_those_of_the_whole_and_turns_those_of_the_template(
     render = Renderer(tokenizer)
     said = "".join(text for _, text in messages) + prefix
     whole = tokenizer.apply_chat_template([m._asdict() for m in messages], tokenize=False, add_generation_prompt=True)
-    for _ in range(2):  # the second time, it remembers
+    for _ in range(2):  # the second time from its cache
         ids = render(messages, prefix)
         if not any(token in said for token in CONTROL):
             assert ids == tokenizer(whole + prefix, add_special_tokens=False)["input_ids"]
@@ -122,7 +122,7 @@ def test_control_tokens_that_a_text_says_are_its_letters(template: str, kind: st
     ]:
         assert turns(token) == plain, token
     words = render([Message("user", "<tool_call>")])
-    assert made.convert_tokens_to_ids("<tool_call>") in words  # no turn is made of it
+    assert made.convert_tokens_to_ids("<tool_call>") in words  # it does not become a turn
 
 
 @pytest.mark.parametrize("said", [*TOKENS, "<|fim_prefix|>", "<unk>", "<\uff5cUser\uff5c>"])

@@ -142,7 +142,7 @@ def test_a_student_is_given_what_the_engine_was_given(
         for e in examples.examples
     ]
     prompts = [step.prompt_token_ids or [] for step in made.steps]
-    for prompt in prompts:  # id for id, and an example begins with each, or goes on to it
+    for prompt in prompts:  # each prompt is the beginning of an example, id for id
         assert any(example["input_ids"][: len(prompt)] == prompt for example in examples.examples)
     text = "".join(learnt)
     for thought, reply in REPLIES:

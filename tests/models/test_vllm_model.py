@@ -111,7 +111,7 @@ async def test_a_killed_process_takes_its_engine_along(tiny_model: Path, tmp_pat
 
 def has_ended(pid: str) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"  # nobody may wait for it
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"  # or is a zombie
     except FileNotFoundError:
         return True
 

@@ -33,7 +33,7 @@ SMALLEST = [folder for folder in CHAT if folder.name.startswith("smollm2")]
 pytestmark = pytest.mark.skipif(
     not CHAT, reason="no real models: `make models`, then AGENTDISTILL_MODELS=target/models says where they are"
 )
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # of tiny models
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # set for tiny models
 SHORT = ("--prompt", "")  # a system prompt is most of what such a small task costs on a CPU
 SUMS = [Task(f"sum{i}", f"What is {i} + {i + 3}?", str(2 * i + 3), "sums", "math") for i in range(8)]
 

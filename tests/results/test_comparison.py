@@ -76,7 +76,7 @@ def test_holm_rejects_as_its_procedure_does(ps: list[float]) -> None:
     raised = holm(ps)
     for level in (0.01, 0.05, 0.3):
         rejected = set[int]()
-        for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):  # from the least p on, until one is not
+        for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):  # from the smallest p upwards
             if (len(ps) - rank) * ps[i] > level:
                 break
             rejected.add(i)

@@ -166,7 +166,7 @@ def test_a_judge_and_what_it_keeps(evaluated: Path, tmp_path: Path) -> None:
     assert sorted(line["task_id"] for line in kept) == ["f1", "f2", "f3"] and len(asked) == 3
     assert all(line["grader"] == by["f1"] and line["messages"][1][1] in asked for line in kept)
     assert {line["task_id"]: line["score"] for line in kept} == {"f1": 1, "f2": 1, "f3": 0}
-    log.write_bytes(log.read_bytes()[:-20])  # as a kill leaves it
+    log.write_bytes(log.read_bytes()[:-20])  # cut off by a kill
     asked.clear()
     assert regrade(evaluated, Judge(model, log), progress=False).trajectories == result.trajectories
     assert len(asked) == 1 and len(log.read_text().splitlines()) == 4

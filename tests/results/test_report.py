@@ -75,7 +75,7 @@ def test_a_report_says_what_the_evaluations_found(runs: Path, tmp_path: Path) ->
     pair = cells.index("greedy over sag_&lt;b&gt;")
     assert cells[pair + 2 : pair + 5] == ["10", "4", "0"]
     assert float(cells[pair + 5]) == pytest.approx(2 / 2**4, abs=0.005)
-    assert "100% of 6" in cells  # all of the sums had two votes of three
+    assert "100% of 6" in cells  # every sum had two of three votes
     assert not re.findall(r"https?:|<script|<link|@import|src=", page)  # the page fetches nothing
     assert page.count("<svg") == 5 and "held out" in page and "sag_&lt;b&gt;" in page and "sag_<b>" not in page
 

@@ -405,7 +405,7 @@ def test_a_long_list_holds_only_what_one_sees(chromium: Any, url: str) -> None:
     assert page.wait(lambda: "Question 2999" in page.rows()[-1]) and len(page.rows()) < 20
     page.press("k", "k")
     page.is_open("Question 2997")
-    chromium.refresh()  # the address says which is open
+    chromium.refresh()  # the address contains the open trajectory
     page.is_open("Question 2997")
     page.wait(lambda: page.all(".row[aria-selected=true]"))
 

@@ -70,7 +70,7 @@ def test_how_chains_are_drawn() -> None:
     one, several = RolloutConfig(kind="cot"), RolloutConfig(kind="cot", candidates=8)
     assert chain_sampling(one) == Sampling(max_tokens=4096)
     assert chain_sampling(several, 8) == Sampling(temperature=0.4, top_p=0.8, max_tokens=4096)
-    assert chain_sampling(RolloutConfig(candidates=8)) == Sampling(max_tokens=4096)  # of a first-thought prefix
+    assert chain_sampling(RolloutConfig(candidates=8)) == Sampling(max_tokens=4096)  # for a first-thought prefix
     assert chain_sampling(RolloutConfig(kind="cot", max_tokens=9)).max_tokens == 9
     assert (one.settings()["max_tokens"], RolloutConfig().settings()["max_tokens"]) == (4096, 1024)
 

@@ -110,7 +110,7 @@ def test_the_command(tmp_path: Path) -> None:
     rollout([Task("t", "first")], MODEL, output=tmp_path / "t.jsonl", progress=False)
     command = [sys.executable, "-m", "agentdistill", "chat", "--model", "recorded:t.jsonl"]
     done = subprocess.run(command, cwd=tmp_path, input="first\nwhat?", capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr.count("the record ends after 2")) == (0, 1)  # the same conversation goes on
+    assert (done.returncode, done.stderr.count("the record ends after 2")) == (0, 1)  # the conversation continues
     assert done.stdout.endswith(
         "Observation:\nset\n\nThought: I act.\nCode:\n```py\nfinal_answer(x)\n```\n\nAnswer: 41\n"
     )

@@ -185,7 +185,7 @@ async def test_what_it_does_is_sent_before_it_is_done(client: Client) -> None:
         async for chunk in stream:
             said += getattr(chunk.choices[0].delta, "reasoning_content", None) or chunk.choices[0].delta.content or ""
             if "wait()" in said:
-                opened.set()  # the answer cannot have been there before
+                opened.set()  # the answer cannot exist before this
         assert said.endswith("7")
 
 
@@ -381,7 +381,7 @@ async def test_what_is_under_way_when_it_stops_is_answered(client: Client) -> No
         asked = asyncio.create_task(client(server).chat.completions.create(model="m", messages=SUM))
         await until_episodes_are(1, server)
         ending = asyncio.get_running_loop().run_in_executor(None, server.__exit__)
-        with pytest.raises(ConnectionError):  # then it takes no more
+        with pytest.raises(ConnectionError):  # it accepts no more connections
             for _ in range(3000):
                 _, writer = await asyncio.open_connection("127.0.0.1", int(server.url.split(":")[2].split("/")[0]))
                 writer.close()

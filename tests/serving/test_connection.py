@@ -137,7 +137,7 @@ HALF = {
 @pytest.mark.parametrize("what", HALF)
 def test_what_does_not_come_is_not_waited_for(what: str) -> None:
     with serving(key="secret") as port:
-        read_all(connect(port, HALF[what]))  # it ends
+        read_all(connect(port, HALF[what]))  # the connection ends
 
 
 @pytest.mark.usefixtures("quick")
@@ -162,7 +162,7 @@ def test_the_key_is_asked_for_before_the_body() -> None:
 def test_an_answer_that_nobody_reads_is_dropped() -> None:
     with serving() as port:
         client = connect(port, small=True)
-        asking = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (b"a" * 60_000)  # the answer says the path
+        asking = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (b"a" * 60_000)  # the response contains the path
         with pytest.raises(OSError):
             for _ in range(1000):
                 client.sendall(asking)

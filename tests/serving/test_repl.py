@@ -145,15 +145,15 @@ def test_in_a_terminal_there_are_prompts_and_nothing_is_obeyed() -> None:
     assert rb"\x1b]0;title\x07 0" in until(b">>> ")
     type_in(b"x = (1,\n")
     until(b"... ")
-    while stat()[0] != "S":  # a signal after the prompt and before the wait for input is not seen until there is some
+    while stat()[0] != "S":  # between the prompt and the wait for input, a signal is only noticed with the next input
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)  # at a prompt: what was typed is forgotten
+    process.send_signal(signal.SIGINT)  # at the prompt: the typed text is discarded
     until(b">>> ")
     type_in(b"x = 1\n")
     until(b">>> ")
     before = processor_seconds()
     type_in(b"while True: x += 1\n\n")
-    while processor_seconds() < before + 0.3:  # then the cell is running
+    while processor_seconds() < before + 0.3:  # wait until the cell is running
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert b"Interrupted: the State is the one before" in until(b">>> ")

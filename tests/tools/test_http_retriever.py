@@ -161,7 +161,7 @@ def test_a_search_returns_as_many_passages_as_it_is_told_in_the_form_it_is_told(
 
 
 def test_a_server_that_is_not_ours_is_taken_to_find_by_meaning(server: Server, tmp_path: Any) -> None:
-    server.script = [GOOD]  # to POST; it does not know GET /health
+    server.script = [GOOD]  # for POST; it has no GET /health
     theirs = f"http://127.0.0.1:{server.server_port}/retrieve"
     assert not HttpRetriever(theirs).is_lexical()
     with Tools(retriever=theirs).open() as (tool,):

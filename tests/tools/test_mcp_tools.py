@@ -205,7 +205,7 @@ def test_a_server_that_dies_is_started_again(
 @pytest.mark.usefixtures("quick_retries")
 def test_a_server_that_does_not_know_its_session_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server was restarted, or dropped an idle session. It has not done anything, so the call is repeated."""
-    monkeypatch.setattr(mcp, "Client", partial(mcp.Client, mode="legacy"))  # the protocol that keeps sessions
+    monkeypatch.setattr(mcp, "Client", partial(mcp.Client, mode="legacy"))  # the protocol with sessions
     port = free_port()
     with ExitStack() as stack:
         with http_server(port):

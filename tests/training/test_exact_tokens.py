@@ -57,4 +57,4 @@ def test_prompts_and_completions_are_kept_to_the_token(trajectories: list[Trajec
             messages += [Message("assistant", assistant_turn(step.candidates[step.winner]))]
             messages += [Message("user", step.message)]
             steps += 1
-    assert steps > len(trajectories)  # later turns, too
+    assert steps > len(trajectories)  # also in later turns

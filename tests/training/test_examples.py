@@ -104,7 +104,7 @@ def test_ids_that_were_drawn_are_kept_though_their_text_is_encoded_otherwise(end
     [made] = rollout([TASK], Served(tokens, end, by_character=True), progress=False)
     rendered = to_examples([made], tokens)
     assert (rendered.recorded, rendered.dropped) == (2, {})
-    # The second prompt has the first turn as it is encoded, so it goes on from another example than it was.
+    # The second prompt contains the first turn's encoded text, not its sampled ids, so it starts another example.
     assert len(rendered.examples) == 2
     for example, step in zip(rendered.examples, made.steps, strict=True):
         given, drawn = step.prompt_token_ids or [], step.candidates[0].token_ids or []
@@ -131,7 +131,7 @@ def test_the_prefix_of_a_first_thought_is_learnt_with_what_was_drawn_after_it() 
     tokens = tokenizer(CHATML)
     served = Served(tokens, "<|im_end|>", by_character=True)
     [made] = rollout([TASK], served, first_thought=first_thought, progress=False)
-    assert made.usage == (70, 30)  # of its own tokens, this model does not tell
+    assert made.usage == (70, 30)  # only the prefix's: this model reports no usage
     assert made.steps[0].candidates[0].prefix == "Thought: I add,"
     rendered = to_examples([made], tokens)
     assert rendered.recorded == 2
@@ -143,7 +143,7 @@ def test_a_chain_s_answer_is_its_own_span() -> None:
     made = generate([TASK], ScriptedModel("t", teacher), config=GenerateConfig(kind="cot"), progress=False)
     [example] = to_examples(made, tokens).examples
     said = [("thought", "First I add the two.\n\nThat is 5.\n\n"), ("answer", "<answer>\\boxed{5}</answer><|im_end|>")]
-    assert learnt(example, tokens) == said  # the blank line is one token with the full stop
+    assert learnt(example, tokens) == said  # the full stop and the blank line are one token
 
 
 def test_an_example_is_highlighted_whole() -> None:

@@ -58,13 +58,13 @@ def launch(base: Path, folder: Path, names: Sequence[str], processes: int = 2, k
         try:
             status = launched.wait(timeout=300)
         finally:
-            launched.terminate()  # it ends its processes, which no signal to its own group would reach
+            launched.terminate()  # the launcher ends its processes, which are in other process groups
     return log.read_text() if status else None
 
 
 def test_two_processes_train_the_student_of_one(base: Path, tmp_path: Path) -> None:
     names = [name for name in TOGETHER if name != "sharded-long"]
-    failed = launch(base, tmp_path, [*names, *names])  # the second time they are done already
+    failed = launch(base, tmp_path, [*names, *names])  # the second time, they are already finished
     assert not failed, failed
     for name in names:
         config = replace(TOGETHER[name], shard=False)

@@ -29,7 +29,7 @@ def test_an_adapter_is_learnt_over_four_bits_and_merged_into_the_whole_base(base
     assert {name: weights.dtype for name, weights in merged.items()} == {
         name: weights.dtype for name, weights in untouched.items()
     }
-    name = "model.embed_tokens.weight"  # no adapter is on it
+    name = "model.embed_tokens.weight"  # it has no adapter
     assert torch.equal(merged[name], untouched[name])
     assert "quantization_config" not in json.loads((student / "config.json").read_text())
 

@@ -170,7 +170,7 @@ def test_prompts_of_training_and_evaluation_are_the_same_token_by_token(
         shown = [message._asdict() for message in messages]
         text = tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
         given[question].append(list(tokenizer(text, add_special_tokens=False)["input_ids"]))
-        return episodes[question][turn].text.removesuffix("<end_code>")  # where the engine stops
+        return episodes[question][turn].text.removesuffix("<end_code>")  # the engine stops there
 
     tasks = [Task(question, question, steps[-1].value or steps[-1].text) for question, steps in episodes.items()]
     evaluate(tasks, ScriptedModel("m", replay), [web_search(index)], IN_THEIR_FORM, progress=False)

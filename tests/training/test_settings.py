@@ -61,7 +61,7 @@ def test_what_is_passed_through_counts_and_is_recorded(base: Path, tmp_path: Pat
     assert adapter["use_rslora"] is True and adapter["target_modules"] == ["q_proj"]
     run = json.loads((tmp_path / "student" / "train.json").read_text())["run"]
     assert run["lora_config"] == ["use_rslora=true", 'target_modules=["q_proj"]']
-    assert train(EXAMPLES, base, tmp_path / "student", config, progress=False) == student  # it is done
+    assert train(EXAMPLES, base, tmp_path / "student", config, progress=False) == student  # already finished
     with pytest.raises(ValueError, match="another run"):
         train(EXAMPLES, base, tmp_path / "student", replace(config, lora_config=()), progress=False)
 

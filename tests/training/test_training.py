@@ -317,7 +317,7 @@ def test_a_student_has_a_card_and_a_plot_and_is_pushed_only_when_asked(base: Pat
     assert card.startswith("---\nlibrary_name: transformers\n") and "| rank | 8 |" in card and "held-out loss" in card
     assert str(tmp_path) not in card and str(base.parent) not in card
     assert (student / "loss.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(OSError, match="offline"):  # it is done, and would now be pushed: tests have no hub
+    with pytest.raises(OSError, match="offline"):  # it is finished and would be pushed now, but tests have no hub
         train(EXAMPLES, base, output, replace(LORA, epochs=1, held_out=0.25), push_to="someone/student", progress=False)
 
 
@@ -374,13 +374,13 @@ def test_a_run_that_left_nothing_is_replaced_and_any_other_is_overwritten_when_a
     output = tmp_path / "student"
     with pytest.raises(
         ValueError, match="tokenizer"
-    ):  # it fails like a run that is out of memory: the folder is claimed
+    ):  # it fails after the folder is claimed, like a run that is out of memory
         train([*EXAMPLES, Example(input_ids=[1, 9999], completion_mask=[0, 1])], base, output, TINY, progress=False)
     assert json.loads((output / "train.json").read_text())["result"] is None
     train(EXAMPLES, base, output, replace(TINY, max_length=64), progress=False)
     done = json.loads((output / "train.json").read_text())
     cheaper = replace(TINY, max_length=32, device_batch_size=1, save_steps=5)
-    assert train(EXAMPLES, base, output, cheaper, progress=False) == output  # it is done
+    assert train(EXAMPLES, base, output, cheaper, progress=False) == output  # already finished
     assert json.loads((output / "train.json").read_text()) == done
     train(EXAMPLES, base, output, replace(TINY, epochs=1), overwrite=True, progress=False)
     assert json.loads((output / "train.json").read_text())["run"]["epochs"] == 1
