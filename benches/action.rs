@@ -1,4 +1,4 @@
-//! How fast completions are read: a usual one, a long chain of thought, a hostile one.
+//! Speed of parsing completions: a typical one, a long chain of thought, and a hostile one.
 
 use agentdistill::action::{ActionFormat, parse_action};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -1,14 +1,14 @@
-//! Search and building on generated passages whose words are as uneven as a language's (Zipf). BENCHMARKS.md has
-//! figures on real text.
+//! Speed of searching and building an index of generated passages, whose word frequencies follow Zipf's law like those
+//! of a language. BENCHMARKS.md has figures for real text.
 
 use agentdistill::retrieval::{Bm25Builder, Bm25Index, BuildOptions, Passage};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const PASSAGES: usize = 100_000;
-const WORDS: usize = 96; // in a passage
+const WORDS: usize = 96; // per passage
 const VOCABULARY: f64 = 200_000.0;
 
-/// A repeatable source of words: a rank r comes with a chance of 1 / r.
+/// A repeatable generator of words: the word of rank r has a probability proportional to 1 / r.
 struct Words(u64);
 
 impl Words {

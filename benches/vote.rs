@@ -1,4 +1,4 @@
-//! How fast the eight candidates of a step are counted, by what they did.
+//! Speed of the vote on the eight candidates of a step.
 
 use agentdistill::observation::Observation;
 use agentdistill::vote::vote;

@@ -1,4 +1,4 @@
-//! A completion, from any model: an action or a failure, in every form, and spans that lie in it.
+//! Parses any completion in every format. The result must be an action or a failure, and spans must lie in the text.
 #![no_main]
 
 use agentdistill::action::{ActionFormat, Parsed, parse_action};

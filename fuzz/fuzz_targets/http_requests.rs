@@ -1,4 +1,4 @@
-//! Any bytes sent to the search server: it answers or hangs up, and answers others afterwards.
+//! Sends any bytes to the search server. It must answer or hang up, and must still answer other requests afterwards.
 #![no_main]
 
 use std::io::{Read, Write};
@@ -18,11 +18,11 @@ static SERVER: LazyLock<RetrievalServer> = LazyLock::new(|| {
     RetrievalServer::start(Arc::new(builder.finish().unwrap()), "127.0.0.1", 0).unwrap()
 });
 
-/// What comes back. `hangs_up`: nothing more is sent, so that the server does not wait for the rest of the request.
+/// Returns the answer. With `hangs_up`, the client closes its sending side, so that the server does not wait for more.
 fn answer(address: SocketAddr, request: &[u8], hangs_up: bool) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let _ = stream.write_all(request); // it may have hung up
+    let _ = stream.write_all(request); // the server may have hung up
     if hangs_up {
         let _ = stream.shutdown(Shutdown::Write);
     }

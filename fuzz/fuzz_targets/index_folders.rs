@@ -1,4 +1,4 @@
-//! A folder of an index with some bytes changed: it is refused, or searched as ever.
+//! Opens an index folder in which some bytes were changed. It must be refused, or searched without a crash.
 #![no_main]
 
 use std::fs;
@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use agentdistill::retrieval::{Bm25Builder, Bm25Index, BuildOptions, Parameters, Passage};
 use libfuzzer_sys::fuzz_target;
 
-/// The folder, and its files with what they hold.
+/// The folder, and its files with their contents.
 static INDEX: LazyLock<(PathBuf, Vec<(PathBuf, Vec<u8>)>)> = LazyLock::new(|| {
     let folder = std::env::temp_dir().join(format!("fuzz-index-{}", std::process::id()));
     let mut builder = Bm25Builder::new(&folder, BuildOptions::default()).unwrap();
@@ -23,7 +23,8 @@ static INDEX: LazyLock<(PathBuf, Vec<(PathBuf, Vec<u8>)>)> = LazyLock::new(|| {
     (folder, files.map(|file| (file.clone(), fs::read(&file).unwrap())).collect())
 });
 
-// The first byte chooses the file, the second whether it is cut; the rest are changes of five bytes: where, and to what.
+// The first byte selects the file, and the second whether it is truncated. Every five further bytes are a change:
+// where, and to what.
 fuzz_target!(|bytes: &[u8]| {
     let [file, cut, changes @ ..] = bytes else { return };
     let (folder, files) = &*INDEX;

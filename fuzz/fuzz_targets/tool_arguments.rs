@@ -1,5 +1,5 @@
-//! Arguments that a cell forges for a tool: the tool sees only `[[positional], {keyword}]`, and it and the cell's own
-//! json read the same in them. What the tool gives back comes through as well.
+//! Lets a cell forge arguments for a tool. The tool must see only `[[positional], {keyword}]`, and must read the same
+//! values as the cell's own json. The tool's result must also come through.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -18,7 +18,7 @@ static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
 
 fuzz_target!(|arguments: &str| {
     let hex: String = arguments.bytes().map(|byte| format!("{byte:02x}")).collect();
-    // Integers beyond 64 bits are floats to serde_json.
+    // serde_json reads integers beyond 64 bits as floats.
     let code = format!(
         "import functools, json, wit_world\n\
          arguments = bytes.fromhex('{hex}').decode()\n\

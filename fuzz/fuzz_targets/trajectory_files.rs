@@ -1,4 +1,5 @@
-//! A file of any bytes as a trajectory file: it is read or refused, and a writer that refuses it changes no byte.
+//! Opens a file of any bytes as a trajectory file. It must be read or refused, and a writer that refuses it must not
+//! change it.
 #![no_main]
 
 use std::fs;

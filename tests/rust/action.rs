@@ -1,4 +1,5 @@
-//! Completions and what they mean: golden cases (read by tests/test_action.py too), real model outputs, properties.
+//! Parsing of completions: golden cases (which tests/core/test_action.py also reads), real model outputs, and
+//! properties.
 
 use agentdistill::action::{Action, ActionFormat, ParseFailureKind, Parsed, SpanKind, parse_action};
 use proptest::prelude::*;
@@ -7,7 +8,7 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 struct Golden {
     name: String,
-    /// That of the paper, where none is given.
+    /// The paper's format by default.
     #[serde(default)]
     format: ActionFormat,
     completion: String,
@@ -31,7 +32,7 @@ fn golden() {
     }
 }
 
-/// Pieces from which completions are made that come near to what models write.
+/// Pieces of completions similar to what models write.
 const PIECES: &[&str] = &[
     "```py\n",
     "```python\n",
@@ -149,7 +150,7 @@ proptest! {
         prop_assert_eq!(&said[2], &action.final_answer.unwrap_or_default());
     }
 
-    /// What a well-behaved model writes is read back as it is, whatever stands in it.
+    /// A well-formed completion is parsed back exactly, whatever its parts contain.
     #[test]
     fn the_format_round_trips(
         thought in "[a-zA-Z0-9 .,\u{e9}\u{1f642}]{1,40}",
@@ -165,7 +166,7 @@ proptest! {
     }
 }
 
-/// A completion of any length takes time in proportion.
+/// Parsing takes time proportional to the length of the completion.
 #[test]
 fn hostile_completions_are_read_quickly() {
     let pieces = ["```py\n'''\n```\n", "```py\n", "`", "<code>", "\\boxed{", "<think>", "``` x", "a", "Code:\n", "'''"];

@@ -1,4 +1,4 @@
-//! What a format can say comes back from it, whatever the trajectory; what is none of it is an error with its line.
+//! Round trips through each format keep what the format can represent. Anything else is an error with its line number.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ fn candidate(text: &str, observation: Option<Observation>) -> Candidate {
     }
 }
 
-/// Words, without what means something in a completion.
+/// Words that have no special meaning in a completion.
 fn words() -> impl Strategy<Value = String> {
     "[a-zé\"\\\\{}\\[\\],]{1,8}( [a-z0-9ü'\"\\\\{}]{1,8}){0,4}"
 }
@@ -127,7 +127,7 @@ proptest! {
         }
     }
 
-    /// Records with what was expected replaced by something else: an error or a trajectory, never a panic.
+    /// Records in which an expected part is replaced give an error or a trajectory, never a panic.
     #[test]
     fn any_value_in_any_place_is_read_or_refused(trajectory in trajectories(), place in any::<prop::sample::Index>(),
             other in prop::sample::select(vec![json!(null), json!(1.5), json!("text"), json!("[{"), json!([]), json!([[1]]), json!({}),
@@ -143,7 +143,7 @@ proptest! {
         }
     }
 
-    /// How records are laid out does not matter, nor where blocks end.
+    /// The layout of records and the ends of blocks make no difference.
     #[test]
     fn every_layout_is_read(trajectories in prop::collection::vec(trajectories(), 1..4), format in prop::sample::select(Format::ALL.to_vec()),
             blank in prop::sample::select(vec!["", "\n", " \n\n"])) {

@@ -1,4 +1,4 @@
-//! One test binary: a module per module of the core.
+//! One test binary, with one module for each module of the core.
 
 mod action;
 mod formats;

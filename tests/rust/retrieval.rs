@@ -1,4 +1,5 @@
-//! Scores against a slow reference, the order of ties, builds on any number of threads, languages, publication, input.
+//! Scores compared with a slow reference, the order of ties, builds with any number of threads, languages, publication,
+//! input.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -31,8 +32,8 @@ fn build_with(path: &Path, passages: &[Passage], options: BuildOptions) -> Resul
     builder.finish()
 }
 
-/// BM25 as defined, with Lucene's idf and Tantivy's one-byte lengths, of every passage; for words that the analyzer
-/// leaves alone.
+/// Computes BM25 for every passage by its definition, with Lucene's idf and Tantivy's one-byte lengths. Valid for words
+/// that the analyzer does not change.
 fn reference(passages: &[Passage], title_weight: u32, query: &str, parameters: Parameters) -> Vec<f64> {
     let (k1, b) = (f64::from(parameters.k1), f64::from(parameters.b));
     fn words(text: &str) -> impl Iterator<Item = &str> {
@@ -58,7 +59,7 @@ fn reference(passages: &[Passage], title_weight: u32, query: &str, parameters: P
     scores
 }
 
-/// What Tantivy finds in the same files by its own means.
+/// Returns the scores that Tantivy's own search finds in the same files.
 fn plain(path: &Path, query: &str, k: usize) -> Vec<f32> {
     let index = tantivy::Index::open_in_dir(path).unwrap();
     let body = index.schema().get_field("body").unwrap();
@@ -69,18 +70,18 @@ fn plain(path: &Path, query: &str, k: usize) -> Vec<f32> {
     found.into_iter().map(|(score, _)| score).collect()
 }
 
-/// Whether what is found are the best k, with their scores; equal passages in the order of indexing.
+/// Checks that the results are the best k with their scores, and that equal passages are in the order of indexing.
 fn check(passages: &[Passage], index: &Bm25Index, query: &str, k: usize) -> TestCaseResult {
     let found = index.search(query, k).unwrap();
     let contents = |number: usize| (&passages[number].title, &passages[number].text);
     let mut copies: HashMap<_, Vec<usize>> = HashMap::new();
     (0..passages.len()).for_each(|number| copies.entry(contents(number)).or_default().push(number));
     let mut seen = HashMap::new();
-    // Tantivy's weight of a word in nearly all passages, ln(1 + 0.003), has few digits left in an f32.
+    // For a word in nearly all passages, Tantivy's weight ln(1 + 0.003) has few significant digits in an f32.
     let near = |a: f32, b: f64| (f64::from(a) - b).abs() <= 1e-5 * b.abs() + 1e-6;
     let scores = reference(passages, index.metadata().title_weight, query, index.parameters());
     let mut best: Vec<usize> = (0..passages.len()).filter(|&number| scores[number] > 0.0).collect();
-    best.sort_by(|&a, &b| scores[b].total_cmp(&scores[a])); // stable
+    best.sort_by(|&a, &b| scores[b].total_cmp(&scores[a])); // a stable sort
     best.truncate(k);
     prop_assert_eq!(found.len(), best.len());
     for (rank, (found, best)) in found.iter().zip(best).enumerate() {
@@ -102,7 +103,8 @@ fn check(passages: &[Passage], index: &Bm25Index, query: &str, k: usize) -> Test
     Ok(())
 }
 
-/// A repeatable source of words as uneven as a language's: the word of rank r comes with a chance of 1 / r.
+/// A repeatable generator of words with the frequencies of a language: the word of rank r has a probability
+/// proportional to 1 / r.
 struct Words {
     state: u64,
     vocabulary: f64,
@@ -119,7 +121,7 @@ impl Words {
         (0..words).map(|_| word()).collect::<Vec<_>>().join(" ")
     }
 
-    /// Passages of up to `longest` words, of which `distinct` differ.
+    /// Generates passages of up to `longest` words, of which `distinct` are different.
     fn passages(&mut self, documents: usize, distinct: usize, longest: f64) -> Vec<Passage> {
         let texts: Vec<String> = (0..distinct)
             .map(|_| {
@@ -132,7 +134,7 @@ impl Words {
 }
 
 fn query() -> impl Strategy<Value = String> {
-    // Squared, so that some words are rare; said twice, or in no passage, now and then.
+    // Squared, so that some words are rare. Some are repeated, or occur in no passage.
     let word = (0..30 * 30usize).prop_map(|square| format!("zq{}", square.isqrt()));
     prop::collection::vec(word, 0..9).prop_map(|words| words.join(" "))
 }
@@ -169,7 +171,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Over many blocks of documents, with words in nearly all of them and words in one.
+    /// Uses many blocks of documents, words that nearly all documents have, and words that only one has.
     #[test]
     fn pruning_loses_nothing(
         state in any::<u64>(),
@@ -205,7 +207,7 @@ proptest! {
     }
 }
 
-/// More blocks than the first phases of a search take.
+/// Has more blocks than the first phases of a search take.
 #[test]
 fn pruning_loses_nothing_of_many() {
     let mut words = Words { state: 1, vocabulary: 20_000.0 };
@@ -218,8 +220,8 @@ fn pruning_loses_nothing_of_many() {
     }
 }
 
-/// However many threads and however little memory there is, the index is the same to the byte, and equal passages keep
-/// their order. The words of the first passages are so many that a run of them has several parts.
+/// The index is identical to the byte for any number of threads and any memory, and equal passages keep their order.
+/// The first passages have so many words that a run of them has several parts.
 #[test]
 fn threads_and_memory_make_no_difference() {
     let text = |from: usize| (from..from + 120).map(|word| format!("w{word} ")).collect::<String>() + "same";
@@ -245,8 +247,8 @@ fn threads_and_memory_make_no_difference() {
     }
 }
 
-/// The files of an index: Tantivy names its own by a random number and their kind, of which only the kind counts. Its
-/// store of documents is left out: they are empty, and in blocks as they happened to be written.
+/// Returns the files of an index. Tantivy's file names consist of a random number and the kind; only the kind counts.
+/// Its document store is left out, because its documents are empty and its blocks depend on how they were written.
 fn contents(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let kind = |path: &Path| {
@@ -284,7 +286,7 @@ fn the_analyzer_is_english() {
     assert_eq!(twice, 2.0 * once, "a word said twice counts twice");
 }
 
-/// Each language's words: what a query finds that is another form of a word, or a part of one.
+/// Finds other forms and parts of words in each language.
 #[test]
 fn languages() {
     let cases = [
@@ -296,7 +298,7 @@ fn languages() {
         ("arabic", "الكتاب", "كتاب", true),
         ("turkish", "evler", "ev", true),
         ("cjk", "東京都庁は新宿にある。", "東京", true),
-        ("cjk", "東京都庁は新宿にある。", "京都", true), // what pairs cost
+        ("cjk", "東京都庁は新宿にある。", "京都", true), // the cost of pairs
         ("cjk", "東京都庁は新宿にある。", "宿東", false),
         ("cjk", "東京都庁は新宿にある。", "新", false),
         ("cjk", "猫、犬", "犬", true),
@@ -306,7 +308,7 @@ fn languages() {
         ("cjk", "BM25の順位rank", "ＲＡＮＫ", true),
         ("cjk", "ｶﾀｶﾅ", "カタカナ", true),
         ("cjk", "が行", "か\u{3099}行", true),
-        // Composed or not, full width, ligatures, case folding.
+        // Composed or decomposed, full width, ligatures, case folding.
         ("english", "cafe\u{301}s", "CAFÉ", true),
         ("english", "café", "cafe", false),
         ("english", "ＢＭ２５ ﬁeld", "bm25 xyz", true),
@@ -382,7 +384,7 @@ fn lines_of_jsonl() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// In whatever pieces a file is read, and however it is compressed: whole lines, by their numbers.
+    /// However a file is compressed, and in whatever pieces it is read, whole lines come out with the right numbers.
     #[test]
     fn files_are_read_in_pieces(
         lines in prop::collection::vec(prop::option::of("[a-zé]{0,30}"), 1..40),
@@ -454,7 +456,7 @@ fn an_index_appears_only_when_complete() {
     retrieval_error(new().unwrap().finish().map(|_| ()), "no passages");
     assert_eq!(entries(), 0);
 
-    // What a killed build leaves does not disturb the next.
+    // The rest of a killed build does not disturb the next build.
     fs::create_dir_all(folder.path().join(".index.building/part-0")).unwrap();
     fs::write(folder.path().join(".index.building/part-0/junk"), "junk").unwrap();
     let old = build(&path, &[passage(0, "", "one")]).unwrap();
@@ -468,7 +470,7 @@ fn an_index_appears_only_when_complete() {
     assert_eq!(new.search("two", 1).unwrap()[0].id, "1");
 }
 
-/// In a folder that others may write to, what they put at the building site is not followed.
+/// In a folder that others may write to, links at the building site are not followed.
 #[test]
 fn a_building_site_is_ours() {
     let folder = tempdir().unwrap();
@@ -486,13 +488,13 @@ fn a_building_site_is_ours() {
     assert_eq!(fs::read_to_string(home.join("photos/1")).unwrap(), "x");
 }
 
-/// The metadata of an index as version 3 wrote them: without checksums.
+/// Returns the metadata of an index of version 3, which has no checksums.
 fn version_3(documents: usize) -> String {
     format!(r#"{{"version": 3, "documents": {documents}, "skipped": 0, "language": "english", "title_weight": 1}}"#)
 }
 
-/// A byte that changes anywhere is an error. Without checksums, as in version 3, whatever changes
-/// is an error or another answer: never a panic, a hang or the process's end.
+/// A byte that changes anywhere is an error. Without checksums, as in version 3, it is an error or a different answer,
+/// but never a panic, a hang or the end of the process.
 #[test]
 fn damage_is_an_error() {
     let folder = tempdir().unwrap();
@@ -511,7 +513,7 @@ fn damage_is_an_error() {
         for round in 0..40 {
             let mut bytes = whole.clone();
             let Some(last) = bytes.len().checked_sub(1) else { continue };
-            // From both ends, where lengths and tables are, and in between.
+            // At both ends, where lengths and tables are, and in between.
             let at = match round % 3 {
                 0 => (round / 3).min(last),
                 1 => last.saturating_sub(round / 3),
@@ -530,14 +532,14 @@ fn damage_is_an_error() {
     open().unwrap().check().unwrap();
 }
 
-/// Puts another file at its place: one that is mapped is not written into.
+/// Replaces a file by another one. A memory-mapped file must not be written to.
 fn replace(path: &Path, bytes: &[u8]) {
     let new = path.with_extension("new");
     fs::write(&new, bytes).unwrap();
     fs::rename(new, path).unwrap();
 }
 
-/// However long a query is, what it takes is bounded: its first 1,024 distinct words count.
+/// The cost of a query is bounded for any length: only its first 1,024 distinct words count.
 #[test]
 fn the_words_of_a_query_are_bounded() {
     let folder = tempdir().unwrap();

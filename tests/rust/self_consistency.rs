@@ -1,4 +1,4 @@
-//! The fused step, on a runner whose cells are trivial: a State is the list of cells that led to it.
+//! The combined step, on a runner with trivial cells: a State is the list of cells that led to it.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,7 @@ use agentdistill::self_consistency::{Runner, StepResult, Waiting, self_consisten
 use agentdistill::vote::Compat;
 use agentdistill::{Error, Result};
 
-/// Prints what it is given; `raise` raises.
+/// A runner whose cells print their own code. The cell `raise` raises an exception.
 #[derive(Default)]
 struct Echo {
     ran: RefCell<Vec<(Vec<String>, String)>>,

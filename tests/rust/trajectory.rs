@@ -1,4 +1,4 @@
-//! Round trips, versions, and files whose writers were killed, starved or confused.
+//! Round trips, versions, and files whose writers were killed, ran out of disk space, or belong to another run.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -99,7 +99,7 @@ proptest! {
         prop_assert_eq!(Trajectory::from_json(&laid_out).unwrap().to_json(), json);
     }
 
-    /// A writer killed at any byte: readers see the whole lines, and the next writer goes on from them.
+    /// If a writer is killed at any byte, readers see the whole lines, and the next writer continues after them.
     #[test]
     fn a_torn_file_heals(cut in 0..2000usize) {
         let folder = tempdir().unwrap();
@@ -109,7 +109,7 @@ proptest! {
         let cut = cut % (whole.len() + 1);
         fs::write(&path, &whole[..cut]).unwrap();
         let lines = whole[..cut].iter().filter(|&&byte| byte == b'\n').count();
-        // A line that lacks nothing but its newline is whole.
+        // A line that lacks only its newline is whole.
         let complete = lines + usize::from(lines > 0 && whole.get(cut) == Some(&b'\n'));
         let kept = ["a", "b", "c"][..complete.saturating_sub(1)].to_vec();
         prop_assert_eq!(ids(&path), kept.clone());
@@ -211,7 +211,8 @@ fn files_that_are_not_ours() {
     let lone = Trajectory::from_json(&line.replace("What is", r"\ud83d \ud83d\ude00")).unwrap();
     assert!(lone.question.starts_with("\u{fffd} \u{1f600}"), "{}", lone.question);
 
-    // Without a header, or joined from several files: fine to read; to write, it must be known which run it is.
+    // Files without a header, or concatenated from several files, can be read. Writing requires a header that names the
+    // run.
     fs::write(&path, format!("{line}\n{header}\n\n{line}")).unwrap();
     assert_eq!(ids(&path), ["a", "a"]);
     assert_eq!(read_header(&path).unwrap(), None);
@@ -219,7 +220,7 @@ fn files_that_are_not_ours() {
     assert!(read_trajectories(&folder.path().join("absent")).unwrap_err().to_string().contains("absent: No such file"));
 }
 
-/// A refused file keeps every byte; only what follows a header of our own run may be cut off.
+/// A refused file keeps every byte. Only the end of a file with a header of the same run may be cut off.
 #[test]
 fn a_refused_file_keeps_every_byte() {
     let folder = tempdir().unwrap();
@@ -244,7 +245,7 @@ fn a_refused_file_keeps_every_byte() {
         format!("{header}\n{line}\nimportant, and no newline"),
         format!("{}\n{half}", header.replace("trajectories", "tasks")),
     ];
-    // A compressed file can be read, not added to.
+    // A compressed file can be read but not appended to.
     let compressed = zstd::bulk::compress(format!("{header}\n{line}\n").as_bytes(), 1).unwrap();
     for content in refused.into_iter().map(String::into_bytes).chain([compressed]) {
         fs::write(&path, &content).unwrap();
@@ -268,7 +269,7 @@ fn a_refused_file_keeps_every_byte() {
     }
 }
 
-/// More than one block of lines, so that blocks meet in the middle of one.
+/// Uses more than one block of lines, so that a block ends in the middle of a line.
 #[test]
 fn large_files_are_read_in_order() {
     let folder = tempdir().unwrap();

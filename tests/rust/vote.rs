@@ -1,4 +1,4 @@
-//! The rules of the vote, one by one. tests/test_vote.py holds canonical forms against Python itself.
+//! The rules of the vote, one by one. tests/core/test_vote.py compares canonical forms with Python itself.
 
 use agentdistill::observation::{Observation, ObservationKind};
 use agentdistill::vote::{Compat, Vote, vote};
@@ -98,7 +98,7 @@ fn failures_are_dropped_and_ties_go_to_the_first() {
     assert_eq!(vote([None, Some(&printed("1"))], None).winner, Some(1), "what did not parse is dropped");
 }
 
-/// The paper's code sees printed output only, as it is.
+/// The paper's code compares only the printed output, verbatim.
 #[test]
 fn the_reference_does_not_see_answers() {
     let silent = |answer| Observation { stdout: String::new(), ..answered(answer, None) };
