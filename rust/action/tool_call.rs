@@ -1,6 +1,10 @@
-//! Parses tool calls between tags, as chat templates ask for them. They are JSON (Hermes, Qwen), `<tool_call>{"name":
-//! "web_search", "arguments": {"query": "..."}}</tool_call>`, or XML (Qwen3-Coder, Qwen3.5),
-//! `<tool_call><function=web_search><parameter=query>...</parameter></function></tool_call>`.
+//! Parses tool calls between tags, as chat templates ask for them:
+//!
+//! - JSON (Hermes, Qwen): `<tool_call>{"name": "web_search", "arguments": {"query": "..."}}</tool_call>`
+//! - XML (Qwen3-Coder, Qwen3.5):
+//!   `<tool_call><function=web_search><parameter=query>...</parameter></function></tool_call>`
+//!
+//! The rules:
 //!
 //! - **Calls** are all `<tool_call>` blocks after the thinking. A block holds one call, several calls or a list; they
 //!   run in order. The arguments may be JSON in a string, as in OpenAI's protocol, or be named `parameters`. The last

@@ -1,14 +1,14 @@
-//! When is a cell out of time, and how is it ended?
+//! Decides when a cell is out of time, and ends it.
 //!
-//! A [`CellDeadline`] keeps the time limits of one worker's cells, one after the other. The watchdog (process.rs) asks it
-//! regularly. First the interpreter is made to raise TimeoutError in the cell, as CPython's PyThreadState_SetAsyncExc
-//! would; a cell that goes on regardless is stopped by a word of its memory that its code checks all the time
-//! (guest/stop_checks.rs). Time in tools does not count.
+//! A [`CellDeadline`] enforces the time limits of one worker's cells, one after another. The watchdog (`process.rs`)
+//! checks it regularly. It first makes the interpreter raise TimeoutError in the cell, as CPython's
+//! PyThreadState_SetAsyncExc would. A cell that continues regardless is stopped by a word of its memory that its code
+//! checks all the time (`guest/stop_checks.rs`). Time in tools does not count.
 //!
-//! Both mean writing to the guest's memory from another thread. While the host reads or writes it (arguments of a tool
-//! are copied out, a result is copied in), nobody else may: [`CellDeadline::enters_guest`] and
-//! [`CellDeadline::leaves_guest`] tell apart who has the memory. What cannot be written at the moment is tried again
-//! after [`RETRY`], and a cell that is to be stopped does not get back from the host into the guest.
+//! Both actions write to the guest's memory from another thread. While the host reads or writes that memory (it copies
+//! a tool's arguments out and a result in), no other thread may access it. [`CellDeadline::enters_guest`] and
+//! [`CellDeadline::leaves_guest`] track who owns the memory. A write that is not possible at the moment is tried again
+//! after [`RETRY`]. A cell that is to be stopped cannot return from the host into the guest.
 
 use std::hint;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
@@ -21,18 +21,19 @@ use super::image_facts::{ASYNC_EXCEPTION, EVAL_BREAKER, IN_CELL, TIMEOUT_ERROR};
 use super::memory::Mapping;
 use super::trap_handlers;
 
-/// A cell that can write anywhere in its memory may undo a stop before any code has checked the word. So it is stopped
-/// again and again, each time with a good chance, until it has ended.
+/// The interval between attempts to stop a cell. A cell that can write anywhere in its memory may undo a stop before
+/// any code has checked the word. Each attempt has a good chance of success, and attempts continue until the cell has
+/// ended.
 pub const RETRY: Duration = Duration::from_micros(100);
 
-/// The time limits of one cell after the other.
+/// The time limits of a worker's cells, one after another.
 #[derive(Default)]
 pub struct CellDeadline {
     seconds: Duration,
     hard_seconds: Duration,
     cancel: CancelToken,
     running: Mutex<Running>,
-    /// Who has the guest's memory: HOST, GUEST or WATCHDOG.
+    /// The owner of the guest's memory: HOST, GUEST or WATCHDOG.
     owner: AtomicU8,
     /// Whether the cell is to be stopped.
     stop: AtomicBool,
@@ -42,17 +43,17 @@ const HOST: u8 = 0;
 const GUEST: u8 = 1;
 const WATCHDOG: u8 = 2;
 
-/// Cancels cells from any thread: those that run, and those that would begin.
+/// Cancels cells from any thread: those that are running and those that have not started.
 #[derive(Clone, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
 
 impl CancelToken {
-    /// Within 50 ms the watchdog stops what runs.
+    /// Cancels the cells. The watchdog stops running ones within 50 ms.
     pub fn cancel(&self) {
         self.0.store(true, SeqCst);
     }
 
-    /// Whether both cancel the same cells.
+    /// Returns whether both tokens cancel the same cells.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -73,7 +74,7 @@ pub enum Interruption {
 #[derive(Default)]
 struct Running {
     mapping: Option<Arc<Mapping>>,
-    /// When the cell is interrupted next: by TimeoutError first, then by a stop.
+    /// The time of the next interruption: TimeoutError first, then a stop.
     deadline: Option<Instant>,
     timed_out: bool,
     paused: Option<Instant>,
@@ -84,17 +85,17 @@ impl CellDeadline {
         Self { seconds, hard_seconds, cancel, ..Self::default() }
     }
 
-    /// The earliest time at which a cell that begins at `now` or later can be out of time.
+    /// Returns the earliest time at which a cell that starts at `now` or later can be out of time.
     pub fn earliest(&self, now: Instant) -> Instant {
         now + self.seconds
     }
 
-    /// Interrupts the cell if it is out of time or cancelled; gives when to check again.
+    /// Interrupts the cell if it is out of time or cancelled. Returns the time of the next check.
     pub fn check(&self, now: Instant) -> Option<Instant> {
         let mut running = self.lock();
         let (mapping, deadline) = (running.mapping.clone()?, running.deadline?);
         if let Some(since) = running.paused {
-            // It may be back from the tool at once, with so much time left.
+            // The cell may return from the tool at any moment, with this much time left.
             let due = deadline + now.saturating_duration_since(since);
             return Some(due.max(now + Duration::from_millis(1)));
         }
@@ -112,7 +113,8 @@ impl CellDeadline {
         running.deadline
     }
 
-    /// Stops the cell; true as long as it runs on. In a tool it ends when that returns.
+    /// Stops the cell. Returns true while it is still running. A cell in a tool does not count; it ends when the tool
+    /// returns.
     pub fn cancel(&self) -> bool {
         self.cancel.cancel();
         let running = self.lock();
@@ -121,12 +123,12 @@ impl CellDeadline {
         true
     }
 
-    /// The cell enters a tool.
+    /// Called when the cell enters a tool.
     pub fn pause(&self) {
         self.lock().paused = Some(Instant::now());
     }
 
-    /// The cell is back from a tool.
+    /// Called when the cell returns from a tool.
     pub fn resume(&self) {
         trap_handlers::keep();
         let mut running = self.lock();
@@ -138,7 +140,7 @@ impl CellDeadline {
         }
     }
 
-    /// A cell begins in this memory; false when it must not.
+    /// Called when a cell starts in this memory. Returns false if it must not start.
     pub fn begin(&self, mapping: &Arc<Mapping>) -> bool {
         let mut running = self.lock();
         running.mapping = Some(mapping.clone());
@@ -149,19 +151,19 @@ impl CellDeadline {
         !cancelled
     }
 
-    /// The cell has ended.
+    /// Called when the cell has ended.
     pub fn end(&self) -> Interruption {
         self.leaves_guest();
         let mut running = self.lock();
         running.deadline = None;
         running.paused = None;
         let Some(mapping) = running.mapping.take() else { return Interruption::None };
-        // What was sent but did not arrive in time must not stay in the State.
+        // An exception that was sent but not raised in time must not remain in the State.
         if running.timed_out {
             mapping.word(ASYNC_EXCEPTION).store(0, Release);
             mapping.word(EVAL_BREAKER).fetch_and(!ASYNC_EXCEPTION_BIT, AcqRel);
         }
-        // Anybody may have written the word: an interpreter that is out of memory writes through null pointers.
+        // Anything may have written this word: an interpreter that is out of memory writes through null pointers.
         mapping.word(STOP_WORD).store(0, Release);
         match (self.stop.load(SeqCst), running.timed_out) {
             (true, _) => Interruption::Stop,
@@ -170,7 +172,7 @@ impl CellDeadline {
         }
     }
 
-    /// The guest's code goes on, and has the memory. False when it must not.
+    /// Gives the memory to the guest's code, which then continues. Returns false if it must not continue.
     pub fn enters_guest(&self) -> bool {
         self.owner.store(GUEST, SeqCst);
         let goes_on = !self.stop.load(SeqCst);
@@ -180,10 +182,10 @@ impl CellDeadline {
         goes_on
     }
 
-    /// The host goes on, and has the memory.
+    /// Gives the memory back to the host.
     pub fn leaves_guest(&self) {
         while self.owner.compare_exchange(GUEST, HOST, SeqCst, Relaxed) == Err(WATCHDOG) {
-            hint::spin_loop(); // it writes a few words
+            hint::spin_loop(); // the watchdog only writes a few words
         }
     }
 
@@ -193,7 +195,7 @@ impl CellDeadline {
         self.interrupt(|| mapping.word(STOP_WORD).store(1, Release));
     }
 
-    /// Writes to the memory, if the guest has it at the moment.
+    /// Writes to the memory, if the guest owns it at the moment.
     fn interrupt(&self, write: impl FnOnce()) -> bool {
         let taken = self.owner.compare_exchange(GUEST, WATCHDOG, SeqCst, Relaxed).is_ok();
         if taken {
@@ -211,17 +213,18 @@ impl CellDeadline {
 /// CPython's _PY_ASYNC_EXCEPTION_BIT.
 const ASYNC_EXCEPTION_BIT: u32 = 1 << 3;
 
-/// In the byte after IN_CELL: the host is about to send TimeoutError. app.py knows it by the same number.
+/// A value of the byte after IN_CELL: the host is about to send TimeoutError. app.py uses the same number.
 const SENDING: u8 = 2;
 
-/// What PyThreadState_SetAsyncExc does, from outside: the interpreter raises it when it next checks, inside the cell.
+/// Does what PyThreadState_SetAsyncExc does, from outside: the interpreter raises the exception at its next check in
+/// the cell.
 fn raise_timeout_error(mapping: &Mapping) {
-    // Announced before IN_CELL is read: when the guest leaves the cell, it waits until this is done.
+    // Announced before IN_CELL is read: a guest that leaves the cell waits until this is done.
     let timed_out = mapping.byte(IN_CELL + 1);
     timed_out.store(SENDING, SeqCst);
     if mapping.byte(IN_CELL).load(SeqCst) == 0 {
         timed_out.store(0, SeqCst);
-        return; // not in the cell itself: TimeoutError would hit the code around it
+        return; // not in the cell: TimeoutError would hit the code around it
     }
     mapping.word(ASYNC_EXCEPTION).store(TIMEOUT_ERROR, SeqCst);
     mapping.word(EVAL_BREAKER).fetch_or(ASYNC_EXCEPTION_BIT, SeqCst);

@@ -1,8 +1,8 @@
-//! What can the guest ask of the host?
+//! Defines everything that the guest can ask of the host.
 //!
-//! It has two imports of its own, call-tool and sleep. Of WASI it gets a clock, random bytes, and empty lists of arguments,
-//! environment variables and folders; every other import traps, and a trap kills the cell. Clock and random bytes are
-//! computed from the State, so that the same cells observe the same.
+//! The guest has two imports of its own, call-tool and sleep. From WASI it gets a clock, random bytes, and empty lists
+//! of arguments, environment variables and folders. Every other import traps, and a trap kills the cell. The clock and
+//! the random bytes are computed from the State, so the same cells observe the same values.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use super::deadline::CellDeadline;
 use super::{Tool, Tools};
 use crate::observation::ToolCall;
 
-/// The virtual clock and the random generator of a State: what it has besides its memory.
+/// The virtual clock and the random generator: the part of a State that is not memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
     pub seed: u64,
-    /// Requests for random bytes so far.
+    /// The number of requests for random bytes so far.
     pub drawn: u64,
-    /// Time since [`Devices::EPOCH_SECONDS`].
+    /// The time since [`Devices::EPOCH_SECONDS`].
     pub nanoseconds: u64,
 }
 
 impl Devices {
-    /// 2026-01-01 00:00 UTC: the time at which every first State begins.
+    /// 2026-01-01 00:00 UTC: the time at which every first State starts.
     const EPOCH_SECONDS: u64 = 1_767_225_600;
-    /// Nanoseconds after that, in the year 2247, at which the clock stands still: Python's own ends in 2262.
+    /// Nanoseconds after that at which the clock stops, in the year 2247. Python's own clock ends in 2262.
     const END: u64 = 7_000_000_000_000_000_000;
-    /// Each look at the clock moves it on by this much, as if nothing else took time.
+    /// The time in nanoseconds by which each reading advances the clock, as if nothing else took time.
     const TICK: u64 = 1_000;
 
     fn now(&mut self) -> u64 {
@@ -51,7 +51,7 @@ impl Devices {
             bytes.extend_from_slice(&hash.finalize());
         }
         bytes.truncate(count);
-        self.drawn = self.drawn.wrapping_add(1); // a State from bytes may say anything
+        self.drawn = self.drawn.wrapping_add(1); // a State from bytes may have any value here
         bytes
     }
 }
@@ -63,25 +63,27 @@ pub struct Host {
     pub deadline: Arc<CellDeadline>,
     pub tool_calls: Vec<ToolCall>,
     pub tool_call_limit: usize,
-    /// Bytes of arguments that the cell may still hand to tools.
+    /// The number of bytes of arguments that the cell may still pass to tools.
     pub argument_room: usize,
-    /// Bytes of tool calls that are still recorded.
+    /// The number of bytes of tool calls that may still be recorded.
     pub record_room: usize,
-    /// Bytes that the memory may grow to.
+    /// The maximum size of the memory in bytes.
     pub memory_limit: usize,
-    /// Whether the cell wanted more.
+    /// Whether the cell needed more memory.
     pub out_of_memory: bool,
 }
 
-/// Bytes of a tool call's arguments: they are parsed into some fifty times as much, and kept in the Observation.
+/// The maximum size in bytes of a tool call's arguments. Parsing them takes about fifty times as much memory, and they
+/// are kept in the Observation.
 const MAX_ARGUMENTS: usize = 1 << 20;
-/// Bytes of the arguments of all calls of a cell.
+/// The maximum size in bytes of the arguments of all calls of a cell.
 const MAX_CELL_ARGUMENTS: usize = 8 << 20;
-/// Bytes that a call may hand over at all. Between the two the cell is told so; beyond, it dies.
+/// The maximum size in bytes of all data of a call. Between this limit and MAX_ARGUMENTS, the cell gets an error; above
+/// it, the cell is killed.
 pub const MAX_LIFTED: usize = 16 << 20;
 
 impl Host {
-    /// Between cells: no tools, no time, no growth.
+    /// Returns the host between cells: no tools, no time, no growth.
     pub fn idle() -> Self {
         Self {
             devices: Devices::default(),
@@ -126,7 +128,7 @@ impl Host {
     }
 }
 
-/// The guest can forge a call, so the arguments are checked before a tool sees them.
+/// Checks the arguments before a tool sees them, because the guest can forge a call.
 fn checked_call(tool: &dyn Tool, arguments: &str) -> Result<String, String> {
     type Arguments = (Vec<serde_json::Value>, serde_json::Map<String, serde_json::Value>);
     if let Err(error) = serde_json::from_str::<Arguments>(arguments) {
@@ -146,7 +148,7 @@ impl ResourceLimiter for Host {
     }
 }
 
-/// Defines all of the guest's imports.
+/// Defines all imports of the guest.
 pub fn link(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<Host>> {
     type Context<'a> = StoreContextMut<'a, Host>;
 

@@ -1,3 +1,3 @@
-//! What did build.rs find in the guest's image?
+//! Facts about the guest's image, found by build.rs.
 
 include!(concat!(env!("OUT_DIR"), "/facts.rs"));

@@ -1,4 +1,4 @@
-//! What does the guest report about a cell, and how can a cell end without a report?
+//! The guest's report about a cell, and the ways in which a cell can end without one.
 
 use wasmtime::Trap;
 use wasmtime::component::{ComponentType, Lift};
@@ -16,7 +16,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// The most bytes of an honest report: four texts of `stdout_chars` characters of at most four bytes, and a traceback.
+    /// The maximum size in bytes of an honest report: four texts of `stdout_chars` characters of at most four bytes
+    /// each, and a traceback.
     pub fn max_bytes(stdout_chars: u32) -> usize {
         16 * stdout_chars as usize + (128 << 10)
     }
@@ -61,16 +62,16 @@ pub struct Failure {
     pub traceback: String,
 }
 
-/// Why a cell ended without a report.
+/// The reason why a cell ended without a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbnormalEnd {
-    /// It was out of time, or cancelled.
+    /// It was out of time, or was cancelled.
     Stopped,
-    /// Recursion in C code.
+    /// It recursed too deeply in C code.
     StackOverflow,
-    /// The interpreter gave up after it was refused memory.
+    /// The interpreter aborted after it was refused memory.
     OutOfMemory,
-    /// The interpreter gave up, or asked for what it must not have.
+    /// The interpreter aborted, or asked for something that it must not have.
     Trap,
 }
 
