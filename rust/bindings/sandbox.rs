@@ -81,6 +81,9 @@ fn limits_or_default(limits: Option<&Bound<'_, PyLimits>>) -> Limits {
 }
 
 /// An immutable value: the whole interpreter after some cells. To fork it, use it more than once.
+///
+/// All States of a process together take at most 1 GiB of memory. Beyond that, the least recently used ones are kept
+/// compressed in a temporary file, and read back when they are used.
 #[pyclass(frozen, name = "State", module = "agentdistill._core")]
 pub struct PyState(pub State);
 
@@ -90,7 +93,7 @@ impl PyState {
     #[pyo3(signature = (base=None))]
     fn to_bytes<'py>(&self, py: Python<'py>, base: Option<&Bound<'_, PyState>>) -> PyResult<Bound<'py, PyBytes>> {
         let base = base.map(|base| &base.get().0);
-        Ok(PyBytes::new(py, &without_gil(py, || self.0.to_bytes(base))?))
+        Ok(PyBytes::new(py, &without_gil(py, || self.0.to_bytes(base))??))
     }
 
     /// Restore a State from ``to_bytes`` with the same ``base``. Raises SandboxError if the bytes are damaged, are of
@@ -108,7 +111,7 @@ impl PyState {
         Ok(Self(without_gil(py, || State::from_bytes(&data, base, &limits))??))
     }
 
-    /// Memory held beyond the base image, in bytes.
+    /// Memory that it takes beyond the base image, in bytes, whether it is in memory or on disk now.
     #[getter]
     fn nbytes(&self) -> usize {
         self.0.nbytes()

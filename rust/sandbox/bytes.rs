@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::delta::{LINE, Line, NewDelta, PAGE, Page, bits, side_by_side};
+use super::delta::{Delta, LINE, Line, NewDelta, PAGE, Page, bits, side_by_side};
 use super::engine::WASM_PAGE;
 use super::guest::Guest;
 use super::host::Devices;
 use super::memory::Image;
 use super::process::Process;
-use super::{Limits, SandboxError, Snapshot, State};
+use super::{Limits, SandboxError, State};
 use crate::Error;
 
 const MAGIC: &[u8; 8] = b"ADstate3";
@@ -35,15 +35,20 @@ const WORD: usize = 4;
 
 impl State {
     /// The bytes that [`State::from_bytes`] takes with the same base: the more the base shares, the fewer.
-    pub fn to_bytes(&self, base: Option<&Self>) -> Vec<u8> {
-        let body = zstd::bulk::compress(&self.body(base), 6).expect("zstd compresses anything");
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Sandbox`] when a State was parked and cannot be read back.
+    pub fn to_bytes(&self, base: Option<&Self>) -> crate::Result<Vec<u8>> {
+        let body = self.body(base)?;
+        let body = zstd::bulk::compress(&body, 6).expect("zstd compresses anything");
         let mut bytes = Vec::with_capacity(HEADER + body.len());
         bytes.extend(MAGIC);
         bytes.extend(Guest::HASH);
-        bytes.extend(base.map_or([0; HASH], Self::identity));
+        bytes.extend(base.map_or(Ok([0; HASH]), Self::identity)?);
         bytes.extend(Sha256::digest(&body));
         bytes.extend(body);
-        bytes
+        Ok(bytes)
     }
 
     /// The State that [`State::to_bytes`] gave, if `limits` allow its memory.
@@ -61,45 +66,69 @@ impl State {
         if checksum != Sha256::digest(body).as_slice() {
             return Err(not_a_state("their checksum is wrong, so they are damaged or cut off"));
         }
-        if of_base != base.map_or([0; HASH], Self::identity) {
+        if of_base != base.map_or(Ok([0; HASH]), Self::identity)? {
             return Err(SandboxError::OtherBase.into());
         }
         let length = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
         let length = length.and_then(|length| usize::try_from(length).ok());
         let length = length.ok_or_else(|| not_a_state("their length is not given"))?;
-        let pages = limits.memory() / PAGE;
-        if length > NUMBERS * 8 + pages * (PAGE_HEADER + PAGE) {
+        let max_pages = limits.memory() / PAGE;
+        if length > NUMBERS * 8 + max_pages * (PAGE_HEADER + PAGE) {
             return Err(SandboxError::TooLarge(limits.memory_mb).into());
         }
         let body = zstd::bulk::decompress(body, length).map_err(|_| not_a_state("they cannot be decompressed"))?;
         let misfit = || not_a_state("what they say does not fit together");
         let body = Body::split(&body).ok_or_else(misfit)?;
         limits.check_memory(body.size)?;
-        body.state(base, &Process::current()?.guest.image).ok_or_else(misfit)
+        let old = base.map(|base| base.0.delta.get()).transpose()?;
+        let delta = body.delta(pages(old.as_deref()), image()).ok_or_else(misfit)?;
+        Ok(Self::new(body.devices, Arc::new(delta))?)
     }
 
     /// The same for the same State in every process, and for no other.
-    fn identity(&self) -> [u8; HASH] {
-        Sha256::digest(self.body(None)).into()
+    fn identity(&self) -> Result<[u8; HASH], SandboxError> {
+        if let Some(known) = self.0.identity.get() {
+            return Ok(*known);
+        }
+        let identity = Sha256::digest(self.body(None)?).into();
+        Ok(*self.0.identity.get_or_init(|| identity))
     }
 
-    fn body(&self, base: Option<&Self>) -> Vec<u8> {
-        let Snapshot { devices, delta } = &*self.0;
-        let image = &Process::current().expect("a State comes from a guest that is loaded").guest.image;
-        let changes = side_by_side(pages(base), &delta.pages);
-        let changes: Vec<Change> = changes.filter_map(|(index, old, new)| Change::between(index, old, new)).collect();
-        let lines: Vec<(&Line, u64)> = changes.iter().flat_map(|change| change.fresh_lines(image)).collect();
-        let mut body = Vec::with_capacity(delta.nbytes());
-        for number in [devices.seed, devices.drawn, devices.nanoseconds, delta.size as u64, changes.len() as u64] {
-            body.extend(number.to_le_bytes());
-        }
-        body.extend(changes.iter().flat_map(|change| change.index.to_le_bytes()));
-        body.extend(changes.iter().flat_map(|change| change.mask.to_le_bytes()));
-        body.extend(changes.iter().flat_map(|change| change.fresh.to_le_bytes()));
-        body.extend(lines.iter().flat_map(|(_, differing)| (*differing as u16).to_le_bytes()));
-        body.extend(lines.iter().flat_map(|(line, differing)| bits(*differing).flat_map(|word| words(line)[word])));
-        body
+    fn body(&self, base: Option<&Self>) -> Result<Vec<u8>, SandboxError> {
+        let (delta, old) = (self.0.delta.get()?, base.map(|base| base.0.delta.get()).transpose()?);
+        Ok(body(&self.0.devices, &delta, pages(old.as_deref())))
     }
+}
+
+/// A Delta as it is parked: quickly compressed, without a checksum, to be unpacked in this process only.
+pub fn pack(delta: &Delta) -> Vec<u8> {
+    zstd::bulk::compress(&body(&Devices::default(), delta, &[]), 1).expect("zstd compresses anything")
+}
+
+/// What [`pack`] packed; None when it is damaged.
+pub fn unpack(packed: &[u8]) -> Option<Delta> {
+    Body::split(&zstd::decode_all(packed).ok()?)?.delta(&[], image())
+}
+
+fn image() -> &'static Image {
+    &Process::current().expect("a State comes from a guest that is loaded").guest.image
+}
+
+fn body(devices: &Devices, delta: &Delta, old: &[Page]) -> Vec<u8> {
+    let image = image();
+    let changes = side_by_side(old, &delta.pages);
+    let changes: Vec<Change> = changes.filter_map(|(index, old, new)| Change::between(index, old, new)).collect();
+    let lines: Vec<(&Line, u64)> = changes.iter().flat_map(|change| change.fresh_lines(image)).collect();
+    let mut body = Vec::with_capacity(delta.nbytes());
+    for number in [devices.seed, devices.drawn, devices.nanoseconds, delta.size as u64, changes.len() as u64] {
+        body.extend(number.to_le_bytes());
+    }
+    body.extend(changes.iter().flat_map(|change| change.index.to_le_bytes()));
+    body.extend(changes.iter().flat_map(|change| change.mask.to_le_bytes()));
+    body.extend(changes.iter().flat_map(|change| change.fresh.to_le_bytes()));
+    body.extend(lines.iter().flat_map(|(_, differing)| (*differing as u16).to_le_bytes()));
+    body.extend(lines.iter().flat_map(|(line, differing)| bits(*differing).flat_map(|word| words(line)[word])));
+    body
 }
 
 /// What bytes say, unpacked; not yet checked against a base.
@@ -149,8 +178,8 @@ impl<'a> Body<'a> {
         })
     }
 
-    fn state(&self, base: Option<&State>, image: &Image) -> Option<State> {
-        let mut old = pages(base).iter().peekable();
+    fn delta(&self, old: &[Page], image: &Image) -> Option<Delta> {
+        let mut old = old.iter().peekable();
         let mut new = NewDelta::with_capacity(old.len() + self.indexes.len());
         let mut differing = self.differing.iter().map(|&words| u64::from(u16::from_le_bytes(words)));
         let mut words = self.words.iter();
@@ -178,7 +207,7 @@ impl<'a> Body<'a> {
         old.for_each(|page| new.keep(page));
         let new = new.finish(self.size);
         let inside = new.pages.last().is_none_or(|page| (page.index as usize + 1) * PAGE <= self.size);
-        inside.then(|| State::new(self.devices, Arc::new(new)))
+        inside.then_some(new)
     }
 }
 
@@ -214,8 +243,8 @@ impl<'a> Change<'a> {
     }
 }
 
-fn pages(base: Option<&State>) -> &[Page] {
-    base.map_or(&[], |base| &base.0.delta.pages)
+fn pages(base: Option<&Delta>) -> &[Page] {
+    base.map_or(&[], |base| &base.pages)
 }
 
 /// A line as it is without the change: the base's page has it, or the image.

@@ -1,10 +1,12 @@
-//! How a memory differs from the image: in lines of 64 bytes, small to keep, quick to put back.
+//! What is kept of a memory, and what do States share?
 //!
+//! The lines of 64 bytes that differ from the image: small to keep, quick to put back.
 //! Deltas share the pages that a cell left as they were, so a State costs what its last cell has changed.
 //!
 //! Not here: the memory itself (memory.rs), and a Delta as bytes (bytes.rs).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustc_hash::FxHashMap;
 
@@ -31,10 +33,36 @@ pub struct Page {
     start: u32,
     /// The lines that were new in one Delta: of all its pages, since to allocate and free each page's costs as much as to
     /// find them.
-    block: Arc<[Line]>,
+    block: Arc<Block>,
 }
 
 pub type Line = [u8; LINE];
+
+/// Lines that Deltas share.
+#[derive(Debug)]
+struct Block(Box<[Line]>);
+
+/// Bytes of all blocks.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that all Deltas of this process hold, what they share counted once.
+pub fn held_bytes() -> usize {
+    HELD.load(Ordering::Relaxed)
+}
+
+impl Block {
+    fn new(lines: Vec<Line>) -> Arc<Self> {
+        let block = Self(lines.into());
+        HELD.fetch_add(size_of_val(&*block.0), Ordering::Relaxed);
+        Arc::new(block)
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        HELD.fetch_sub(size_of_val(&*self.0), Ordering::Relaxed);
+    }
+}
 
 impl Delta {
     /// Bytes held, those included that are shared with others.
@@ -46,7 +74,7 @@ impl Delta {
 impl Page {
     /// The lines that differ, in order.
     pub fn lines(&self) -> &[Line] {
-        &self.block[self.start as usize..][..self.mask.count_ones() as usize]
+        &self.block.0[self.start as usize..][..self.mask.count_ones() as usize]
     }
 
     /// One of them, by its place in the page.
@@ -91,8 +119,8 @@ enum NewPage<'a> {
 }
 
 impl<'a> NewDelta<'a> {
-    /// A Delta that keeps less than one part in so many of a block has its own copy of that, and lets go of the rest.
-    const LEAST_SHARED: usize = 4;
+    /// A Delta that uses less than this fraction of a block (1 / MIN_SHARE) copies that, so that the rest can be freed.
+    const MIN_SHARE: usize = 4;
 
     pub fn with_capacity(pages: usize) -> Self {
         Self { pages: Vec::with_capacity(pages), lines: Vec::new() }
@@ -110,21 +138,21 @@ impl<'a> NewDelta<'a> {
     }
 
     pub fn finish(mut self, size: usize) -> Delta {
-        let mut kept = FxHashMap::<*const Line, usize>::default();
+        let mut kept = FxHashMap::<*const Block, usize>::default();
         for page in &self.pages {
             if let NewPage::Known(known) = page {
-                *kept.entry(known.block.as_ptr()).or_default() += known.lines().len();
+                *kept.entry(Arc::as_ptr(&known.block)).or_default() += known.lines().len();
             }
         }
         for page in &mut self.pages {
             if let NewPage::Known(known) = *page
-                && kept[&known.block.as_ptr()] * Self::LEAST_SHARED < known.block.len()
+                && kept[&Arc::as_ptr(&known.block)] * Self::MIN_SHARE < known.block.0.len()
             {
                 *page = NewPage::New { index: known.index, mask: known.mask, start: self.lines.len() };
                 self.lines.extend(known.lines());
             }
         }
-        let block: Arc<[Line]> = self.lines.into();
+        let block = Block::new(self.lines);
         let pages = self.pages.into_iter().map(|page| match page {
             NewPage::Known(page) => page.clone(),
             NewPage::New { index, mask, start } => Page { index, mask, start: start as u32, block: block.clone() },

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::{Component, InstancePre, TypedFunc};
+#[cfg(not(miri))]
+use wasmtime::unix::StoreExt;
 use wasmtime::{CallHook, Engine, Store, bail};
 
 use super::SandboxError;
@@ -54,6 +56,8 @@ impl Guest {
         config.with_host_memory(Arc::new(memory::Creator));
         // Nothing here is async, but wasmtime checks the one against the other.
         config.async_stack_size(GUEST_STACK).max_wasm_stack(GUEST_STACK);
+        // A fork does not inherit Mach ports, and memory/protection.rs needs signals.
+        config.macos_use_mach_ports(false);
         let engine = trap_handlers::install(|| Engine::new(&config))?;
         let code = zstd::decode_all(CODE).map_err(SandboxError::Memory)?;
         // SAFETY: build.rs compiled it, and the hash says that it still is what build.rs wrote.
@@ -77,10 +81,14 @@ impl Guest {
             }
             Ok(())
         });
-        let image = self.image.clone();
-        let (instance, mapping) = memory::with_memory(image, size, || self.instance.instantiate(&mut store));
-        let instance = instance?;
-        let mapping = mapping.ok_or(SandboxError::GuestDamaged)?;
+        #[cfg(not(miri))] // where wasmtime handles no signals
+        // SAFETY: what the handler does is safe in one.
+        unsafe {
+            store.set_signal_handler(|_, info, _| memory::allow_write((*info).si_addr() as usize));
+        }
+        let mapping = Arc::new(Mapping::new(self.image.clone(), size).map_err(SandboxError::Memory)?);
+        let instantiate = || memory::with_memory(&mapping, || self.instance.instantiate(&mut store));
+        let instance = mapping.while_written(instantiate)?;
         let run = instance.get_typed_func(&mut store, "run")?;
         let set_up = instance.get_typed_func(&mut store, "set-up")?;
         let (written, held) = (Vec::new(), Arc::new(Delta { size, pages: Vec::new() }));
@@ -116,7 +124,7 @@ impl Slot {
     /// Whether the slot has few more pages of its own than `delta`. One that has many is emptied before it holds it, since
     /// each capture looks at all of them.
     pub fn is_near(&self, delta: &Delta) -> bool {
-        self.written.len() <= delta.pages.len() + Self::MAX_SPARE_PAGES
+        self.written.len() <= (delta.pages.len() + Self::MAX_SPARE_PAGES) * self.mapping.granularity()
     }
 
     /// Makes the memory hold `delta`, which has the slot's size, where it holds what was restored or captured last.
@@ -127,11 +135,11 @@ impl Slot {
             self.held = Arc::new(Delta { size: self.size(), pages: Vec::new() });
             self.stale = true;
         }
-        let faults = memory::page_faults();
+        let faults = self.mapping.writes();
         // SAFETY: as above; and `capture` follows each `enter`, or the slot is dropped.
-        unsafe { self.mapping.restore(&self.held, delta) };
+        unsafe { self.mapping.restore(&self.held, delta) }.map_err(SandboxError::Memory)?;
         self.held = delta.clone();
-        self.stale |= faults.is_none() || faults != memory::page_faults();
+        self.stale |= faults.is_none() || faults != self.mapping.writes();
         Ok(())
     }
 
@@ -178,15 +186,16 @@ impl Slot {
         let deadline = host.deadline.clone();
         *self.store.data_mut() = host;
         trap_handlers::keep();
-        let faults = memory::page_faults();
+        let faults = self.mapping.writes();
         let outcome = if deadline.begin(&self.mapping) {
-            call(self).map_err(AbnormalEnd::from)
+            let mapping = self.mapping.clone();
+            mapping.while_written(|| call(self)).map_err(AbnormalEnd::from)
         } else {
             Err(AbnormalEnd::Stopped)
         };
         let interruption = deadline.end();
         // The watchdog writes too, in a thread of its own.
-        self.stale |= interruption != Interruption::None || faults.is_none() || faults != memory::page_faults();
+        self.stale |= interruption != Interruption::None || faults.is_none() || faults != self.mapping.writes();
         self.find_written();
         let host = std::mem::replace(self.store.data_mut(), Host::idle());
         let outcome = outcome.map_err(|end| match end {

@@ -1,8 +1,9 @@
-//! The guest's memory: a private mapping of one shared image, and the difference to it.
+//! How is a State taken from a guest's memory, and put back? (unsafe)
 //!
-//! All slots map the same sealed image copy-on-write, so a fresh memory costs nothing and a page costs something only
-//! when a cell writes to it. Linux tells which pages those are (/proc/self/pagemap), and is asked only when there were
-//! page faults; where it does not, the whole memory is compared with the image. What differs is a [`Delta`] (delta.rs).
+//! A memory is a private mapping of one shared [`Image`]. All slots map it copy-on-write, so a fresh memory costs nothing,
+//! and a page costs something only when a cell writes to it. Which pages were written to, Linux says (pagemap.rs) and is
+//! asked only when there were page faults; where it does not, writes to protected pages are counted (protection.rs).
+//! What differs from the image is a [`Delta`] (delta.rs).
 //!
 //! Invariants. A mapping never moves and stays mapped as long as any [`Mapping`] handle lives, its slot's or the
 //! watchdog's. Only the slot's owner reads or writes it while no guest code runs ([`Mapping::capture`],
@@ -10,73 +11,28 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::ptr::{NonNull, null_mut};
-use std::slice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType, bail};
 
 use super::delta::{Delta, LINE, NewDelta, PAGE, bits, side_by_side};
 
+mod image;
+mod pagemap;
+mod protection;
+
+pub use image::Image;
+use protection::Protection;
+pub use protection::allow_write;
+
+/// Bytes of address space of a memory: what engine.rs asks for, 4 GiB and a guard, so that no access needs a bounds check.
+const RESERVED: usize = (4 << 30) + (32 << 20);
+
 const ZEROS: [u8; PAGE] = [0; PAGE];
-
-/// The memory that every State starts from.
-pub struct Image {
-    fd: OwnedFd,
-    map: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the mapping is read-only, its file sealed (or unlinked), and it lives as long as the Image.
-unsafe impl Send for Image {}
-// SAFETY: as above.
-unsafe impl Sync for Image {}
-
-impl Image {
-    /// `bytes` is a multiple of PAGE long.
-    pub fn new(bytes: &[u8]) -> io::Result<Self> {
-        assert!(bytes.len().is_multiple_of(PAGE));
-        let fd = anonymous_file()?;
-        let file = File::from(fd);
-        file.set_len(bytes.len() as u64)?;
-        for (index, page) in bytes.chunks_exact(PAGE).enumerate() {
-            if page != ZEROS {
-                file.write_all_at(page, (index * PAGE) as u64)?;
-            }
-        }
-        let fd = OwnedFd::from(file);
-        seal(&fd)?;
-        // SAFETY: a new shared read-only mapping of a file whose length is fixed from here on.
-        let map = unsafe { libc::mmap(null_mut(), bytes.len(), libc::PROT_READ, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
-        Ok(Self { fd, map: mapped(map)?, len: bytes.len() })
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The page as it is at the start; zeros beyond the image.
-    pub fn page(&self, index: u32) -> &[u8; PAGE] {
-        let index = index as usize;
-        if (index + 1) * PAGE > self.len {
-            return &ZEROS;
-        }
-        // SAFETY: inside the mapping, which nobody can write to.
-        unsafe { self.map.add(index * PAGE).cast().as_ref() }
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping; no reference into it outlives the Image.
-        unsafe { libc::munmap(self.map.as_ptr().cast(), self.len) };
-    }
-}
 
 /// A guest's memory.
 pub struct Mapping {
@@ -84,6 +40,8 @@ pub struct Mapping {
     base: NonNull<u8>,
     reserved: usize,
     len: AtomicUsize,
+    /// Where the kernel does not say which pages were written to.
+    protection: Option<Protection>,
 }
 
 // SAFETY: the mapping never moves and lives as long as the Mapping; who may access it when is the module's invariant.
@@ -92,30 +50,42 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(image: Arc<Image>, size: usize, reserved: usize) -> io::Result<Self> {
+    /// A memory of `size` bytes that holds the image, and can grow as far as the engine allows.
+    pub fn new(image: Arc<Image>, size: usize) -> io::Result<Self> {
+        let is_protected = !pagemap_works(&image);
+        Self::map(image, size, RESERVED, is_protected)
+    }
+
+    fn map(image: Arc<Image>, size: usize, reserved: usize, is_protected: bool) -> io::Result<Self> {
         if size < image.len() || size > reserved {
             return Err(io::Error::other("the guest's memory has another size than its image"));
         }
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: new address space that nothing else refers to.
-        let base = mapped(unsafe { libc::mmap(null_mut(), reserved, libc::PROT_NONE, flags, -1, 0) })?;
-        let mapping = Self { image, base, reserved, len: AtomicUsize::new(size) };
+        let base = unsafe { mmap_anonymous(null_mut(), reserved, ProtFlags::empty(), flags) };
+        let base = base.map_err(|error| no_address_space(reserved, error.into()))?;
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let protection = is_protected.then(|| Protection::new(base, reserved));
+        let mapping = Self { image, base, reserved, len: AtomicUsize::new(size), protection };
         #[cfg(target_os = "linux")]
         // SAFETY: advice about our own reservation. A page that is written to must fault, see `page_faults`; and 2 MB for
         // the first byte would be a State's whole size.
-        unsafe {
-            libc::madvise(base.as_ptr().cast(), reserved, libc::MADV_NOHUGEPAGE)
-        };
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        let (len, fd) = (mapping.image.len(), mapping.image.fd.as_raw_fd());
-        // SAFETY: replaces the first pages of our own reservation.
-        let over = unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
-            libc::mmap(base.as_ptr().cast(), len, access, flags, fd, 0)
-        };
-        mapped(over)?;
-        mapping.make_accessible(len, size)?;
+        let _ = unsafe { rustix::mm::madvise(base.as_ptr().cast(), reserved, rustix::mm::Advice::LinuxNoHugepage) };
+        mapping.map_image()?;
+        mapping.make_accessible(mapping.image.len(), size)?;
         Ok(mapping)
+    }
+
+    /// Puts the image at the start, in place of what is there.
+    fn map_image(&self) -> io::Result<()> {
+        let access = match self.protection {
+            None => ProtFlags::READ | ProtFlags::WRITE,
+            Some(_) => ProtFlags::READ,
+        };
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: replaces the first pages of our own reservation, which nobody refers to.
+        unsafe { mmap(self.base.as_ptr().cast(), self.image.len(), access, flags, self.image.fd(), 0)? };
+        Ok(())
     }
 
     pub fn len(&self) -> usize {
@@ -152,14 +122,16 @@ impl Mapping {
     ///
     /// # Safety
     /// No guest code has run in this memory since `held` was captured or restored, and none runs meanwhile.
-    pub unsafe fn restore(&self, held: &Delta, delta: &Delta) {
+    pub unsafe fn restore(&self, held: &Delta, delta: &Delta) -> io::Result<()> {
         assert_eq!(delta.size, self.len(), "a State of another memory size");
-        for (index, old, new) in side_by_side(&held.pages, &delta.pages) {
-            if let (Some(old), Some(new)) = (old, new)
-                && old.shares(new)
-            {
-                continue;
-            }
+        let differing = || {
+            let pages = side_by_side(&held.pages, &delta.pages);
+            pages.filter(|(_, old, new)| !old.is_some_and(|old| new.is_some_and(|new| old.shares(new))))
+        };
+        if let Some(protection) = &self.protection {
+            protection.allow_pages(differing().map(|(index, ..)| index), self.len())?;
+        }
+        for (index, old, new) in differing() {
             let before = self.image.page(index).as_chunks::<LINE>().0;
             // SAFETY: inside the accessible part, and the caller keeps the guest from running.
             let now = unsafe { &mut *self.page(index) }.as_chunks_mut::<LINE>().0;
@@ -171,6 +143,7 @@ impl Mapping {
                 now[line] = *content;
             }
         }
+        Ok(())
     }
 
     /// Makes the memory the image again, and zeros behind it, by giving all written pages back to the kernel.
@@ -178,17 +151,24 @@ impl Mapping {
     /// # Safety
     /// No guest code runs in this memory meanwhile.
     pub unsafe fn empty(&self) -> io::Result<()> {
-        // SAFETY: our own private mapping, with no reference into it.
-        let done = unsafe { libc::madvise(self.base.as_ptr().cast(), self.len(), libc::MADV_DONTNEED) };
-        if done != 0 {
-            return Err(io::Error::last_os_error());
+        if let Some(protection) = &self.protection {
+            // SAFETY: the caller keeps the guest from running.
+            unsafe { protection.reset(self.len())? };
         }
-        if !cfg!(target_os = "linux") {
+        #[cfg(target_os = "linux")]
+        // SAFETY: our own private mapping, with no reference into it.
+        unsafe {
+            rustix::mm::madvise(self.base.as_ptr().cast(), self.len(), rustix::mm::Advice::LinuxDontNeed)?;
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
             // There the advice need not have an effect.
-            for page in 0..(self.len() / PAGE) as u32 {
-                // SAFETY: inside the accessible part, and the caller keeps the guest from running.
-                unsafe { *self.page(page) = *self.image.page(page) };
-            }
+            self.map_image()?;
+            let (start, rest) = (self.image.len(), self.len() - self.image.len());
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+            // SAFETY: replaces a part of our own reservation, which nobody refers to.
+            unsafe { mmap_anonymous(self.base.as_ptr().add(start).cast(), rest, ProtFlags::empty(), flags)? };
+            self.make_accessible(start, self.len())?;
         }
         Ok(())
     }
@@ -196,16 +176,52 @@ impl Mapping {
     /// Lists all pages that may differ from the image, ascending.
     pub fn find_written(&self, written: &mut Vec<u32>) {
         written.clear();
-        let found = PAGEMAP.with_borrow_mut(|pagemap| pagemap.as_mut()?.find_private(self, written));
-        if found.is_none() {
+        if let Some(protection) = &self.protection {
+            protection.find_writable(self.len(), written);
+            return;
+        }
+        let start = self.base.as_ptr() as usize;
+        if !pagemap::find_private(&(start..start + self.len()), written) {
             written.clear();
             written.extend(0..(self.len() / PAGE) as u32);
         }
     }
 
+    /// As long as this is the same for the thread that writes, so is what [`Mapping::find_written`] lists. None where it is
+    /// not known.
+    pub fn writes(&self) -> Option<i64> {
+        match &self.protection {
+            Some(protection) => Some(protection.count() as i64),
+            None => pagemap::page_faults(),
+        }
+    }
+
+    /// Pages that are listed by [`Mapping::find_written`] for each that was written to, at most.
+    pub fn granularity(&self) -> usize {
+        self.protection.as_ref().map_or(1, Protection::granularity)
+    }
+
+    /// Runs what writes to this memory, the guest or the host for it: pages that are written to become so on this thread
+    /// only meanwhile.
+    pub fn while_written<T>(&self, run: impl FnOnce() -> T) -> T {
+        match &self.protection {
+            Some(_) => protection::handling_faults(self, run),
+            None => run(),
+        }
+    }
+
+    /// Lets a write to this address of the host's happen; false if it is none of this memory, or cannot be. For signal
+    /// handlers.
+    fn allow_write(&self, address: usize) -> bool {
+        let Some(protection) = &self.protection else { return false };
+        let offset = address.wrapping_sub(self.base.as_ptr() as usize);
+        offset < self.len() && protection.allow(offset, self.len()).is_ok()
+    }
+
     /// A word of the guest's memory, for reading and writing while the guest runs.
     pub fn word(&self, address: u32) -> &AtomicU32 {
         assert!(address.is_multiple_of(4) && address as usize + 4 <= self.len());
+        self.allow_host_writes(address);
         // SAFETY: aligned, inside the accessible part, lives as long as `self`; only atomics refer to it.
         unsafe { AtomicU32::from_ptr(self.base.add(address as usize).cast().as_ptr()) }
     }
@@ -213,8 +229,17 @@ impl Mapping {
     /// A byte, likewise.
     pub fn byte(&self, address: u32) -> &AtomicU8 {
         assert!((address as usize) < self.len());
+        self.allow_host_writes(address);
         // SAFETY: as for `word`.
         unsafe { AtomicU8::from_ptr(self.base.add(address as usize).as_ptr()) }
+    }
+
+    fn allow_host_writes(&self, address: u32) {
+        if let Some(protection) = &self.protection {
+            let page = address / PAGE as u32;
+            let allowed = protection.allow_pages([page].into_iter(), self.len());
+            allowed.expect("a page of a memory can be made writable");
+        }
     }
 
     fn page(&self, index: u32) -> *mut [u8; PAGE] {
@@ -226,168 +251,66 @@ impl Mapping {
 
     fn make_accessible(&self, from: usize, to: usize) -> io::Result<()> {
         assert!(from <= to && to <= self.reserved);
-        // SAFETY: a part of our own reservation that is not in use yet.
-        let done = unsafe {
-            libc::mprotect(self.base.add(from).as_ptr().cast(), to - from, libc::PROT_READ | libc::PROT_WRITE)
+        let access = match self.protection {
+            None => MprotectFlags::READ | MprotectFlags::WRITE,
+            Some(_) => MprotectFlags::READ,
         };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        // SAFETY: a part of our own reservation that is not in use yet.
+        Ok(unsafe { mprotect(self.base.add(from).as_ptr().cast(), to - from, access)? })
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: our own reservation; handles keep it alive as long as anybody uses it.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.reserved) };
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.reserved) };
     }
 }
 
-/// Page faults of this thread so far. A page becomes a memory's own by a fault of the thread that writes to it, so as long
-/// as the count stays, so do the pages of [`Mapping::find_written`]. None where that is not so, or not known.
-pub fn page_faults() -> Option<i64> {
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: all zeros are a valid rusage, which the kernel fills in.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: as above.
-        let done = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
-        (done == 0).then_some(usage.ru_minflt + usage.ru_majflt)
-    }
-    #[cfg(not(target_os = "linux"))]
-    None
+/// Most often a limit of the process (`ulimit -v`), and less than it looks: what is reserved takes no memory.
+fn no_address_space(reserved: usize, error: io::Error) -> io::Error {
+    let message = format!(
+        "{error}. A slot reserves {} GiB of address space, which takes no memory: raise the limit of this process \
+         (`ulimit -v unlimited`) and bound its memory by a cgroup instead",
+        reserved >> 30
+    );
+    io::Error::new(error.kind(), message)
 }
 
-thread_local! {
-    static PAGEMAP: RefCell<Option<Pagemap>> = RefCell::new(Pagemap::open());
-}
-
-/// The kernel's table of this process's pages. One for each thread that runs cells: threads do not live through a fork,
-/// so it is never that of another process.
-struct Pagemap {
-    file: File,
-    regions: Vec<Region>,
-    /// Whether the kernel has PAGEMAP_SCAN (Linux 6.7), which is quicker than reading the table.
-    scans: bool,
-}
-
-/// Linux: struct page_region.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Region {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// Linux: struct pm_scan_arg.
-#[repr(C)]
-struct Scan {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    regions: u64,
-    regions_len: u64,
-    max_pages: u64,
-    inverted: u64,
-    all_of: u64,
-    any_of: u64,
-    returned: u64,
-}
-
-impl Pagemap {
-    // Bits of an entry of the table.
-    const PRESENT: u64 = 1 << 63;
-    const SWAPPED: u64 = 1 << 62;
-    const OF_FILE: u64 = 1 << 61;
-    // PAGEMAP_SCAN, and categories of pages for it.
-    const SCAN: u64 = 0xc060_6610;
-    const IS_FILE: u64 = 1 << 2;
-    const IS_PRESENT: u64 = 1 << 3;
-    const IS_SWAPPED: u64 = 1 << 4;
-    const IS_ZERO: u64 = 1 << 5;
-
-    fn open() -> Option<Self> {
-        // SAFETY: no preconditions.
-        let same_pages = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } == PAGE as i64;
-        let file = File::open("/proc/self/pagemap").ok().filter(|_| same_pages)?;
-        Some(Self { file, regions: vec![Region::default(); 1024], scans: cfg!(target_os = "linux") })
-    }
-
-    /// Appends the pages that are the mapping's own, no longer the image's.
-    fn find_private(&mut self, mapping: &Mapping, written: &mut Vec<u32>) -> Option<()> {
-        if self.scans {
-            if self.scan(mapping, written).is_some() {
-                return Some(());
-            }
-            self.scans = false;
-            written.clear();
-        }
-        let first = mapping.base.as_ptr() as usize / PAGE;
-        let mut entries = vec![0u64; mapping.len() / PAGE];
-        // SAFETY: any bytes make a u64.
-        let bytes = unsafe { slice::from_raw_parts_mut(entries.as_mut_ptr().cast(), size_of_val(&entries[..])) };
-        self.file.read_exact_at(bytes, (first * 8) as u64).ok()?;
-        for (page, entry) in entries.iter().enumerate() {
-            if entry & (Self::PRESENT | Self::SWAPPED) != 0 && entry & Self::OF_FILE == 0 {
-                written.push(page as u32);
-            }
-        }
-        Some(())
-    }
-
-    fn scan(&mut self, mapping: &Mapping, written: &mut Vec<u32>) -> Option<()> {
-        let base = mapping.base.as_ptr() as u64;
-        let page = |address: u64| ((address - base) / PAGE as u64) as u32;
-        let (mut start, end) = (base, base + mapping.len() as u64);
-        while start < end {
-            let mut scan = Scan {
-                size: size_of::<Scan>() as u64,
-                flags: 0,
-                start,
-                end,
-                walk_end: 0,
-                regions: self.regions.as_mut_ptr() as u64,
-                regions_len: self.regions.len() as u64,
-                max_pages: 0,
-                inverted: Self::IS_FILE | Self::IS_ZERO,
-                all_of: Self::IS_FILE | Self::IS_ZERO,
-                any_of: Self::IS_PRESENT | Self::IS_SWAPPED,
-                returned: Self::IS_PRESENT,
-            };
-            // SAFETY: the kernel writes into `scan` and into `regions`, up to its length.
-            let found = unsafe { libc::ioctl(self.file.as_raw_fd(), Self::SCAN as _, &raw mut scan) };
-            let found = usize::try_from(found).ok()?;
-            for region in &self.regions[..found] {
-                written.extend(page(region.start)..page(region.end));
-            }
-            // Not `walk_end`: the kernel sets that every 512 regions, but not when it reaches the end after that.
-            start = if found < self.regions.len() { end } else { self.regions[found - 1].end };
-        }
-        Some(())
-    }
+/// Whether the kernel says which pages of a memory were written to. AGENTDISTILL_PAGEMAP=0 says no: for tests of what is
+/// done where it does not.
+fn pagemap_works(image: &Arc<Image>) -> bool {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    let says_what_is_written = || {
+        let memory = Mapping::map(image.clone(), image.len(), image.len(), false).ok()?;
+        memory.byte(PAGE as u32).load(Ordering::Relaxed);
+        memory.byte(0).store(0, Ordering::Relaxed);
+        let mut written = Vec::new();
+        let start = memory.base.as_ptr() as usize;
+        pagemap::find_private(&(start..start + memory.len()), &mut written).then_some(written)
+    };
+    *WORKS.get_or_init(|| {
+        std::env::var("AGENTDISTILL_PAGEMAP").as_deref() != Ok("0") && says_what_is_written() == Some(vec![0])
+    })
 }
 
 /// Hands wasmtime the mapping of the slot that is being made; see [`with_memory`].
 pub struct Creator;
 
 thread_local! {
-    static NEXT: RefCell<Next> = const { RefCell::new(Next::None) };
+    static NEXT: RefCell<Option<Arc<Mapping>>> = const { RefCell::new(None) };
 }
 
-enum Next {
-    None,
-    Wanted(Arc<Image>, usize),
-    Made(Arc<Mapping>),
-}
-
-/// Runs `instantiate`, in which wasmtime makes one instance of the guest, with a memory of `size` bytes over `image`.
-pub fn with_memory<T>(image: Arc<Image>, size: usize, instantiate: impl FnOnce() -> T) -> (T, Option<Arc<Mapping>>) {
-    NEXT.set(Next::Wanted(image, size));
-    let made = instantiate();
-    match NEXT.replace(Next::None) {
-        Next::Made(mapping) => (made, Some(mapping)),
-        _ => (made, None),
+/// Runs `instantiate`, in which wasmtime makes one instance of the guest, with this memory.
+pub fn with_memory<T>(
+    mapping: &Arc<Mapping>,
+    instantiate: impl FnOnce() -> wasmtime::Result<T>,
+) -> wasmtime::Result<T> {
+    NEXT.set(Some(mapping.clone()));
+    let instance = instantiate();
+    match NEXT.take() {
+        None => instance,
+        Some(_) => instance.and_then(|_| bail!("the guest has no memory")),
     }
 }
 
@@ -403,27 +326,14 @@ unsafe impl MemoryCreator for Creator {
         reserved: Option<usize>,
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
-        let Next::Wanted(image, size) = NEXT.replace(Next::None) else {
-            return Err("the guest has a second memory".into());
-        };
+        let mapping = NEXT.take().ok_or("the guest has a second memory")?;
         let capacity = reserved.ok_or("the engine reserves no address space")?;
-        if size < minimum || size > capacity {
+        let size = mapping.len();
+        if size < minimum || size > capacity || mapping.reserved < capacity + guard {
             return Err(format!("a memory of {size} bytes, where {minimum} to {capacity} are possible"));
         }
-        let mapping = Arc::new(Mapping::new(image, size, capacity + guard).map_err(not_reserved)?);
-        NEXT.set(Next::Made(mapping.clone()));
         Ok(Box::new(Handle { mapping, capacity }))
     }
-}
-
-fn not_reserved(error: io::Error) -> String {
-    if error.raw_os_error() != Some(libc::ENOMEM) {
-        return error.to_string();
-    }
-    format!(
-        "{error}: each cell that runs reserves 4 GiB of address space, of which it uses little. Where `ulimit -v` bounds \
-         that, allow 8 GiB and 4 more for each core, or lift it with `ulimit -v unlimited`"
-    )
 }
 
 /// wasmtime's share in a mapping.
@@ -453,93 +363,45 @@ unsafe impl LinearMemory for Handle {
     }
 }
 
-fn mapped(address: *mut libc::c_void) -> io::Result<NonNull<u8>> {
-    if address == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mmap gave address 0"))
-}
-
-#[cfg(target_os = "linux")]
-fn anonymous_file() -> io::Result<OwnedFd> {
-    // SAFETY: a C string and flags; the descriptor it gives is ours.
-    unsafe {
-        let fd = libc::memfd_create(c"agentdistill-guest".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
-    }
-}
-
-/// Makes the file unchangeable. Nobody has it mapped for writing, so F_SEAL_FUTURE_WRITE (Linux 5.1) does; F_SEAL_WRITE
-/// waits for pages that the kernel itself is still busy with, and on a busy machine it fails for them (EBUSY).
-#[cfg(target_os = "linux")]
-fn seal(fd: &OwnedFd) -> io::Result<()> {
-    let seal = |write: libc::c_int| {
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | write | libc::F_SEAL_SEAL;
-        // SAFETY: no memory is passed.
-        let done = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    };
-    match seal(libc::F_SEAL_FUTURE_WRITE) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => seal(libc::F_SEAL_WRITE), // an older kernel
-        done => done,
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn anonymous_file() -> io::Result<OwnedFd> {
-    let mut path = std::env::temp_dir().join("agentdistill-guest-XXXXXX").into_os_string().into_encoded_bytes();
-    path.push(0);
-    // SAFETY: a writable C string that ends in XXXXXX; the descriptor it gives is ours, and so is the name.
-    unsafe {
-        let fd = libc::mkstemp(path.as_mut_ptr().cast());
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        libc::unlink(path.as_ptr().cast());
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn seal(_: &OwnedFd) -> io::Result<()> {
-    Ok(()) // unlinked: nobody else can open it
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const IMAGE_PAGES: usize = 2;
-    const PAGES: usize = 3;
+    const IMAGE_PAGES: usize = 38;
+    const PAGES: usize = 50; // of 64 KiB on some machines there must be three
 
     #[cfg(not(miri))]
-    fn memory(image: &[u8]) -> Mapping {
-        Mapping::new(Arc::new(Image::new(image).unwrap()), PAGES * PAGE, PAGES * PAGE).unwrap()
+    fn memory(image: &[u8], is_protected: bool) -> Mapping {
+        Mapping::map(Arc::new(Image::new(image).unwrap()), PAGES * PAGE, PAGES * PAGE, is_protected).unwrap()
     }
 
     /// Miri maps no files: the same on the heap, where nothing is to be unmapped.
     #[cfg(miri)]
-    fn memory(image: &[u8]) -> std::mem::ManuallyDrop<Mapping> {
-        let leak = |mut bytes: Vec<u8>, len| {
-            bytes.resize(len, 0);
-            NonNull::from(bytes.leak()).cast()
-        };
-        let (map, base) = (leak(image.to_vec(), image.len()), leak(image.to_vec(), PAGES * PAGE));
-        let fd = File::open(file!()).unwrap().into();
-        let image = Arc::new(Image { fd, map, len: image.len() });
+    fn memory(image: &[u8], _: bool) -> std::mem::ManuallyDrop<Mapping> {
+        let mut bytes = image.to_vec();
+        bytes.resize(PAGES * PAGE, 0);
+        let base = NonNull::from(bytes.leak()).cast();
+        let image = Arc::new(std::mem::ManuallyDrop::into_inner(Image::on_heap(image)));
         let (reserved, len) = (PAGES * PAGE, AtomicUsize::new(PAGES * PAGE));
-        std::mem::ManuallyDrop::new(Mapping { image, base, reserved, len })
+        std::mem::ManuallyDrop::new(Mapping { image, base, reserved, len, protection: None })
     }
 
     #[test]
     fn a_memory_holds_again_what_was_captured() {
+        for is_protected in [false, true] {
+            captures_and_restores(is_protected);
+        }
+    }
+
+    fn captures_and_restores(is_protected: bool) {
         let image: Vec<u8> = (0..IMAGE_PAGES * PAGE).map(|at| (at / LINE) as u8).collect();
-        let memory = memory(&image);
+        let memory = memory(&image, is_protected);
         // SAFETY: nobody else has this memory.
         let contents = || (0..PAGES as u32).map(|page| unsafe { *memory.page(page) }).collect::<Vec<_>>();
-        let written: Vec<u32> = (0..PAGES as u32).collect();
-        let mut held = Arc::new(Delta { size: PAGES * PAGE, pages: Vec::new() });
-        let mut moments = vec![(held.clone(), contents())];
+        let mut written = Vec::new();
+        let empty = Arc::new(Delta { size: PAGES * PAGE, pages: Vec::new() });
+        let mut held = empty.clone();
+        let mut snapshots = vec![(held.clone(), contents())];
         let mut random = 12_345_usize;
         let mut draw = |below: usize| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -552,14 +414,36 @@ mod tests {
                 let byte = if draw(2) == 0 { image.get(address).copied().unwrap_or(0) } else { draw(3) as u8 };
                 memory.byte(address as u32).store(byte, Ordering::SeqCst);
             }
+            memory.find_written(&mut written);
             // SAFETY: as above.
             held = Arc::new(unsafe { memory.capture(&written, &held) });
-            moments.push((held.clone(), contents()));
-            let (delta, before) = &moments[draw(moments.len())];
+            snapshots.push((held.clone(), contents()));
+            if draw(8) == 0 && !cfg!(miri) {
+                // SAFETY: as above.
+                unsafe { memory.empty().unwrap() };
+                assert!(contents() == snapshots[0].1);
+                held = empty.clone();
+            }
+            let (delta, before) = &snapshots[draw(snapshots.len())];
             // SAFETY: as above.
-            unsafe { memory.restore(&held, delta) };
+            unsafe { memory.restore(&held, delta).unwrap() };
             assert!(contents() == *before);
             held = delta.clone();
         }
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn only_what_was_written_is_listed() {
+        let memory = memory(&[7; IMAGE_PAGES * PAGE], true);
+        let mut written = vec![1];
+        memory.find_written(&mut written);
+        assert!(written.is_empty(), "{written:?}");
+        memory.byte(0).store(1, Ordering::SeqCst);
+        assert!(memory.allow_write(memory.base.as_ptr() as usize + (PAGES - 1) * PAGE));
+        assert!(!memory.allow_write(memory.base.as_ptr() as usize + PAGES * PAGE));
+        memory.find_written(&mut written);
+        let listed = |page: usize| written.contains(&(page as u32));
+        assert!(listed(0) && listed(PAGES - 1) && !listed(PAGES / 2), "{written:?}");
     }
 }

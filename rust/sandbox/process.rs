@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::deadline::CellDeadline;
 use super::delta::PAGE;
 use super::guest::{Guest, Slot, THREAD_STACK};
+use super::parking::LiveStates;
 use super::{SandboxError, Snapshot, State, trap_handlers};
 
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -22,6 +23,7 @@ pub struct Process {
     /// Each with the State that it holds; the longest unused first.
     slots: Mutex<Vec<(Slot, Weak<Snapshot>)>>,
     max_slots: usize,
+    states: LiveStates,
     idle_threads: Mutex<Vec<Sender<Job>>>,
     watchdog: Mutex<Watchdog>,
     wake_watchdog: Condvar,
@@ -42,6 +44,8 @@ impl Process {
     const MAX_IDLE_THREADS: usize = 64;
     /// A slot with more written memory than this is not kept.
     const MAX_WRITTEN: usize = 64 << 20;
+    /// Written memory of all idle slots.
+    const MAX_WRITTEN_IDLE: usize = 512 << 20;
     /// The watchdog checks at least so often, and forgets deadlines that nobody else has.
     const MAX_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -65,6 +69,7 @@ impl Process {
             guest,
             slots: Mutex::default(),
             max_slots,
+            states: LiveStates::default(),
             idle_threads: Mutex::default(),
             watchdog: Mutex::default(),
             wake_watchdog: Condvar::new(),
@@ -73,7 +78,7 @@ impl Process {
 
     /// A slot that holds `state`.
     pub fn take_slot(&self, state: &State) -> Result<Slot, SandboxError> {
-        let delta = &state.0.delta;
+        let delta = &state.0.delta.get()?;
         let mut slots = lock(&self.slots);
         if let Some(index) = slots.iter().rposition(|(_, held)| state.same(held)) {
             return Ok(slots.remove(index).0);
@@ -99,10 +104,30 @@ impl Process {
             return;
         }
         let mut slots = lock(&self.slots);
-        let oldest = (slots.len() >= self.max_slots).then(|| slots.remove(0));
         slots.push((slot, Arc::downgrade(&state.0)));
+        let mut written: usize = slots.iter().map(|(slot, _)| slot.written() * PAGE).sum();
+        let mut oldest = Vec::new();
+        while slots.len() > self.max_slots || written > Self::MAX_WRITTEN_IDLE {
+            let (slot, _) = slots.remove(0);
+            written -= slot.written() * PAGE;
+            oldest.push(slot);
+        }
         drop(slots);
         drop(oldest);
+    }
+
+    /// Counts in a new State.
+    pub fn add_state(&self, state: &State) -> Result<(), SandboxError> {
+        self.states.add(state, |parked| self.release(parked))
+    }
+
+    /// Drops the idle slots that hold this State, or one that nobody has any more.
+    pub fn release(&self, state: &Weak<Snapshot>) {
+        let mut slots = lock(&self.slots);
+        let released = slots.extract_if(.., |(_, held)| held.strong_count() == 0 || held.ptr_eq(state));
+        let released: Vec<_> = released.collect();
+        drop(slots);
+        drop(released);
     }
 
     /// Runs `job` on an idle thread, or a new one: jobs never wait for one another.

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 use std::sync::atomic::{AtomicPtr, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
 
+use super::memory;
 use libc::{c_int, c_void, sigaction, siginfo_t};
 
 /// Those that wasmtime handles here.
@@ -105,6 +106,9 @@ impl Handlers {
 /// Passes a signal on that is not of a cell.
 extern "C" fn forward(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let Some(at) = SIGNALS.iter().position(|&known| known == signal) else { return };
+    if memory::allow_write(address_of(info)) {
+        return;
+    }
     let handlers = &HANDLERS[at];
     // One that calls the handler before it, or raises the signal again, gets the next older one.
     let depth = DEPTH.get();

@@ -91,13 +91,13 @@ fn a_state_is_the_same_to_the_byte_whatever_its_slot_held_before() {
     // The same cells again, last first, on all threads, in other slots.
     let again = grown.iter().rev().map(|(parent, cell, _)| (parent.clone(), cell.to_string())).collect();
     for ((_, cell, first), (_, second)) in grown.iter().rev().zip(sandbox.run_many(again, Caller::Waiting).unwrap()) {
-        assert!(first.to_bytes(None) == second.to_bytes(None), "after {cell:?}");
+        assert!(first.to_bytes(None).unwrap() == second.to_bytes(None).unwrap(), "after {cell:?}");
     }
     // As bytes over the State before, over another one, which may have more memory, and over themselves.
     for (at, (parent, cell, state)) in grown.iter().enumerate() {
         for base in [parent, &grown[(at * 7 + 3) % grown.len()].2, state] {
-            let back = State::from_bytes(&state.to_bytes(Some(base)), Some(base), sandbox.limits()).unwrap();
-            assert!(back.to_bytes(None) == state.to_bytes(None), "after {cell:?}");
+            let back = State::from_bytes(&state.to_bytes(Some(base)).unwrap(), Some(base), sandbox.limits()).unwrap();
+            assert!(back.to_bytes(None).unwrap() == state.to_bytes(None).unwrap(), "after {cell:?}");
         }
     }
 }
@@ -108,14 +108,14 @@ fn bytes_over_a_base_need_that_base() {
     let run = |state: &State, code: &str| sandbox.run(state, code).unwrap().1;
     let base = run(sandbox.initial(), "x = [1]");
     let (state, sibling) = (run(&base, "x.append(2)"), run(sandbox.initial(), "x = [2]"));
-    let bytes = state.to_bytes(Some(&base));
-    assert!(bytes.len() < state.to_bytes(None).len());
+    let bytes = state.to_bytes(Some(&base)).unwrap();
+    assert!(bytes.len() < state.to_bytes(None).unwrap().len());
     for wrong in [None, Some(sandbox.initial()), Some(&sibling), Some(&state)] {
         let error = State::from_bytes(&bytes, wrong, sandbox.limits()).unwrap_err().to_string();
         assert!(error.contains("give the State of the step before"), "{error}");
     }
     // The base made again, as another process would.
-    let base = State::from_bytes(&base.to_bytes(None), None, sandbox.limits()).unwrap();
+    let base = State::from_bytes(&base.to_bytes(None).unwrap(), None, sandbox.limits()).unwrap();
     let back = State::from_bytes(&bytes, Some(&base), sandbox.limits()).unwrap();
     assert_eq!(value(&sandbox, &back, "x"), "[1, 2]");
 }
@@ -248,10 +248,10 @@ fn the_same_seed_sees_the_same() {
 fn states_go_to_bytes_and_back() {
     let sandbox = sandbox();
     let (_, state) = sandbox.run(sandbox.initial(), "import random\nx = [random.random() for _ in range(3)]").unwrap();
-    let bytes = state.to_bytes(None);
+    let bytes = state.to_bytes(None).unwrap();
     assert!(bytes.len() < 32 << 10, "{} bytes", bytes.len());
     let back = State::from_bytes(&bytes, None, &Limits::default()).unwrap();
-    assert_eq!(back.to_bytes(None), bytes);
+    assert_eq!(back.to_bytes(None).unwrap(), bytes);
     let code = "import time\n(x, random.random(), time.time())";
     assert_eq!(value(&sandbox, &back, code), value(&sandbox, &state, code));
 }
@@ -265,7 +265,7 @@ fn states_with_pages_all_over_the_memory_go_to_bytes_and_back() {
             "import sys\nmodules = list(sys.modules.values())[::{step}]\nheld = [list(vars(m).values()) for m in modules]"
         );
         let (_, state) = sandbox.run(sandbox.initial(), &code).unwrap();
-        let back = State::from_bytes(&state.to_bytes(None), None, sandbox.limits()).unwrap();
+        let back = State::from_bytes(&state.to_bytes(None).unwrap(), None, sandbox.limits()).unwrap();
         assert_eq!(value(&sandbox, &back, "len(held) == len(modules)"), "True");
     }
 }
@@ -276,7 +276,7 @@ fn a_state_larger_than_the_limits_is_refused() {
     let (_, state) = large.run(large.initial(), "held = bytearray(60_000_000)").unwrap();
     for error in [
         small.run(&state, "1").unwrap_err(),
-        State::from_bytes(&state.to_bytes(None), None, small.limits()).unwrap_err(),
+        State::from_bytes(&state.to_bytes(None).unwrap(), None, small.limits()).unwrap_err(),
     ] {
         assert!(error.to_string().contains("Limits.memory_mb"), "{error}");
     }
@@ -297,7 +297,7 @@ static GENUINE: LazyLock<[(Vec<u8>, Option<State>); 2]> = LazyLock::new(|| {
     let sandbox = sandbox();
     let first = sandbox.initial().clone();
     let (_, second) = sandbox.run(&first, "x = [str(i) for i in range(99)]").unwrap();
-    [(first.to_bytes(None), None), (second.to_bytes(Some(&first)), Some(first))]
+    [(first.to_bytes(None).unwrap(), None), (second.to_bytes(Some(&first)).unwrap(), Some(first))]
 });
 
 #[test]
@@ -351,8 +351,8 @@ proptest! {
             Err(error) => prop_assert!(matches!(error, Error::Sandbox(_)), "{error}"),
             Ok(state) => {
                 sandbox.run(&state, "1 + 1").unwrap();
-                let bytes = state.to_bytes(None);
-                prop_assert_eq!(State::from_bytes(&bytes, None, sandbox.limits()).unwrap().to_bytes(None), bytes);
+                let bytes = state.to_bytes(None).unwrap();
+                prop_assert_eq!(State::from_bytes(&bytes, None, sandbox.limits()).unwrap().to_bytes(None).unwrap(), bytes);
             }
         }
     }

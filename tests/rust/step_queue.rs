@@ -65,7 +65,7 @@ fn steps_are_what_they_are_one_after_the_other() {
                 self_consistent_steps(&Slow(&sandbox), [step(&sandbox, &codes(i))], ActionFormat::Code, None, 0)
                     .unwrap();
             assert_eq!((result.winner, &result.vote), (steps[0].winner, &steps[0].vote));
-            assert_eq!(result.state.to_bytes(None), steps[0].state.to_bytes(None));
+            assert_eq!(result.state.to_bytes(None).unwrap(), steps[0].state.to_bytes(None).unwrap());
         }
     }
 }
