@@ -1,7 +1,8 @@
 //! Sandbox, State and Limits in Python. Everything that runs cells releases the GIL. A Python tool takes the GIL for
 //! its own call, so no function here may wait while it holds the GIL.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyTuple};
@@ -233,8 +234,39 @@ struct PythonTool {
     dumps: Py<PyAny>,
 }
 
+/// The number of Python tools that the cells of this process are calling.
+static TOOL_CALLS: Mutex<usize> = Mutex::new(0);
+static TOOL_CALL_ENDED: Condvar = Condvar::new();
+
+/// A call of a Python tool, counted while it lives.
+struct ToolCall;
+
+impl ToolCall {
+    fn begin() -> Self {
+        *TOOL_CALLS.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for ToolCall {
+    fn drop(&mut self) {
+        *TOOL_CALLS.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        TOOL_CALL_ENDED.notify_all();
+    }
+}
+
+/// Waits until no cell is in a Python tool. The wait is limited, because a tool may never return. A thread that returns
+/// from a tool while the interpreter is being finalized aborts the process.
+pub fn wait_for_tool_calls() {
+    const MAX_WAIT: Duration = Duration::from_secs(20);
+    let calls = TOOL_CALLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let waited = TOOL_CALL_ENDED.wait_timeout_while(calls, MAX_WAIT, |calls| *calls > 0);
+    drop(waited.unwrap_or_else(PoisonError::into_inner));
+}
+
 impl Tool for PythonTool {
     fn call(&self, arguments: &str) -> Result<String, String> {
+        let _call = ToolCall::begin();
         Python::attach(|py| {
             let call = || -> PyResult<String> {
                 let arguments = self.loads.bind(py).call1((arguments,))?;

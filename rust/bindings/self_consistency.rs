@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::AnyText;
-use super::sandbox::{PySandbox, PyState};
+use super::sandbox::{PySandbox, PyState, wait_for_tool_calls};
 use crate::action::ActionFormat;
 use crate::action::Parsed;
 use crate::observation::Observation;
@@ -75,9 +75,13 @@ impl PyStepQueue {
         self.0.withdraw(|other| other.is(ticket))
     }
 
-    /// Withdraw all steps, cancel those that have started, and wait at most 3 s for them.
+    /// Withdraw all steps, cancel those that have started, and wait for them: at most 3 s for their cells, and at most
+    /// 20 s for tools that have been told to give up.
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.0.close());
+        py.detach(|| {
+            self.0.close();
+            wait_for_tool_calls();
+        });
     }
 }
 

@@ -252,7 +252,10 @@ LASTING = {
     "a text as error": (refused('{"error": "in a text"}'), "refuses the request: in a text"),
     "no JSON": (refused("plain words"), "refuses the request: plain words"),
     "method": (status(405, "not so"), r"refuses: not so \(status 405\)"),
-    "told to wait an hour": (status(503, "busy", {"Retry-After": "3600"}), "1 tries: busy, and wants .* 3600 s"),
+    "told to wait an hour": (
+        status(503, "busy", {"Retry-After": "3600"}),
+        "1 tries: busy, and asks for a retry in 3600 s",
+    ),
 }
 
 

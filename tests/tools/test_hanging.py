@@ -17,7 +17,7 @@ from agentdistill import Sandbox, Task, rollout
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.player import Player, RolloutConfig
 from agentdistill.serving.chat import Conversation, show_answer
-from agentdistill.tools.tool import Tool, python_tool, sandbox_tools
+from agentdistill.tools.tool import python_tool, sandbox_tools, web_search
 
 def hang(query: str = "", k: int = 3) -> str:
     """Hang."""
@@ -52,8 +52,8 @@ CASES = {
     "a search for passages": (
         "",
         1,
-        "tool = Tool('web_search', '(query: str) -> str', 'Search.', hang)\n"
-        + ROLLOUT.replace("**MORE", "kind='cot', passages=2"),
+        "class Hanging:\n    def search_text(self, query, k, *, compat=None): return hang()\n"
+        "tool = web_search(Hanging())\n" + ROLLOUT.replace("**MORE", "kind='cot', passages=2"),
     ),
 }
 

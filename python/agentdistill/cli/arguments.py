@@ -16,6 +16,7 @@ from agentdistill.extras import need
 from agentdistill.named_function import named_function
 from agentdistill.tasks.loading import load_tasks
 from agentdistill.tasks.task import Kind, Task
+from agentdistill.terminal import say
 from agentdistill.tools.tool import TOOL_SECONDS, Tool, python_tool, web_search
 
 Output = Annotated[Path, arg(aliases=["-o"])]
@@ -95,7 +96,7 @@ class Prices:
         """Say what so many tokens cost, if there is a price."""
         if self.cost is not None:
             price = (read * self.cost[0] + written * self.cost[1]) / 1e6
-            print(f"cost: {price:,.2f} ({read:,} tokens read, {written:,} written)")
+            say(f"cost: {price:,.2f} ({read:,} tokens read, {written:,} written)")
 
 
 @dataclass(frozen=True)
