@@ -336,7 +336,10 @@ class StepQueue:
         """Drop the step with this ticket. If it has already begun, it is cancelled, and its result must still be taken;
         then return True."""
     def close(self) -> None:
-        """Drop the steps that have not begun, cancel the running ones, and wait for these: at most 3 s for their cells, 20 s for tools."""
+        """Drop the steps that have not begun, cancel the running ones, and wait for these.
+
+        The wait is at most 3 s for cells and 20 s for tools.
+        """
 
 # ---- trajectories ------------------------------------------------------------------------------
 
