@@ -1,4 +1,4 @@
-//! What a cell costs: in place, from another State, and as one of the candidates of a step. BENCHMARKS.md has the figures.
+//! Cost of a cell: in place, from another State, and as a candidate of a step. BENCHMARKS.md has the figures.
 
 use agentdistill::sandbox::{Caller, Limits, Sandbox, State, Tools};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -13,7 +13,8 @@ fn after(sandbox: &Sandbox, state: &State, code: &str) -> State {
     sandbox.run(state, code).unwrap().1
 }
 
-/// States of sizes that agents have: a few variables; functions, classes, a table; a search's worth of text; a large list.
+/// States of the sizes that agents have: a few variables; functions, classes and a table; the text of a search; a large
+/// list.
 fn states(sandbox: &Sandbox) -> Vec<State> {
     [
         "x = 1",

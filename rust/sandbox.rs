@@ -1,52 +1,55 @@
-//! A Python that runs what models write: isolated, stateful, and with its State as a value.
+//! Runs the Python code that models write: isolated, stateful, and with its State as a value.
 //!
 //! # A State is a value
 //!
-//! Other sandboxes are processes to look after. Here [`State`] is an immutable value: running a cell from it gives an
-//! [`Observation`] and the next State, and leaves the old one as it was. So a fork is using a State twice, going back
-//! is using an older one, N candidates of a step start from the same one in parallel and cannot see one another, and a
-//! State can be kept, written to disk and entered again (bytes.rs).
+//! Most sandboxes are processes that must be managed. Here, a [`State`] is an immutable value. Running a cell from a
+//! State gives an [`Observation`] and the next State, and does not change the old one. To fork an episode, use a State
+//! twice; to go back, use an older one. The N candidates of a step start from the same State in parallel and cannot see
+//! one another. A State can be kept, written to disk, and resumed (`bytes.rs`).
 //!
-//! How: the guest is CPython 3.14 compiled to WASM, and between two cells all of it is in one linear memory, the code's
-//! globals being constants. A State is the difference between that memory and the image that all States start from:
-//! some 20 kB for a few variables, in lines of 64 bytes (delta.rs). To run a cell, a worker takes an idle slot, an
-//! instance of the guest (guest.rs), makes its memory hold the State, unless it is the one that the slot holds already,
-//! calls `run` in it, and captures the difference again. Slots map the image copy-on-write and are reused: a fresh
-//! instance for each cell would be ten times slower, and page faults would keep it from scaling. A slot whose
-//! memory has grown serves only States of that size, and one that trapped serves none.
+//! The guest is CPython 3.14 compiled to WASM. Between two cells, all of its state is in one linear memory, because the
+//! code's globals are constant. A State is the difference between that memory and the image from which all States
+//! start: about 20 kB for a few variables, stored in lines of 64 bytes (`delta.rs`). To run a cell, a worker takes an
+//! idle slot, which is an instance of the guest (`guest.rs`). The worker makes the slot's memory hold the State, unless
+//! it already does, calls `run` in it, and captures the new difference. Slots map the image copy-on-write and are
+//! reused. A fresh instance for each cell would be ten times slower, and its page faults would prevent scaling. A slot
+//! whose memory has grown serves only States of that size. A slot that trapped is never used again.
 //!
-//! Everything the guest can learn comes from its State: its clock and its random bytes are computed (host.rs), so the
-//! same cells from the same seed observe the same, on any thread. The hash seed is fixed when the guest is built.
+//! Everything that the guest can observe comes from its State: its clock and its random bytes are computed (`host.rs`).
+//! The same cells with the same seed therefore give the same observations, on any thread. The hash seed is fixed when
+//! the guest is built.
 //!
-//! Cells run on threads of this module (process.rs), which have the stacks that deep recursion needs. One more is the
-//! watchdog: it sends TimeoutError into a cell that takes too long, as CPython's own PyThreadState_SetAsyncExc does, and
-//! stops one that goes on regardless, by a word that the guest's code checks in every loop and every recursion
-//! (guest/stop_checks.rs). A cell that overwrites that word is stopped again and again, until a check has seen it.
+//! Cells run on this module's threads (`process.rs`), which have the stack that deep recursion needs. One more thread
+//! is the watchdog. It raises TimeoutError in a cell that runs too long, like CPython's PyThreadState_SetAsyncExc. If
+//! the cell continues regardless, the watchdog stops it by setting a word that the guest's code checks in every loop
+//! and every recursion (`guest/stop_checks.rs`). A cell can overwrite that word, so the watchdog sets it again and
+//! again, until a check has seen it.
 //!
 //! # Threat model
 //!
-//! A cell is hostile: it may do whatever WASM can do to its own memory, the interpreter and the code around it
-//! included; a few lines of Python get that far (tests/golden/attacks/memory_access.toml). It must not read or write
-//! anything of the host or of another State, nor keep the host from going on. What stands between is WASM (wasmtime
-//! checks every access to lie within the memory, every call to have its type) and the list of imports in host.rs, where
-//! anything not listed kills the cell.
+//! A cell is hostile. It may do whatever WASM can do to its own memory, including to the interpreter and the code
+//! around it; a few lines of Python suffice for that (tests/golden/attacks/memory_access.toml). It must not read or
+//! write anything of the host or of another State, and it must not keep the host from making progress. Two things
+//! enforce this: WASM (wasmtime checks that every access lies within the memory, and that every call has its type), and
+//! the list of imports in `host.rs`. An import that is not listed kills the cell.
 //!
-//! What a cell can do: use its time, memory, stack and output up to [`Limits`], call its tools with any JSON of up to
-//! 1 MiB up to a number of times, and ruin its own State, where its report is as forgeable as anything else. So an
-//! Observation is a claim of the cell about itself, and never believed to be more; but it is no larger than an honest
-//! one, and what a cell hands over at once is bounded before the host makes room for it. The bytes of a State are as
-//! hostile as a cell: their checksum finds damage, not malice, and they get no more memory than the limits given with
-//! them.
+//! A cell can use time, memory, stack and output up to [`Limits`]. It can call its tools a limited number of times,
+//! with any JSON of up to 1 MiB. It can ruin its own State, and can forge anything there, including its report. An
+//! Observation is therefore only a claim of the cell about itself, and is never trusted further. However, it is no
+//! larger than an honest one, and the size of data that a cell passes at once is limited before the host allocates
+//! memory for it. The bytes of a State are as hostile as a cell: their checksum detects damage but not malice, and they
+//! get no more memory than the limits given with them.
 //!
-//! Not guarded against: hardware side channels (the clock it has is not a clock, but a cell can count how far it comes
-//! until TimeoutError), and tools that do what they are told. Memory is bounded per cell; the memory of all
-//! States of a process is bounded too, and the rest of them are on disk (parking.rs).
+//! Not protected against: hardware side channels, and tools that do harm when they are called. (The guest's clock is
+//! not a real clock, but a cell can count how far it gets until TimeoutError.) Memory is limited for each cell. The
+//! memory of all States of a process is also limited; States beyond the limit are on disk (`parking.rs`).
 //!
-//! What differs from CPython: no files, sockets, threads and processes; `time.sleep` moves the clock and does not wait;
-//! warnings are silent and stderr is stdout; integers and pointers are those of a 32-bit platform in `sys.maxsize` and
-//! `struct`. In a State whose memory is full, CPython does not survive a long cell, which then has run out of memory;
-//! short ones run on memory that is kept for them, so that they can free some. Of other packages there are sympy and
-//! mpmath, and numpy where the build had it; how that differs from numpy elsewhere, recipes/numpy/README.md tells.
+//! Differences from CPython: there are no files, sockets, threads or processes. `time.sleep` advances the clock and
+//! does not wait. Warnings are silent, and stderr is stdout. `sys.maxsize` and `struct` have the integers and pointers
+//! of a 32-bit platform. In a State whose memory is full, CPython does not survive a long cell, which has then run out
+//! of memory; short cells run in memory that is reserved for them, so that they can free some. Besides the standard
+//! library there are sympy and mpmath, and numpy if the build had it; recipes/numpy/README.md describes how it differs
+//! from numpy elsewhere.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -80,9 +83,9 @@ use parking::ParkedDelta;
 use process::Process;
 use report::{AbnormalEnd, Report, ReportKind};
 
-/// Something a cell can call by its name.
+/// A function that a cell can call by name.
 pub trait Tool: Send + Sync {
-    /// Takes JSON, `[[positional], {keyword}]`; gives JSON, or the message of the ToolError that the cell sees.
+    /// Takes JSON, `[[positional], {keyword}]`. Returns JSON, or the message of the ToolError that the cell gets.
     fn call(&self, arguments: &str) -> Result<String, String>;
 }
 
@@ -92,34 +95,34 @@ impl<F: Fn(&str) -> Result<String, String> + Send + Sync> Tool for F {
     }
 }
 
-/// Tools by the names that cells call them by.
+/// Tools by the names under which cells call them.
 pub type Tools = BTreeMap<String, Arc<dyn Tool>>;
 
-/// What one cell may use.
+/// The limits of one cell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Seconds after which TimeoutError is raised in the cell; its State survives. Time in tools does not count.
+    /// Seconds until TimeoutError is raised in the cell. Its State survives. Time in tools does not count.
     pub seconds: f64,
-    /// Seconds after that until a cell that did not end is killed.
+    /// Seconds from then until a cell that has not ended is killed.
     pub hard_seconds: f64,
-    /// MiB of memory for what cells make, the interpreter's own not counted; [`Limits::MEMORY_MB`].
+    /// MiB of memory for what cells create, without the interpreter's own memory. The range is [`Limits::MEMORY_MB`].
     pub memory_mb: usize,
-    /// Characters of output that are kept, and of a value or an answer; the middle is dropped.
+    /// The maximum number of characters kept of the output, and of a value or an answer. The middle is dropped.
     pub stdout_chars: usize,
-    /// Calls of tools.
+    /// The maximum number of tool calls.
     pub tool_calls: usize,
 }
 
 impl Limits {
-    /// The memory limits that can be kept: the image has 16 MiB to spare, and WASM ends at 4 GiB.
+    /// The valid memory limits. The image has 16 MiB to spare, and WASM's memory ends at 4 GiB.
     pub const MEMORY_MB: std::ops::RangeInclusive<usize> = SLACK_MB..=3840;
 
-    /// Bytes that the guest's memory may grow to.
+    /// The maximum size of the guest's memory in bytes.
     fn memory(&self) -> usize {
         Guest::IMAGE_LEN + ((self.memory_mb - SLACK_MB) << 20)
     }
 
-    /// Whether cells can make a State whose memory is so many bytes.
+    /// Checks that cells can create a State with this memory size in bytes.
     fn check_memory(&self, size: usize) -> Result<(), SandboxError> {
         if size <= self.memory() { Ok(()) } else { Err(SandboxError::TooLarge(self.memory_mb)) }
     }
@@ -148,10 +151,10 @@ impl Default for Limits {
     }
 }
 
-/// MiB that guest/app.py leaves free in the image.
+/// The number of MiB that guest/app.py leaves free in the image.
 const SLACK_MB: usize = 16;
 
-/// How the sandbox itself can fail; never the code that ran in it.
+/// A failure of the sandbox itself, never of the code that ran in it.
 #[derive(Debug, thiserror::Error)]
 enum SandboxError {
     #[error("the guest inside this build of agentdistill is damaged: install the package again")]
@@ -200,7 +203,7 @@ pub struct State(Arc<Snapshot>);
 struct Snapshot {
     devices: Devices,
     delta: ParkedDelta,
-    /// Known once it was the base of another State's bytes.
+    /// Computed when the State is first the base of another State's bytes.
     identity: OnceLock<[u8; 32]>,
 }
 
@@ -212,7 +215,8 @@ impl State {
         Ok(state)
     }
 
-    /// Memory that it takes beyond the image, in bytes, shared with other States or not, parked or not.
+    /// Returns the memory that the State takes beyond the image, in bytes. It includes memory shared with other States,
+    /// and does not depend on whether the State is parked.
     pub fn nbytes(&self) -> usize {
         size_of::<Snapshot>() + self.0.delta.nbytes()
     }
@@ -228,7 +232,7 @@ impl fmt::Debug for State {
     }
 }
 
-/// Runs cells. Thread-safe: any number of threads may run cells at once, each on a worker of its own.
+/// Runs cells. It is thread-safe: any number of threads may run cells at once, each on its own worker.
 pub struct Sandbox {
     tools: Arc<Tools>,
     limits: Limits,
@@ -237,11 +241,12 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Names of the packages that cells can import besides Python's standard library: those of this build.
+    /// Names of the packages that cells can import in this build, besides Python's standard library.
     pub const PACKAGES: &[&str] = Guest::PACKAGES;
 
-    /// `seed` fixes what is random in the cells; `threads` is how many of [`Sandbox::run_many`]'s cells run at once
-    /// (all cores when None). The first Sandbox of a process loads the guest, which takes some 100 ms.
+    /// Creates a sandbox. `seed` determines all randomness in the cells. `threads` is the number of cells of
+    /// [`Sandbox::run_many`] that run at once; `None` means one for each core. The first Sandbox of a process loads the
+    /// guest, which takes about 100 ms.
     pub fn new(tools: Tools, limits: Limits, seed: u64, threads: Option<usize>) -> crate::Result<Self> {
         limits.check()?;
         if threads == Some(0) {
@@ -263,7 +268,7 @@ impl Sandbox {
         Ok(Self { tools, limits, threads, initial })
     }
 
-    /// The State before the first cell.
+    /// Returns the State before the first cell.
     pub fn initial(&self) -> &State {
         &self.initial
     }
@@ -272,7 +277,7 @@ impl Sandbox {
         &self.limits
     }
 
-    /// Runs one cell: what it did, and the State after it.
+    /// Runs one cell. Returns its observation and the State after it.
     pub fn run(&self, state: &State, code: &str) -> crate::Result<(Observation, State)> {
         let mut results = self.run_many(vec![(state.clone(), code.to_string())], Caller::Waiting)?;
         Ok(results.pop().expect("a result for the cell"))
@@ -302,7 +307,7 @@ impl Sandbox {
             let working = batch.clone();
             match process.spawn(Box::new(move || working.work(process, worker))) {
                 Err(error) if worker == 0 => return Err(error.into()),
-                Err(_) => break, // the others do it
+                Err(_) => break, // the workers already running take its cells
                 Ok(()) => {}
             }
         }
@@ -313,23 +318,24 @@ impl Sandbox {
     }
 }
 
-/// Who calls [`Sandbox::run_many`], and what its thread does meanwhile.
+/// The caller of [`Sandbox::run_many`], and what its thread does until the cells have ended.
 #[derive(Clone, Copy)]
 pub enum Caller<'a> {
-    /// It waits.
+    /// The thread waits.
     Waiting,
-    /// It calls this every 50 ms. Once that gives true, running cells are killed, without waiting for a tool that they are
-    /// in, and the call fails.
+    /// The thread calls this function every 50 ms. When it returns true, running cells are killed and the call fails,
+    /// without waiting for a tool that a cell is in.
     Interruptible(&'a dyn Fn() -> bool),
-    /// It runs cells itself, since it has the stack for it, until they are cancelled; then the call fails.
+    /// The thread runs cells itself, because it has the necessary stack. If the token cancels the cells, the call
+    /// fails.
     CellThread(&'a CellThread, &'a CancelToken),
 }
 
-/// Says that this is a thread with a stack that cells can run on.
+/// Proof that the current thread has a stack on which cells can run.
 pub struct CellThread(());
 
 impl CellThread {
-    /// Runs `job` on such a thread, and does not wait for it.
+    /// Runs `job` on such a thread, without waiting for it.
     pub fn spawn(job: impl FnOnce(&Self) + Send + 'static) -> crate::Result<()> {
         Ok(Process::current()?.spawn(Box::new(move || job(&Self(()))))?)
     }
@@ -353,7 +359,7 @@ fn first_state(tools: &Arc<Tools>, seed: u64) -> Result<State, SandboxError> {
     receiver.recv().unwrap_or_else(|_| Err(SandboxError::Panicked("while the first State was made".into())))
 }
 
-/// Cells that are run together: workers take one after the other.
+/// Cells that run together. Each worker takes one cell after another.
 struct Batch {
     cells: Vec<(State, String)>,
     tools: Arc<Tools>,
@@ -372,9 +378,9 @@ struct Results {
 }
 
 impl Batch {
-    /// How often the waiting thread asks whether it was interrupted.
+    /// How often the waiting thread checks for an interruption.
     const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
-    /// How long a cancelled batch waits for its cells to end.
+    /// The maximum time that a cancelled batch waits for its cells to end.
     const MAX_CANCEL: Duration = Duration::from_secs(2);
 
     fn new(
@@ -391,7 +397,7 @@ impl Batch {
         Self { cells, tools, limits, next: AtomicUsize::new(0), cancel, deadlines, results, finished }
     }
 
-    /// Runs cells until there are none left.
+    /// Runs cells until none are left.
     fn work(&self, process: &Process, worker: usize) {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -421,7 +427,7 @@ impl Batch {
     /// Waits for all results.
     fn wait(&self, caller: &Caller<'_>) -> Result<Vec<(Observation, State)>, SandboxError> {
         let over = |results: &Results| results.missing == 0 || results.error.is_some() || self.cancel.is_cancelled();
-        // Where cells must wait for others it takes longer, and the workers need the cores.
+        // With more cells than workers, the wait is longer, and the workers need the cores: do not poll then.
         if self.cells.len() <= self.deadlines.len() {
             process::poll_briefly(|| self.results.try_lock().ok().filter(|results| over(results)).map(drop));
         }
@@ -433,7 +439,7 @@ impl Batch {
             if let Caller::Interruptible(interrupted) = caller
                 && waited.timed_out()
             {
-                drop(results); // to ask may take long: Python's needs the GIL
+                drop(results); // this can take long, because Python's check needs the GIL
                 if interrupted() {
                     self.cancel.cancel();
                 }
@@ -455,8 +461,8 @@ impl Batch {
         }
     }
 
-    /// Waits until the running cells have ended, but not for tools, and not for a single operation that takes very long
-    /// (a copy of gigabytes): such a cell ends by itself soon after, and its result is dropped.
+    /// Waits until the running cells have ended. It does not wait for tools, or for a single operation that takes very
+    /// long (such as a copy of gigabytes). Such a cell ends by itself soon after, and its result is dropped.
     fn cancel(&self) {
         self.next.store(self.cells.len(), Ordering::Relaxed);
         let started = Instant::now();
@@ -528,7 +534,7 @@ fn reported(report: Report, out_of_memory: bool) -> Observation {
         report.answer.map_or((None, None), |answer| (Some(answer.text), answer.json));
     let (error_type, error) =
         report.failure.map_or((None, None), |failure| (Some(failure.name), Some(failure.traceback)));
-    // Here and there CPython forgets to say MemoryError.
+    // CPython sometimes reports SystemError where it should report MemoryError.
     let out_of_memory = out_of_memory && error_type.as_deref() == Some("SystemError");
     Observation {
         kind: match report.kind {

@@ -1,8 +1,8 @@
-//! Bytes of a State, from anybody: refused, or a State like any other.
+//! Reads the bytes of a State from an untrusted source. They must be refused, or give a State like any other.
 //!
-//! The same data are taken in three ways, each further in than the one before: as the bytes; as the body of a State,
-//! compressed and with the checksum that no fuzzer guesses; and as choices in a body that fits together, over the State
-//! that is its base (rust/sandbox/bytes.rs has the layout).
+//! The same data is used in three ways, each of which gets further than the previous one: as the bytes; as the body of
+//! a State, compressed and with the checksum that no fuzzer guesses; and as choices in a consistent body over the base
+//! State (`rust/sandbox/bytes.rs` describes the layout).
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 
-/// Of the bytes: what comes before the checksum, and before the body.
+/// The number of bytes before the checksum, and before the body.
 const CHECKSUM: usize = 72;
 const BODY: usize = CHECKSUM + 32;
 const WASM_PAGE: u64 = 64 << 10;
@@ -38,13 +38,14 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Genuine bytes, with another body.
+/// Returns genuine bytes with another body.
 fn forged(genuine: &[u8], body: &[u8]) -> Vec<u8> {
     let body = zstd::bulk::compress(body, 1).unwrap();
     [&genuine[..CHECKSUM], &Sha256::digest(&body), &body].concat()
 }
 
-/// Runs a cell from these bytes, if they are a State, which then and after the cell goes to bytes and back.
+/// Runs a cell from these bytes if they are a State. Before and after the cell, the State is converted to bytes and
+/// back.
 fn enter(bytes: &[u8], base: Option<&State>) -> bool {
     let limits = SANDBOX.limits();
     let Ok(state) = State::from_bytes(bytes, base, limits) else { return false };
@@ -56,11 +57,11 @@ fn enter(bytes: &[u8], base: Option<&State>) -> bool {
     true
 }
 
-/// A State to change pages of.
+/// A State whose pages are changed.
 struct Base {
     state: State,
     size: u64,
-    /// Index and mask of each.
+    /// The index and mask of each page.
     pages: Vec<(u32, u64)>,
 }
 
@@ -78,7 +79,7 @@ impl Base {
     fn changed(&self, data: &mut Unstructured) -> Result<Vec<u8>> {
         let world: [u64; 3] = data.arbitrary()?;
         let size = self.size + data.int_in_range(0..=16)? * WASM_PAGE;
-        // One of the base's pages, or one that it has not; the lines to keep, and those that are new.
+        // One of the base's pages or a page that it does not have; the lines to keep, and the new lines.
         let choices: Vec<(u16, u64, u64)> = data.arbitrary()?;
         let old: BTreeMap<u32, u64> = self.pages.iter().copied().collect();
         let mut changes = BTreeMap::new();
@@ -89,7 +90,7 @@ impl Base {
             }
         }
         let lines = changes.values().map(|(_, fresh)| fresh.count_ones() as usize).sum();
-        let differing: Vec<u16> = (0..lines).map(|_| data.arbitrary()).collect::<Result<_>>()?; // zeros, without data
+        let differing: Vec<u16> = (0..lines).map(|_| data.arbitrary()).collect::<Result<_>>()?; // zero if data runs out
         let mut words = vec![0; 4 * differing.iter().map(|words| words.count_ones() as usize).sum::<usize>()];
         data.fill_buffer(&mut words)?;
         let numbers = world.into_iter().chain([size, changes.len() as u64]);

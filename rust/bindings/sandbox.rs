@@ -83,8 +83,8 @@ fn limits_or_default(limits: Option<&Bound<'_, PyLimits>>) -> Limits {
 
 /// An immutable value: the whole interpreter after some cells. To fork it, use it more than once.
 ///
-/// All States of a process together take at most 1 GiB of memory. Beyond that, the least recently used ones are kept
-/// compressed in a temporary file, and read back when they are used.
+/// All States of a process take at most 1 GiB of memory. Beyond that, the least recently used ones are on disk, in the
+/// folder of temporary files, and are read back when they are used.
 #[pyclass(frozen, name = "State", module = "agentdistill._core")]
 pub struct PyState(pub State);
 
@@ -112,7 +112,7 @@ impl PyState {
         Ok(Self(without_gil(py, || State::from_bytes(&data, base, &limits))??))
     }
 
-    /// Memory that it takes beyond the base image, in bytes, whether it is in memory or on disk now.
+    /// Memory that the State takes beyond the base image, in bytes, whether it is in memory or on disk.
     #[getter]
     fn nbytes(&self) -> usize {
         self.0.nbytes()

@@ -1,15 +1,16 @@
-//! A State as bytes: what it has where its base has something else.
+//! Serializes a State as its difference to a base.
 //!
-//! Without a base that is the image, and the bytes stand alone: some 20 kB for a few variables. With the State before as its
-//! base it is what one cell has changed. The bytes name the guest and the base they belong to, and are refused with any
-//! other. They may come from anybody: what would need more memory than allowed is refused before memory is taken for it,
-//! and nothing in them can do more than a cell could.
+//! Without a base, the difference is to the image, and the bytes are self-contained: about 20 kB for a few variables.
+//! With the previous State as base, they contain what one cell has changed. The bytes identify their guest and their
+//! base, and are refused with any other. They may come from an untrusted source. If they need more memory than allowed,
+//! they are refused before it is allocated, and nothing in them can do more than a cell could.
 //!
-//! Layout: magic; hash of the guest; identity of the base, zeros without one; SHA-256 of the rest. The rest, by zstd: five
-//! numbers (clock and random generator, memory size, count of pages); of each page that differs from the base's its index, the mask of its lines
-//! that differ from the image's, the mask of those among them that the base has not; of each line of the last masks the
-//! mask of its words that differ from the base's line, or the image's where the base has none; then these words. A first
-//! mask of zeros says that the page is the image's again.
+//! Layout: magic; hash of the guest; identity of the base, zeros without one; SHA-256 of the rest. The rest is
+//! compressed with zstd. It starts with five numbers (clock and random generator, memory size, number of pages). Then
+//! come, for all pages that differ from the base's: their indexes; the masks of their lines that differ from the
+//! image's; and the masks of those lines among them that the base does not have. For all lines in the last masks follow
+//! the masks of their words that differ from the base's line, or from the image's line if the base has none. Finally
+//! come these words. If the first mask of a page is zero, the page equals the image's page again.
 
 use std::sync::Arc;
 
@@ -30,15 +31,16 @@ const HEADER: usize = MAGIC.len() + 3 * HASH;
 const NUMBERS: usize = 5;
 /// An index, two masks, and a mask for each line.
 const PAGE_HEADER: usize = 4 + 8 + 8 + 2 * (PAGE / LINE);
-/// Half of the words of a line that differs are what they were.
+/// The unit of comparison in a line that differs. About half of the words of such a line are unchanged.
 const WORD: usize = 4;
 
 impl State {
-    /// The bytes that [`State::from_bytes`] takes with the same base: the more the base shares, the fewer.
+    /// Returns bytes that [`State::from_bytes`] accepts with the same base. There are fewer of them the more the base
+    /// shares.
     ///
     /// # Errors
     ///
-    /// [`Error::Sandbox`] when a State was parked and cannot be read back.
+    /// [`Error::Sandbox`] if a State was parked and cannot be read back.
     pub fn to_bytes(&self, base: Option<&Self>) -> crate::Result<Vec<u8>> {
         let body = self.body(base)?;
         let body = zstd::bulk::compress(&body, 6).expect("zstd compresses anything");
@@ -51,7 +53,7 @@ impl State {
         Ok(bytes)
     }
 
-    /// The State that [`State::to_bytes`] gave, if `limits` allow its memory.
+    /// Restores the State from the bytes of [`State::to_bytes`], if `limits` allow its memory.
     pub fn from_bytes(bytes: &[u8], base: Option<&Self>, limits: &Limits) -> crate::Result<Self> {
         let not_a_state = |why| Error::from(SandboxError::NotAState(why));
         let (header, body) = bytes.split_at_checked(HEADER).ok_or_else(|| not_a_state("there are too few"))?;
@@ -85,7 +87,7 @@ impl State {
         Ok(Self::new(body.devices, Arc::new(delta))?)
     }
 
-    /// The same for the same State in every process, and for no other.
+    /// Returns a hash that is the same for the same State in every process, and differs for any other State.
     fn identity(&self) -> Result<[u8; HASH], SandboxError> {
         if let Some(known) = self.0.identity.get() {
             return Ok(*known);
@@ -100,12 +102,12 @@ impl State {
     }
 }
 
-/// A Delta as it is parked: quickly compressed, without a checksum, to be unpacked in this process only.
+/// Serializes a Delta for parking: with fast compression and no checksum. Only this process unpacks it.
 pub fn pack(delta: &Delta) -> Vec<u8> {
     zstd::bulk::compress(&body(&Devices::default(), delta, &[]), 1).expect("zstd compresses anything")
 }
 
-/// What [`pack`] packed; None when it is damaged.
+/// Restores a Delta from [`pack`]. Returns `None` if the bytes are damaged.
 pub fn unpack(packed: &[u8]) -> Option<Delta> {
     Body::split(&zstd::decode_all(packed).ok()?)?.delta(&[], image())
 }
@@ -131,7 +133,7 @@ fn body(devices: &Devices, delta: &Delta, old: &[Page]) -> Vec<u8> {
     body
 }
 
-/// What bytes say, unpacked; not yet checked against a base.
+/// The unpacked content of the bytes, not yet checked against a base.
 struct Body<'a> {
     devices: Devices,
     size: usize,
@@ -160,7 +162,7 @@ impl<'a> Body<'a> {
         let indexes: Vec<u32> = indexes.as_chunks().0.iter().map(|&index| u32::from_le_bytes(index)).collect();
 
         let ascending = indexes.is_sorted_by(|a, b| a < b);
-        // Before lines are made for it. A page that is the image's again may be of the base's larger memory.
+        // Checked before lines are allocated. A page that equals the image again may lie in the base's larger memory.
         let masks = masks.as_chunks().0;
         let last = indexes.iter().zip(masks).rfind(|(_, mask)| **mask != [0; 8]);
         let inside = last.is_none_or(|(&index, _)| (index as usize + 1) * PAGE <= size);
@@ -211,11 +213,11 @@ impl<'a> Body<'a> {
     }
 }
 
-/// A page that is not as in the base.
+/// A page that differs from the base's page.
 struct Change<'a> {
     index: u32,
     mask: u64,
-    /// Those of its lines that the base has not.
+    /// The mask of its lines that the base does not have.
     fresh: u64,
     lines: &'a [Line],
     old: Option<&'a Page>,
@@ -233,7 +235,7 @@ impl<'a> Change<'a> {
         (!same).then_some(Self { index, mask: new.mask, fresh, lines: new.lines(), old })
     }
 
-    /// Each with the mask of its words that differ.
+    /// Returns each such line, with the mask of its words that differ.
     fn fresh_lines(&self, image: &Image) -> impl Iterator<Item = (&'a Line, u64)> {
         let lines = bits(self.mask).zip(self.lines).filter(|(line, _)| self.fresh >> line & 1 != 0);
         lines.map(|(line, now)| {
@@ -247,7 +249,7 @@ fn pages(base: Option<&Delta>) -> &[Page] {
     base.map_or(&[], |base| &base.pages)
 }
 
-/// A line as it is without the change: the base's page has it, or the image.
+/// Returns a line without the change: from the base's page or, if it is not there, from the image.
 fn before<'a>(old: Option<&'a Page>, image: &'a Image, index: u32, line: usize) -> &'a Line {
     old.and_then(|old| old.line(line)).unwrap_or_else(|| &image.page(index).as_chunks().0[line])
 }

@@ -1,25 +1,25 @@
-//! What is kept of a memory, and what do States share?
+//! The part of a memory that a State stores, and that States share.
 //!
-//! The lines of 64 bytes that differ from the image: small to keep, quick to put back.
-//! Deltas share the pages that a cell left as they were, so a State costs what its last cell has changed.
+//! A Delta consists of the lines of 64 bytes that differ from the image. It is small to keep and fast to restore.
+//! Deltas share the pages that a cell did not change, so a State costs only what its last cell changed.
 //!
-//! Not here: the memory itself (memory.rs), and a Delta as bytes (bytes.rs).
+//! This module does not access the memory itself (`memory.rs`) and does not serialize a Delta (`bytes.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustc_hash::FxHashMap;
 
-/// Deltas count in these pages on every host. One has 64 lines, as many as a u64 has bits.
+/// The page size of Deltas on every host. A page has 64 lines, one for each bit of a u64.
 pub const PAGE: usize = 4096;
 pub const LINE: usize = 64;
 
-/// The difference.
+/// The difference between a memory and the image.
 #[derive(Debug, Default)]
 pub struct Delta {
-    /// Bytes of memory, the image's part included.
+    /// The size of the memory in bytes, including the image.
     pub size: usize,
-    /// Those that differ, ascending.
+    /// The pages that differ, in ascending order.
     pub pages: Vec<Page>,
 }
 
@@ -27,12 +27,12 @@ pub struct Delta {
 #[derive(Clone, Debug)]
 pub struct Page {
     pub index: u32,
-    /// A bit for each line that differs.
+    /// One bit for each line that differs.
     pub mask: u64,
-    /// Where those lines are in `block`, one after the other.
+    /// The index of the page's first line in `block`. Its lines are consecutive.
     start: u32,
-    /// The lines that were new in one Delta: of all its pages, since to allocate and free each page's costs as much as to
-    /// find them.
+    /// All new lines of the Delta that created this page. All pages of that Delta share one block, because allocating
+    /// and freeing a block for each page would cost as much as finding the lines.
     block: Arc<Block>,
 }
 
@@ -42,10 +42,10 @@ pub type Line = [u8; LINE];
 #[derive(Debug)]
 struct Block(Box<[Line]>);
 
-/// Bytes of all blocks.
+/// The size of all blocks in bytes.
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
-/// Bytes that all Deltas of this process hold, what they share counted once.
+/// Returns the memory of all Deltas of this process in bytes. Shared memory is counted once.
 pub fn held_bytes() -> usize {
     HELD.load(Ordering::Relaxed)
 }
@@ -65,30 +65,31 @@ impl Drop for Block {
 }
 
 impl Delta {
-    /// Bytes held, those included that are shared with others.
+    /// Returns the memory held in bytes, including memory shared with other Deltas.
     pub fn nbytes(&self) -> usize {
         self.pages.iter().map(|page| size_of::<Page>() + size_of_val(page.lines())).sum()
     }
 }
 
 impl Page {
-    /// The lines that differ, in order.
+    /// Returns the lines that differ, in order.
     pub fn lines(&self) -> &[Line] {
         &self.block.0[self.start as usize..][..self.mask.count_ones() as usize]
     }
 
-    /// One of them, by its place in the page.
+    /// Returns one of these lines by its position in the page.
     pub fn line(&self, line: usize) -> Option<&Line> {
         let before = (self.mask & ((1 << line) - 1)).count_ones() as usize;
         (self.mask >> line & 1 != 0).then(|| &self.lines()[before])
     }
 
-    /// Whether two pages of the same index share their lines, and so are the same.
+    /// Returns whether two pages with the same index share their lines. If so, they are equal.
     pub fn shares(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.block, &other.block) && self.start == other.start
     }
 
-    /// Whether `now` is this page, where `before` is the image's. Compares run by run, since there are few.
+    /// Returns whether `now` equals this page, where `before` is the image's page. It compares whole runs of lines,
+    /// because there are few runs.
     pub fn is(&self, now: &[Line], before: &[Line]) -> bool {
         let (mut at, mut own) = (0, 0);
         while at < now.len() {
@@ -106,7 +107,7 @@ impl Page {
     }
 }
 
-/// A [`Delta`] in the making, out of pages that another has and of new ones.
+/// A builder of a [`Delta`], from pages of another Delta and new pages.
 pub struct NewDelta<'a> {
     pages: Vec<NewPage<'a>>,
     lines: Vec<Line>,
@@ -119,19 +120,19 @@ enum NewPage<'a> {
 }
 
 impl<'a> NewDelta<'a> {
-    /// A Delta that uses less than this fraction of a block (1 / MIN_SHARE) copies that, so that the rest can be freed.
+    /// A Delta that uses less than 1 / MIN_SHARE of a block copies those lines, so that the rest can be freed.
     const MIN_SHARE: usize = 4;
 
     pub fn with_capacity(pages: usize) -> Self {
         Self { pages: Vec::with_capacity(pages), lines: Vec::new() }
     }
 
-    /// Goes on with a page that stays as it is.
+    /// Adds a page that is unchanged.
     pub fn keep(&mut self, page: &'a Page) {
         self.pages.push(NewPage::Known(page));
     }
 
-    /// Goes on with a new page; `lines` are those of `mask`.
+    /// Adds a new page. `lines` are the lines in `mask`.
     pub fn add(&mut self, index: u32, mask: u64, lines: impl Iterator<Item = Line>) {
         self.pages.push(NewPage::New { index, mask, start: self.lines.len() });
         self.lines.extend(lines);
@@ -161,7 +162,7 @@ impl<'a> NewDelta<'a> {
     }
 }
 
-/// The pages of both, ascending, each beside that of the other at the same place.
+/// Iterates over the pages of both Deltas in ascending order, and pairs pages with the same index.
 pub fn side_by_side<'a>(
     old: &'a [Page],
     new: &'a [Page],
@@ -173,7 +174,7 @@ pub fn side_by_side<'a>(
     })
 }
 
-/// The places of the bits that are set, ascending.
+/// Iterates over the positions of the bits that are set, in ascending order.
 pub fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let lowest = (mask != 0).then_some(mask.trailing_zeros() as usize);

@@ -1,9 +1,9 @@
-//! How is the precompiled guest loaded and checked, and what is a slot that it runs in? (unsafe)
+//! Loads and checks the precompiled guest, and runs cells in slots. (unsafe)
 //!
-//! The guest is CPython, compiled to machine code by build.rs and loaded once per process. A [`Slot`] is one instance of
-//! it, reused for cell after cell and State after State: between two cells all there is lies in the memory, since every
-//! global of the code is a constant, or the stack pointer, which is back at its start. A slot whose guest trapped in the
-//! middle of a call is never entered again.
+//! The guest is CPython, compiled to machine code by build.rs and loaded once per process. A [`Slot`] is one instance
+//! of the guest. It is reused for many cells and States: between two cells, its whole state is in the memory, because
+//! every global of the code is either constant or the stack pointer, which is back at its start. A slot whose guest
+//! trapped in the middle of a call is never entered again.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -27,9 +27,9 @@ use super::trap_handlers;
 static CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/code.zst"));
 static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/image.zst"));
 
-/// Bytes of stack that a cell may use inside the guest; deeper recursion in C code kills the cell.
+/// The stack in bytes that a cell may use inside the guest. Deeper recursion in C code kills the cell.
 const GUEST_STACK: usize = 16 << 20;
-/// Stack of a thread that runs cells.
+/// The stack of a thread that runs cells, in bytes.
 pub const THREAD_STACK: usize = GUEST_STACK + (8 << 20);
 
 /// The loaded guest.
@@ -40,27 +40,27 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Its hash: States belong to one guest and fit no other.
+    /// The guest's hash. A State belongs to one guest and cannot be used with another.
     pub const HASH: [u8; 32] = HASH;
-    /// Bytes of memory that every State starts from.
+    /// The size in bytes of the memory from which every State starts.
     pub const IMAGE_LEN: usize = IMAGE_LEN;
     /// Names of the packages that cells can import besides the standard library.
     pub const PACKAGES: &[&str] = PACKAGES;
 
-    /// Takes some 100 ms.
+    /// Loads the guest. This takes about 100 ms.
     pub fn load() -> Result<Self, SandboxError> {
         if Sha256::new().chain_update(CODE).chain_update(IMAGE).finalize().as_slice() != HASH {
             return Err(SandboxError::GuestDamaged);
         }
         let mut config = engine::config();
         config.with_host_memory(Arc::new(memory::Creator));
-        // Nothing here is async, but wasmtime checks the one against the other.
+        // Nothing here is async, but wasmtime checks these two sizes against each other.
         config.async_stack_size(GUEST_STACK).max_wasm_stack(GUEST_STACK);
         // A fork does not inherit Mach ports, and memory/protection.rs needs signals.
         config.macos_use_mach_ports(false);
         let engine = trap_handlers::install(|| Engine::new(&config))?;
         let code = zstd::decode_all(CODE).map_err(SandboxError::Memory)?;
-        // SAFETY: build.rs compiled it, and the hash says that it still is what build.rs wrote.
+        // SAFETY: build.rs compiled this code, and the hash proves that it still is what build.rs wrote.
         let component = unsafe { Component::deserialize(&engine, &code)? };
         let image = zstd::bulk::decompress(IMAGE, IMAGE_LEN).map_err(SandboxError::Memory)?;
         let image = Arc::new(Image::new(&image).map_err(SandboxError::Memory)?);
@@ -68,7 +68,7 @@ impl Guest {
         Ok(Self { engine, instance, image })
     }
 
-    /// A new slot with a memory of `size` bytes that holds the image.
+    /// Creates a slot with a memory of `size` bytes that holds the image.
     pub fn slot(&self, size: usize) -> Result<Slot, SandboxError> {
         let mut store = Store::new(&self.engine, Host::idle());
         store.limiter(|host| host);
@@ -81,8 +81,8 @@ impl Guest {
             }
             Ok(())
         });
-        #[cfg(not(miri))] // where wasmtime handles no signals
-        // SAFETY: what the handler does is safe in one.
+        #[cfg(not(miri))] // under Miri, wasmtime handles no signals
+        // SAFETY: everything that this handler does is safe in a signal handler.
         unsafe {
             store.set_signal_handler(|_, info, _| memory::allow_write((*info).si_addr() as usize));
         }
@@ -99,66 +99,67 @@ impl Guest {
     }
 }
 
-/// One instance of the guest.
+/// An instance of the guest.
 pub struct Slot {
     store: Store<Host>,
     run: TypedFunc<(String, u32), (Report,)>,
     set_up: TypedFunc<(u64, Vec<String>), ()>,
     mapping: Arc<Mapping>,
-    /// The pages that may differ from the image: the slot's own, which no other maps.
+    /// The pages that may differ from the image. They are private to the slot; no other slot maps them.
     written: Vec<u32>,
     /// Whether there may be more such pages by now.
     stale: bool,
-    /// What the memory held at the last restore or capture.
+    /// What the memory held after the last restore or capture.
     held: Arc<Delta>,
 }
 
 impl Slot {
     const MAX_SPARE_PAGES: usize = 512;
 
-    /// Bytes of memory; it cannot shrink.
+    /// Returns the size of the memory in bytes. It cannot shrink.
     pub fn size(&self) -> usize {
         self.mapping.len()
     }
 
-    /// Whether the slot has few more pages of its own than `delta`. One that has many is emptied before it holds it, since
-    /// each capture looks at all of them.
+    /// Returns whether the slot has few more private pages than `delta`. A slot with many more is emptied before it
+    /// holds `delta`, because each capture looks at all private pages.
     pub fn is_near(&self, delta: &Delta) -> bool {
         self.written.len() <= (delta.pages.len() + Self::MAX_SPARE_PAGES) * self.mapping.granularity()
     }
 
-    /// Makes the memory hold `delta`, which has the slot's size, where it holds what was restored or captured last.
+    /// Makes the memory hold `delta`, which must have the slot's size. The memory must hold what was restored or
+    /// captured last.
     pub fn restore(&mut self, delta: &Arc<Delta>) -> Result<(), SandboxError> {
         if !self.is_near(delta) {
-            // SAFETY: the guest runs only inside `enter`, which needs `&mut self` too.
+            // SAFETY: the guest runs only inside `enter`, which also needs `&mut self`.
             unsafe { self.mapping.empty() }.map_err(SandboxError::Memory)?;
             self.held = Arc::new(Delta { size: self.size(), pages: Vec::new() });
             self.stale = true;
         }
         let faults = self.mapping.writes();
-        // SAFETY: as above; and `capture` follows each `enter`, or the slot is dropped.
+        // SAFETY: as above; also, `capture` follows each `enter`, or the slot is dropped.
         unsafe { self.mapping.restore(&self.held, delta) }.map_err(SandboxError::Memory)?;
         self.held = delta.clone();
         self.stale |= faults.is_none() || faults != self.mapping.writes();
         Ok(())
     }
 
-    /// What the memory holds now.
+    /// Returns what the memory holds now.
     pub fn capture(&mut self) -> Arc<Delta> {
         // SAFETY: as in `restore`; `written` is as `enter` left it, and restoring has changed no other page.
         self.held = Arc::new(unsafe { self.mapping.capture(&self.written, &self.held) });
         self.held.clone()
     }
 
-    /// How many pages of memory are the slot's own.
+    /// Returns the number of pages that are private to the slot.
     pub fn written(&self) -> usize {
         self.written.len()
     }
 
-    /// Runs a cell with this host; gives the host back with what the guest reported. After an [`AbnormalEnd`] the slot is
-    /// not to be used again.
+    /// Runs a cell with this host. Returns the host and the guest's report. After an [`AbnormalEnd`], the slot must not
+    /// be used again.
     pub fn run(&mut self, host: Host, code: &str, stdout_chars: u32) -> (Host, Result<Report, AbnormalEnd>) {
-        // A cell can forge its report, so the size of an honest one is enforced here.
+        // A cell can forge its report, so this enforces the size of an honest one.
         let max = Report::max_bytes(stdout_chars);
         self.store.set_hostcall_fuel(max + host::MAX_LIFTED);
         let (host, outcome) =
@@ -166,12 +167,12 @@ impl Slot {
         (host, outcome.and_then(|report| if report.nbytes() <= max { Ok(report) } else { Err(AbnormalEnd::Trap) }))
     }
 
-    /// Makes the first State of a sandbox out of the image.
+    /// Creates the first State of a sandbox from the image.
     pub fn set_up(&mut self, host: Host, seed: u64, tools: Vec<String>) -> (Host, Result<(), AbnormalEnd>) {
         self.enter(host, |slot| slot.set_up.call(&mut slot.store, (seed, tools)))
     }
 
-    /// Brings `written` up to date, if need be: the kernel walks through all pages for it.
+    /// Updates `written` if necessary. This is costly, because the kernel walks through all pages.
     fn find_written(&mut self) {
         if std::mem::take(&mut self.stale) {
             self.mapping.find_written(&mut self.written);
@@ -194,7 +195,7 @@ impl Slot {
             Err(AbnormalEnd::Stopped)
         };
         let interruption = deadline.end();
-        // The watchdog writes too, in a thread of its own.
+        // The watchdog also writes to the memory, and its page faults count for another thread.
         self.stale |= interruption != Interruption::None || faults.is_none() || faults != self.mapping.writes();
         self.find_written();
         let host = std::mem::replace(self.store.data_mut(), Host::idle());

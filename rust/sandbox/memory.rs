@@ -1,13 +1,13 @@
-//! How is a State taken from a guest's memory, and put back? (unsafe)
+//! Captures a State from a guest's memory, and restores it. (unsafe)
 //!
-//! A memory is a private mapping of one shared [`Image`]. All slots map it copy-on-write, so a fresh memory costs nothing,
-//! and a page costs something only when a cell writes to it. Which pages were written to, Linux says (pagemap.rs) and is
-//! asked only when there were page faults; where it does not, writes to protected pages are counted (protection.rs).
-//! What differs from the image is a [`Delta`] (delta.rs).
+//! A memory is a private mapping of one shared [`Image`]. All slots map the image copy-on-write. A fresh memory
+//! therefore costs nothing, and a page costs something only when a cell writes to it. Linux reports the pages that were
+//! written to (`pagemap.rs`), and is asked only after page faults. Where it cannot report them, pages are protected,
+//! and the first write to each is counted (`protection.rs`). The difference to the image is a [`Delta`] (`delta.rs`).
 //!
-//! Invariants. A mapping never moves and stays mapped as long as any [`Mapping`] handle lives, its slot's or the
-//! watchdog's. Only the slot's owner reads or writes it while no guest code runs ([`Mapping::capture`],
-//! [`Mapping::restore`]); everybody else touches single words, atomically.
+//! Invariants: A mapping never moves, and stays mapped while any [`Mapping`] handle lives (its slot's or the
+//! watchdog's). Only the slot's owner reads or writes the memory as a whole, and only while no guest code runs
+//! ([`Mapping::capture`], [`Mapping::restore`]). All others access single words, atomically.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -29,7 +29,8 @@ pub use image::Image;
 use protection::Protection;
 pub use protection::allow_write;
 
-/// Bytes of address space of a memory: what engine.rs asks for, 4 GiB and a guard, so that no access needs a bounds check.
+/// The address space of a memory in bytes. It is what engine.rs asks for: 4 GiB and a guard, so that no access needs a
+/// bounds check.
 const RESERVED: usize = (4 << 30) + (32 << 20);
 
 const ZEROS: [u8; PAGE] = [0; PAGE];
@@ -40,17 +41,17 @@ pub struct Mapping {
     base: NonNull<u8>,
     reserved: usize,
     len: AtomicUsize,
-    /// Where the kernel does not say which pages were written to.
+    /// Present if the kernel cannot report which pages were written to.
     protection: Option<Protection>,
 }
 
-// SAFETY: the mapping never moves and lives as long as the Mapping; who may access it when is the module's invariant.
+// SAFETY: the mapping never moves and lives as long as the Mapping; the module's invariants say who may access it when.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// A memory of `size` bytes that holds the image, and can grow as far as the engine allows.
+    /// Creates a memory of `size` bytes that holds the image, and can grow as far as the engine allows.
     pub fn new(image: Arc<Image>, size: usize) -> io::Result<Self> {
         let is_protected = !pagemap_works(&image);
         Self::map(image, size, RESERVED, is_protected)
@@ -61,29 +62,29 @@ impl Mapping {
             return Err(io::Error::other("the guest's memory has another size than its image"));
         }
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: new address space that nothing else refers to.
+        // SAFETY: this is new address space that nothing else refers to.
         let base = unsafe { mmap_anonymous(null_mut(), reserved, ProtFlags::empty(), flags) };
         let base = base.map_err(|error| no_address_space(reserved, error.into()))?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         let protection = is_protected.then(|| Protection::new(base, reserved));
         let mapping = Self { image, base, reserved, len: AtomicUsize::new(size), protection };
         #[cfg(target_os = "linux")]
-        // SAFETY: advice about our own reservation. A page that is written to must fault, see `page_faults`; and 2 MB for
-        // the first byte would be a State's whole size.
+        // SAFETY: this is advice about our own reservation. Huge pages must be off, because a page that is written to
+        // must fault (see `page_faults`), and because 2 MB for the first byte would be as much as a whole State.
         let _ = unsafe { rustix::mm::madvise(base.as_ptr().cast(), reserved, rustix::mm::Advice::LinuxNoHugepage) };
         mapping.map_image()?;
         mapping.make_accessible(mapping.image.len(), size)?;
         Ok(mapping)
     }
 
-    /// Puts the image at the start, in place of what is there.
+    /// Maps the image at the start of the memory, in place of what is there.
     fn map_image(&self) -> io::Result<()> {
         let access = match self.protection {
             None => ProtFlags::READ | ProtFlags::WRITE,
             Some(_) => ProtFlags::READ,
         };
         let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-        // SAFETY: replaces the first pages of our own reservation, which nobody refers to.
+        // SAFETY: this replaces the first pages of our own reservation, which nobody refers to.
         unsafe { mmap(self.base.as_ptr().cast(), self.image.len(), access, flags, self.image.fd(), 0)? };
         Ok(())
     }
@@ -92,15 +93,16 @@ impl Mapping {
         self.len.load(Ordering::Acquire)
     }
 
-    /// What the memory holds. `written` are the pages of [`Mapping::find_written`]; `held` is what it held before.
+    /// Returns the difference between the memory and the image. `written` are the pages of [`Mapping::find_written`],
+    /// and `held` is what the memory held before.
     ///
     /// # Safety
-    /// No guest code has run in this memory since `written` was found, and none runs meanwhile.
+    /// No guest code has run in this memory since `written` was found, and none runs during the call.
     pub unsafe fn capture(&self, written: &[u32], held: &Delta) -> Delta {
         let mut new = NewDelta::with_capacity(written.len());
         let mut known = held.pages.iter().peekable();
         for &index in written {
-            // SAFETY: inside the accessible part, and the caller keeps the guest from writing.
+            // SAFETY: the page is inside the accessible part, and the caller keeps the guest from writing.
             let now = unsafe { &*self.page(index) }.as_chunks::<LINE>().0;
             let before = self.image.page(index).as_chunks::<LINE>().0;
             let known = known.next_if(|page| page.index == index);
@@ -118,10 +120,11 @@ impl Mapping {
         new.finish(self.len())
     }
 
-    /// Makes the memory hold `delta`, which has its size. Now it holds `held`; pages that both share stay untouched.
+    /// Makes the memory hold `delta`, which has its size. It holds `held` before. Pages that both share are not
+    /// touched.
     ///
     /// # Safety
-    /// No guest code has run in this memory since `held` was captured or restored, and none runs meanwhile.
+    /// No guest code has run in this memory since `held` was captured or restored, and none runs during the call.
     pub unsafe fn restore(&self, held: &Delta, delta: &Delta) -> io::Result<()> {
         assert_eq!(delta.size, self.len(), "a State of another memory size");
         let differing = || {
@@ -133,7 +136,7 @@ impl Mapping {
         }
         for (index, old, new) in differing() {
             let before = self.image.page(index).as_chunks::<LINE>().0;
-            // SAFETY: inside the accessible part, and the caller keeps the guest from running.
+            // SAFETY: the page is inside the accessible part, and the caller keeps the guest from running.
             let now = unsafe { &mut *self.page(index) }.as_chunks_mut::<LINE>().0;
             let mask = new.map_or(0, |new| new.mask);
             for line in bits(old.map_or(0, |old| old.mask) & !mask) {
@@ -146,34 +149,34 @@ impl Mapping {
         Ok(())
     }
 
-    /// Makes the memory the image again, and zeros behind it, by giving all written pages back to the kernel.
+    /// Resets the memory to the image, followed by zeros, by returning all written pages to the kernel.
     ///
     /// # Safety
-    /// No guest code runs in this memory meanwhile.
+    /// No guest code runs in this memory during the call.
     pub unsafe fn empty(&self) -> io::Result<()> {
         if let Some(protection) = &self.protection {
             // SAFETY: the caller keeps the guest from running.
             unsafe { protection.reset(self.len())? };
         }
         #[cfg(target_os = "linux")]
-        // SAFETY: our own private mapping, with no reference into it.
+        // SAFETY: this is our own private mapping, with no reference into it.
         unsafe {
             rustix::mm::madvise(self.base.as_ptr().cast(), self.len(), rustix::mm::Advice::LinuxDontNeed)?;
         }
         #[cfg(not(target_os = "linux"))]
         {
-            // There the advice need not have an effect.
+            // On other systems the advice may have no effect.
             self.map_image()?;
             let (start, rest) = (self.image.len(), self.len() - self.image.len());
             let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-            // SAFETY: replaces a part of our own reservation, which nobody refers to.
+            // SAFETY: this replaces a part of our own reservation, which nobody refers to.
             unsafe { mmap_anonymous(self.base.as_ptr().add(start).cast(), rest, ProtFlags::empty(), flags)? };
             self.make_accessible(start, self.len())?;
         }
         Ok(())
     }
 
-    /// Lists all pages that may differ from the image, ascending.
+    /// Lists all pages that may differ from the image, in ascending order.
     pub fn find_written(&self, written: &mut Vec<u32>) {
         written.clear();
         if let Some(protection) = &self.protection {
@@ -187,8 +190,8 @@ impl Mapping {
         }
     }
 
-    /// As long as this is the same for the thread that writes, so is what [`Mapping::find_written`] lists. None where it is
-    /// not known.
+    /// Returns a counter of writes. While it does not change for the thread that writes, the list of
+    /// [`Mapping::find_written`] does not change. Returns `None` if the counter is not known.
     pub fn writes(&self) -> Option<i64> {
         match &self.protection {
             Some(protection) => Some(protection.count() as i64),
@@ -196,13 +199,13 @@ impl Mapping {
         }
     }
 
-    /// Pages that are listed by [`Mapping::find_written`] for each that was written to, at most.
+    /// Returns the maximum number of pages that [`Mapping::find_written`] lists for each page that was written to.
     pub fn granularity(&self) -> usize {
         self.protection.as_ref().map_or(1, Protection::granularity)
     }
 
-    /// Runs what writes to this memory, the guest or the host for it: pages that are written to become so on this thread
-    /// only meanwhile.
+    /// Runs code that writes to this memory: the guest, or the host on its behalf. Protected pages become writable only
+    /// on this thread, and only during the call.
     pub fn while_written<T>(&self, run: impl FnOnce() -> T) -> T {
         match &self.protection {
             Some(_) => protection::handling_faults(self, run),
@@ -210,23 +213,24 @@ impl Mapping {
         }
     }
 
-    /// Lets a write to this address of the host's happen; false if it is none of this memory, or cannot be. For signal
-    /// handlers.
+    /// Allows a write to this host address. Returns false if it is outside this memory, or cannot be made writable. For
+    /// signal handlers.
     fn allow_write(&self, address: usize) -> bool {
         let Some(protection) = &self.protection else { return false };
         let offset = address.wrapping_sub(self.base.as_ptr() as usize);
         offset < self.len() && protection.allow(offset, self.len()).is_ok()
     }
 
-    /// A word of the guest's memory, for reading and writing while the guest runs.
+    /// Returns a word of the guest's memory. It can be read and written while the guest runs.
     pub fn word(&self, address: u32) -> &AtomicU32 {
         assert!(address.is_multiple_of(4) && address as usize + 4 <= self.len());
         self.allow_host_writes(address);
-        // SAFETY: aligned, inside the accessible part, lives as long as `self`; only atomics refer to it.
+        // SAFETY: the word is aligned, inside the accessible part, and lives as long as `self`; only atomics refer to
+        // it.
         unsafe { AtomicU32::from_ptr(self.base.add(address as usize).cast().as_ptr()) }
     }
 
-    /// A byte, likewise.
+    /// Returns a byte of the guest's memory, like [`Mapping::word`].
     pub fn byte(&self, address: u32) -> &AtomicU8 {
         assert!((address as usize) < self.len());
         self.allow_host_writes(address);
@@ -245,7 +249,7 @@ impl Mapping {
     fn page(&self, index: u32) -> *mut [u8; PAGE] {
         let start = index as usize * PAGE;
         assert!(start + PAGE <= self.len());
-        // SAFETY: inside the accessible part.
+        // SAFETY: the page is inside the accessible part.
         unsafe { self.base.add(start).cast().as_ptr() }
     }
 
@@ -255,19 +259,20 @@ impl Mapping {
             None => MprotectFlags::READ | MprotectFlags::WRITE,
             Some(_) => MprotectFlags::READ,
         };
-        // SAFETY: a part of our own reservation that is not in use yet.
+        // SAFETY: this is a part of our own reservation that is not in use yet.
         Ok(unsafe { mprotect(self.base.add(from).as_ptr().cast(), to - from, access)? })
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: our own reservation; handles keep it alive as long as anybody uses it.
+        // SAFETY: this is our own reservation, and handles keep it alive as long as anybody uses it.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.reserved) };
     }
 }
 
-/// Most often a limit of the process (`ulimit -v`), and less than it looks: what is reserved takes no memory.
+/// Explains a failed reservation. The usual cause is a limit of the process (`ulimit -v`), although reserved address
+/// space takes no memory.
 fn no_address_space(reserved: usize, error: io::Error) -> io::Error {
     let message = format!(
         "{error}. A slot reserves {} GiB of address space, which takes no memory: raise the limit of this process \
@@ -277,8 +282,8 @@ fn no_address_space(reserved: usize, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), message)
 }
 
-/// Whether the kernel says which pages of a memory were written to. AGENTDISTILL_PAGEMAP=0 says no: for tests of what is
-/// done where it does not.
+/// Returns whether the kernel reports which pages of a memory were written to. AGENTDISTILL_PAGEMAP=0 disables this, to
+/// test the alternative.
 fn pagemap_works(image: &Arc<Image>) -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
     let says_what_is_written = || {
@@ -294,14 +299,14 @@ fn pagemap_works(image: &Arc<Image>) -> bool {
     })
 }
 
-/// Hands wasmtime the mapping of the slot that is being made; see [`with_memory`].
+/// Gives wasmtime the mapping of the slot that is being created; see [`with_memory`].
 pub struct Creator;
 
 thread_local! {
     static NEXT: RefCell<Option<Arc<Mapping>>> = const { RefCell::new(None) };
 }
 
-/// Runs `instantiate`, in which wasmtime makes one instance of the guest, with this memory.
+/// Runs `instantiate`, in which wasmtime creates one instance of the guest, with this memory.
 pub fn with_memory<T>(
     mapping: &Arc<Mapping>,
     instantiate: impl FnOnce() -> wasmtime::Result<T>,
@@ -314,9 +319,9 @@ pub fn with_memory<T>(
     }
 }
 
-// SAFETY: memories have the size wasmtime asks for or more, never move, and the rest of the reservation and the guard
-// behind it stay without access. They are not zeroed: the image is what the guest's own data segments, cut out by
-// build.rs, made.
+// SAFETY: memories have at least the size that wasmtime asks for and never move; the rest of the reservation and the
+// guard behind it stay inaccessible. Memories are not zeroed: the image is the result of the guest's own data segments,
+// which build.rs removed from the code.
 unsafe impl MemoryCreator for Creator {
     fn new_memory(
         &self,
@@ -336,7 +341,7 @@ unsafe impl MemoryCreator for Creator {
     }
 }
 
-/// wasmtime's share in a mapping.
+/// wasmtime's handle of a mapping.
 struct Handle {
     mapping: Arc<Mapping>,
     capacity: usize,
@@ -368,14 +373,14 @@ mod tests {
     use super::*;
 
     const IMAGE_PAGES: usize = 38;
-    const PAGES: usize = 50; // of 64 KiB on some machines there must be three
+    const PAGES: usize = 50; // at least three pages of 64 KiB
 
     #[cfg(not(miri))]
     fn memory(image: &[u8], is_protected: bool) -> Mapping {
         Mapping::map(Arc::new(Image::new(image).unwrap()), PAGES * PAGE, PAGES * PAGE, is_protected).unwrap()
     }
 
-    /// Miri maps no files: the same on the heap, where nothing is to be unmapped.
+    /// Creates the memory for Miri, which maps no files: it is on the heap, and nothing needs to be unmapped.
     #[cfg(miri)]
     fn memory(image: &[u8], _: bool) -> std::mem::ManuallyDrop<Mapping> {
         let mut bytes = image.to_vec();
@@ -408,7 +413,7 @@ mod tests {
             (random >> 33) % below
         };
         for _ in 0..60 {
-            // As a guest does, here and there; often what was there before, or is in the image.
+            // Write like a guest, at random places, often with the previous value or the image's.
             for _ in 0..draw(6) {
                 let address = draw(PAGES) * PAGE + draw(4) * LINE + draw(2) * 4;
                 let byte = if draw(2) == 0 { image.get(address).copied().unwrap_or(0) } else { draw(3) as u8 };

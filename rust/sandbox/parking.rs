@@ -1,8 +1,8 @@
-//! What if States together take more memory than they may?
+//! Limits the memory of all States together, by moving the least recently used ones to disk.
 //!
-//! A rollout keeps a State for each episode that is under way, and a hostile cell makes one as large as its limit. So all
-//! States of a process share a budget. Beyond it, those that were not used for the longest time are parked: written to a
-//! file without a name in the folder of temporary files (TMPDIR), compressed, and read back when they are used.
+//! A rollout keeps a State for each running episode, and a hostile cell can make a State as large as its limit.
+//! Therefore all States of a process share a budget. Beyond it, the least recently used States are parked: they are
+//! compressed, written to an unnamed file in the folder of temporary files (TMPDIR), and read back when they are used.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +19,7 @@ pub struct ParkedDelta {
     place: Mutex<Place>,
     nbytes: usize,
     size: usize,
-    /// When it was used last, counted in uses.
+    /// The sequence number of its last use.
     used: AtomicU64,
 }
 
@@ -36,17 +36,17 @@ impl ParkedDelta {
         Self { nbytes: delta.nbytes(), size: delta.size, used, place: Mutex::new(Place::Memory(delta)) }
     }
 
-    /// Bytes of the guest's memory.
+    /// Returns the size of the guest's memory in bytes.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Bytes that it takes in memory.
+    /// Returns the size in bytes that the Delta has in memory.
     pub fn nbytes(&self) -> usize {
         self.nbytes
     }
 
-    /// Reads it back, if it was parked.
+    /// Returns the Delta, and reads it back if it was parked.
     pub fn get(&self) -> Result<Arc<Delta>, SandboxError> {
         self.used.store(USES.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         let mut place = lock(&self.place);
@@ -71,7 +71,7 @@ impl ParkedDelta {
     }
 }
 
-/// The States of a process that may have to be parked.
+/// The States of a process, which share a memory budget.
 pub struct LiveStates {
     max_bytes: usize,
     states: Mutex<Vec<Weak<Snapshot>>>,
@@ -85,14 +85,14 @@ impl Default for LiveStates {
 }
 
 impl LiveStates {
-    /// Bytes of memory of all States of a process.
+    /// The maximum memory of all States of a process in bytes.
     pub const MAX_BYTES: usize = 1 << 30;
 
     fn with_budget(max_bytes: usize) -> Self {
         Self { max_bytes, states: Mutex::default(), file: Mutex::default() }
     }
 
-    /// Counts a new State in, and parks others if need be. `release` is called for each that is parked, so that nobody else
+    /// Adds a new State, and parks others if necessary. `release` is called for each parked State, so that nothing else
     /// keeps it in memory.
     pub fn add(&self, state: &State, release: impl Fn(&Weak<Snapshot>)) -> Result<(), SandboxError> {
         let mut states = lock(&self.states);
@@ -127,7 +127,7 @@ impl LiveStates {
     }
 }
 
-/// A file without a name, which nothing is left of when its process ends.
+/// An unnamed file. Nothing of it remains when its process ends.
 struct SpillFile {
     file: File,
     end: AtomicU64,
@@ -164,13 +164,13 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // A forked child has the same file, and its parent may still need what is there.
+        // A forked child shares the file, and its parent may still need this part.
         #[cfg(target_os = "linux")]
         if self.file.process == std::process::id() {
             use rustix::fs::{FallocateFlags, fallocate};
 
             let (flags, len) = (FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, self.len as u64);
-            let _ = fallocate(&self.file.file, flags, self.start, len); // where that cannot be, it is free at the end
+            let _ = fallocate(&self.file.file, flags, self.start, len); // if this fails, the space is freed at the end
         }
     }
 }

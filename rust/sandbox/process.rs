@@ -1,8 +1,8 @@
-//! What does a process have once for all its sandboxes?
+//! The state that all sandboxes of a process share.
 //!
-//! The guest, idle slots, threads with stacks deep enough to run it on, and the watchdog: a thread that enforces the time
-//! limits of all cells while any run. A fork (Python's multiprocessing, data loaders) copies none of the threads, so the
-//! child makes its own.
+//! It contains the guest, idle slots, threads with stacks deep enough for the guest, and the watchdog. The watchdog is
+//! a thread that enforces the time limits of all cells while any are running. A fork (Python's multiprocessing, data
+//! loaders) copies none of the threads, so the child creates its own.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,7 +20,7 @@ pub type Job = Box<dyn FnOnce() + Send>;
 pub struct Process {
     id: u32,
     pub guest: Arc<Guest>,
-    /// Each with the State that it holds; the longest unused first.
+    /// Idle slots with the State that each one holds. The least recently used slot comes first.
     slots: Mutex<Vec<(Slot, Weak<Snapshot>)>>,
     max_slots: usize,
     states: LiveStates,
@@ -32,21 +32,21 @@ pub struct Process {
 #[derive(Default)]
 struct Watchdog {
     deadlines: Vec<Weak<CellDeadline>>,
-    /// When it checks them next; None when its thread does not run.
+    /// The time of the next check. `None` if the watchdog's thread is not running.
     next: Option<Instant>,
 }
 
-/// Locked briefly, so that a fork hardly ever finds it locked.
+/// Locked only briefly, so that it is very unlikely to be locked during a fork.
 static CURRENT: Mutex<Option<&'static Process>> = Mutex::new(None);
 
 impl Process {
-    /// Further idle threads end.
+    /// The maximum number of idle threads. Others end.
     const MAX_IDLE_THREADS: usize = 64;
-    /// A slot with more written memory than this is not kept.
+    /// The maximum written memory of a slot that is kept, in bytes.
     const MAX_WRITTEN: usize = 64 << 20;
-    /// Written memory of all idle slots.
+    /// The maximum written memory of all idle slots, in bytes.
     const MAX_WRITTEN_IDLE: usize = 512 << 20;
-    /// The watchdog checks at least so often, and forgets deadlines that nobody else has.
+    /// The maximum interval between checks. A check also drops deadlines that nobody else holds.
     const MAX_INTERVAL: Duration = Duration::from_millis(50);
 
     pub fn current() -> Result<&'static Self, SandboxError> {
@@ -76,14 +76,15 @@ impl Process {
         }))))
     }
 
-    /// A slot that holds `state`.
+    /// Returns a slot that holds `state`.
     pub fn take_slot(&self, state: &State) -> Result<Slot, SandboxError> {
         let delta = &state.0.delta.get()?;
         let mut slots = lock(&self.slots);
         if let Some(index) = slots.iter().rposition(|(_, held)| state.same(held)) {
             return Ok(slots.remove(index).0);
         }
-        // Rather one whose State nobody has any more; one that would have to be emptied only when there are enough.
+        // Prefers a slot whose State nobody holds any more. A slot that must be emptied is used only if there are
+        // enough slots.
         let candidates = slots.iter().enumerate().filter(|(_, (slot, _))| slot.size() == delta.size);
         let best = candidates.min_by_key(|(_, (slot, held))| (!slot.is_near(delta), held.strong_count() > 0));
         let best = best.map(|(index, (slot, _))| (index, slot.is_near(delta)));
@@ -98,7 +99,7 @@ impl Process {
         Ok(slot)
     }
 
-    /// Keeps a slot for later; it holds `state`.
+    /// Keeps a slot for reuse. It must hold `state`.
     pub fn return_slot(&self, slot: Slot, state: &State) {
         if slot.written() * PAGE > Self::MAX_WRITTEN {
             return;
@@ -116,12 +117,12 @@ impl Process {
         drop(oldest);
     }
 
-    /// Counts in a new State.
+    /// Adds a new State to the budget.
     pub fn add_state(&self, state: &State) -> Result<(), SandboxError> {
         self.states.add(state, |parked| self.release(parked))
     }
 
-    /// Drops the idle slots that hold this State, or one that nobody has any more.
+    /// Drops the idle slots that hold this State, or a State that nobody holds any more.
     pub fn release(&self, state: &Weak<Snapshot>) {
         let mut slots = lock(&self.slots);
         let released = slots.extract_if(.., |(_, held)| held.strong_count() == 0 || held.ptr_eq(state));
@@ -130,7 +131,7 @@ impl Process {
         drop(released);
     }
 
-    /// Runs `job` on an idle thread, or a new one: jobs never wait for one another.
+    /// Runs `job` on an idle thread or a new one. Jobs never wait for one another.
     pub fn spawn(&'static self, mut job: Job) -> Result<(), SandboxError> {
         while let Some(thread) = { lock(&self.idle_threads).pop() } {
             match thread.send(job) {
@@ -142,7 +143,7 @@ impl Process {
         thread.spawn(move || self.serve(job)).map(|_| ()).map_err(SandboxError::Thread)
     }
 
-    /// Enforces these deadlines for as long as somebody else has them.
+    /// Enforces these deadlines as long as somebody else holds them.
     pub fn watch(&'static self, deadlines: &[Arc<CellDeadline>]) -> Result<(), SandboxError> {
         let now = Instant::now();
         let mut watchdog = lock(&self.watchdog);
@@ -166,7 +167,7 @@ impl Process {
             let mut next = now + Self::MAX_INTERVAL;
             watchdog.deadlines.retain(|deadline| {
                 let Some(deadline) = deadline.upgrade() else { return false };
-                // A cell that begins after this check has all of its seconds before it.
+                // A cell that starts after this check has all of its seconds left.
                 next = next.min(deadline.check(now).unwrap_or_else(|| deadline.earliest(now)));
                 true
             });
@@ -196,8 +197,8 @@ impl Process {
     }
 }
 
-/// Polls for as long as a small cell takes. To sleep and be woken costs half of that time, on both sides; other threads
-/// may run meanwhile.
+/// Polls for as long as a small cell takes. Sleeping and waking up would cost half of that time on both sides. Other
+/// threads can run between polls.
 pub fn poll_briefly<T>(mut poll: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {

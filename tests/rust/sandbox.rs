@@ -1,5 +1,5 @@
-//! The sandbox from Rust: States as values, native tools, limits. tests/test_sandbox.py has what needs Python as an
-//! oracle.
+//! The sandbox from Rust: States as values, native tools, limits. tests/core/test_sandbox.py covers what needs Python
+//! as an oracle.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -77,7 +77,7 @@ fn a_state_is_the_same_to_the_byte_whatever_its_slot_held_before() {
         "class C:\n    def f(self):\n        return 1 / 0\nC().f()",
         "big = bytearray(30_000_000)",
     ];
-    // A tree of States: each grows from one of those before it.
+    // A tree of States: each one grows from an earlier one.
     let mut random = 12_345_usize;
     let mut grown: Vec<(State, &str, State)> = Vec::new();
     for _ in 0..60 {
@@ -88,12 +88,13 @@ fn a_state_is_the_same_to_the_byte_whatever_its_slot_held_before() {
         let state = sandbox.run(&parent, cell).unwrap().1;
         grown.push((parent, cell, state));
     }
-    // The same cells again, last first, on all threads, in other slots.
+    // Run the same cells again in reverse order, on all threads, in other slots.
     let again = grown.iter().rev().map(|(parent, cell, _)| (parent.clone(), cell.to_string())).collect();
     for ((_, cell, first), (_, second)) in grown.iter().rev().zip(sandbox.run_many(again, Caller::Waiting).unwrap()) {
         assert!(first.to_bytes(None).unwrap() == second.to_bytes(None).unwrap(), "after {cell:?}");
     }
-    // As bytes over the State before, over another one, which may have more memory, and over themselves.
+    // Convert each State to bytes over the previous State, over another State that may have more memory, and over
+    // itself.
     for (at, (parent, cell, state)) in grown.iter().enumerate() {
         for base in [parent, &grown[(at * 7 + 3) % grown.len()].2, state] {
             let back = State::from_bytes(&state.to_bytes(Some(base)).unwrap(), Some(base), sandbox.limits()).unwrap();
@@ -114,7 +115,7 @@ fn bytes_over_a_base_need_that_base() {
         let error = State::from_bytes(&bytes, wrong, sandbox.limits()).unwrap_err().to_string();
         assert!(error.contains("give the State of the step before"), "{error}");
     }
-    // The base made again, as another process would.
+    // Create the base again, as another process would.
     let base = State::from_bytes(&base.to_bytes(None).unwrap(), None, sandbox.limits()).unwrap();
     let back = State::from_bytes(&bytes, Some(&base), sandbox.limits()).unwrap();
     assert_eq!(value(&sandbox, &back, "x"), "[1, 2]");
@@ -142,7 +143,7 @@ fn native_tools_take_and_give_json() {
 
     let observation =
         run("for i in range(9):\n    try:\n        search()\n    except ToolError as error:\n        pass\nstr(error)");
-    assert_eq!(observation.kind, ObservationKind::Exception, "{observation:?}"); // `error` is gone after its block
+    assert_eq!(observation.kind, ObservationKind::Exception, "{observation:?}"); // `error` is unbound after its block
     let observation = run(
         "n = 0\nfor i in range(9):\n    try: search()\n    except ToolError as error: n += '3 times' in str(error)\nn",
     );
@@ -173,7 +174,7 @@ fn limits_end_a_cell_and_spare_the_state() {
         ("import os\nos.abort()", ObservationKind::Killed, "killed"),
         ("raise SystemExit(3)", ObservationKind::Exception, "SystemExit: 3"),
     ] {
-        // Only endless cells need a short time limit, and on a busy machine any other might run into it.
+        // Only endless cells need a short time limit. On a busy machine, other cells might exceed it.
         let endless = code.contains("True: pass") || part == "0.3 s";
         let sandbox = if endless { &hasty } else { &patient };
         let (_, state) = sandbox.run(sandbox.initial(), "x = 1").unwrap();
@@ -260,7 +261,7 @@ fn states_go_to_bytes_and_back() {
 fn states_with_pages_all_over_the_memory_go_to_bytes_and_back() {
     let sandbox = sandbox();
     for step in 1..=12 {
-        // What is held is counted where it lies: from some hundred to some thousand regions of memory change.
+        // References are counted in the objects themselves, so some hundred to some thousand regions of memory change.
         let code = format!(
             "import sys\nmodules = list(sys.modules.values())[::{step}]\nheld = [list(vars(m).values()) for m in modules]"
         );
@@ -283,7 +284,7 @@ fn a_state_larger_than_the_limits_is_refused() {
     assert_eq!(value(&large, &state, "len(held)"), "60000000");
 }
 
-/// The bytes of a State with a body of one's own choice; the checksum fits, since anybody can compute it.
+/// Returns the bytes of a State with a chosen body. The checksum is right, because anybody can compute it.
 fn forged(genuine: &[u8], body: &[u8]) -> Vec<u8> {
     let body = zstd::bulk::compress(body, 1).unwrap();
     let mut bytes = genuine[..72].to_vec();
@@ -292,7 +293,7 @@ fn forged(genuine: &[u8], body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Bytes of a State with their base: a first State, and one over that.
+/// Bytes of a State with their base: a first State, and a State over it.
 static GENUINE: LazyLock<[(Vec<u8>, Option<State>); 2]> = LazyLock::new(|| {
     let sandbox = sandbox();
     let first = sandbox.initial().clone();
@@ -303,7 +304,8 @@ static GENUINE: LazyLock<[(Vec<u8>, Option<State>); 2]> = LazyLock::new(|| {
 #[test]
 fn bytes_that_unpack_to_more_than_the_limits_are_refused_unpacked() {
     let limits = Limits { memory_mb: 16, ..Limits::default() };
-    // Of zeros only; and of a hundred thousand pages, all of whose lines are said to be new and the image's.
+    // One body has only zeros. The other has a hundred thousand pages, all of whose lines claim to be new and equal the
+    // image's.
     let numbers = [0, 0, 0, 3 << 30, 100_000].map(u64::to_le_bytes).concat();
     let indexes: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
     let pages = [numbers, indexes, vec![0xff; 16 * 100_000], vec![0; 2 * 64 * 100_000]].concat();
@@ -376,7 +378,7 @@ proptest! {
     }
 }
 
-/// JSON as a cell may forge it: near enough to be taken for good.
+/// JSON as a cell may forge it: close enough to valid to be accepted by mistake.
 fn forged_arguments() -> impl Strategy<Value = String> {
     let scalar = prop_oneof![
         Just("1".into()),

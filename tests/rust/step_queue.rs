@@ -1,5 +1,5 @@
-//! Steps in the background, against the same steps one after the other. tests/test_self_consistent_action.py has what
-//! an event loop makes of it, which waits for the bell.
+//! Steps in the background, compared with the same steps one after another. tests/test_self_consistent_action.py covers
+//! an event loop that waits for the bell.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use agentdistill::step_queue::StepQueue;
 
 type Ended = agentdistill::Result<StepResult<State>>;
 
-/// One cell after the other.
+/// Runs one cell after another.
 struct Slow<'a>(&'a Sandbox);
 
 impl Runner for Slow<'_> {

@@ -1,6 +1,6 @@
-//! What is the memory that every State starts from?
+//! The memory from which every State starts.
 //!
-//! One file in memory that nobody can change any more. All memories of guests map it.
+//! It is one file in memory that nobody can change. The memories of all guests map it.
 
 use std::fs::File;
 use std::io;
@@ -18,13 +18,13 @@ pub struct Image {
     len: usize,
 }
 
-// SAFETY: the mapping is read-only, its file sealed (or unlinked), and it lives as long as the Image.
+// SAFETY: the mapping is read-only, its file is sealed (or unlinked), and it lives as long as the Image.
 unsafe impl Send for Image {}
 // SAFETY: as above.
 unsafe impl Sync for Image {}
 
 impl Image {
-    /// `bytes` is a multiple of PAGE long.
+    /// Creates an image. The length of `bytes` must be a multiple of PAGE.
     pub fn new(bytes: &[u8]) -> io::Result<Self> {
         assert!(bytes.len().is_multiple_of(PAGE));
         let file = anonymous_file()?;
@@ -36,7 +36,7 @@ impl Image {
         }
         let fd = OwnedFd::from(file);
         seal(&fd)?;
-        // SAFETY: a new shared read-only mapping of a file whose length is fixed from here on.
+        // SAFETY: this is a new, shared, read-only mapping of a file whose length is fixed from here on.
         let map = unsafe { mmap(null_mut(), bytes.len(), ProtFlags::READ, MapFlags::SHARED, &fd, 0)? };
         let map = NonNull::new(map.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { fd, map, len: bytes.len() })
@@ -50,17 +50,17 @@ impl Image {
         &self.fd
     }
 
-    /// The page as it is at the start; zeros beyond the image.
+    /// Returns the initial content of a page; zeros beyond the image.
     pub fn page(&self, index: u32) -> &[u8; PAGE] {
         let index = index as usize;
         if (index + 1) * PAGE > self.len {
             return &ZEROS;
         }
-        // SAFETY: inside the mapping, which nobody can write to.
+        // SAFETY: the page is inside the mapping, which nobody can write to.
         unsafe { self.map.add(index * PAGE).cast().as_ref() }
     }
 
-    /// Miri maps no files: the same on the heap, never freed.
+    /// Creates an image for Miri, which maps no files: it is on the heap, and never freed.
     #[cfg(miri)]
     pub fn on_heap(bytes: &[u8]) -> std::mem::ManuallyDrop<Self> {
         let fd = File::open(file!()).unwrap().into();
@@ -71,7 +71,7 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        // SAFETY: our own mapping; no reference into it outlives the Image.
+        // SAFETY: this is our own mapping, and no reference into it outlives the Image.
         let _ = unsafe { munmap(self.map.as_ptr().cast(), self.len) };
     }
 }
@@ -82,7 +82,8 @@ fn anonymous_file() -> io::Result<File> {
 
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let create = |flags| memfd_create("agentdistill-guest", flags);
-    // Where vm.memfd_noexec is 2, only files that can never be executed are allowed; kernels before 6.3 do not know the flag.
+    // With vm.memfd_noexec=2, only files that can never be executed are allowed. Kernels before 6.3 do not know the
+    // flag.
     let fd = create(flags | MemfdFlags::NOEXEC_SEAL).or_else(|error| match error {
         rustix::io::Errno::INVAL => create(flags),
         error => Err(error),
@@ -90,8 +91,8 @@ fn anonymous_file() -> io::Result<File> {
     Ok(fd.into())
 }
 
-/// Makes the file unchangeable. Nobody has it mapped for writing, so F_SEAL_FUTURE_WRITE (Linux 5.1) does; F_SEAL_WRITE
-/// waits for pages that the kernel itself is still busy with, and on a busy machine it fails for them (EBUSY).
+/// Makes the file immutable. Nobody has mapped it for writing, so F_SEAL_FUTURE_WRITE (Linux 5.1) is sufficient.
+/// F_SEAL_WRITE waits for pages that the kernel itself still uses, and fails with EBUSY on a busy machine.
 #[cfg(target_os = "linux")]
 fn seal(fd: &OwnedFd) -> io::Result<()> {
     use rustix::fs::{SealFlags, fcntl_add_seals};
@@ -111,7 +112,7 @@ fn anonymous_file() -> io::Result<File> {
 
 #[cfg(not(target_os = "linux"))]
 fn seal(_: &OwnedFd) -> io::Result<()> {
-    Ok(()) // the file has no name: nobody else can open it
+    Ok(()) // the file has no name, so nobody else can open it
 }
 
 #[cfg(all(test, target_os = "linux", not(miri)))]

@@ -1,6 +1,7 @@
-//! Which pages of a memory are no longer the image's, says Linux: /proc/self/pagemap.
+//! Finds the pages of a memory that are no longer the image's, from Linux's /proc/self/pagemap.
 //!
-//! Not available on other systems, in gVisor, and where /proc is hidden; then [`super::protection`] finds out.
+//! It is not available on other systems, in gVisor, or where /proc is hidden. [`super::protection`] is then used
+//! instead.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -11,12 +12,12 @@ use std::slice;
 
 use super::PAGE;
 
-/// Page faults of this thread so far. A page becomes a memory's own by a fault of the thread that writes to it. None where
-/// they are not counted.
+/// Returns the number of page faults of this thread so far. A page becomes private to a memory by a fault of the thread
+/// that writes to it. Returns `None` if faults are not counted.
 pub fn page_faults() -> Option<i64> {
     #[cfg(target_os = "linux")]
     {
-        // SAFETY: all zeros are a valid rusage, which the kernel fills in.
+        // SAFETY: an rusage of all zeros is valid, and the kernel fills it in.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
         let done = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
@@ -30,24 +31,24 @@ thread_local! {
     static PAGEMAP: RefCell<Option<Pagemap>> = RefCell::new(Pagemap::open());
 }
 
-/// Appends to `written` the pages of a private mapping that are its own, ascending, counted from its start. False when that
-/// cannot be known.
+/// Appends to `written` the private pages of a private mapping, in ascending order, numbered from its start. Returns
+/// false if they cannot be determined.
 pub fn find_private(mapping: &Range<usize>, written: &mut Vec<u32>) -> bool {
     PAGEMAP
         .with_borrow_mut(|pagemap| pagemap.as_mut().and_then(|pagemap| pagemap.find_private(mapping, written)))
         .is_some()
 }
 
-/// The kernel's table of this process's pages. One for each thread that runs cells: threads do not live through a fork,
-/// so it is never that of another process.
+/// The kernel's table of this process's pages. Each thread that runs cells has its own. Threads do not survive a fork,
+/// so it never belongs to another process.
 struct Pagemap {
     file: File,
     regions: Vec<Region>,
-    /// Whether the kernel has PAGEMAP_SCAN (Linux 6.7), which is quicker than reading the table.
+    /// Whether the kernel has PAGEMAP_SCAN (Linux 6.7), which is faster than reading the table.
     scans: bool,
 }
 
-/// Linux: struct page_region.
+/// Linux's struct page_region.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Region {
@@ -56,7 +57,7 @@ struct Region {
     categories: u64,
 }
 
-/// Linux: struct pm_scan_arg.
+/// Linux's struct pm_scan_arg.
 #[repr(C)]
 struct Scan {
     size: u64,
@@ -74,11 +75,11 @@ struct Scan {
 }
 
 impl Pagemap {
-    // Bits of an entry of the table.
+    // Bits of an entry in the table.
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const OF_FILE: u64 = 1 << 61;
-    // PAGEMAP_SCAN, and categories of pages for it.
+    // PAGEMAP_SCAN, and its page categories.
     const SCAN: u64 = 0xc060_6610;
     const IS_FILE: u64 = 1 << 2;
     const IS_PRESENT: u64 = 1 << 3;
@@ -100,7 +101,7 @@ impl Pagemap {
             written.clear();
         }
         let mut entries = vec![0u64; mapping.len() / PAGE];
-        // SAFETY: any bytes make a u64.
+        // SAFETY: any bytes are a valid u64.
         let bytes = unsafe { slice::from_raw_parts_mut(entries.as_mut_ptr().cast(), size_of_val(&entries[..])) };
         self.file.read_exact_at(bytes, (mapping.start / PAGE * 8) as u64).ok()?;
         for (page, entry) in entries.iter().enumerate() {
@@ -129,13 +130,14 @@ impl Pagemap {
                 any_of: Self::IS_PRESENT | Self::IS_SWAPPED,
                 returned: Self::IS_PRESENT,
             };
-            // SAFETY: the kernel writes into `scan` and into `regions`, up to its length.
+            // SAFETY: the kernel writes into `scan`, and into `regions` up to its length.
             let found = unsafe { libc::ioctl(self.file.as_raw_fd(), Self::SCAN as _, &raw mut scan) };
             let found = usize::try_from(found).ok()?;
             for region in &self.regions[..found] {
                 written.extend(page(region.start)..page(region.end));
             }
-            // Not `walk_end`: the kernel sets that every 512 regions, but not when it reaches the end after that.
+            // `walk_end` is not usable: the kernel sets it after every 512 regions, but not when it then reaches the
+            // end.
             start = if found < self.regions.len() { end } else { self.regions[found - 1].end };
         }
         Some(())

@@ -1,9 +1,10 @@
-//! Which pages of a memory were written to, where the kernel does not say: those that a write has made writable.
+//! Finds the pages of a memory that were written to, where the kernel cannot report them: those that a write made
+//! writable.
 //!
-//! A memory starts read-only. The first write to a page of it raises a signal. wasmtime hands that to us (guest.rs) while the
-//! guest runs, and passes it on to us (trap_handlers.rs) while the host writes a call's arguments; we mark the page and make
-//! it writable. The host makes writable what it restores. A page stays writable until the memory is emptied, so that a slot
-//! which is used again and again hardly ever faults.
+//! A memory starts read-only, and the first write to a page raises a signal. While the guest runs, wasmtime calls our
+//! handler (`guest.rs`). While the host writes a call's arguments, wasmtime passes the signal on to us
+//! (`trap_handlers.rs`). The handler marks the page and makes it writable. The host makes the pages that it restores
+//! writable. A page stays writable until the memory is emptied, so a slot that is reused hardly ever faults.
 
 use std::cell::Cell;
 use std::io;
@@ -17,25 +18,27 @@ use super::{Mapping, PAGE, bits};
 
 pub struct Protection {
     base: NonNull<u8>,
-    /// Bytes that become writable at once: a page of the machine.
+    /// The number of bytes that become writable at once: a page of the machine.
     chunk: usize,
-    /// A bit for each chunk.
+    /// One bit for each chunk.
     writable: Box<[AtomicU64]>,
     count: AtomicUsize,
 }
 
 impl Protection {
-    /// Chunks that become writable at once where the chunks before were written to, as when a large object is made.
+    /// The number of chunks that become writable at once if the preceding chunks were written to, as when a large
+    /// object is created.
     const RUN: usize = 16;
 
-    /// For a mapping at `base` of which at most `reserved` bytes are accessible, and nothing is writable.
+    /// Creates the protection of a mapping at `base`. At most `reserved` bytes of it are accessible, and nothing is
+    /// writable.
     pub fn new(base: NonNull<u8>, reserved: usize) -> Self {
         let chunk = rustix::param::page_size().max(PAGE);
         let words = reserved.div_ceil(chunk).div_ceil(64);
         Self { base, chunk, writable: (0..words).map(|_| AtomicU64::new(0)).collect(), count: AtomicUsize::new(0) }
     }
 
-    /// How many chunks are writable.
+    /// Returns the number of writable chunks.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
@@ -49,7 +52,7 @@ impl Protection {
         self.allow_chunks(chunk..end.min(len.div_ceil(self.chunk)), len)
     }
 
-    /// Makes pages writable, which are given ascending.
+    /// Makes pages writable. They must be in ascending order.
     pub fn allow_pages(&self, pages: impl Iterator<Item = u32>, len: usize) -> io::Result<()> {
         let mut run = 0..0;
         for chunk in pages.map(|page| page as usize * PAGE / self.chunk).filter(|&chunk| !self.is_writable(chunk)) {
@@ -62,12 +65,12 @@ impl Protection {
         self.allow_chunks(run, len)
     }
 
-    /// Makes everything read-only again.
+    /// Makes the whole memory read-only again.
     ///
     /// # Safety
-    /// Nobody writes to the memory meanwhile.
+    /// Nobody writes to the memory during the call.
     pub unsafe fn reset(&self, len: usize) -> io::Result<()> {
-        // SAFETY: our own mapping, and its writers wait.
+        // SAFETY: this is our own mapping, and nobody writes to it during the call.
         unsafe { mprotect(self.base.as_ptr().cast(), len, MprotectFlags::READ)? };
         let words = self.writable.iter().take(len.div_ceil(64 * self.chunk));
         words.for_each(|word| word.store(0, Ordering::Relaxed));
@@ -75,12 +78,12 @@ impl Protection {
         Ok(())
     }
 
-    /// Pages that become writable at once.
+    /// Returns the number of pages that become writable at once.
     pub fn granularity(&self) -> usize {
         self.chunk / PAGE
     }
 
-    /// Appends the pages that are writable, ascending.
+    /// Appends the writable pages in ascending order.
     pub fn find_writable(&self, len: usize, written: &mut Vec<u32>) {
         let words = self.writable.iter().take(len.div_ceil(64 * self.chunk)).enumerate();
         let chunks = words.flat_map(|(word, mask)| bits(mask.load(Ordering::Acquire)).map(move |bit| word * 64 + bit));
@@ -97,7 +100,7 @@ impl Protection {
             return Ok(());
         }
         match self.make_writable(&chunks, len) {
-            // Linux has no more regions of memory for this process (vm.max_map_count): this makes one of many.
+            // Linux allows no more regions of memory for this process (vm.max_map_count), so merge many into one.
             Err(_) => self.make_writable(&(0..len.div_ceil(self.chunk)), len),
             done => done,
         }
@@ -112,7 +115,8 @@ impl Protection {
         }
         let (start, end) = (chunks.start * self.chunk, (chunks.end * self.chunk).min(len));
         let access = MprotectFlags::READ | MprotectFlags::WRITE;
-        // SAFETY: inside the accessible part of our own mapping. Marked first: what is writable is always known to be.
+        // SAFETY: the range is inside the accessible part of our own mapping. The chunks are marked first, so that
+        // every writable chunk is known.
         Ok(unsafe { mprotect(self.base.as_ptr().add(start).cast(), end - start, access)? })
     }
 }
@@ -122,9 +126,9 @@ thread_local! {
     static WRITTEN: Cell<*const Mapping> = const { Cell::new(null()) };
 }
 
-/// Runs `run`, in which this thread may write to the protected pages of `mapping`.
+/// Runs `run`. During the call, this thread may write to the protected pages of `mapping`.
 pub fn handling_faults<T>(mapping: &Mapping, run: impl FnOnce() -> T) -> T {
-    /// Puts back what was there, however `run` ends.
+    /// Restores the previous value, however `run` ends.
     struct Before(*const Mapping);
 
     impl Drop for Before {
@@ -137,10 +141,10 @@ pub fn handling_faults<T>(mapping: &Mapping, run: impl FnOnce() -> T) -> T {
     run()
 }
 
-/// Lets a write happen that has raised a signal; false if that is none of the memory that this thread writes to. For signal
-/// handlers.
+/// Allows a write that has raised a signal. Returns false if the address is outside the memory that this thread writes
+/// to. For signal handlers.
 pub fn allow_write(address: usize) -> bool {
     let mapping = WRITTEN.get();
-    // SAFETY: the mapping outlives the call of `handling_faults` that has set it.
+    // SAFETY: the mapping outlives the call of `handling_faults` that set the pointer.
     !mapping.is_null() && unsafe { (*mapping).allow_write(address) }
 }
