@@ -94,8 +94,10 @@ def _installer() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=MODELS, help=", ".join(MODELS), default=[])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODELS))
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in MODELS]:
+        parser.error(f"no model is named {', '.join(unknown)}: choose from {', '.join(MODELS)}")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or ["smollm2-135m-instruct"]:
         folder = arguments.folder / name
