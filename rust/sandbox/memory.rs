@@ -260,7 +260,8 @@ impl Mapping {
             Some(_) => MprotectFlags::READ,
         };
         // SAFETY: this is a part of our own reservation that is not in use yet.
-        Ok(unsafe { mprotect(self.base.add(from).as_ptr().cast(), to - from, access)? })
+        unsafe { mprotect(self.base.add(from).as_ptr().cast(), to - from, access) }?;
+        Ok(())
     }
 }
 

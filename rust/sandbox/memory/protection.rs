@@ -117,7 +117,8 @@ impl Protection {
         let access = MprotectFlags::READ | MprotectFlags::WRITE;
         // SAFETY: the range is inside the accessible part of our own mapping. The chunks are marked first, so that
         // every writable chunk is known.
-        Ok(unsafe { mprotect(self.base.as_ptr().add(start).cast(), end - start, access)? })
+        unsafe { mprotect(self.base.as_ptr().add(start).cast(), end - start, access) }?;
+        Ok(())
     }
 }
 
