@@ -1,7 +1,7 @@
 //! Sandbox, State and Limits in Python. Everything that runs cells releases the GIL. A Python tool takes the GIL for
 //! its own call, so no function here may wait while it holds the GIL.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -128,7 +128,10 @@ impl PyState {
 /// ``tools`` maps a name to a Bm25Index or a SearchTool (both run natively, without the GIL), or to a callable with
 /// JSON-able arguments.
 #[pyclass(frozen, name = "Sandbox", module = "agentdistill._core")]
-pub struct PySandbox(pub Arc<Sandbox>);
+pub struct PySandbox {
+    pub sandbox: Arc<Sandbox>,
+    pub tool_calls: Arc<ToolCalls>,
+}
 
 #[pymethods]
 impl PySandbox {
@@ -141,14 +144,15 @@ impl PySandbox {
         seed: u64,
         threads: Option<usize>,
     ) -> PyResult<Self> {
-        let mut named = Tools::new();
+        let (mut named, tool_calls) = (Tools::new(), Arc::<ToolCalls>::default());
         for item in tools.map(|tools| tools.items()).transpose()?.iter().flat_map(|items| items.iter()) {
             let (name, value): (String, Bound<'_, PyAny>) = item.extract()?;
-            let tool = tool_of(&name, value)?;
+            let tool = tool_of(&name, value, &tool_calls)?;
             named.insert(name, tool);
         }
         let limits = limits_or_default(limits);
-        Ok(Self(Arc::new(without_gil(py, || Sandbox::new(named, limits, seed, threads))??)))
+        let sandbox = Arc::new(without_gil(py, || Sandbox::new(named, limits, seed, threads))??);
+        Ok(Self { sandbox, tool_calls })
     }
 
     /// Packages that cells can import besides Python's standard library.
@@ -160,13 +164,13 @@ impl PySandbox {
     /// The limits of each cell.
     #[getter]
     fn limits(&self) -> PyLimits {
-        PyLimits(self.0.limits().clone())
+        PyLimits(self.sandbox.limits().clone())
     }
 
     /// The State before any cell.
     #[getter]
     fn initial(&self) -> PyState {
-        PyState(self.0.initial().clone())
+        PyState(self.sandbox.initial().clone())
     }
 
     /// Run one cell from ``state``. Return its Observation and the State after it. ``state`` does not change.
@@ -186,7 +190,7 @@ impl PySandbox {
 
 impl PySandbox {
     fn run_cells(&self, py: Python<'_>, cells: Vec<(State, String)>) -> PyResult<Vec<(Observation, State)>> {
-        until_signal(py, |interrupted| self.0.run_many(cells, Caller::Interruptible(interrupted)))
+        until_signal(py, |interrupted| self.sandbox.run_many(cells, Caller::Interruptible(interrupted)))
     }
 }
 
@@ -211,7 +215,7 @@ fn until_signal<T: Send>(
 }
 
 /// Returns the sandbox tool for a Python value. An index runs without the GIL.
-fn tool_of(name: &str, value: Bound<'_, PyAny>) -> PyResult<Arc<dyn Tool>> {
+fn tool_of(name: &str, value: Bound<'_, PyAny>, calls: &Arc<ToolCalls>) -> PyResult<Arc<dyn Tool>> {
     if let Ok(index) = value.cast::<PyBm25Index>() {
         return Ok(Arc::new(SearchTool { index: index.get().0.clone(), k: SearchTool::K, compat: None }));
     }
@@ -224,7 +228,7 @@ fn tool_of(name: &str, value: Bound<'_, PyAny>) -> PyResult<Arc<dyn Tool>> {
     }
     let json = value.py().import("json")?;
     let (loads, dumps) = (json.getattr("loads")?.unbind(), json.getattr("dumps")?.unbind());
-    Ok(Arc::new(PythonTool { callable: value.unbind(), loads, dumps }))
+    Ok(Arc::new(PythonTool { callable: value.unbind(), loads, dumps, calls: calls.clone() }))
 }
 
 /// A Python callable. Arguments and results are converted by Python's own json module.
@@ -232,41 +236,49 @@ struct PythonTool {
     callable: Py<PyAny>,
     loads: Py<PyAny>,
     dumps: Py<PyAny>,
+    calls: Arc<ToolCalls>,
 }
 
-/// The number of Python tools that the cells of this process are calling.
-static TOOL_CALLS: Mutex<usize> = Mutex::new(0);
-static TOOL_CALL_ENDED: Condvar = Condvar::new();
-
-/// A call of a Python tool, counted while it lives.
-struct ToolCall;
-
-impl ToolCall {
-    fn begin() -> Self {
-        *TOOL_CALLS.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        Self
-    }
+/// The calls of Python tools that the cells of one sandbox are making.
+#[derive(Default)]
+pub struct ToolCalls {
+    count: Mutex<usize>,
+    ended: Condvar,
 }
 
-impl Drop for ToolCall {
-    fn drop(&mut self) {
-        *TOOL_CALLS.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        TOOL_CALL_ENDED.notify_all();
-    }
-}
+/// One call, counted while it lives.
+struct ToolCall<'a>(&'a ToolCalls);
 
-/// Waits until no cell is in a Python tool. The wait is limited, because a tool may never return. A thread that returns
-/// from a tool while the interpreter is being finalized aborts the process.
-pub fn wait_for_tool_calls() {
+impl ToolCalls {
     const MAX_WAIT: Duration = Duration::from_secs(20);
-    let calls = TOOL_CALLS.lock().unwrap_or_else(PoisonError::into_inner);
-    let waited = TOOL_CALL_ENDED.wait_timeout_while(calls, MAX_WAIT, |calls| *calls > 0);
-    drop(waited.unwrap_or_else(PoisonError::into_inner));
+
+    fn begin(&self) -> ToolCall<'_> {
+        *self.lock() += 1;
+        ToolCall(self)
+    }
+
+    /// Waits until no cell is in a Python tool. The wait is limited, because a tool may never return. A thread that
+    /// returns from a tool while the interpreter is being finalized aborts the process.
+    pub fn wait(&self) {
+        let waited = self.ended.wait_timeout_while(self.lock(), Self::MAX_WAIT, |count| *count > 0);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ToolCall<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() -= 1;
+        self.0.ended.notify_all();
+    }
 }
 
 impl Tool for PythonTool {
     fn call(&self, arguments: &str) -> Result<String, String> {
-        let _call = ToolCall::begin();
+        let _call = self.calls.begin();
         Python::attach(|py| {
             let call = || -> PyResult<String> {
                 let arguments = self.loads.bind(py).call1((arguments,))?;

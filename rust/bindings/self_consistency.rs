@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::AnyText;
-use super::sandbox::{PySandbox, PyState, wait_for_tool_calls};
+use super::sandbox::{PySandbox, PyState, ToolCalls};
 use crate::action::ActionFormat;
 use crate::action::Parsed;
 use crate::observation::Observation;
@@ -17,7 +17,7 @@ use crate::vote::Vote;
 
 /// Runs the steps of many episodes in the background: parses, runs and votes, without the GIL.
 #[pyclass(frozen, name = "StepQueue", module = "agentdistill._core")]
-pub struct PyStepQueue(Arc<StepQueue<Py<PyAny>>>);
+pub struct PyStepQueue(Arc<StepQueue<Py<PyAny>>>, Arc<ToolCalls>);
 
 #[pymethods]
 impl PyStepQueue {
@@ -31,8 +31,9 @@ impl PyStepQueue {
         compat: Option<&str>,
         seed: u64,
     ) -> PyResult<Self> {
-        let sandbox = sandbox.get().0.clone();
-        Ok(Self(Arc::new(StepQueue::new(sandbox, at_once, format, super::compat(compat)?, seed)?)))
+        let PySandbox { sandbox, tool_calls } = sandbox.get();
+        let queue = StepQueue::new(sandbox.clone(), at_once, format, super::compat(compat)?, seed)?;
+        Ok(Self(Arc::new(queue), tool_calls.clone()))
     }
 
     /// Queue a step that runs each completion from ``state``. Code that ran in the ``earlier`` result is not run again.
@@ -80,7 +81,7 @@ impl PyStepQueue {
     fn close(&self, py: Python<'_>) {
         py.detach(|| {
             self.0.close();
-            wait_for_tool_calls();
+            self.1.wait();
         });
     }
 }

@@ -3,7 +3,6 @@ does not support is expressed in another way."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from agentdistill import GenerateConfig, generate, read_trajectories
 from agentdistill._core import read_header
 from agentdistill.distillation import select
+from agentdistill.models.local import LocalModel
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling
 from agentdistill.models.rendering import Renderer
 from agentdistill.rollouts.engine import rollout
@@ -90,13 +90,7 @@ class Engine:
         self._render = Renderer(tokens, template)
         self.prefixes = list[str]()
 
-    @property
-    def date(self) -> date:
-        return self._render.date
-
-    @date.setter
-    def date(self, day: date) -> None:
-        self._render.date = day
+    date = LocalModel.date
 
     async def generate(
         self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
