@@ -11,6 +11,8 @@ BIN := .venv/bin
 RUST_TESTS := $(if $(shell cargo nextest --version 2>/dev/null),cargo nextest run --release,cargo test --release --lib --tests)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export HF_HUB_OFFLINE ?= 1
+# Every run of the tests tries the same examples; tests/conftest.py does so for Python.
+export PROPTEST_RNG_SEED ?= 1
 
 .PHONY: help setup demo test test-rust test-python models test-models check format docs bench compare numpy wheel clean
 
