@@ -1,4 +1,4 @@
-"""In which formats can a model write its actions, and what does a conversation in each look like?
+"""The formats in which a model can write its actions, and how a conversation in each is laid out.
 
 The core's ``parse_action`` parses them (rust/action.rs). Not here: the prompts that explain them (rollouts/prompts).
 """

@@ -1,4 +1,4 @@
-r"""Where is the answer in a text that a model wrote? In ``<answer>`` tags, or in ``\boxed{}``.
+r"""Find the answer in a text that a model wrote: in ``<answer>`` tags, or in ``\boxed{}``.
 
 Not here: whether the answer is right (``grading/``), and answers that an agent's code gives (the sandbox).
 """

@@ -1,7 +1,8 @@
-"""Which event loop does synchronous code use to wait for asynchronous work?
+"""The event loop in which synchronous functions run asynchronous work.
 
-Rollouts, models and graders are asynchronous; the public functions are not. They share one loop, which runs in a thread
-of its own: the caller may have a running loop (a notebook), and a model keeps its connections between rollouts.
+Rollouts, models and graders are asynchronous; the public functions are not. They share one loop, which runs in its own
+thread, because the caller may already have a running loop (a notebook), and a model keeps its connections between
+rollouts.
 
 Not anyio's blocking portal: it lives as long as a ``with`` block, and after Ctrl-C it does not wait for the cancelled
 work to clean up.

@@ -1,4 +1,4 @@
-"""How is a missing optional library reported? With the extra to install."""
+"""Report a missing optional library with the extra to install."""
 
 from importlib.util import find_spec
 

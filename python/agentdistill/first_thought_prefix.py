@@ -1,4 +1,4 @@
-"""IDEA 2 of the paper, first-thought prefix: how does a chain of thought begin the agent's first Thought?
+"""IDEA 2 of the paper, first-thought prefix: begin the agent's first Thought with a chain of thought.
 
 A model that is prompted to act reasons worse than the same model prompted to reason: its first Thought jumps to code.
 So it is first asked for a chain of thought, and the first paragraph of that becomes the beginning of its first agent

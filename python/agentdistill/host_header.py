@@ -1,7 +1,8 @@
-"""Whom does a request over HTTP believe to ask?
+"""Check the Host header of HTTP requests, against DNS rebinding.
 
-A web page can have its own name lead to this machine (DNS rebinding), and its requests then come from the user's own
-browser. They still say that name, so a server for this machine alone answers under no other name than this machine's.
+A web page can make its own host name resolve to this machine (DNS rebinding). Its requests then come from the user's
+own browser, but their Host header still contains the page's name. So a server that listens only on this machine accepts
+only this machine's names.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Which user-defined function does a command-line name refer to, ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``?
+"""Load a user-defined function by its name on the command line, ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``.
 
 Tools and graders are named like this.
 """

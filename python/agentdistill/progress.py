@@ -1,4 +1,4 @@
-"""How is progress shown? As a bar in a terminal or a notebook, and elsewhere as a line on standard error now and then.
+"""Show progress: as a bar in a terminal or a notebook, and elsewhere as an occasional line on standard error.
 
 Not here: the progress of rollouts, with its summary and its JSON file (rollouts/progress.py).
 """

@@ -1,10 +1,10 @@
-"""What in an address or a command is secret, and where is it taken out again?
+"""Remove passwords and keys from everything that is shown or recorded.
 
-Whoever is given a password (in a URL, a command line, the environment) says so here, and names its server by what is
-public. What tools answer, errors of episodes, the log and what a terminal shows goes through :func:`redacted`, since
-libraries and servers repeat what they were given.
+Code that receives a secret (in a URL, a command line, the environment) registers it here, and refers to its server by
+the public part of the address. Answers of tools, errors of episodes, the log and terminal output go through
+:func:`redacted`, because libraries and servers repeat what they were given.
 
-Not here: secrets that nobody named.
+Not here: secrets that were never registered.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""When is a failed request to a server retried, after which pause, and when is the server given up?
+"""Decide whether a failed request to a server is retried, after which pause, and when to give up on the server.
 
 Transient failures (timeouts, dropped connections, overload, invalid responses) are retried with exponential backoff.
 A server that cannot be reached may be restarting if it has answered before. If it never has, it is given up after

@@ -1,4 +1,4 @@
-"""IDEA 3 of the paper, self-consistent action generation: how are N actions sampled, run and voted on?
+"""IDEA 3 of the paper, self-consistent action generation: sample N actions, run each, and vote on the outcomes.
 
 A small student often writes code that does not run. So N completions are sampled at each step. Each is parsed, and runs
 from the same State, isolated from the others. Failed candidates are dropped. The others vote with their outcome: the

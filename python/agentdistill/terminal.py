@@ -1,8 +1,9 @@
-"""How is text shown to a person? In columns, without secrets, and with what a terminal would obey escaped.
+"""Write text to a terminal: in columns, without secrets, and with control characters escaped.
 
-Everything that a command shows goes through here. What a model, a cell, a file or a server says may hold control
-characters, which move the cursor, set the window's title or the clipboard, and marks that turn the direction of
-writing: they are shown as what they are. Standard output that is no terminal is data for a program, and stays as it is.
+Everything that a command shows goes through here. Text from a model, a cell, a file or a server may contain control
+characters, which move the cursor or set the window's title or the clipboard, and marks that change the direction of
+writing. They are escaped, so that they become visible. Standard output that is not a terminal is data for a program,
+and stays unchanged.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What does Python add to the core's trajectories? Writing a whole file, and questions about one record."""
+"""Helpers for the core's trajectories: write a whole file, and query one record."""
 
 from collections.abc import Sequence
 from pathlib import Path

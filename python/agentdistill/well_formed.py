@@ -1,7 +1,7 @@
-"""What becomes of half a character, which JSON and Python can say and UTF-8 cannot?
+"""Replace lone surrogates, which JSON and Python strings can contain and UTF-8 cannot.
 
-A task, a completion or a request may have one (a surrogate without its other half): it is data, and is read as U+FFFD,
-as the core reads every text of Python's. What passes a ``Task``, a ``Completion`` or a ``Message`` has none.
+A task, a completion or a request may contain one (a surrogate without its other half). It is data, and is read as
+U+FFFD, as the core reads every string from Python. No ``Task``, ``Completion`` or ``Message`` contains one.
 """
 
 import re

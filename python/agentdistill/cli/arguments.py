@@ -1,4 +1,4 @@
-"""Which options do several commands share? The model, the output, the tasks, the tools, the limits of a cell."""
+"""Options that several commands share: the model, the output, the tasks, the tools, the limits of a cell."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

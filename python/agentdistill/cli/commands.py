@@ -1,4 +1,4 @@
-"""Which commands are there, in which groups, and how is a command line parsed?
+"""The table of all commands, by group, and the parser of command lines.
 
 ``GROUPS`` is the one table of commands: it makes the parser, ``agentdistill --help`` and the documentation's page of
 commands. Each command is a dataclass. Its fields are the options, including those of the configuration of the function

@@ -1,4 +1,4 @@
-"""Which commands prepare data? index, serve-retrieval, convert."""
+"""Commands that prepare data: index, serve-retrieval, convert."""
 
 import signal
 from dataclasses import dataclass

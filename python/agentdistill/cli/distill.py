@@ -1,4 +1,4 @@
-"""Which commands distil a student? generate, select, correct, inspect, train."""
+"""Commands that distil a student: generate, select, correct, inspect, train."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Which commands measure and compare models? evaluate, grade, report, view."""
+"""Commands that measure and compare models: evaluate, grade, report, view."""
 
 import threading
 import webbrowser

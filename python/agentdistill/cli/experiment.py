@@ -1,4 +1,4 @@
-"""Which commands run a whole experiment? run (a recipe) and demo."""
+"""Commands that run a whole experiment: run (a recipe) and demo."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Which commands use an agent, or only its sandbox? ask, chat, serve, sandbox, mcp."""
+"""Commands that use an agent, or only its sandbox: ask, chat, serve, sandbox, mcp."""
 
 import os
 import signal

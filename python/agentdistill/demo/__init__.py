@@ -1,4 +1,4 @@
-"""Does the whole method work on this machine, in minutes? A generated world, a scripted teacher, and tiny students.
+"""The demo: the whole method in minutes, with a generated world, a scripted teacher and tiny students.
 
 world.py generates the encyclopaedia and the tasks, teacher.py solves them, base/ has the students' base models (made by
 pretrain.py), run.py runs the steps, and page.py shows the results.

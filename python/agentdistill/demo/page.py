@@ -1,4 +1,4 @@
-"""How are the demo's results shown? As two plots (PNG), and one self-contained page with sample trajectories.
+"""Show the demo's results: two plots (PNG), and one self-contained page with sample trajectories.
 
 Not here: computing the results (run.py).
 """

@@ -1,4 +1,4 @@
-"""How are the demo's base models and their tokenizer (base/) made? They replace Qwen2.5, a thousand times smaller.
+"""Pretrain the demo's base models and their tokenizer (base/), which replace Qwen2.5 and are a thousand times smaller.
 
     python -m agentdistill.demo.pretrain OUTPUT [--sizes S M L]
 

@@ -1,4 +1,4 @@
-"""Which steps does the demo run, from an empty folder to the paper's table? Each is a function of the package.
+"""Run the demo's steps, from an empty folder to the paper's table. Each step is a function of the package.
 
     world, index  ->  generate  ->  select  ->  train (3 sizes x 2 ways)  ->  evaluate (3 arms)  ->  table, plots, page
 

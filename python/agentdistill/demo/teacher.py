@@ -1,4 +1,4 @@
-"""How does the demo's scripted teacher solve tasks? It replaces a large model, and is the only stand-in of the demo.
+"""The demo's scripted teacher, which replaces a large model. It is the only stand-in of the demo.
 
 It sees only the messages. It parses the question by the world's wordings, plans, searches, reads the observed passages
 and writes code. For a chain of thought, where a large model would use memorized facts, it looks them up in the world.

@@ -1,4 +1,4 @@
-"""What is the demo's world? A generated encyclopaedia of linked entities, and tasks about it and about large numbers.
+"""The demo's world: a generated encyclopaedia of linked entities, and tasks about it and about large numbers.
 
 Nothing in it is real. Names are random syllables. Each cluster of ten entities (two works, two companies, four people,
 two towns) is linked only to itself, so that a task about one cluster reveals nothing about another. A model that has

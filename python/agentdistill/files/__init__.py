@@ -1,1 +1,1 @@
-"""How are tables, corpora and other programs' trajectories read and written, and files replaced atomically?"""
+"""Read and write tables, corpora and other programs' trajectories, and replace files atomically."""

@@ -1,4 +1,4 @@
-"""Which files hold the passages of a corpus? JSON Lines, Parquet, saved Hugging Face datasets, BEIR folders.
+"""Read the passages of a corpus: JSON Lines, Parquet, saved Hugging Face datasets, BEIR folders.
 
 JSON Lines files, plain or compressed, are found here and read by the core; tables (Parquet, Arrow) are read by
 tables.py. A row has the same fields as a line: ``id`` or ``_id``, ``title`` and ``text``, or Search-R1's ``contents``.

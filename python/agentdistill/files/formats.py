@@ -1,4 +1,4 @@
-"""How are trajectories converted from and to the formats of other programs, in files and tables?
+"""Convert trajectories from and to the formats of other programs, in files and tables.
 
 The formats are "agentdistill" (ours), "reference" (logs of the paper's code), "smolagents" (an agent's memory),
 "openai" (messages with tool calls), "messages" and "prompt-completion" (TRL), "sharegpt" (LLaMA-Factory) and "atif"

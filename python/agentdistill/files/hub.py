@@ -1,4 +1,4 @@
-"""Which files does an id of the Hugging Face hub stand for? Those in its cache, else they are fetched.
+"""Find the files of a Hugging Face hub id: in the hub's cache, or else by downloading them.
 
 Not here: models' own weights, which the library that loads a model fetches, and the paper's test sets
 (tasks/benchmark.py).

@@ -1,4 +1,4 @@
-"""How is a file replaced atomically? A reader sees the old content or the new, never a part."""
+"""Replace a file atomically: a reader sees the old content or the new, never a part."""
 
 import os
 from collections.abc import Iterator

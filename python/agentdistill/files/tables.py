@@ -1,4 +1,4 @@
-"""How are tables (Parquet, Arrow) and folders saved by Hugging Face's ``datasets`` read and written?
+"""Read and write tables (Parquet, Arrow) and folders saved by Hugging Face's ``datasets``.
 
 pyarrow reads and writes them in batches of some thousand rows.
 

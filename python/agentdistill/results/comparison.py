@@ -1,4 +1,4 @@
-"""A paired comparison of two arms on the same tasks: is one better, or is the difference due to chance?
+"""Compare two arms on the same tasks by a paired test: is one better, or is the difference due to chance?
 
 A paired test is more sensitive than two separate intervals, since only tasks that one of the two got right count. The
 difference, its interval and p all refer to the mean over the task sets, each with the same weight. Not here: intervals

@@ -1,4 +1,4 @@
-"""How are results and trajectories rendered as HTML, for the report, the demo's page, and notebooks?
+"""Render results and trajectories as HTML, for the report, the demo's page, and notebooks.
 
 Trajectories contain untrusted text, so all text is escaped except :class:`Html` from this package. Pages load nothing
 from other hosts. Not here: the viewer's page, which is built in the browser (pages/viewer.html), and plots (plots.py).

@@ -1,4 +1,4 @@
-"""How are plots styled, saved, and embedded in pages?
+"""Style plots, save them, and embed them in pages.
 
 matplotlib is imported with the first plot; it comes with agentdistill[report] and agentdistill[train]. Not here: what
 the plots show (report.py, demo/page.py).

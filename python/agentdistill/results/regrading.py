@@ -1,4 +1,4 @@
-"""How are recorded answers graded again, by another grader or version, without a new rollout?
+"""Grade recorded answers again, with another grader or version, without a new rollout.
 
 Not here: which graders exist, and how answers are graded concurrently (grading/graders.py).
 """

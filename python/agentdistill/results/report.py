@@ -1,4 +1,4 @@
-"""How do evaluations compare? One page with accuracy, significance, cost, failures, agreement and learning curves.
+"""Compare evaluations on one page: accuracy, significance, cost, failures, agreement and learning curves.
 
 Each run is an arm, named after its folder or file. Next to ``report.html``, a folder ``report_files`` has the paper's
 table (Markdown, LaTeX) and each plot (SVG, PNG). Not here: significance tests (comparison.py), the look of pages

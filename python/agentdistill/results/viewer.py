@@ -1,4 +1,4 @@
-"""How are trajectories read in a browser? With a local server, and an index of their places in the files.
+"""Read trajectories in a browser: a local server, with an index of where each trajectory is in the files.
 
 A thread fills the index while the page is already open. The index has less than a kilobyte per trajectory: what the
 list shows, and what it can be filtered by. The lines stay on disk until someone looks at or searches them.

@@ -1,1 +1,1 @@
-"""What is a task, and how are task sets loaded?"""
+"""Tasks, and how task sets are loaded."""

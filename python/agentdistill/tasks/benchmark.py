@@ -1,4 +1,4 @@
-"""Where are the paper's eight test sets, and how are their fields named?
+"""Find the paper's eight test sets by name, and map their fields.
 
 A name can be used instead of a task file. ``data/hotpotqa`` looks in the folder ``data`` for the file of the paper's
 repository (``hotpotqa_500_20250422.json``), or for a folder ``hotpotqa`` saved by Hugging Face's ``datasets`` or copied

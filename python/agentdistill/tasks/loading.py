@@ -1,4 +1,4 @@
-"""How are tasks loaded, from JSON, JSONL and CSV files, from Hugging Face data sets, and from benchmarks by name?
+"""Load tasks from JSON, JSONL and CSV files, from Hugging Face data sets, and from benchmarks by name.
 
 The fields are ``question`` and ``answer``. ``id``, ``task_set`` (or ``dataset_name``), ``kind`` and ``answer_aliases``
 are optional. All other fields are kept as metadata. The paper's own files, objects with ``metadata`` and ``examples``,

@@ -1,4 +1,4 @@
-"""What is a task? A question with a known answer.
+"""A task: a question with a known answer.
 
 Not here: loading tasks (``loading.py``), and whether an answer is right (``grading/``).
 """

@@ -1,1 +1,1 @@
-"""Which tools can a model's code call?"""
+"""The tools that a model's code can call."""

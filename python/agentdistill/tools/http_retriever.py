@@ -1,4 +1,4 @@
-"""How does an agent search through a server with Search-R1's protocol (``agentdistill serve-retrieval`` or another)?
+"""Search through a server with Search-R1's protocol (``agentdistill serve-retrieval`` or another).
 
 ``POST /retrieve`` with ``{"queries", "topk", "return_scores"}`` returns ``{"result": [[...], ...]}``. Transient
 failures are retried (retry.py); all others raise RetrievalError at once.

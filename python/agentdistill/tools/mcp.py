@@ -1,4 +1,4 @@
-"""How does an agent use the tools of MCP servers? Each tool becomes a Python function.
+"""Use the tools of MCP servers: each tool becomes a Python function.
 
 A server is a command, which communicates over standard input and output, or a URL. Not here: our own server
 (serving/mcp_server.py). Not supported: resources, prompts, elicitation, and authentication.

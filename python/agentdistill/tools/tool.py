@@ -1,4 +1,4 @@
-"""What is a tool, and how is it described to the model?
+"""The Tool class, and how a tool is described to the model.
 
 The model sees a tool as a Python function with a docstring, because it calls tools in code. The sandbox makes the call.
 Arguments and results must be representable as JSON. ``final_answer`` belongs to the sandbox, and is only described
