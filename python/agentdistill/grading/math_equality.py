@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import version
 
 from agentdistill.grading.mathematics.numbers import alike, close, number
-from agentdistill.grading.mathematics.text import undress
+from agentdistill.grading.mathematics.text import Dressed, undress
 from agentdistill.grading.mathematics.units import scales
 from agentdistill.grading.mathematics.words import chosen, is_prose
 from agentdistill.grading.mathematics.worker import WORKER, UndecidedError
@@ -44,7 +44,7 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
     are_words = is_prose(expected.text), is_prose(given.text)
     if any(are_words):
         return all(are_words) and normalize(expected.text) == normalize(given.text)
-    if (sizes := scales(expected.unit, given.unit)) is None:
+    if (sizes := scales(expected.unit, given.unit)) is None or _are_different_variables(expected, given):
         return False
     one, other = alike(expected.text, given.text)
     if sizes[0] == sizes[1] and _tokens(one) == _tokens(other):
@@ -62,6 +62,12 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
     return WORKER.equal(one, other, seconds)
 
 
+def _are_different_variables(expected: Dressed, given: Dressed) -> bool:
+    """Whether both texts were solutions of one variable, but not of the same: ``x = 5`` and ``y = 5``."""
+    names = [side.equation.partition("=")[0].strip() for side in (expected, given) if "=" not in side.text]
+    return len(names) == 2 and all(names) and names[0] != names[1]
+
+
 def _tokens(text: str) -> list[str]:
     """Split text into tokens, so that white space matters only between digits."""
     return re.findall(r"\\[A-Za-z]+|\d{1,3}(?:,\d{3})+(?!\d)|\d+|\S", text)
@@ -70,4 +76,4 @@ def _tokens(text: str) -> list[str]:
 @cache
 def math_grader() -> str:
     """Name and version of this grader."""
-    return f"math-3+sympy-{version('sympy')}"
+    return f"math-4+sympy-{version('sympy')}"

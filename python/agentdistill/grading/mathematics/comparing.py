@@ -15,8 +15,12 @@ from typing import NamedTuple
 import sympy
 from sympy import Expr, Float, Integer, Rational, Symbol, oo
 
-from agentdistill.grading.mathematics.reading import Reading, read, solved
+from agentdistill.grading.mathematics.building import solved
+from agentdistill.grading.mathematics.expressions import Reading
+from agentdistill.grading.mathematics.reading import read
+from agentdistill.grading.mathematics.sets import canonical, openness
 from agentdistill.grading.mathematics.values import (
+    FUNCTION_NAMES,
     All,
     Family,
     Interval,
@@ -26,6 +30,7 @@ from agentdistill.grading.mathematics.values import (
     NumberSet,
     Ratio,
     Relation,
+    Residue,
     Union,
     UnreadError,
     Value,
@@ -38,7 +43,6 @@ _DECIMAL = Rational(1, 10**9)
 _POINTS = [Rational(n, 1009) for n in (1777, -2741, 523, 3623, -911, 4937, 1231, -401)]
 _INTEGERS = [2, 5, 3, 7, 4, 6, 11, 8]
 _MOST_OFFSETS = 400
-_FUNCTION_NAMES = "fghpqaFGHPQTSV"
 
 
 def equal(expected: str, given: str, error: float | None = None) -> bool:
@@ -94,6 +98,8 @@ class _Comparison:
             return self._families(one, other)
         if isinstance(one, Relation) and isinstance(other, Relation) and self._relations(one, other):
             return True
+        if not _may_share_names(one, other):
+            return False
         one, other = _simple(one), _simple(other)
         if isinstance(one, Member) and isinstance(other, Member) and one.variable != other.variable:
             return False
@@ -109,6 +115,8 @@ class _Comparison:
             return self._in_order(_flat(rows[0]), _flat(rows[1]))
         if isinstance(one, Listing) or isinstance(other, Listing):
             return self._listings(one, other)
+        if isinstance(one, Residue) and isinstance(other, Residue):
+            return bool(one.modulus == other.modulus and (one.value - other.value) % one.modulus == 0)
         if isinstance(one, Ratio) and isinstance(other, Ratio):
             terms = one.terms, other.terms
             return self._in_order(*(terms if one.is_time and other.is_time else map(_scaled, terms)))
@@ -238,7 +246,7 @@ class _Comparison:
 
     def _sets(self, one: Value, other: Value) -> bool:
         try:
-            some, others = _canonical(one), _canonical(other)
+            some, others = canonical(one), canonical(other)
         except UnreadError:
             return False
         return self._in_any_order(some, others, self._same_piece)
@@ -246,7 +254,7 @@ class _Comparison:
     def _same_piece(self, one: Value, other: Value) -> bool:
         if isinstance(one, Interval) and isinstance(other, Interval):
             return (
-                _openness(one) == _openness(other)
+                openness(one) == openness(other)
                 and self.expressions(one.low, other.low)
                 and self.expressions(one.high, other.high)
             )
@@ -384,11 +392,32 @@ def _chained(value: Value) -> Value | None:
     return sides[0]
 
 
+def _may_share_names(one: Value, other: Value) -> bool:
+    """Whether two answers may be about the same variable: false for ``x = 5`` and ``y = 5``."""
+    names, others = _solved_names(one), _solved_names(other)
+    return not names or not others or names == others
+
+
+def _solved_names(value: Value) -> set[str]:
+    """The names of the variables that an answer gives numbers for, without the index of ``x_1`` in a list of several
+    solutions. Empty if it is not certain that there are any."""
+    items = value.items if isinstance(value, Listing) and value.brackets in ("", "{}", "[]") else (value,)
+    equations = [item for item in items if isinstance(item, Relation) and item.operator == "="]
+    if not all(_is_name(equation.left) and _is_number(equation.right) for equation in equations):
+        return set()
+    names = {str(equation.left) for equation in equations}
+    return {name.partition("_")[0] for name in names} if len(equations) > 1 else names
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, Expr) and value.is_number
+
+
 def _is_name(value: Value) -> bool:
     """Whether a value is a variable, or ``f(x)``, which the grammar parses as the product of ``f`` and ``x``."""
     if not isinstance(value, Expr) or not value.is_Mul:
         return isinstance(value, Symbol)
-    named = [part for part in value.args if isinstance(part, Symbol) and str(part)[0] in _FUNCTION_NAMES]
+    named = [part for part in value.args if isinstance(part, Symbol) and str(part)[0] in FUNCTION_NAMES]
     return len(value.args) == 2 and len(named) == 1 and all(isinstance(part, Symbol) for part in value.args)
 
 
@@ -410,72 +439,6 @@ def _deduplicated(value: Listing) -> list[Value]:
 def _only_symbol(values: Iterable[Value], preferred: Symbol) -> Symbol | None:
     symbols = set().union(*(value.free_symbols for value in values if isinstance(value, Expr)))
     return preferred if preferred in symbols else next(iter(symbols)) if len(symbols) == 1 else None
-
-
-def _pieces(value: Value) -> list[Value]:
-    """Split a set into intervals, points, and parts that are neither. Raises UnreadError if it is no set."""
-    if isinstance(value, Union):
-        return [piece for part in value.parts for piece in _pieces(part)]
-    if isinstance(value, Member):
-        return _pieces(value.values)
-    if isinstance(value, Interval):
-        return [value]
-    if value == NumberSet("R"):
-        return [Interval(-oo, oo, True, True)]
-    if isinstance(value, NumberSet | Without):
-        return [value]
-    if isinstance(value, Listing) and value.brackets == "{}":
-        return list(value.items)
-    if isinstance(value, Listing) and len(value.items) == 2 and value.brackets in ("()", "[]", "(]", "[)"):
-        low, high = value.items
-        if isinstance(low, Expr) and isinstance(high, Expr):
-            return [Interval(low, high, value.brackets[0] == "(", value.brackets[1] == ")")]
-    raise UnreadError("no set")
-
-
-def _canonical(value: Value) -> list[Value]:
-    """The canonical intervals and points of a set of real numbers; for other sets, the pieces as written."""
-    pieces = _pieces(value)
-    number_set = _number_set(pieces)
-    if number_set is None:
-        return pieces
-    parts = number_set.args if isinstance(number_set, sympy.Union) else (number_set,)
-    found: list[Value] = []
-    for part in parts:
-        if isinstance(part, sympy.Interval):
-            found.append(Interval(part.start, part.end, bool(part.left_open), bool(part.right_open)))
-        elif isinstance(part, sympy.FiniteSet):
-            found += part.args
-        elif part is not sympy.S.EmptySet:
-            return pieces
-    return found
-
-
-def _number_set(pieces: list[Value]) -> sympy.Set | None:
-    """The pieces as a sympy set; None if their ends are not all real numbers."""
-    sets = []
-    for piece in pieces:
-        if isinstance(piece, Interval) and all(_is_extended_real(end) for end in (piece.low, piece.high)):
-            sets.append(sympy.Interval(piece.low, piece.high, piece.low_open, piece.high_open))
-        elif isinstance(piece, Expr) and _is_extended_real(piece):
-            sets.append(sympy.FiniteSet(piece))
-        elif isinstance(piece, Without):
-            whole, part = _number_set(_pieces(piece.whole)), _number_set(_pieces(piece.part))
-            if whole is None or part is None:
-                return None
-            sets.append(sympy.Complement(whole, part))
-        else:
-            return None
-    return sympy.Union(*sets)
-
-
-def _is_extended_real(value: Expr) -> bool:
-    return bool(value.is_number and value.is_extended_real)
-
-
-def _openness(interval: Interval) -> tuple[bool, bool]:
-    """Whether each end is open. Infinite ends always are."""
-    return interval.low_open or interval.low == -oo, interval.high_open or interval.high == oo
 
 
 def _scaled(terms: tuple[Value, ...]) -> tuple[Value, ...]:

@@ -9,8 +9,9 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from agentdistill.grading.mathematics.numbers import NUMBER
+from agentdistill.grading.mathematics.spelled import MULTIPLIERS, spelled_out
 from agentdistill.grading.mathematics.units import split_unit
-from agentdistill.grading.mathematics.words import TEXT, is_prose
+from agentdistill.grading.mathematics.words import TEXT, changes, is_prose
 
 
 class Dressed(NamedTuple):
@@ -75,15 +76,6 @@ _DELIMITERS = re.compile(r"\\(?:left|right|middle)(?![a-z])|\\displaystyle\b|\\\
 _SEGMENT = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _AROUND = re.compile(r"[\s.,:;]*[A-Za-z]{2,}[A-Za-z\s.,:;]*")
 """Words around mathematics in dollar signs."""
-_BOUND = re.compile(
-    r"(?:\b(?:not|than|least|most|over|under|above|below|except|error)|n't)(?:\s+be)?[\s:$(\\]*$", re.IGNORECASE
-)
-"""Words after which a number is a bound of the answer, not the answer."""
-_COUNTED = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-)
-"""Number words, in order from zero."""
 _DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)\s*[({]?)([\d.]+)\s*\^\s*(?:\\circ|\{\\circ\})")
 """An angle in degrees in a trigonometric function. Elsewhere the degree sign is dropped."""
 _INEQUALITY = re.compile(r"([A-Za-z])\s*([<>]=?|\\(?:le|ge)q?|\\[lg]t)(?![a-z])\s*([^<>,=]+)")
@@ -98,6 +90,9 @@ _LAYOUT = re.compile(
     r"\\(?:textcolor|color|[hv]space\*?)\s*\{[^{}]*\}|\\underline(?![a-z])|"
     r"\\(?:begin|end)\s*\{(?:align|aligned|equation|gather|math|displaymath)\*?\}"
 )
+_BOX = re.compile(r"\\(?:boxed|fbox)\{")
+_LISTED = re.compile(r"[\s$]*(?:[,;]|,?\s*(?:and|or)\b|,?\s*\\text\s*\{\s*(?:and|or)\s*\})[\s$]*")
+"""What is between boxes that are one answer together."""
 _BRACKETS = {r"\lbrace": r"\{", r"\rbrace": r"\}", r"\langle": "(", r"\rangle": ")"}
 _GROUPS = re.compile(r"([-+]?)(\d{1,3})((?:([ _'])\d{3})(?:\4\d{3})*)(\.\d+)?")
 """Thousands separated by spaces, by underscores as in Python, or by apostrophes as in Switzerland."""
@@ -116,10 +111,9 @@ _STRING = re.compile(r"""(?<=[\[{(,\s])(['"])([^'"\[\](){}]*)\1(?=\s*[,\])}])"""
 """A string in a Python list."""
 _MAGNITUDE = re.compile(
     r"([-+]?(?:\\?\$)?\s*)(\d[\d,]*(?:\.\d+)?)(?:\s|~|\\[,; ])*(?:\\text\s*\{\s*)?"
-    r"(thousand|million|billion|trillion)\b",
+    rf"((?:(?:{'|'.join(MULTIPLIERS)})s?\b\s*)+)",
     re.IGNORECASE,
 )
-_MAGNITUDES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _PHRASES = {
     **dict.fromkeys(("all real numbers", "all reals", "set of all real numbers", "real numbers"), r"\mathbb{R}"),
     **dict.fromkeys(("no solution", "no solutions", "empty set"), r"\emptyset"),
@@ -150,17 +144,18 @@ def undress(text: str) -> Dressed:
     text, unit = split_unit(re.sub(r"\s*\bper ?cent\b", "%", text))
     if is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text)):
         found = list(_SEGMENT.finditer(text)) or list(NUMBER.finditer(text))
-        if len(found) == 1 and not _BOUND.search(text[: found[0].start()]):
+        if len(found) == 1 and not changes(text[: found[0].start()], text[found[0].end() :]):
             return undress(next(filter(None, found[0].groups()), found[0].group()))  # the only value in a sentence
     text = _SCRIPTS.sub(_script, text)
     text = _THOUSANDS.sub("", _DELIMITERS.sub("", text))
     text = re.sub(r"\s+_", "_", TEXT.sub(r" \1 ", text))
     text = re.sub(r"\\[dt]frac", r"\\frac", text).replace(r"\%", "%")
     text = _DEGREES.sub(r"\1{\\frac{\2\\pi}{180}}", text.replace(r"\varnothing", r"\emptyset"))
+    if not unit and re.search(r"\d\s*\^\s*\{?\\circ\}?\s*$", text):
+        unit = "degree"
     text = re.sub(r"\^\s*\{?\\circ\}?", "", text)
     word = text.strip().rstrip(".").lower()
-    if word in (counted := _COUNTED.split()):
-        text = str(counted.index(word))
+    text = spelled_out(word) or text
     text = _PHRASES.get(word.removeprefix("the "), text)
     text = _joined(_union(text))
     if re.search(r"[\d=]", text) or _LETTERS.fullmatch(text):
@@ -194,6 +189,7 @@ def _respelled(text: str) -> str:
     if _GROUPS.fullmatch(text):
         text = re.sub("[ _']", "", text)
     text = re.sub(r"[\s,;?]+$|(?<!\\)\\$|^=\s*", "", _ANNOUNCED.sub("", text))
+    text = re.sub(r"^(?:minus|negative)\s+(?=[\d$\\])", "-", text, flags=re.IGNORECASE)
     text = _magnitude(_IN_BASE.sub(r"\1_{\2}", text))
     text = _domain(_REPEATED.sub(r"\1\\overline{\2\3}", text))
     text = re.sub(r"\(\s*\\?mod\s+(\w+)\s*\)", r"\\pmod{\1}", text)
@@ -223,13 +219,15 @@ def _domain(text: str) -> str:
 
 
 def _magnitude(text: str) -> str:
-    """Expand ``2 million`` to digits if the answer has no further number."""
+    """Expand ``2 million`` or ``5 dozen`` to digits if the answer has no further number."""
     found = _MAGNITUDE.match(text)
     if not found or re.search(r"\d|\b(?:and|or|to)\b", text[found.end() :]):
         return text
-    value = Decimal(found[2].replace(",", "")).scaleb(_MAGNITUDES[found[3].lower()])
-    rest = text[found.end() :].replace("}", "", 1) if "\\text" in found[0] else text[found.end() :]
-    return f"{found[1]}{value:f}{rest}"
+    value = Decimal(found[2].replace(",", ""))
+    for word in found[3].lower().split():
+        value *= MULTIPLIERS[word.removesuffix("s")]
+    rest = " " + text[found.end() :].replace("}", "", 1) if "\\text" in found[0] else " " + text[found.end() :]
+    return f"{found[1]}{value:f}{rest}".rstrip()
 
 
 def _script(found: re.Match[str]) -> str:
@@ -261,13 +259,19 @@ def _interval(relation: str, end: str) -> str:
 
 
 def _boxed(text: str) -> str:
-    r"""The content of the last ``\boxed{...}``, or else the whole text."""
-    start = max(text.rfind(r"\boxed{"), text.rfind(r"\fbox{"))
-    if start < 0:
+    r"""The content of the last ``\boxed{...}``, or of several that are listed, or else the whole text."""
+    opened = [found.end() - 1 for found in _BOX.finditer(text)]
+    if not opened:
         bare = re.search(r"\\boxed\s+([^\s$\\{}]+)", text)
         return bare[1] if bare else text
-    start = text.index("{", start)
-    return text[start + 1 : _closing(text, start)]
+    contents, following = [""], len(text)
+    for start in reversed(opened):
+        end = _closing(text, start)
+        if contents != [""] and not _LISTED.fullmatch(text[end + 1 : following]):
+            break
+        contents.append(text[start + 1 : end])
+        following = text.rindex("\\", 0, start)
+    return ", ".join(dict.fromkeys(reversed(contents[1:])))
 
 
 def _closing(text: str, start: int) -> int:

@@ -6,7 +6,7 @@ Not here: removing anything else around an answer (``text.py``).
 import re
 from fractions import Fraction
 
-from agentdistill.grading.mathematics.words import TEXT, TEXT_COMMAND, is_prose
+from agentdistill.grading.mathematics.words import TEXT, TEXT_COMMAND, changes, is_prose
 
 _SIZES = {
     "length": "mm .001, millimeter .001, cm .01, centimeter .01, m 1, meter 1, km 1000, kilometer 1000, in .0254, "
@@ -23,6 +23,7 @@ _SIZES = {
     "pounds": "\N{POUND SIGN} 1, GBP 1",
     "speed": "mph .44704, kph 5/18",
     "angle": "degree 1, deg 1",
+    "radians": "radian 1, rad 1",
     "units": "unit 1",
     **{word: f"{word} 1" for word in ("noon", "midnight", "north", "south", "east", "west", "profit", "loss")},
     "Fahrenheit": "F 1, Fahrenheit 1",
@@ -57,7 +58,8 @@ def split_unit(text: str) -> tuple[str, str]:
     tail = _TAIL.fullmatch(text)
     if tail and not is_prose(TEXT.sub(r" \1 ", tail[1])):
         said = tail[4] or tail[2].strip() + (tail[3] or "")
-        if len(said) > 1 or said in _UNITS:  # any other letter is a variable or the imaginary unit
+        is_letter = len(said) == 1 and said not in _UNITS  # a variable or the imaginary unit
+        if not is_letter and not changes("", said):
             text, unit = tail[1] + tail[5], unit or said
     return text, unit
 

@@ -16,6 +16,10 @@ class UnreadError(ValueError):
     """The grammar cannot parse a text completely."""
 
 
+FUNCTION_NAMES = "fghpqaFGHPQTSV"
+"""Letters that may name a function or a sequence when brackets follow."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """Several values: a tuple, a list, a set, or a sequence without brackets."""
@@ -104,6 +108,14 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Residue:
+    """A number up to multiples of a modulus: 3 (mod 7)."""
+
+    value: Expr
+    modulus: Expr
+
+
+@dataclass(frozen=True)
 class Matrix:
     """Rows of values."""
 
@@ -132,6 +144,7 @@ Value: TypeAlias = (
     | Union
     | Without
     | Member
+    | Residue
     | Matrix
     | Family
 )

@@ -12,7 +12,7 @@ GREEK = (
 )
 _NAMES = re.compile(
     r"(?:Interval|Union|Reals|Integers|EmptySet|True|False|arc|"
-    r"sqrt|a?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|lcm|gcd|GoldenRatio|infinity|inf|infty|pi|pmatrix|cdot|frac)+|"
+    r"sqrt|a?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|lcm|gcd|mod|comb|GoldenRatio|infinity|inf|infty|pi|pmatrix|cdot|frac)+|"
     + "|".join(GREEK),
     re.IGNORECASE,
 )
@@ -23,9 +23,29 @@ def is_prose(text: str) -> bool:
     return text.strip(" .").lower() == "no" or any(not _NAMES.fullmatch(word) for word in _WORD.findall(text))
 
 
+_CHANGED_BEFORE = re.compile(
+    r"(?:\b(?:not|no|than|least|most|over|under|above|below|except|error|up to|within|almost|nearly|minus|"
+    r"negative|twice|thrice|double|triple|half|quarter|third|root|square|cube|reciprocal|inverse|opposite|multiple|power)|n't)"
+    r"(?:\s+(?:be|of|the))*[\s:$(\\]*$",
+    re.IGNORECASE,
+)
+_CHANGED_AFTER = re.compile(
+    r"[\s$)\\]*(?:(?:dozen|score|hundred|thousand|million|billion|trillion|hal(?:f|ves)|thirds?|fourths?|"
+    r"(?:fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?|squared|cubed|factorial|minus|plus|over|divided|below|"
+    r"under|not)\b|(?:less|more|fewer|greater)\s+than\b|(?:is|are|was)(?:\s+not\b|n't|\s+(?:wrong|incorrect))|"
+    r"or\s+(?:more|less|fewer|greater|higher|lower|above|below|so)\b|and\s+(?:up|above|over|below)\b|at\s+(?:most|least)\b)",
+    re.IGNORECASE,
+)
+
+
+def changes(before: str, after: str) -> bool:
+    """Whether the words around a number make another value of it: "at least 5", "twice 5", "5 squared"."""
+    return bool(_CHANGED_BEFORE.search(before) or _CHANGED_AFTER.match(after))
+
+
 _CHOICE = re.compile(r"\(?([A-Z])\)?")
 _CHOSEN = re.compile(
-    r"(?:(?i:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer))\s*:?\s*)?\(?([A-Z])\)?"
+    r"(?:(?i:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer))\s*(?::|is\b)?\s*)?\(?([A-Z])\)?"
     r"|(?:\((?=[A-Z]\))|(?=[A-Z][.)]))([A-Z])[.):]+\s*\S.*"
 )
 _NO_TEXT = re.compile(r"\(?[A-Z][.):]+\s*(?:(?:and|or|not|is|are)\b|[-+*/^=_,]|[A-Z]\W*$)")
