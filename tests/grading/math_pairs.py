@@ -255,7 +255,7 @@ def recurring(chance: random.Random) -> Spelled:
         f"-{value.numerator}/{value.denominator}",
     ]  # fmt: skip
     wrong += [rf"1.{fixed}\overline{{{block}}}", f"{value.denominator}/{value.numerator}", "0", "1"]
-    if fixed == block[0] and len(set(block)) == 1:
+    if {*block} == {fixed or "8"}:  # 0.8(8) is 0.(8)
         wrong = wrong[:1] + wrong[2:]
     return Spelled(rf"0.{fixed}\overline{{{block}}}", right, [w for w in wrong if w != "1" or value != 1])
 
@@ -727,12 +727,134 @@ def choice(chance: random.Random) -> Spelled:
     )
 
 
+# ---- operators, words, names
+
+
+def series(chance: random.Random) -> Spelled:
+    low, high = chance.randint(0, 3), chance.randint(4, 9)
+    body = chance.choice((k, k**2, 2 * k + 1, k**2 - k, 3 * k - 2))
+    name, combine = chance.choice((("sum", sympy.Add), ("prod", sympy.Mul)))
+
+    def value(first: int, last: int) -> sympy.Expr:
+        return combine(*(body.subs(k, at) for at in range(first, last + 1)))
+
+    def written(first: int, last: int, index: str = "k", term: sympy.Expr = body) -> str:
+        return rf"\{name}_{{{index}={first}}}^{{{last}}} \left({latex(term).replace('k', index)}\right)"
+
+    right = [
+        written(low, high), written(low, high, "i"), written(low, high, "n"),
+        written(low, high).replace(f"\\{name}", rf"\{name}\limits"),
+        rf"{written(low, high)} + 0", rf"\left({written(low, high)}\right)", f"${written(low, high)}$",
+    ]  # fmt: skip
+    if name == "sum":
+        right += [rf"2{written(low, high)} - {latex(value(low, high))}", rf"\frac{{{written(low, high)}}}{{1}}"]
+    changed = [(low, high + 1), (low + 1, high), (low, high - 1)]
+    wrong = [written(*ends) for ends in changed if value(*ends) != value(low, high)]
+    wrong += [f"{written(low, high)} + 1", written(low, high, "k", body + 1), written(low, high).replace("k=", "m=")]
+    return Spelled(str(value(low, high)), right, wrong)
+
+
+def integral(chance: random.Random) -> Spelled:
+    low, high = sorted(chance.sample(range(-3, 6), 2))
+    body = chance.choice((x**2, 3 * x + 1, x**3 - x, 1 / (x + 9), sympy.exp(x)))
+    value = sympy.integrate(body, (x, low, high))
+    text = latex(body)
+    right = [
+        rf"\int_{{{low}}}^{{{high}}} \left({text}\right) dx", rf"\int_{{{low}}}^{{{high}}} {text} \, dx",
+        rf"\int_{{{low}}}^{{{high}}} {text} \,\mathrm{{d}}x", str(value),
+        rf"\int_{{{low}}}^{{{high}}} \left({text.replace('x', 't') if 'exp' not in str(body) else 'e^t'}\right) dt",
+    ]  # fmt: skip
+    wrong = [
+        rf"\int_{{{low}}}^{{{high + 1}}} \left({text}\right) dx", rf"-\int_{{{low}}}^{{{high}}} {text} \, dx",
+        rf"\int_{{{low}}}^{{{high}}} \left({text}\right) dy", rf"\int {text} \, dx", text,
+        rf"\int_{{{low}}}^{{{high}}} {text} \, dx + 1",
+    ]  # fmt: skip
+    return Spelled(latex(value), right, wrong) if value != 0 else integral(chance)
+
+
+def remainder(chance: random.Random) -> Spelled:
+    modulus = chance.randint(3, 30)
+    number = chance.randint(modulus, 2_000)
+    value, multiple = number % modulus, number + modulus * chance.randint(1, 9)
+    if chance.random() < 0.5:
+        right = [
+            rf"{number} \bmod {modulus}", f"{number} % {modulus}", f"{number} mod {modulus}",
+            rf"{multiple} \bmod {modulus}",
+        ]  # fmt: skip
+        wrong = [rf"{number + 1} \bmod {modulus}", rf"{value} \pmod{{{modulus}}}", rf"{number} / {modulus}"]
+        return Spelled(str(value), right, wrong)
+    right = [
+        rf"{multiple} \pmod{{{modulus}}}", rf"x \equiv {value} \pmod{{{modulus}}}", f"x ≡ {number} (mod {modulus})",
+        rf"x \equiv {value} \mod {modulus}",
+    ]  # fmt: skip
+    wrong = [
+        rf"{value + 1} \pmod{{{modulus}}}", rf"{value} \pmod{{{modulus + 1}}}", str(value), f"x = {value}",
+        rf"x \not\equiv {value} \pmod{{{modulus}}}",
+    ]  # fmt: skip
+    return Spelled(rf"{value} \pmod{{{modulus}}}", right, wrong)
+
+
+def spelled(chance: random.Random) -> Spelled:
+    value = chance.choice((chance.randint(21, 99), chance.randint(100, 999), chance.randint(1_000, 999_999)))
+    words = _in_words(value)
+    right = [words, words.title(), words.replace("-", " "), rf"\text{{{words}}}", f"The answer is {words}."]
+    wrong = [_in_words(value + 1), _in_words(10 * value), f"not {words}", f"{words} or more", f"half of {value}"]
+    wrong += [f"twice {value}", f"{value} squared", f"{value} dozen", rf"{value} \text{{ million}}", f"{value} halves"]
+    wrong += [f"{value} or more", f"at least {value}", rf"{value} \text{{ or less}}", f"root of {value}"]
+    size, word = chance.choice(((12, "dozen"), (100, "hundred"), (1000, "thousand"), (10**6, "million")))
+    if value % size == 0:
+        right += [f"{value // size} {word}", rf"{value // size} \text{{ {word}}}"]
+    return Spelled(str(value), right, wrong)
+
+
+_SMALL = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def _in_words(value: int) -> str:
+    """English: 120_021 is "one hundred and twenty thousand twenty-one"."""
+    if value < 20:
+        return _SMALL[value]
+    if value < 100:
+        tens = _TENS[value // 10 - 2]
+        return tens if value % 10 == 0 else f"{tens}-{_in_words(value % 10)}"
+    size, word = (100, "hundred") if value < 1_000 else (1_000, "thousand") if value < 10**6 else (10**6, "million")
+    above = f"{_in_words(value // size)} {word}"
+    joint = " and " if size == 100 and value % 2 else " "
+    return above if value % size == 0 else f"{above}{joint}{_in_words(value % size)}"
+
+
+def solution(chance: random.Random) -> Spelled:
+    name, other = chance.sample("abmnpqtxyz", 2)
+    value = chance.choice((Integer(_signed(chance)), Rational(_signed(chance), 7), sqrt(chance.choice((2, 3, 5)))))
+    text, tex = str(value), latex(value)
+    right = [
+        text,
+        f"{name} = {text}",
+        f"${name} = {tex}$",
+        f"{tex} = {name}",
+        f"Eq({name}, {text})",
+        f"{{{name}: {text}}}",
+    ]
+    wrong = [
+        f"{other} = {text}", f"{name} = {latex(value + 1)}", f"{name} > {text}", f"{other} = {tex}, {name} = 0",
+        f"{tex}{name}", rf"{name} \ne {tex}", f"{{{other}: {text}}}",
+        f"{name}_1 = {text}, {name}_2 = {latex(value + 1)}",
+        f"f({name}) = {text}",
+    ]  # fmt: skip
+    return Spelled(f"{name} = {tex}", right, wrong)
+
+
 KINDS: dict[str, Callable[[random.Random], Spelled]] = {
     function.__name__: function
     for function in (
         integer, fraction, decimal, scientific, percent, money, quantity, based, recurring, surd, multiple,
         complex_number, polynomial, formula,
         equation, interval, union, solutions, plus_minus, point, matrix, family, ratio, words, choice,
+        series, integral, remainder, spelled, solution,
     )
 }  # fmt: skip
 

@@ -52,7 +52,7 @@ def test_pairs_judged_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_pairs_of_typed_values(seed: int) -> None:
-    """25 kinds of values: no wrong answer is accepted, and less than 1 % of correct answers are refused."""
+    """30 kinds of values: no wrong answer is accepted, and less than 1 % of correct answers are refused."""
     assert_graded(pairs(1_000, seed))
 
 

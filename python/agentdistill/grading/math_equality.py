@@ -44,8 +44,10 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
     are_words = is_prose(expected.text), is_prose(given.text)
     if any(are_words):
         return all(are_words) and normalize(expected.text) == normalize(given.text)
-    if (sizes := scales(expected.unit, given.unit)) is None or _are_different_variables(expected, given):
+    if (sizes := scales(expected.unit, given.unit)) is None:
         return False
+    if _are_different_variables(expected, given):
+        return WORKER.equal(expected.equation, given.equation, seconds)
     one, other = alike(expected.text, given.text)
     if sizes[0] == sizes[1] and _tokens(one) == _tokens(other):
         return True

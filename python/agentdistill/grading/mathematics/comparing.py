@@ -395,7 +395,14 @@ def _chained(value: Value) -> Value | None:
 def _may_share_names(one: Value, other: Value) -> bool:
     """Whether two answers may be about the same variable: false for ``x = 5`` and ``y = 5``."""
     names, others = _solved_names(one), _solved_names(other)
-    return not names or not others or names == others
+    if names and others and names != others:
+        return False
+    lefts = [side.left for side in (one, other) if isinstance(side, Relation) and side.operator == "="]
+    if len(lefts) < 2 or lefts[0] == lefts[1]:
+        return True
+    if isinstance(lefts[0], Listing) and isinstance(lefts[1], Listing):
+        return False
+    return not (_is_name(lefts[0]) and _is_name(lefts[1]) and type(lefts[0]) is type(lefts[1]))  # y = x is f(x) = x
 
 
 def _solved_names(value: Value) -> set[str]:
@@ -414,9 +421,11 @@ def _is_number(value: Value) -> bool:
 
 
 def _is_name(value: Value) -> bool:
-    """Whether a value is a variable, or ``f(x)``, which the grammar parses as the product of ``f`` and ``x``."""
+    """Whether a value is a variable, ``f(x)``, parsed as the product of ``f`` and ``x``, or a length ``AB``."""
     if not isinstance(value, Expr) or not value.is_Mul:
         return isinstance(value, Symbol)
+    if all(isinstance(part, Symbol) and re.fullmatch("[A-Z]", str(part)) for part in value.args):
+        return len(value.args) <= 3
     named = [part for part in value.args if isinstance(part, Symbol) and str(part)[0] in FUNCTION_NAMES]
     return len(value.args) == 2 and len(named) == 1 and all(isinstance(part, Symbol) for part in value.args)
 

@@ -79,7 +79,10 @@ _AROUND = re.compile(r"[\s.,:;]*[A-Za-z]{2,}[A-Za-z\s.,:;]*")
 _DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)\s*[({]?)([\d.]+)\s*\^\s*(?:\\circ|\{\\circ\})")
 """An angle in degrees in a trigonometric function. Elsewhere the degree sign is dropped."""
 _INEQUALITY = re.compile(r"([A-Za-z])\s*([<>]=?|\\(?:le|ge)q?|\\[lg]t)(?![a-z])\s*([^<>,=]+)")
-_PRINTED = re.compile(r"(?:(?:np|numpy)\.\w+|(?:sympy\.|sp\.)?(?:Integer|Float)|Decimal)\('?([-+\d.eE]*)'?\)")
+_PRINTED = re.compile(
+    r"(?:(?:np|numpy)\.(?:u?int|float|longdouble|longlong|half|single|double)\d*|(?:sympy\.|sp\.)?(?:Integer|Float)|"
+    r"(?:mpmath\.)?mpf|Decimal)\('?([-+\d.eE]*)'?\)"
+)
 """A number as Python, numpy or sympy prints it."""
 _MODULE = re.compile(r"\b(?:np|numpy|math|cmath|sympy|sp)\.(?=[A-Za-z])")
 _KEY = re.compile(r"""(['"])([A-Za-z]\w*)\1(?=\s*:)""")
@@ -88,6 +91,8 @@ _WRAPPED = re.compile(r"""(\*{1,3}|`+|"|')((?:(?!\1).)+)\1\.?""", re.DOTALL)
 _DISPLAYED = re.compile(r"\\\[(?!.*\\\[)(.*)\\\]\.?|\\\((?!.*\\\()(.*)\\\)\.?|\$\$?([^$]+)\$?\$\.?")
 _LAYOUT = re.compile(
     r"\\(?:textcolor|color|[hv]space\*?)\s*\{[^{}]*\}|\\underline(?![a-z])|"
+    r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|checkmark|blacksquare|square|qed)(?![A-Za-z])|"
+    r"^\s*\\(?:therefore|implies|Rightarrow|Longrightarrow)(?![A-Za-z])|(?:\\[,;:! ]|\\\\|\s)+$|"
     r"\\(?:begin|end)\s*\{(?:align|aligned|equation|gather|math|displaymath)\*?\}"
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\{")
@@ -144,7 +149,7 @@ def undress(text: str) -> Dressed:
     text, unit = split_unit(re.sub(r"\s*\bper ?cent\b", "%", text))
     if is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text)):
         found = list(_SEGMENT.finditer(text)) or list(NUMBER.finditer(text))
-        if len(found) == 1 and not changes(text[: found[0].start()], text[found[0].end() :]):
+        if len(found) == 1 and not changes(*(TEXT.sub(r" \1 ", part) for part in text.split(found[0][0], 1))):
             return undress(next(filter(None, found[0].groups()), found[0].group()))  # the only value in a sentence
     text = _SCRIPTS.sub(_script, text)
     text = _THOUSANDS.sub("", _DELIMITERS.sub("", text))
@@ -192,6 +197,7 @@ def _respelled(text: str) -> str:
     text = re.sub(r"^(?:minus|negative)\s+(?=[\d$\\])", "-", text, flags=re.IGNORECASE)
     text = _magnitude(_IN_BASE.sub(r"\1_{\2}", text))
     text = _domain(_REPEATED.sub(r"\1\\overline{\2\3}", text))
+    text = re.sub(r"^(\d+)\s+to\s+(\d+)$", r"\1:\2", text)
     text = re.sub(r"\(\s*\\?mod\s+(\w+)\s*\)", r"\\pmod{\1}", text)
     if _ARRAY.fullmatch(text):
         text = re.sub(r"\]\s*\[", "],[", re.sub(r"(?<=[\d.])\s+(?=[-+.\d])", ",", text))

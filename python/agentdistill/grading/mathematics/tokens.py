@@ -25,6 +25,8 @@ _TOKEN = re.compile(
   )""",
     re.VERBOSE,
 )
+_DERIVATIVE = re.compile(r"\bd\s*[a-z]?\s*/\s*d\s*[a-z]\b|frac\s*\{\s*d[^{}]*\}\s*\{\s*d\s*[a-z][^{}]*\}")
+"""``dy/dx``, which is no quotient of products."""
 _GROUPED = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?![\d])")
 
 _SYMPY_NAMES = (
@@ -89,6 +91,8 @@ class Cursor:
         self._tokens: list[tuple[str, str]] = []
         self._at = 0
         self._is_latex = bool(re.search(r"\\(?!cdot|times)", text))
+        if _DERIVATIVE.search(text):
+            raise UnreadError("a derivative")
         if not re.search(r"[(\[{]", text):  # in brackets, commas separate items
             text = _GROUPED.sub(lambda number: number[0].replace(",", ""), text)
         end = 0
