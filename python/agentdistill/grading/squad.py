@@ -2,6 +2,7 @@
 
 import re
 import string
+import unicodedata
 from collections import Counter
 
 
@@ -24,11 +25,14 @@ def normalize(text: str) -> str:
     """SQuAD's normalization: lower case, no ASCII punctuation, no articles, single spaces.
 
     Text that would become empty keeps its articles ("The The"), or else its punctuation ("!!!"), so that such texts are
-    not all equal.
+    not all equal. Unlike in SQuAD's script, a character is the same however Unicode encodes it (NFC), and curly quotes
+    are the straight ones.
     """
+    text = unicodedata.normalize("NFC", text.translate(_STRAIGHT))
     bare = text.lower().translate(_NO_PUNCTUATION)
     words = re.sub(r"\b(a|an|the)\b", " ", bare).split()
     return " ".join(words) or " ".join(bare.split()) or " ".join(text.lower().split())
 
 
+_STRAIGHT = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -57,6 +57,7 @@ _CHARACTERS: dict[str | int, str | None] = {
     "\N{LEFT CEILING}": r"\lceil ",
     "\N{RIGHT CEILING}": r"\rceil ",
     "\N{PRIME}": "'",
+    "\N{CENT SIGN}": " cents",
     "\N{IDEOGRAPHIC FULL STOP}": ".",
     "\N{HORIZONTAL ELLIPSIS}": "...",
     **{letter: rf"\mathbb{{{name}}}" for letter, name in zip("\u211d\u2124\u2115\u211a\u2102", "RZNQC", strict=True)},
@@ -121,7 +122,9 @@ _MAGNITUDE = re.compile(
 )
 _PHRASES = {
     **dict.fromkeys(("all real numbers", "all reals", "set of all real numbers", "real numbers"), r"\mathbb{R}"),
-    **dict.fromkeys(("no solution", "no solutions", "empty set"), r"\emptyset"),
+    **dict.fromkeys(
+        ("no solution", "no solutions", "no real solution", "no real solutions", "empty set"), r"\emptyset"
+    ),
 }
 _LETTERS = re.compile(r"\W*\w\W*(?:,\s*\(?\w\)?)*,?\s+(?:and|or)\s+\(?\w\)?\W*")
 _EACH = r"(?:(?:where|for|with|and|all|any|some|every|each|an?|arbitrary|is|be|being)\s+)*"
