@@ -60,6 +60,21 @@ pub fn is_whole(code: &str) -> bool {
     !lexer.in_string() && lexer.depth == 0 && !b":\\,=+-/.@".contains(&last)
 }
 
+/// Returns the end of the first brackets of the code, with all that they enclose. Returns `None` if they are not closed.
+pub fn end_of_brackets(code: &str) -> Option<usize> {
+    let mut lexer = Lexer::default();
+    let mut at = 0;
+    let mut opened = false;
+    while at < code.len() {
+        at += lexer.step(&code[at..], code.len());
+        opened |= lexer.depth > 0;
+        if opened && lexer.depth == 0 {
+            return Some(at);
+        }
+    }
+    None
+}
+
 /// A lexer for Python's strings, comments and brackets only.
 #[derive(Default)]
 struct Lexer {

@@ -13,7 +13,9 @@
 //!   `<end_code>`, an `Observation:` or `Thought:` line, or a block in another language (```` ```output ````). The text
 //!   after the action is dropped, because the model invented it. If a block follows `Code:`, earlier blocks belong to
 //!   the Thought.
-//! - **A final answer in plain text**, if there is no code, is `<answer>...</answer>`; else the text after
+//! - **A call of `final_answer` without a block** counts as code, if there is no block. It starts on its own line, and
+//!   nothing follows it. Small models forget the block most often for this call.
+//! - **A final answer in plain text**, if there is no code at all, is `<answer>...</answer>`; else the text after
 //!   `Final answer:`, on the same line or the lines below it; else `\boxed{...}`, if all boxes of the text agree. The
 //!   box is removed from the answer.
 
@@ -22,7 +24,7 @@ use std::ops::Range;
 use memchr::{memchr, memchr2};
 
 use super::plain_answer::plain_answer;
-use super::python::{end_of_code, is_whole};
+use super::python::{end_of_brackets, end_of_code, is_whole};
 use super::tags::cut_tag;
 use super::text::{loops, thought, trimmed};
 use super::thinking::{Reply, after_thinking};
@@ -60,6 +62,9 @@ pub fn read(completion: &str) -> Read {
     if let Some(first) = found.blocks.first().filter(|_| !code.is_empty()) {
         return Ok(Action::new(completion, thought(completion, 0..first.start), Act::cell(completion, code)));
     }
+    if let Some(call) = body.and_then(|body| unfenced_final_answer(completion, body)) {
+        return Ok(Action::new(completion, thought(completion, 0..call.start), Act::cell(completion, vec![call.code])));
+    }
     if let Some((start, answer)) = body.and_then(|body| plain_answer(completion, body)) {
         return Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)));
     }
@@ -76,6 +81,33 @@ pub fn read(completion: &str) -> Read {
     } else {
         Unread::no_action("Your reply has neither code nor a final answer.")
     })
+}
+
+struct UnfencedCall {
+    /// The start of the line with the call, and of its `Code:` label.
+    start: usize,
+    code: Range<usize>,
+}
+
+/// Finds a call of `final_answer` at the start of a line, with nothing but the signs of an action's end after it.
+fn unfenced_final_answer(text: &str, from: usize) -> Option<UnfencedCall> {
+    let mut at = from;
+    loop {
+        let found = at + text[at..].find("final_answer(")?;
+        let start = text[from..found].rfind('\n').map_or(from, |newline| from + newline + 1);
+        let before = text[start..found].trim().trim_end_matches('`');
+        let end = found + end_of_brackets(&text[found..])?;
+        let after = text[end..].trim_start_matches('`');
+        let (line, rest) = after.split_once('\n').unwrap_or((after, ""));
+        let is_last = |line: &str| line.trim().is_empty() || is_over(line);
+        if (before.is_empty() || is_code_label(before))
+            && is_last(line)
+            && rest.lines().find(|line| !line.trim().is_empty()).is_none_or(is_over)
+        {
+            return Some(UnfencedCall { start, code: found..end });
+        }
+        at = end;
+    }
 }
 
 /// Returns the code in fences, if the range starts with a fence. The range is the content of a pair of tags.
