@@ -71,7 +71,8 @@ def _are_different_variables(expected: Dressed, given: Dressed) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
-    """Split text into tokens, so that white space matters only between digits."""
+    """Split text into tokens, so that white space matters only between digits, and ``x_{i}`` is ``x_i``."""
+    text = re.sub(r"([_^])\{([^{}\\])\}", r"\1\2", text)
     return re.findall(r"\\[A-Za-z]+|\d{1,3}(?:,\d{3})+(?!\d)|\d+|\S", text)
 
 

@@ -24,14 +24,17 @@ def spelled_out(text: str) -> str | None:
     words = text.lower().replace("-", " ").split()
     if not words:
         return None
-    number = _fraction(words)
+    sign = -1 if words[0] in ("minus", "negative") else 1
+    number = _fraction(words[1:] if sign < 0 else words)
     if number is None or number.denominator == 1:
-        return None if number is None else str(number)
-    return rf"\frac{{{number.numerator}}}{{{number.denominator}}}"
+        return None if number is None else str(sign * number)
+    return ("-" if sign < 0 else "") + rf"\frac{{{number.numerator}}}{{{number.denominator}}}"
 
 
 def _fraction(words: list[str]) -> Fraction | None:
     """The value of "three", "three quarters", "half", or "two and a half"."""
+    if not words:
+        return None
     part = _PARTS.get("half" if words[-1] == "halves" else words[-1].removesuffix("s"))
     if part is None:
         whole = _integer(words)

@@ -201,6 +201,7 @@ def _respelled(text: str) -> str:
     text = _magnitude(_IN_BASE.sub(r"\1_{\2}", text))
     text = _domain(_REPEATED.sub(r"\1\\overline{\2\3}", text))
     text = re.sub(r"^(\d+)\s+to\s+(\d+)$", r"\1:\2", text)
+    text = re.sub(r"^(\d+)\s+(?:out\s+of|in)\s+(\d+)$", r"\1/\2", text)
     text = re.sub(r"\(\s*\\?mod\s+(\w+)\s*\)", r"\\pmod{\1}", text)
     if _ARRAY.fullmatch(text):
         text = re.sub(r"\]\s*\[", "],[", re.sub(r"(?<=[\d.])\s+(?=[-+.\d])", ",", text))

@@ -33,7 +33,7 @@ _CHANGED_AFTER = re.compile(
     r"[\s$)\\]*(?:(?:dozen|score|hundred|thousand|million|billion|trillion|hal(?:f|ves)|thirds?|fourths?|"
     r"(?:fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?|squared|cubed|factorial|minus|plus|over|divided|below|"
     r"under|not)\b|(?:less|more|fewer|greater)\s+than\b|(?:is|are|was)(?:\s+not\b|n't|\s+(?:wrong|incorrect))|"
-    r"or\s+(?:more|less|fewer|greater|higher|lower|above|below|so)\b|and\s+(?:up|above|over|below)\b|at\s+(?:most|least)\b)",
+    r"or\s+(?:more|less|fewer|greater|higher|lower|above|below|so)\b|(?:raised\s+)?to\s+the\b|raised\b|and\s+(?:up|above|over|below|counting)\b|at\s+(?:most|least)\b)",
     re.IGNORECASE,
 )
 
