@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from agentdistill.retry import Retries
+from chat_templates import CHAT_TEMPLATE
 from scripted_server import Server, serving
 
 # Every run tries the same examples, without a deadline, so that none fails by chance or because the machine is busy.
@@ -39,13 +40,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if unexpected := {reason for reason in reasons if not re.search(expected, reason)}:
         reporter.write_line(f"\nskipped for reasons that EXPECTED_SKIPS does not list: {sorted(unexpected)}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""What Qwen2.5's template reduces to for plain messages."""
 
 
 @pytest.fixture(scope="session")

@@ -151,10 +151,10 @@ def test_the_engine_of_a_step_is_gone_when_the_next_begins(experiment: Path, tin
 BAD = {
     "not TOML": ("[generate", "not TOML"),
     "no step": ("", "no steps"),
-    "no output": ("[select]\ntrajectories = 't.jsonl'", r"\[select\] is no step"),
-    "no table": ("select = 1", r"\[select\] is no step"),
-    "no such variable": ("[select]\ntrajectories = '${t}'\noutput = 'x'", r"\$\{t\} is no variable of \[set\]"),
-    "a variable that is no text": ("[set]\nsize = 1\n[select]\noutput = 'x'", r"give each a text"),
+    "no output": ("[select]\ntrajectories = 't.jsonl'", r"\[select\] is not a step"),
+    "no table": ("select = 1", r"\[select\] is not a step"),
+    "no such variable": ("[select]\ntrajectories = '${t}'\noutput = 'x'", r"\$\{t\} is not a variable of \[set\]"),
+    "a variable that is no text": ("[set]\nsize = 1\n[select]\noutput = 'x'", r"give each a string"),
     "no such command": ("[distil]\noutput = 'x'", r"\[distil\] is not a valid command"),
     "no launcher": ("[select]\nlaunch = 'starter 2'\ntrajectories = 't.jsonl'\noutput = 'x'", "starter, which is not"),
     "no text": ("[select]\nlaunch = 2\noutput = 'x'", r"\[select\] launch is 2"),
@@ -254,7 +254,7 @@ def test_what_is_not_known_yet_has_no_cost(
     rolled = 'trajectories = "rolled.jsonl"\nmodel = "m"\noutput = '
     (tmp_path / "r.toml").write_text(f'[correct]\n{rolled}"c.jsonl"\n[train]\n{rolled}"s"\nteacher = "t"\n')
     cli.main(["run", "r.toml", "--dry-run"])
-    assert capsys.readouterr().out.count("] known when there are trajectories\n") == 2
+    assert capsys.readouterr().out.count("] cost unknown until the trajectories exist\n") == 2
 
 
 def test_what_a_teacher_costs_that_corrects_or_judges(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_what_a_teacher_costs_that_corrects_or_judges(tmp_path: Path) -> None:
 def test_a_judge_is_paid_for_facts_alone(tmp_path: Path) -> None:
     played = tmp_path / "t.jsonl"
     assert grade_cost(played, None) == grade_cost(played, "math-reference") == Cost(0, 0.0)
-    assert grade_cost(played, "judge:openai:http://h/v1:Q/Qwen3-1B") is None, "known when there are trajectories"
+    assert grade_cost(played, "judge:openai:http://h/v1:Q/Qwen3-1B") is None, "unknown until the trajectories exist"
     with TrajectoryWriter(played, "{}") as writer:
         answers = {"1": "Paris", "2": "Rome", "3": "\\frac{1}{2}"}
         writer.append([Trajectory(name, "What?", reference=answer, answer="x") for name, answer in answers.items()])
@@ -293,7 +293,7 @@ def test_costs_are_what_the_formula_says() -> None:
     assert rollout_cost(tasks, "m", several).tokens == 2 * tokens
     chain = RolloutConfig(kind="cot", passages=3, prompt=config.prompt)
     assert rollout_cost(tasks, "m", chain).tokens == 10 * (100 + 100 + 300 + 350)
-    assert Cost(7200, 3.6e15 * 250).said(100) == "7,200 tokens, 2.5 GPU-hours"
+    assert Cost(7200, 3.6e15 * 250).text(100) == "7,200 tokens, 2.5 GPU-hours"
 
 
 def test_a_step_reads_what_its_arguments_stand_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ class Form(NamedTuple):
     """What a conversation in one of these formats looks like."""
 
     stop: tuple[str, ...]
-    """Stop strings: what follows is not for the model to write."""
+    """Stop strings, after which the model must not write."""
     observation: str
     """The message after an action, with {} for its outcome."""
 

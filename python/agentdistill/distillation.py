@@ -59,7 +59,7 @@ class GenerateConfig(RolloutConfig):
         if self.samples < 1:
             raise ValueError(f"samples is {self.samples}: give at least 1")
         if self.samples > 1 and not self.temperature:
-            raise ValueError("samples at temperature 0 are all the same: give a temperature, or 1 sample")
+            raise ValueError("samples at temperature 0 are identical: give a temperature, or 1 sample")
 
     @property
     def default_prompt(self) -> str:

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 0.2
-"""How often who waits looks whether Ctrl-C was pressed."""
+POLL_SECONDS = 0.2
+"""Interval at which a waiting thread checks for Ctrl-C."""
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:
@@ -37,11 +37,11 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
     future = asyncio.run_coroutine_threadsafe(run_to_end(), event_loop())
     try:
-        while True:  # the system may tell another thread of Ctrl-C, which does not wake this one
+        while True:  # the signal of Ctrl-C may arrive in another thread, which does not wake this one
             if future.done():
                 return future.result()
-            with suppress(TimeoutError):  # or it is the work's own, and raised above
-                future.result(LOOK_SECONDS)
+            with suppress(TimeoutError):  # if it is the work's own TimeoutError, it is raised above
+                future.result(POLL_SECONDS)
     except KeyboardInterrupt:
         future.cancel()
         ended.wait(timeout=60)

@@ -6,6 +6,6 @@ from agentdistill._core import AgentDistillError
 
 
 def need(library: str, extra: str) -> None:
-    """Raise AgentDistillError, which says what to install, if ``library`` is not installed."""
+    """Raise AgentDistillError with the command to install ``library``, if it is not installed."""
     if find_spec(library) is None:
         raise AgentDistillError(f"{library} is not installed: pip install 'agentdistill[{extra}]'")

@@ -11,8 +11,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 
 def host_name(hosts: Sequence[str]) -> str | None:
-    """The name or address in the Host headers of a request, in lower case; "" where there is none, as before HTTP/1.1;
-    None where there are several, or something else than a host with or without a port."""
+    """The name or address in the Host headers of a request, in lower case. "" if there is no such header, as before
+    HTTP/1.1; None if there are several, or if the header is not a host with an optional port."""
     if not hosts:
         return ""
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+?)\.?)(?::[0-9]*)?", hosts[0])
@@ -20,7 +20,7 @@ def host_name(hosts: Sequence[str]) -> str | None:
 
 
 def names_this_machine(hosts: Sequence[str]) -> bool:
-    """Whether the Host headers name this machine, as only requests from here do, or there are none."""
+    """Whether the Host headers name this machine or are absent."""
     name = host_name(hosts)
     return name is not None and (name in ("", "localhost") or name.endswith(".localhost") or is_loopback(name))
 
@@ -32,7 +32,7 @@ def is_loopback(name: str) -> bool:
 
 
 def address_of(name: str) -> IPv4Address | IPv6Address | None:
-    """The address that ``name`` is, if it is any; one of IPv4 in IPv6 is the former."""
+    """``name`` as an address, or None if it is not one. An IPv4-mapped IPv6 address becomes the IPv4 address."""
     try:
         address = ip_address(name.partition("%")[0])
     except ValueError:

@@ -1,6 +1,6 @@
 """Load a user-defined function by its name on the command line, ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``.
 
-Tools and graders are named like this.
+User-defined tools and graders are named in this way.
 """
 
 import importlib

@@ -101,23 +101,25 @@ def load_recipe(path: str | Path, variables: Mapping[str, str] | None = None) ->
         raise ValueError(f"{path}: not TOML: {error}") from error
     known, given = tables.pop("set", {}), variables or {}
     if not isinstance(known, dict) or not all(isinstance(value, str) for value in known.values()):
-        raise ValueError(f"{path}: [set] holds variables: give each a text")
+        raise ValueError(f"{path}: [set] holds variables: give each a string")
     if unknown := given.keys() - known.keys():
         raise ValueError(f"{path} has no variable {unknown.pop()!r}: it has {', '.join(known) or 'none'}")
     try:
         tables = _filled_in(tables, {**known, **given})
     except KeyError as error:
-        raise ValueError(f"{path}: ${{{error.args[0]}}} is no variable of [set]") from error
+        raise ValueError(f"{path}: ${{{error.args[0]}}} is not a variable of [set]") from error
     steps = []
     for command, table in tables.items():
         several = isinstance(table, dict) and table and all(isinstance(value, dict) for value in table.values())
         named = {f"{command}.{name}": flags for name, flags in table.items()} if several else {command: table}
         for name, flags in named.items():
             if not isinstance(flags, dict) or not isinstance(flags.get("output"), str):
-                raise ValueError(f"{path}: [{name}] is no step: give a table of a command's flags, output among them")
+                raise ValueError(f"{path}: [{name}] is not a step: give a table of a command's flags, including output")
             launch = flags.pop("launch", "")
             if not isinstance(launch, str):
-                raise ValueError(f"{path}: [{name}] launch is {launch!r}: give a text, as torchrun --nproc-per-node 2")
+                raise ValueError(
+                    f"{path}: [{name}] launch is {launch!r}: give a string, such as torchrun --nproc-per-node 2"
+                )
             steps.append(Step(name, (command, *_arguments(flags)), Path(flags["output"]), tuple(shlex.split(launch))))
     if not steps:
         raise ValueError(f"{path} has no steps")
@@ -139,14 +141,14 @@ def _filled_in(value: Any, variables: Mapping[str, str]) -> Any:
 
 def _arguments(flags: dict[str, Any]) -> list[str]:
     """A table as command-line arguments: ``trajectories`` first and without a flag, then the flags."""
-    said = [str(flags["trajectories"])] if "trajectories" in flags else []
+    arguments = [str(flags["trajectories"])] if "trajectories" in flags else []
     for name, value in flags.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            said.append(f"--{flag}" if value else f"--no-{flag}")
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
         elif name != "trajectories":
-            said += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-    return said
+            arguments += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return arguments
 
 
 def _path(argument: str) -> Path:
@@ -188,8 +190,8 @@ def settings(config: Any) -> str:
     elif isinstance(config, TrainConfig):
         known |= {"learning_rate": config.rate}
     words = {True: "yes", False: "no"}
-    said = {name: words[value] if isinstance(value, bool) else value for name, value in known.items()}
-    return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
+    shown = {name: words[value] if isinstance(value, bool) else value for name, value in known.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
 
 
 # ---- costs ---------------------------------------------------------------------------------------
@@ -203,10 +205,11 @@ CHARACTERS = 4
 def formula(tflops: float) -> str:
     """Explain to the user how costs are estimated."""
     return f"""\
-Tokens: all that is read and written, as if every episode took all its steps (a turn of {TURN} tokens, an observation of
-{OBSERVATION}, as are the passages before a question, a chain of thought of {CHAIN}; {JUDGED} for a judged answer) and
-nothing were read twice; in training, as if all were kept, until it is known what is. FLOPs: 2 for each token and
-parameter, 6 in training.
+Tokens: all tokens read and written, assuming that every episode uses all its steps and that prefixes are cached, so
+that nothing is read twice. A turn has {TURN} tokens, an observation {OBSERVATION}, the passages before a question
+{OBSERVATION}, a chain of thought {CHAIN}, a judged answer {JUDGED}. Training counts all trajectories until the
+selection exists.
+FLOPs: 2 per token and parameter, 6 in training.
 GPU-hours: FLOPs at a sustained {tflops:g} TFLOP/s (--tflops)."""
 
 
@@ -218,7 +221,7 @@ class Cost:
     flops: float | None
     """None if the size of the model is unknown."""
 
-    def said(self, tflops: float) -> str:
+    def text(self, tflops: float) -> str:
         """The cost as text, for a GPU with this throughput in TFLOP/s."""
         hours = "GPU-hours unknown" if self.flops is None else f"{self.flops / (tflops * 3.6e15):.2g} GPU-hours"
         return f"{self.tokens:,} tokens, {hours}"
@@ -279,6 +282,8 @@ def _flops(each: int, tokens: int, model: str) -> float | None:
     """FLOPs of ``each`` per token and parameter. The model's size is that of its files, or the last one in its name:
     the active parameters of "30B-A3B"."""
     path = _path(model)
-    said = re.findall(r"(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model)
-    parameters = count_parameters(path) if any(path.glob("*.safetensors")) else float(said[-1]) * 1e9 if said else None
+    sizes = re.findall(r"(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model)
+    parameters = (
+        count_parameters(path) if any(path.glob("*.safetensors")) else float(sizes[-1]) * 1e9 if sizes else None
+    )
     return each * tokens * parameters if parameters else None

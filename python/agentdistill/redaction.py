@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-SHORTEST = 5
-"""Characters; a shorter secret would be found in any text. It is left out of names all the same."""
+MIN_LENGTH = 5
+"""Minimum length of a secret, in characters. A shorter one would occur in ordinary text."""
 
 _hidden: set[str] = set()
 _SECRET_NAME = re.compile(
@@ -27,21 +27,21 @@ _SCHEME = re.compile(r"\b(?:bearer|basic|token)\s+(\S+)", re.IGNORECASE)
 
 
 def hide(*secrets: str) -> None:
-    """Have these, and the same as a URL would write them, taken out of texts from now on."""
+    """Register secrets, also in the form in which a URL would contain them. ``redacted`` removes them from now on."""
     for secret in secrets:
         forms = {secret, unquote(secret), quote(secret, safe=""), quote(unquote(secret), safe="")}
-        _hidden.update(form for form in forms if len(form) >= SHORTEST)
+        _hidden.update(form for form in forms if len(form) >= MIN_LENGTH)
 
 
 def redacted(text: str) -> str:
-    """``text`` without what is hidden."""
-    for secret in sorted(_hidden, key=len, reverse=True):  # one may be a part of another
+    """``text`` with ``***`` in place of registered secrets."""
+    for secret in sorted(_hidden, key=len, reverse=True):  # one may contain another
         text = text.replace(secret, "***")
     return text
 
 
 def redacted_value(value: Any) -> Any:
-    """The same for texts anywhere in what JSON can say."""
+    """The same for all strings in a JSON value."""
     match value:
         case str():
             return redacted(value)
@@ -53,27 +53,27 @@ def redacted_value(value: Any) -> Any:
 
 
 def public_url(url: str) -> str:
-    """A URL without user, password, query, and what looks like a key in its path; these are hidden."""
+    """A URL without user, password, query, and parts of its path that look like keys. All these are registered."""
     _hide_in_url(url)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        return "a URL that cannot be read"
+        return "an invalid URL"
     host = f"[{host}]" if ":" in host else host
     path = "/".join("***" if _KEY.fullmatch(part) else part for part in parts.path.split("/"))
     return f"{parts.scheme}://{host}" + (f":{port}" if port else "") + path
 
 
 def public_command(words: Sequence[str]) -> str:
-    """A command by its program, as an argument may be secret; what probably is is hidden."""
+    """The name of a command's program. Arguments that are probably secret are registered."""
     hide_in_command(words)
     return redacted(words[0].rpartition("/")[2])
 
 
 def hide_in_command(words: Sequence[str]) -> None:
-    """Hide what is said to be secret by its flag or name (``--token X``, ``API_KEY=X``), stands in a URL, or looks like
-    a key."""
+    """Register arguments that are secret by their flag or name (``--token X``, ``API_KEY=X``), are secret parts of a
+    URL, or look like a key."""
     for before, word in zip(("", *words), words, strict=False):
         name, equals, value = word.partition("=")
         if equals and _SECRET_NAME.search(name):
@@ -87,7 +87,7 @@ def hide_in_command(words: Sequence[str]) -> None:
 
 
 def hide_in_environment(environment: Mapping[str, str]) -> None:
-    """Hide the values of variables whose names say that they are secret."""
+    """Register the values of variables with names such as API_KEY or PASSWORD."""
     for name, value in environment.items():
         if _SECRET_NAME.search(name) and name not in ("PWD", "OLDPWD") and len(value) >= 8 and value[0] != "/":
             hide(value)

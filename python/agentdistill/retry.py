@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 
 TRIES_AT_FIRST = 3
 """Attempts to reach a server that has never answered."""
-LONGEST_PAUSE = 30.0
-LONGEST_WAIT = 300.0
-"""A server that asks for a longer wait than this, in seconds, counts as down."""
+MAX_PAUSE = 30.0
+MAX_WAIT = 300.0
+"""Maximum wait in seconds that a server may ask for. With a longer one, it counts as down."""
 
 
 class Retries:
@@ -53,7 +53,7 @@ class Retries:
         """
         problem = redacted(problem)
         tries = self._attempts_to_reach(problem) if unreachable else self._retries + 1
-        if attempt + 1 >= tries or (wait or 0) > LONGEST_WAIT:
+        if attempt + 1 >= tries or (wait or 0) > MAX_WAIT:
             later = f", and asks for a retry in {wait:.0f} s" if wait else ""
             raise self._error(f"{self._server} does not answer after {attempt + 1} tries: {problem}{later}")
         pause = max(self._average_pause(attempt) * random.uniform(0.5, 1.5), wait or 0)
@@ -62,7 +62,7 @@ class Retries:
         return pause
 
     def _average_pause(self, attempt: int) -> float:
-        return min(LONGEST_PAUSE, self.first_pause * 2.0**attempt)
+        return min(MAX_PAUSE, self.first_pause * 2.0**attempt)
 
     def _attempts_to_reach(self, problem: str) -> int:
         """Attempts for a server that cannot be reached. Logs the wait once, not for each request."""
@@ -76,7 +76,7 @@ class Retries:
         return tries
 
 
-def passes(status: int) -> bool:
+def is_transient(status: int) -> bool:
     """Whether a request with this HTTP status may succeed if it is retried."""
     return status in (408, 409, 429) or status >= 500
 

@@ -55,7 +55,7 @@ class SelfConsistentAction:
 
     @property
     def abandoned(self) -> int:
-        """Steps that nobody waits for any more, and that have not ended yet."""
+        """Cancelled steps that are still running."""
         return len(self._abandoned)
 
     async def act(
@@ -75,7 +75,7 @@ class SelfConsistentAction:
         generation = await sample(n // 2 + 1 if adaptive else n)
         result = await self.step(state, _texts(generation, prefix))
         while more := _undecided(result.vote, n - len(generation.completions)):
-            generation = generation.and_further(await sample(more))
+            generation = generation.merged_with(await sample(more))
             result = await self.step(state, _texts(generation, prefix), result)
         return generation, result
 

@@ -19,15 +19,14 @@ from typing import Any, TextIO
 from agentdistill.redaction import redacted
 
 _NOT_SHOWN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls of C0 and C1, but for tab and newline
-    "\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # directions, lines, nothing
-    "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"  # halves of characters, and tags
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 control characters, except tab and newline
+    "\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # directions, lines, invisible
+    "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"  # surrogates, other controls
 )
 
 
 def printable(text: str) -> str:
-    """``text`` without secrets, and with an escape of Python's for each character that a terminal would obey or that
-    is not seen.
+    """``text`` without secrets, and with a Python escape for each control character and each invisible one.
 
     >>> print(printable("a\\x1b[2Jb\\u202ec"))
     a\\x1b[2Jb\\u202ec
@@ -36,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def write(text: str, stream: TextIO) -> None:
-    """Write what others said, as it comes: standard output that is no terminal gets it as it is."""
+    """Write untrusted text. It is unchanged if ``stream`` is standard output and not a terminal."""
     stream.write(text if stream is sys.stdout and not stream.isatty() else printable(text))
     stream.flush()
 
@@ -47,12 +46,12 @@ def say(*texts: object) -> None:
 
 
 def tell(*texts: object) -> None:
-    """Print lines about what goes on, to standard error."""
+    """Print lines about progress and problems to standard error."""
     write("".join(f"{text}\n" for text in texts), sys.stderr)
 
 
 def json_for_people(value: Any) -> str:
-    """``value`` as a line of JSON in which what :func:`printable` escapes is escaped as JSON does it."""
+    """``value`` as a line of JSON, with JSON escapes for the characters that :func:`printable` escapes."""
     line = json.dumps(value, ensure_ascii=False)
     return _NOT_SHOWN.sub(lambda found: json.dumps(found[0])[1:-1], line)
 
@@ -61,9 +60,9 @@ def prepare() -> None:
     """Make standard output, standard error and the log of this process safe for any text."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # half a character, or one that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")  # lone surrogates, and characters that the encoding lacks
     sys.excepthook = lambda *raised: tell("".join(traceback.format_exception(*raised)).rstrip())
-    if logging.lastResort:  # what shows warnings where nobody has said how to
+    if logging.lastResort:  # it shows warnings if logging is not configured
         logging.lastResort.setFormatter(_Printable("%(message)s"))
 
 
@@ -73,14 +72,14 @@ class _Printable(logging.Formatter):
 
 
 @contextlib.contextmanager
-def others_messages() -> Iterator[None]:
-    """Have what a library prints in the block shown as what others said."""
-    said = io.StringIO()
+def library_output_escaped() -> Iterator[None]:
+    """Write what a library prints in the block to standard error, escaped."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             yield
     finally:
-        write(said.getvalue(), sys.stderr)
+        write(output.getvalue(), sys.stderr)
 
 
 def in_columns(rows: Sequence[Sequence[str]]) -> str:

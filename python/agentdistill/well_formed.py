@@ -6,9 +6,9 @@ U+FFFD, as the core reads every string from Python. No ``Task``, ``Completion`` 
 
 import re
 
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def well_formed(text: str) -> str:
-    """``text`` with U+FFFD for each half of a character."""
-    return text if text.isascii() else _HALF.sub("\ufffd", text)
+    """``text`` with U+FFFD for each lone surrogate."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)

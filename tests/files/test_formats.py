@@ -599,5 +599,5 @@ def test_a_data_set_of_the_hub_by_its_id(recorded: Path, tmp_path: Path, monkeyp
     convert(recorded, data / "train-00000-of-00001.parquet", target="reference", progress=False)
     (data / "test-00000-of-00001.parquet").write_bytes(b"another split")
     assert convert("owner/logs_2.5k", tmp_path / "traj.jsonl", progress=False) == (3, 3)
-    with pytest.raises(FileNotFoundError, match="owner/other: there is no such file, and no data set of the hub"):
+    with pytest.raises(FileNotFoundError, match="owner/other: no such file, and no data set of that name"):
         convert("owner/other", tmp_path / "traj.jsonl", progress=False)

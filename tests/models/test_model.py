@@ -105,7 +105,7 @@ MISSING = ["./nothing", "/nowhere/at/all", "a/b/c", "../not/there", "transformer
 
 @pytest.mark.parametrize("spec", MISSING)
 def test_a_model_that_is_not_there(spec: str) -> None:
-    with pytest.raises(ModelError, match=r"no model at .*: there is no such folder"):
+    with pytest.raises(ModelError, match=r"no model at .*: no such folder"):
         load_model(spec)
 
 
@@ -162,9 +162,9 @@ def test_where_a_model_lies(tmp_path: Path) -> None:
 
 def test_a_gguf_file_is_refused_where_it_cannot_be_read(tmp_path: Path) -> None:
     touch(tmp_path / "m.gguf")
-    with pytest.raises(ModelError, match=r"run it by transformers:.*docs/models\.md"):
+    with pytest.raises(ModelError, match=r"run it with transformers:.*docs/models\.md"):
         load_model(f"vllm:{tmp_path}/m.gguf")
-    with pytest.raises(ModelError, match=r"training need the model's own folder"):
+    with pytest.raises(ModelError, match=r"training need a model folder"):
         train([], tmp_path / "m.gguf", tmp_path / "student")
 
 
@@ -176,7 +176,7 @@ def test_what_is_for_the_chat_template() -> None:
     with pytest.raises(ValueError, match="has no chat template"):
         load_model("recorded:t.jsonl,enable_thinking=false")
     assert student_named("org/name,enable_thinking=true") == ("org/name", {"enable_thinking": True})
-    with pytest.raises(ValueError, match="dtype: these are no options of a student"):
+    with pytest.raises(ValueError, match="dtype: not options of a student"):
         student_named("org/name,dtype=float32")
 
 
@@ -268,7 +268,7 @@ async def test_a_record_is_replayed(
 
 UNRECORDED = [
     ([("user", "Why?")], 1, "", r"has no trajectory for the question 'Why\?'"),
-    ([*OPENING, *TURNS, *TURNS], 1, "", "there is no step 3 of task '1' in .*: the record ends after 2"),
+    ([*OPENING, *TURNS, *TURNS], 1, "", "no step 3 of task '1' in .*: the recorded episode has 2 steps"),
     ([*OPENING, *TURNS], 4, "", "step 2 of task '1' in .* has 1 candidates, not 4"),
     (OPENING, 1, "", "began with the prefix 'Thought:', not ''"),
 ]

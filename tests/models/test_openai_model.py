@@ -93,7 +93,7 @@ async def test_all_is_in_the_reasoning(server: Server, caplog: pytest.LogCapture
     body = json.dumps({"choices": [{"index": 0, "finish_reason": "stop", "message": message}]})
     [completion] = (await ask(server, lambda handler, request: handler.send(200, body))).completions
     assert (completion.text, completion.reasoning) == ("", "final_answer(42)")
-    assert "all of a completion as reasoning" in caplog.text
+    assert "a completion that is all reasoning" in caplog.text
 
 
 async def test_what_the_template_is_told(server: Server) -> None:
@@ -242,16 +242,16 @@ def refused(body: str) -> Answer:
 
 
 LASTING = {
-    "no key": (status(401, "bad key"), "does not let us in: bad key. Set OPENAI_API_KEY"),
-    "not allowed": (status(403, "not yours"), "does not let us in: not yours"),
+    "no key": (status(401, "bad key"), "rejects the API key: bad key. Set OPENAI_API_KEY"),
+    "not allowed": (status(403, "not yours"), "rejects the API key: not yours"),
     "no such model": (status(404, "what?"), r"has no such model: what\?. Its models: small, large"),
-    "bad request": (status(400, "messages are odd"), "refuses the request: messages are odd"),
-    "not processable": (status(422, "hm"), "refuses the request: hm"),
+    "bad request": (status(400, "messages are odd"), "rejects the request: messages are odd"),
+    "not processable": (status(422, "hm"), "rejects the request: hm"),
     "no money": (status(429, "pay first", kind="insufficient_quota"), "pay first"),
-    "a list": (refused('[{"error": {"code": 400, "message": "in a list"}}]'), "refuses the request: in a list"),
-    "a text as error": (refused('{"error": "in a text"}'), "refuses the request: in a text"),
-    "no JSON": (refused("plain words"), "refuses the request: plain words"),
-    "method": (status(405, "not so"), r"refuses: not so \(status 405\)"),
+    "a list": (refused('[{"error": {"code": 400, "message": "in a list"}}]'), "rejects the request: in a list"),
+    "a text as error": (refused('{"error": "in a text"}'), "rejects the request: in a text"),
+    "no JSON": (refused("plain words"), "rejects the request: plain words"),
+    "method": (status(405, "not so"), r"rejects the request: not so \(status 405\)"),
     "told to wait an hour": (
         status(503, "busy", {"Retry-After": "3600"}),
         "1 tries: busy, and asks for .* 3600 s",

@@ -11,7 +11,7 @@ from agentdistill.demo.run import BASE
 from agentdistill.models.control_tokens import MARK, neutralized
 from agentdistill.models.model import Message, ModelError
 from agentdistill.models.rendering import Renderer
-from conftest import CHAT_TEMPLATE
+from chat_templates import CHAT_TEMPLATE
 
 transformers = pytest.importorskip("transformers", reason="needs agentdistill[train]")
 tokenizers = pytest.importorskip("tokenizers", reason="needs agentdistill[train]")
@@ -172,5 +172,5 @@ def test_a_template_that_refuses() -> None:
         def apply_chat_template(self, *_: object, **__: object) -> str:
             raise RuntimeError("System role not supported")
 
-    with pytest.raises(ModelError, match="the chat template refuses these messages: System role not supported"):
+    with pytest.raises(ModelError, match="the chat template rejects these messages: System role not supported"):
         Renderer(Tokenizer())([Message("system", "")], "")

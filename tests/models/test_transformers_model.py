@@ -93,7 +93,7 @@ async def test_a_conversation_that_goes_on(
 
 
 async def test_what_is_kept_is_bounded(model: TransformersModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model._decoder, "_KEPT_BYTES", 100_000)
+    monkeypatch.setattr(model._decoder, "_MAX_KEPT_BYTES", 100_000)
     await asyncio.gather(*(model.generate(ask(str(number) * 50), Sampling(max_tokens=2)) for number in range(30)))
     kept = model._decoder._kept.values()
     assert 0 < len(kept) < 10
@@ -233,11 +233,11 @@ def changed(tiny_model: Path, folder: Path, **settings: object) -> Path:
 
 def test_models_that_cannot_be_run(tiny_model: Path, tmp_path: Path) -> None:
     sliding = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "layer_types": None}
-    with pytest.raises(ModelError, match="has layers of sliding_attention: run it by vllm:"):
+    with pytest.raises(ModelError, match="has layers of sliding_attention: run it with vllm:"):
         load_model(f"transformers:{changed(tiny_model, tmp_path / 'sliding', **sliding)}")
     silent = changed(tiny_model, tmp_path / "silent")
     (silent / "chat_template.jinja").unlink()
-    with pytest.raises(ModelError, match="has no chat template: take an instruction-tuned model"):
+    with pytest.raises(ModelError, match="has no chat template: use an instruction-tuned model"):
         load_model(f"transformers:{silent}")
     with pytest.raises(ModelError, match="cannot load"):
         load_model(f"transformers:{changed(tiny_model, tmp_path / 'unknown', model_type='unheard of')}")

@@ -85,7 +85,7 @@ def test_while_episodes_are_missing_there_are_no_results(index: Bm25Index, tmp_p
         return searches(messages, prefix, index)
 
     model, tools = ScriptedModel("searcher", policy), [web_search(index)]
-    with pytest.raises(AgentDistillError, match=r"1 of 5 tasks .* f2, failed so: the server is down\nRun the"):
+    with pytest.raises(AgentDistillError, match=r"1 of 5 tasks .* f2, failed with: the server is down\nRun the"):
         evaluate(TASKS, model, tools, output=output, progress=False)
     assert not (output / "results.json").exists()
     allowed = evaluate(TASKS, model, tools, output=output, allow_missing=True, progress=False)

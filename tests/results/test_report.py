@@ -10,8 +10,9 @@ import pytest
 from agentdistill import Candidate, Step, Task, Trajectory, evaluate
 from agentdistill.models.model import Message
 from agentdistill.models.scripted import ScriptedModel
+from agentdistill.results.arms import finished_training, load_arm, run_names
 from agentdistill.results.page import html
-from agentdistill.results.report import _training, load_arm, run_names, write_report
+from agentdistill.results.report import write_report
 from agentdistill.rollouts.player import RolloutConfig
 
 pytest.importorskip("matplotlib", reason="needs agentdistill[report]")
@@ -105,7 +106,7 @@ def test_a_training_of_the_first_versions_is_shown_too(runs: Path, tmp_path: Pat
     )
     page = write_report([runs / "greedy", tmp_path], tmp_path / "r.html").read_text()
     assert "Learning curves" in page and "<td>1.125</td>" in page
-    known = _training(tmp_path)
+    known = finished_training(tmp_path)
     assert known and known["logged_at"] == [1, 5, 10]
 
 

@@ -472,7 +472,7 @@ def test_a_request_that_drips_ends(some_file: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_idle_connections_make_room(some_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewing, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(viewing, "MAX_CONNECTIONS", 8)
     with viewer([some_file]) as url:
         before = threading.active_count()
         idle = [connected(url, b"GET / HT") for _ in range(100)]

@@ -15,7 +15,8 @@ from agentdistill.rollouts.chain_of_thought import chain_sampling, run_chain_of_
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tools.tool import web_search
 from agentdistill.training.examples import to_examples
-from samples import CHATML, tokenizer
+from chat_templates import CHATML
+from samples import tokenizer
 
 CHAINS = [
     ("So it is Ann.\n\n<answer>Ann</answer>", "Ann"),

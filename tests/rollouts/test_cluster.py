@@ -85,7 +85,7 @@ def test_a_tool_that_stays_here() -> None:
 
     with pytest.raises(ValueError, match="the tool tied cannot be sent to other machines: cannot pickle"):
         rollout(sums(1), "recorded:x", [python_tool(tied)], RolloutConfig(ray="127.0.0.1:1"), progress=False)
-    with pytest.raises(ValueError, match="no checkpoints with ray"):
+    with pytest.raises(ValueError, match="either checkpoints or ray"):
         RolloutConfig(ray="auto", checkpoints=True)
 
 

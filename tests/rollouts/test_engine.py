@@ -35,8 +35,8 @@ from agentdistill import (
 from agentdistill.event_loop import run_blocking
 from agentdistill.models.model import Generation, Message, Sampling
 from agentdistill.models.scripted import ScriptedModel
-from agentdistill.rollouts.checkpoint import Checkpoints, HalfDone
-from agentdistill.rollouts.engine import FAILED_IN_A_ROW
+from agentdistill.rollouts.checkpoint import Checkpoints, UnfinishedEpisode
+from agentdistill.rollouts.engine import MAX_FAILURES_IN_A_ROW
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tools.tool import python_tool
 from slow_run import MID_EPISODE, THREES, Logged, add_slowly, adds, code, count_slowly, counts, sums
@@ -293,7 +293,7 @@ def test_half_done_episodes_that_do_not_fit_are_begun_anew(tmp_path: Path) -> No
     assert [t.score for t in done] == [1.0] * 4
     assert turns == {0: 3, 1: 3, 2: 4, 3: 4}
     assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
-    with pytest.raises(ValueError, match="checkpoints are kept beside the output"):
+    with pytest.raises(ValueError, match="checkpoints are stored beside the output"):
         rollout(THREES[:4], up, config=MID_EPISODE, **QUIET)
 
 
@@ -302,7 +302,7 @@ def test_a_half_done_episode_may_hold_any_text(tmp_path: Path) -> None:
     _, state = sandbox.run(sandbox.initial, "x = 1")
     checkpoints = Checkpoints(tmp_path / "t.jsonl", "{}", Limits())
     question = "one\u2028two\x85three\x1c\r\nfour"
-    checkpoints.keep(HalfDone(Trajectory("t", question), state))
+    checkpoints.keep(UnfinishedEpisode(Trajectory("t", question), state))
     kept = checkpoints.load("t", question)
     assert kept is not None and kept.trajectory.question == question
     assert sandbox.run(kept.state, "x")[0].value == "1"
@@ -369,10 +369,10 @@ def test_a_model_that_is_down_for_good_stops_the_run(tasks: int) -> None:
         raise ModelError("nobody answers at http://127.0.0.1:1/v1")
 
     config = RolloutConfig(concurrency=8)
-    in_a_row = "the model failed in .* episodes in a row, the last time so: " if tasks > 1 else ""
+    in_a_row = "the model failed in .* episodes in a row, most recently with: " if tasks > 1 else ""
     with pytest.raises(ModelError, match=f"^{in_a_row}nobody answers at http://127.0.0.1:1/v1$"):
         rollout(sums(tasks), ScriptedModel("down", down), config=config, **QUIET)
-    assert asked <= FAILED_IN_A_ROW + 3 * config.concurrency
+    assert asked <= MAX_FAILURES_IN_A_ROW + 3 * config.concurrency
 
 
 def test_a_model_that_goes_down_keeps_what_was_done(tmp_path: Path) -> None:
@@ -386,7 +386,9 @@ def test_a_model_that_goes_down_keeps_what_was_done(tmp_path: Path) -> None:
         return adds(messages, prefix, index)
 
     output = tmp_path / "t.jsonl"
-    with pytest.raises(ModelError, match=r"(?s)gone.*What had ended is kept\. Run the same command again to resume\."):
+    with pytest.raises(
+        ModelError, match=r"(?s)gone.*Finished episodes are kept\. Run the same command again to resume\."
+    ):
         rollout(sums(300), ScriptedModel("adder", policy), config=RolloutConfig(concurrency=4), output=output, **QUIET)
     kept = read_trajectories(output)
     assert 45 <= len(kept) <= 50 and all(t.outcome == "final_answer" for t in kept)
@@ -430,7 +432,9 @@ def test_a_server_that_breaks_down_and_comes_back(server: Any, tmp_path: Path) -
     model = load_model(f"openai:{url}:adder", retries=0)
     config = RolloutConfig(concurrency=8)
     server.left = 100
-    with pytest.raises(ModelError, match=r"(?s)503.*What had ended is kept\. Run the same command again to resume\."):
+    with pytest.raises(
+        ModelError, match=r"(?s)503.*Finished episodes are kept\. Run the same command again to resume\."
+    ):
         rollout(sums(120), model, config=config, output=output, **QUIET)
     assert 40 <= len(read_trajectories(output)) <= 50
     server.left = 10**9

@@ -32,7 +32,7 @@ from agentdistill.tools.tool import Tool
 def test_the_oldest_states_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Session(Sandbox())
     kept.run("x = 0; y = bytes(range(256)) * 4096")
-    monkeypatch.setattr(session, "KEPT_BYTES", 4 * kept.state().nbytes)
+    monkeypatch.setattr(session, "MAX_STATE_BYTES", 4 * kept.state().nbytes)
     for _ in range(9):
         kept.run("x += 1")
     assert kept.step == 10
@@ -47,7 +47,7 @@ def test_the_oldest_states_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_state_larger_than_the_memory_for_all_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "KEPT_BYTES", 1)
+    monkeypatch.setattr(session, "MAX_STATE_BYTES", 1)
     kept = Session(Sandbox())
     assert [kept.run(code).value for code in ("x = 1", "x += 1", "x")] == [None, None, "2"]
 
@@ -127,8 +127,8 @@ def test_a_recorded_state_is_small(recorded: Path) -> None:
         ("none", CONFIG, 1, ValueError, "t was recorded without its States: record it with keep_states"),
         ("nothing", RolloutConfig(seed=8), 1, SandboxError, "a sandbox with the same tools and seed"),
         ("nothing", RolloutConfig(seed=7, memory_mb=16), 5, SandboxError, "Limits.memory_mb"),
-        ("nothing", CONFIG, 6, ValueError, "there is no step 6 in t, which has 5"),
-        ("nothing", CONFIG, -1, ValueError, "there is no step -1 in t"),
+        ("nothing", CONFIG, 6, ValueError, "no step 6 in t, which has 5 steps"),
+        ("nothing", CONFIG, -1, ValueError, "no step -1 in t"),
     ],
 )
 def test_what_cannot_be_entered_is_refused(

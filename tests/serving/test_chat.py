@@ -110,7 +110,10 @@ def test_the_command(tmp_path: Path) -> None:
     rollout([Task("t", "first")], MODEL, output=tmp_path / "t.jsonl", progress=False)
     command = [sys.executable, "-m", "agentdistill", "chat", "--model", "recorded:t.jsonl"]
     done = subprocess.run(command, cwd=tmp_path, input="first\nwhat?", capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr.count("the record ends after 2")) == (0, 1)  # the conversation continues
+    assert (done.returncode, done.stderr.count("recorded episode has 2 steps")) == (
+        0,
+        1,
+    )  # the conversation continues
     assert done.stdout.endswith(
         "Observation:\nset\n\nThought: I act.\nCode:\n```py\nfinal_answer(x)\n```\n\nAnswer: 41\n"
     )
@@ -155,11 +158,11 @@ def test_in_a_terminal_ctrl_c_stops_an_answer_and_no_more() -> None:
             seen += os.read(ours, 4096)
         return seen
 
-    assert b"Ctrl-D leaves" in until(b"> ")
+    assert b"Ctrl-D exits" in until(b"> ")
     os.write(ours, b"Q?\n")
     until(b"Q?\r\n")
     process.send_signal(signal.SIGINT)
-    assert b"what was asked last is forgotten" in until(b"> ")
+    assert b"The last question is not part of the conversation" in until(b"> ")
     os.write(ours, b"\x04")
     assert process.wait(60) == 0
     os.close(ours)

@@ -318,9 +318,9 @@ WRONG: dict[str, tuple[dict[str, Any], int, str | None, str]] = {
         "parts that are not text",
     ),
     "several answers": ({"n": 2}, 400, "n", "one answer"),
-    "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools", "tools of its own"),
+    "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools", "its own tools"),
     "JSON as an answer": ({"response_format": {"type": "json_object"}}, 400, "response_format", "as text"),
-    "log probabilities": ({"logprobs": True}, 400, "logprobs", "not offered"),
+    "log probabilities": ({"logprobs": True}, 400, "logprobs", "not supported"),
     "a stream of no kind": ({"stream": "perhaps"}, 400, "stream", "bool"),
     "too large": ({"messages": [{"role": "user", "content": "x" * REQUEST_BYTES}]}, 413, None, "bytes"),
 }

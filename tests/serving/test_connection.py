@@ -41,7 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits short enough for a test."""
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(connection, "READ_SECONDS", 0.2)
-    monkeypatch.setattr(connection, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "_CHECK_SECONDS", 0.02)
 
 
 def connect(port: int, sent: bytes = b"", *, small: bool = False) -> socket.socket:
@@ -171,7 +171,7 @@ def test_an_answer_that_nobody_reads_is_dropped() -> None:
 
 
 def test_idle_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "MOST", 8)
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 8)
     with serving() as port:
         idle = [connect(port, b"GET") for _ in range(40)]
         assert asked(port, "q").startswith(b"HTTP/1.1 200")

@@ -87,7 +87,7 @@ async def test_a_result_reads_as_agents_read_it() -> None:
 
 
 WRONG = [
-    ("run_python", {"code": "1", "from_step": 5}, "there is no step 5"),
+    ("run_python", {"code": "1", "from_step": 5}, "no step 5"),
     ("run_python", {"code": "1", "from_step": "x"}, "from_step"),
     ("run_python", {}, "code"),
     ("nothing", {}, "nothing"),

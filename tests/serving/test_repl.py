@@ -35,12 +35,12 @@ TYPED: dict[str, tuple[str, str, list[str]]] = {
     "no reading of input": ("input()\n1\n", "1\n", ["EOFError"]),
     "undo": ("x = 1\nx = 2\nx += 5\n:undo\nx\n:undo\n:undo\nx\n", "2\n1\n", []),
     "undo of an error": ("x = [1]\nx.append(2); 1 / 0\n:undo\nx\n", "[1]\n", ["ZeroDivisionError"]),
-    "undo of nothing": (":undo\n1\n:undo\n:undo\n", "1\n", ["there is nothing to undo"] * 2),
+    "undo of nothing": (":undo\n1\n:undo\n:undo\n", "1\n", ["nothing to undo"] * 2),
     "reset": ("x = 1\n:reset\nx\n:undo\n:undo\nx\n", "1\n", ["NameError"]),
     "save and load": ("x = 1\n:save a b\nx = 2\n:reset\n:load a b\nx\n:undo\n:undo\n:undo\nx\n", "1\n2\n", []),
     "no such file": (":load nowhere\n1\n", "1\n", ["nowhere"]),
     "not a State": (":load other\n1\n", "1\n", ["these are not the bytes of a State"]),
-    "commands there are not": (":nope\n:\n:save\n:undo 3\n1\n", "1\n", ["there is no command"] * 4),
+    "commands there are not": (":nope\n:\n:save\n:undo 3\n1\n", "1\n", ["unknown command"] * 4),
     "a command in a string": ("x = '''\n:undo\n'''\nx\n", "'\\n:undo\\n'\n", []),
 }
 
@@ -93,7 +93,7 @@ def test_a_file_is_one_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "picture.py").write_bytes(b"\xff\xd8")
-    with pytest.raises(ValueError, match=r"picture\.py is no UTF-8 text"):
+    with pytest.raises(ValueError, match=r"picture\.py is not UTF-8 text"):
         run_file(Sandbox(), tmp_path / "picture.py")
 
 
@@ -138,7 +138,7 @@ def test_in_a_terminal_there_are_prompts_and_nothing_is_obeyed() -> None:
     def processor_seconds() -> float:
         return sum(map(int, stat()[11:13])) / os.sysconf("SC_CLK_TCK")
 
-    assert b"Ctrl-D leaves" in until(b">>> ")
+    assert b"Ctrl-D exits" in until(b">>> ")
     type_in(b"for i in range(1):\n")
     until(b"... ")
     type_in(b"    print('\\x1b]0;title\\x07', i)\n\n")
@@ -156,7 +156,7 @@ def test_in_a_terminal_there_are_prompts_and_nothing_is_obeyed() -> None:
     while processor_seconds() < before + 0.3:  # wait until the cell is running
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert b"Interrupted: the State is the one before" in until(b">>> ")
+    assert b"Interrupted. The cell has changed nothing." in until(b">>> ")
     type_in(b"x\n")
     assert b"\n1\r\n" in until(b">>> ")
     type_in(b"\x04")

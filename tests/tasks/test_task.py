@@ -94,23 +94,23 @@ BAD = [
     ("t.jsonl", f"{GOOD}\n{{]", "t.jsonl:2: not JSON"),
     ("t.jsonl", f"\n\n{GOOD}\n5", "t.jsonl:4: a task is an object with question and answer, not 5"),
     ("t.jsonl", '{"answer": "x"}', "t.jsonl:1: it has no question"),
-    ("t.jsonl", '{"question": " ", "answer": "x"}', "t.jsonl:1: it has no question but an empty text"),
+    ("t.jsonl", '{"question": " ", "answer": "x"}', "t.jsonl:1: it has no question but an empty string"),
     ("t.jsonl", '{"question": null, "answer": "x"}', "t.jsonl:1: it has no question but null"),
     ("t.jsonl", '{"question": "?"}', "t.jsonl:1: the task has no answer"),
-    ("t.jsonl", '{"question": "?", "answer": ["x"]}', "t.jsonl:1: its answer is a list: give a text or a number"),
-    ("t.jsonl", '{"question": "?", "answer": true}', "t.jsonl:1: its answer is a truth value"),
+    ("t.jsonl", '{"question": "?", "answer": ["x"]}', "t.jsonl:1: its answer is a list: give a string or a number"),
+    ("t.jsonl", '{"question": "?", "answer": true}', "t.jsonl:1: its answer is a boolean"),
     ("t.jsonl", '{"question": "?", "answer": NaN}', "t.jsonl:1: its answer is nan"),
     ("t.jsonl", '{"question": "?", "answer": "x", "id": {}}', "t.jsonl:1: its id is an object"),
     ("t.jsonl", '{"question": "?", "answer": "x", "kind": "fiction"}', "t.jsonl:1: its kind is 'fiction': give one of"),
     ("t.jsonl", '{"question": "?", "answer": "x", "task_set": 3}', "t.jsonl:1: its task set is 3"),
     ("t.jsonl", '{"question": "?", "answer": "x", "answer_aliases": "y"}', "t.jsonl:1: its answer_aliases are 'y'"),
-    ("t.jsonl", '{"question": "?", "answer": "x", "answer_aliases": [{}]}', "give a list of texts or numbers"),
+    ("t.jsonl", '{"question": "?", "answer": "x", "answer_aliases": [{}]}', "give a list of strings or numbers"),
     ("t.jsonl", f"{GOOD}\n{GOOD}", r"t.jsonl:2: the same question, without an id, is already used by \S*t.jsonl:1"),
     ("t.csv", "id,question,answer\n1,?,x\n1,??,x\n", r"t.csv:3: the id '1' is already used by \S*t.csv:2: give each"),
-    ("t.jsonl", f"[{GOOD}]", r"t.jsonl:1: a list, where each line is a task: a list of tasks is named \.json"),
-    ("t.json", f"{GOOD}\n{GOOD}", r"t.json:2: not JSON: Extra data; a file of one task a line is named \.jsonl"),
-    ("t.jsonl", f"{GOOD}\n{'[' * 100_000}", "t.jsonl:2: its JSON is nested too deep"),
-    ("t.json", "[" * 100_000, "t.json: its JSON is nested too deep"),
+    ("t.jsonl", f"[{GOOD}]", r"t.jsonl:1: a list, but each line of \.jsonl is a task: name a list of tasks \.json"),
+    ("t.json", f"{GOOD}\n{GOOD}", r"t.json:2: not JSON: Extra data; name a file with one task per line \.jsonl"),
+    ("t.jsonl", f"{GOOD}\n{'[' * 100_000}", "t.jsonl:2: its JSON is nested too deeply"),
+    ("t.json", "[" * 100_000, "t.json: its JSON is nested too deeply"),
     ("t.csv", "question,question,answer\na,b,c\n", "t.csv: the column 'question' occurs twice"),
     ("t.jsonl", "", "t.jsonl has no task with an answer"),
     ("t.json", '{\n"examples": [\n}', "t.json:3: not JSON"),
@@ -144,12 +144,6 @@ def test_a_data_set_named_as_on_the_hub_is_refused_with_how_to(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=HUB_NAMES[name]):
         load_tasks(name)
-
-
-@pytest.mark.parametrize(("name", "n"), [("gsm_hard_1319", 1319), ("svamp_1000", 1000)])
-def test_word_problems_are_read_as_they_are_published(shared_data: Path, name: str, n: int) -> None:
-    tasks = load_tasks(shared_data / "tasks" / f"{name}.jsonl", kind="math")
-    assert len(tasks) == n and all(task.question and task.answer for task in tasks)
 
 
 def test_gsm8k_is_read_as_it_is_published(shared_data: Path) -> None:
@@ -208,11 +202,6 @@ FILES: list[tuple[str, str, list[tuple[str, str, tuple[str, ...]]]]] = [
     ("many.csv", f"question,answer,answer_aliases\nQ?,7,[{'7' * 5000}]\n", [("Q?", "7", ("7" * 5000,))]),
     ("digits.csv", f"question,answer\nQ?,{'7' * 5000}\n", [("Q?", "7" * 5000, ())]),
     ("surrogate.jsonl", '{"question": "Q\\ud800?", "answer": "a\\udfff"}\n', [("Q\ufffd?", "a\ufffd", ())]),
-    ("gsm_hard.jsonl", '{"input": "Q?", "code": "1", "target": -3.0}', [("Q?", "-3.0", ())]),
-    ("svamp.jsonl", '{"Body": "I have 2", "Question": "Q?", "Answer": 2.0}', [("I have 2. Q?", "2.0", ())]),
-    ("svamp.csv", "Body,Question,Answer\nI have 2.,Q?,2.0\n", [("I have 2. Q?", "2.0", ())]),
-    ("math.jsonl", '{"problem": "Q?", "solution": "x", "answer": "\\\\frac12"}', [("Q?", "\\frac12", ())]),
-    ("both.jsonl", '{"question": "Q?", "answer": "a", "input": "x", "target": "y"}', [("Q?", "a", ())]),
     ("hashes.jsonl", '{"question": "Q?", "answer": "C#### is none"}\n', [("Q?", "C#### is none", ())]),
     ("long.csv", f"question,answer,context\nWho?,Me,{'x' * 200_000}\n", [("Who?", "Me", ())]),
     (

@@ -184,7 +184,7 @@ def test_episodes_at_once_call_them(over_pipes: tuple[Tool, ...]) -> None:
 def test_a_server_that_dies_is_started_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentdistill.tools.mcp.RESTARTS", 1)
+    monkeypatch.setattr("agentdistill.tools.mcp.MAX_RESTARTS", 1)
     with mcp_tools([COMMAND]) as tools:
         sandbox = Sandbox(sandbox_tools(tools), threads=2)
 

@@ -24,7 +24,8 @@ from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.rollouts.prompt import load_prompt
 from agentdistill.training.correction import CorrectConfig
 from agentdistill.training.examples import to_examples
-from samples import CHATML, code, tokenizer
+from chat_templates import CHATML
+from samples import code, tokenizer
 
 CELLS = ["total = 1", "total += 1", "total += 1", "final_answer(total)"]
 WRONG = ["total = 2", "total += 2", "total += 2", "final_answer(total + 1)"]
@@ -153,7 +154,7 @@ def test_what_cannot_be_corrected_is_refused(rolled_out: Path) -> None:
         correct(2 * read_trajectories(rolled_out), TEACHER, progress=False)
     with pytest.raises(ValueError, match="only an agent's"):
         CorrectConfig(kind="cot")
-    with pytest.raises(ValueError, match="no ray, no checkpoints"):
+    with pytest.raises(ValueError, match="neither ray nor checkpoints"):
         CorrectConfig(checkpoints=True)
     assert correct([replace_outcome(stateless[0])], TEACHER, progress=False) == []
 

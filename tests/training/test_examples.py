@@ -23,7 +23,8 @@ from agentdistill.rollouts.engine import rollout
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.rollouts.prompt import assistant_turn, load_prompt, opening
 from agentdistill.training.examples import Example, pieces, to_examples
-from samples import CHATML, SPECIAL, TASK, code, teacher, tokenizer
+from chat_templates import CHATML
+from samples import SPECIAL, TASK, code, teacher, tokenizer
 
 TRIMMING = (
     "{{ bos_token }}{% for m in messages %}<|start|>{{ m.role }}<|end|>\n\n{{ m.content | trim }}<|eot|>{% endfor %}"
@@ -111,7 +112,7 @@ def test_ids_that_were_drawn_are_kept_though_their_text_is_encoded_otherwise(end
         assert example["input_ids"] == given + drawn + ([] if end else tokens.convert_tokens_to_ids(["<|im_end|>"]))
         assert example["completion_mask"] == [0] * len(given) + [1] * (len(example["input_ids"]) - len(given))
     assert [span for example in rendered.examples for span in learnt(example, tokens)] == TURNS
-    assert "2 of 2 turns with the ids that were drawn" in str(rendered)
+    assert "2 of 2 turns with their sampled token ids" in str(rendered)
 
 
 def test_ids_drawn_under_another_prompt_or_by_another_tokenizer_are_not_kept() -> None:
@@ -313,7 +314,10 @@ def test_whatever_is_said_the_mask_covers_the_assistant_and_nothing_else(said: l
 BAD_TEMPLATES = [
     (CHATML.replace("{% for", "{{ raise_exception('no system role') }}{% for", 1), "no system role"),
     (CHATML.replace("<|im_end|>\n{% endfor %}", "\n{% endfor %}"), "end of an assistant's turn"),
-    (CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>bot\n{% endif %}"), "otherwise than it asks"),
+    (
+        CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>bot\n{% endif %}"),
+        "another way than it prompts",
+    ),
 ]
 
 

@@ -7,7 +7,8 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from agentdistill.training.ollama import write_modelfile
-from samples import CHATML, tokenizer
+from chat_templates import CHATML
+from samples import tokenizer
 
 GEMMA = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"

@@ -111,5 +111,5 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
 
 def test_a_second_way_to_shard_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="accelerate is told to shard"):
+    with pytest.raises(ValueError, match="accelerate is configured to shard"):
         train(EXAMPLES, base, tmp_path / "student", TINY, progress=False)

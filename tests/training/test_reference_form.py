@@ -186,7 +186,7 @@ def test_a_student_of_their_logs_is_asked_in_their_form(
     config = TrainConfig(compat="reference", method="full", epochs=1, batch_size=2)
     with caplog.at_level(logging.WARNING):
         student = train(kept, BASE / "S", tmp_path / "student", config, progress=False)
-    assert [record.message for record in caplog.records if "of other programs" in record.message]
+    assert [record.message for record in caplog.records if "from other programs" in record.message]
     trajectory = min(read_trajectories(kept), key=lambda trajectory: trajectory.question)
     learnt = prompts(to_examples([trajectory], load_tokenizer(str(student)), compat="reference").examples)
     task = Task("1", trajectory.question, trajectory.answer)

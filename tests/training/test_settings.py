@@ -33,8 +33,8 @@ REFUSED = [
     pytest.param({"sft_config": ("max_grad_norm",)}, "give NAME=VALUE", id="no-value"),
     pytest.param({"lora_config": ("use_rslora=True",)}, "use_rslora is 'True': give true or false", id="python"),
     pytest.param({"sft_config": ("max_grad_norm=low",)}, "max_grad_norm is 'low': give a number", id="no-number"),
-    pytest.param({"sft_config": ("optim=none",)}, "makes no sense: .*none", id="refused-by-trl"),
-    pytest.param({"sft_config": ("loss_type=dft",), "action_weight": 2.0}, "another loss", id="two-losses"),
+    pytest.param({"sft_config": ("optim=none",)}, "is invalid: .*none", id="refused-by-trl"),
+    pytest.param({"sft_config": ("loss_type=dft",), "action_weight": 2.0}, "changes the loss", id="two-losses"),
 ]
 
 

@@ -72,7 +72,7 @@ def test_the_student_is_the_same_however_a_step_is_computed(
     config = replace(TINY, batch_size=8, epochs=2, learning_rate=1e-3, **weights)
     students = []
     for at_once, most_logits in [(1, 1 << 26), (2, 1 << 26), (4, 1 << 26), (8, 1 << 26), (2, 0), (8, 600)]:
-        monkeypatch.setattr(step, "MOST_LOGITS", most_logits)
+        monkeypatch.setattr(step, "MAX_LOGITS", most_logits)
         output = tmp_path / f"{at_once}-{most_logits}"
         train(EXAMPLES, base, output, replace(config, device_batch_size=at_once), progress=False)
         students.append((load_file(output / "model.safetensors"), json.loads((output / "train.json").read_text())))

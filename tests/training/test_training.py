@@ -337,7 +337,7 @@ USELESS = [
     pytest.param([{"input_ids": [1], "completion_mask": [1, 1]}], TINY, "same length", id="mask-length"),
     pytest.param([example("a", "b" * 50)], replace(TINY, max_length=20), "longer than max_length 20", id="too-long"),
     pytest.param([example("a", "b")], WEIGHTED, "no spans", id="no-spans"),
-    pytest.param([example("a", "b")], replace(TINY, held_out=0.5), "is not one", id="too-few-to-hold-out"),
+    pytest.param([example("a", "b")], replace(TINY, held_out=0.5), "is less than one", id="too-few-to-hold-out"),
     pytest.param([{"input_ids": [1, 999], "completion_mask": [0, 1]}], TINY, "token id 999", id="foreign-tokens"),
 ]
 
@@ -386,7 +386,7 @@ def test_a_run_that_left_nothing_is_replaced_and_any_other_is_overwritten_when_a
     assert json.loads((output / "train.json").read_text())["run"]["epochs"] == 1
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("...")
-    with pytest.raises(ValueError, match="holds no training run"):
+    with pytest.raises(ValueError, match="contains no training run"):
         train(EXAMPLES, base, tmp_path / "mine", TINY, overwrite=True, progress=False)
     assert (tmp_path / "mine" / "thesis.tex").exists()
 

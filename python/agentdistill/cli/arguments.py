@@ -93,7 +93,7 @@ class Prices:
     """Prices of one million input and one million output tokens, such as 0.15 0.6; the cost is printed at the end."""
 
     def say(self, read: int, written: int) -> None:
-        """Say what so many tokens cost, if there is a price."""
+        """Print the cost of the tokens, if prices are given."""
         if self.cost is not None:
             price = (read * self.cost[0] + written * self.cost[1]) / 1e6
             say(f"cost: {price:,.2f} ({read:,} tokens read, {written:,} written)")

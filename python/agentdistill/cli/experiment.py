@@ -16,7 +16,7 @@ from agentdistill.cli.arguments import Output
 from agentdistill.cli.distill import Correct, Generate, Train
 from agentdistill.cli.evaluate import Evaluate, Grade
 from agentdistill.recipe import Step, correct_cost, formula, grade_cost, load_recipe, rollout_cost, settings, train_cost
-from agentdistill.terminal import others_messages, say
+from agentdistill.terminal import library_output_escaped, say
 
 if TYPE_CHECKING:
     from agentdistill.cli.commands import Command
@@ -61,7 +61,7 @@ class Run:
                 continue
             say(f"[{step.name}] {step}")
             command = [*program, "-m", "agentdistill", *step.arguments]
-            # No module of the recipe's folder stands for one of the libraries'.
+            # PYTHONSAFEPATH: a module in the recipe's folder must not shadow a library's.
             if status := subprocess.run(command, env=os.environ | {"PYTHONSAFEPATH": "1"}).returncode:
                 sys.exit(status)
             step.set_done()
@@ -79,7 +79,7 @@ class Run:
         from agentdistill.cli.commands import parse  # here, since it imports this module
 
         try:
-            with others_messages():
+            with library_output_escaped():
                 return parse(step.arguments)
         except SystemExit as error:
             raise ValueError(f"{self.recipe}: [{step.name}] is not a valid command: {step}") from error
@@ -102,12 +102,12 @@ class Run:
             if not done:
                 anew.add(step.output)
             unknown = (
-                "known when there are trajectories"
+                "cost unknown until the trajectories exist"
                 if isinstance(command, Correct | Grade | Train)
-                else "next to nothing"
+                else "negligible cost"
             )
-            said = "done" if done else cost.said(self.tflops) if cost else unknown
-            say(f"[{step.name}] {said}\n    {step}")
+            status = "done" if done else cost.text(self.tflops) if cost else unknown
+            say(f"[{step.name}] {status}\n    {step}")
             if config := getattr(command, "config", None):
                 say(indent(fill(settings(config), 112, break_long_words=False), " " * 8))
         say(formula(self.tflops))

@@ -206,7 +206,7 @@ def _claim(output: Path, config: DemoConfig) -> None:
     record = output / "demo.json"
     settings = json.dumps(asdict(config), indent=1) + "\n"
     if record.exists() and record.read_text(encoding="utf-8") != settings:
-        raise ValueError(f"{output} contains a demo of other settings: give another output, or remove it")
+        raise ValueError(f"{output} contains a demo with other settings: give another output, or remove it")
     record.write_text(settings, encoding="utf-8")
 
 
@@ -324,12 +324,12 @@ def comparisons(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The paper's claim on these results: each agent-distilled student against the next larger CoT-distilled one."""
     mean = {(row["size"], row["arm"]): row["accuracy"] for row in rows if row["task_set"] == "all"}
     sizes = list(dict.fromkeys(row["size"] for row in rows))
-    said = []
+    lines = []
     for small, large in pairwise(sizes):
         agent, chain = mean[small, "agent"], mean[large, "cot"]
         verdict = "beats" if agent > chain else "does not beat"
-        said.append(f"agent-distilled {small} ({agent:.0%}) {verdict} CoT-distilled {large} ({chain:.0%})")
-    return said
+        lines.append(f"agent-distilled {small} ({agent:.0%}) {verdict} CoT-distilled {large} ({chain:.0%})")
+    return lines
 
 
 def _say(console: Console, what: str, more: str) -> None:

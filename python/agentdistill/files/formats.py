@@ -122,7 +122,7 @@ def _as_lines(table: Path, lines: Path) -> Path:
                     row |= {name: json.loads(row[name]) for name in _NESTED if name in row}
                 file.write(json.dumps(row, default=str) + "\n")
             except (ValueError, TypeError, RecursionError) as error:
-                raise TrajectoryError(f"{table}: row {number}: this is no trajectory: {error}") from error
+                raise TrajectoryError(f"{table}: row {number}: not a trajectory: {error}") from error
     return lines
 
 

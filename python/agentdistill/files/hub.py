@@ -12,13 +12,13 @@ _DATA = (".parquet", ".arrow", ".jsonl", ".json")
 
 
 def is_id(name: str) -> bool:
-    """Whether a name may be that of a repository, OWNER/NAME, and is not one of a file or folder that is there."""
+    """Whether a name may be a repository's, OWNER/NAME, and no file or folder has that name."""
     return bool(_ID.fullmatch(name)) and not Path(name).exists()
 
 
 def adapter_of(name: str) -> Path | None:
-    """The folder of the PEFT adapter that a repository of models holds; None where it holds a model, or where nobody
-    knows, as it is neither in the cache nor to be reached: the library that loads it says why."""
+    """The folder of the PEFT adapter in a model repository. None if the repository holds a model, or if it is neither
+    in the cache nor reachable: then the library that loads it reports why."""
     try:
         from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
     except ImportError:
@@ -35,21 +35,21 @@ def adapter_of(name: str) -> Path | None:
 def data_files(name: str) -> list[Path]:
     """The tables and lines of a repository of data sets, those of its training split if it has one.
 
-    Raises FileNotFoundError for one that cannot be had, or has none.
+    Raises FileNotFoundError for a repository that cannot be loaded, or has none.
     """
     try:
         from huggingface_hub import snapshot_download
 
         folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=[f"*{suffix}" for suffix in _DATA]))
     except (ImportError, OSError, ValueError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileNotFoundError(
-            f"{name}: there is no such file, and no data set of the hub can be had: {said}"
+            f"{name}: no such file, and no data set of that name can be loaded from the hub: {reason}"
         ) from error
     files = sorted(
         path for path in folder.rglob("*") if path.suffix in _DATA and not path.name.startswith("dataset_info")
     )
     if not files:
-        raise FileNotFoundError(f"{name}: this data set of the hub has no {' or '.join(_DATA)} file")
+        raise FileNotFoundError(f"{name}: this data set on the hub has no {' or '.join(_DATA)} file")
     tables = [path for path in files if path.suffix != ".json"] or files
     return [path for path in tables if path.name.startswith("train")] or tables

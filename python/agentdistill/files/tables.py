@@ -22,13 +22,13 @@ BATCH = 8192
 """Most rows per batch."""
 
 BATCH_BYTES = 32 << 20
-"""Of rows read at once, where several are that large together."""
+"""Maximum size of rows read at once, unless a single row is larger."""
 
 RECORD_BYTES = 64 << 20
-"""Largest row, as of a record of JSON."""
+"""Maximum size of a row, as for a JSON record."""
 
-LIKELY = 200
-"""Compression by more than this is that of a file made to fill memory, where it is ``BOMB_BYTES`` or more."""
+MAX_COMPRESSION = 200
+"""Maximum compression ratio of data that expands to more than ``BOMB_BYTES``; a higher one is a decompression bomb."""
 
 BOMB_BYTES = 256 << 20
 
@@ -75,11 +75,11 @@ def saved_dataset(folder: Path, error: Error) -> list[Path]:
 
 
 def _names_in(file: Path, names: Callable[[Any], list[str]], error: Error) -> list[str]:
-    """What a file of ``save_to_disk`` says lies in its folder."""
+    """The files that a file of ``save_to_disk`` names in its folder."""
     try:
         found = names(json.loads(file.read_text(encoding="utf-8")))
         if not all(Path(name).name == name.strip() and name.strip(".") for name in found):
-            raise ValueError("it names files elsewhere")
+            raise ValueError("it names files outside its folder")
     except (ValueError, KeyError, TypeError, RecursionError) as why:
         raise error(f"{file}: this is not what save_to_disk writes ({type(why).__name__}: {why})") from why
     return found
@@ -139,24 +139,24 @@ def _arrow(path: Path, error: Error, columns: Columns) -> Table:
 
 
 def _rows_at_once(group: Any, place: str, error: Error) -> int:
-    """How many rows of a group of Parquet's to read at once; raises ``error`` for what only fills memory."""
+    """The number of rows to read at once from a Parquet row group. Raises ``error`` for a decompression bomb."""
     size = values = 0
     for column in (group.column(i) for i in range(group.num_columns)):
         written, read = column.total_compressed_size, column.total_uncompressed_size
-        if read > max(BOMB_BYTES, LIKELY * written):
-            raise error(f"{place}: {written} bytes would become {read} here, and are not read")
+        if read > max(BOMB_BYTES, MAX_COMPRESSION * written):
+            raise error(f"{place}: refused, because {written} bytes would expand to {read} in memory")
         size, values = size + read, values + column.num_values
     each = max(size, 8 * values) // max(group.num_rows, 1)
     if each > RECORD_BYTES:
-        raise error(f"{place}: rows of {each} bytes are not read; {RECORD_BYTES} are the most")
+        raise error(f"{place}: rows of {each} bytes; the limit is {RECORD_BYTES}")
     return int(max(1, min(BATCH, BATCH_BYTES // max(each, 1))))
 
 
 def _bounded(batch: Any, path: Path, first: int, error: Error) -> Iterator[Row]:
-    """The rows of a batch, as few at a time as fit; ``first``: how many rows there are before."""
+    """The rows of a batch, split until the parts fit in memory. ``first``: number of rows before the batch."""
     size = sum(map(_size, batch.columns))
     if batch.num_rows == 1 and size > RECORD_BYTES:
-        raise error(f"{path}: row {first + 1} has {size} bytes; {RECORD_BYTES} are the most")
+        raise error(f"{path}: row {first + 1} has {size} bytes; the limit is {RECORD_BYTES}")
     if batch.num_rows < 2 or size <= BATCH_BYTES:
         yield from batch.to_pylist()
     else:

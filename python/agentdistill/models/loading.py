@@ -166,9 +166,9 @@ def model_files(path_or_id: str) -> ModelFiles:
     folder = Path(path_or_id).expanduser()
     if is_gguf(path_or_id):
         raise ModelError(
-            f"{path_or_id} is a file for llama.cpp: run it by transformers:{path_or_id}, or serve it with llama.cpp or "
-            "Ollama (openai:URL:NAME). vLLM and training need the model's own folder, which transformers makes of it: "
-            "docs/models.md says how"
+            f"{path_or_id} is a GGUF file: run it with transformers:{path_or_id}, or serve it with llama.cpp or "
+            "Ollama (openai:URL:NAME). vLLM and training need a model folder, to which transformers can convert it: "
+            "see docs/models.md"
         )
     if not folder.exists():
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path_or_id) and not path_or_id.startswith("."):
@@ -176,7 +176,7 @@ def model_files(path_or_id: str) -> ModelFiles:
             if adapter:
                 return ModelFiles(_base_of(adapter), str(adapter))
             return ModelFiles(path_or_id, None)  # the library that loads it reports a missing model
-        raise ModelError(f"no model at {path_or_id}: there is no such folder")
+        raise ModelError(f"no model at {path_or_id}: no such folder")
     if (folder / "config.json").is_file():
         return ModelFiles(str(folder), None)
     if (folder / "merged" / "config.json").is_file():

@@ -53,7 +53,7 @@ class LocalModel(SampledModel):
             return replace(drawn, completions=[replace(completion, stop="") for completion in drawn.completions])
         whole = await gather(
             *(
-                self._thought_out(messages, drawn.prompt_token_ids or [], completion, opened, sampling, index, show)
+                self._finish_thinking(messages, drawn.prompt_token_ids or [], completion, opened, sampling, index, show)
                 for index, completion in enumerate(drawn.completions)
             )
         )
@@ -61,7 +61,7 @@ class LocalModel(SampledModel):
         parted = [_ended(completion.with_thinking_split(opened=opened), sampling) for completion in whole]
         return replace(drawn, completions=parted, completion_tokens=used)
 
-    async def _thought_out(
+    async def _finish_thinking(
         self,
         messages: Sequence[Message],
         prompt: list[int],

@@ -127,7 +127,7 @@ class Generation:
     seconds: float = 0.0
     """Seconds from request to result, if measured."""
 
-    def and_further(self, other: "Generation") -> "Generation":
+    def merged_with(self, other: "Generation") -> "Generation":
         """Merge with another request's generation for the same prompt: append its completions, add its costs."""
         return Generation(
             self.completions + other.completions,

@@ -34,7 +34,7 @@ from agentdistill.models.model import (
 from agentdistill.models.rendering import alternating, without_system
 from agentdistill.models.thoughts import between_tags
 from agentdistill.redaction import hide_in_environment, public_url, redacted
-from agentdistill.retry import Retries, passes, retry_after
+from agentdistill.retry import Retries, is_transient, retry_after
 from agentdistill.well_formed import well_formed
 
 _log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class OpenAIModel(SampledModel):
 
         A request that the server refuses is sent again with fewer features, and the features that work are remembered.
         """
-        tries = self._knows.and_less(n)
+        tries = self._knows.alternatives(n)
         while True:
             knows = tries.pop(0)
             try:
@@ -142,12 +142,14 @@ class OpenAIModel(SampledModel):
                 elif names := refused.parameters(knows.without):
                     tries = [replace(each, without=each.without | names) for each in (knows, *tries)]
                 if not tries:
-                    raise ModelError(f"{self._where()} refuses the request: {refused}") from refused
+                    raise ModelError(f"{self._where()} rejects the request: {refused}") from refused
         if knows != self._knows:  # remembered only now that it worked: the request itself might have been invalid
             for name in sorted(knows.without - self._knows.without):
-                _log.warning("%s refuses %s: it is asked without, and its own default holds", self._where(), name)
+                _log.warning(
+                    "%s rejects %s: requests now omit it, and the server's default applies", self._where(), name
+                )
             if "system" in self._knows.roles - knows.roles:
-                _log.warning("%s has no system role: the prompt begins the first question", self._where())
+                _log.warning("%s has no system role: the prompt is put before the first question", self._where())
             self._knows = knows
         return generation
 
@@ -194,20 +196,20 @@ class OpenAIModel(SampledModel):
                 generation = _generation(response, sampling)
                 if any(c.thinking and not c.text.strip() and c.finish_reason == "stop" for c in generation.completions):
                     _log.warning(
-                        "%s sent all of a completion as reasoning and nothing as its content: nothing is done with it. "
-                        "Does the server's reasoning parser fit the model?",
+                        "%s sent a completion that is all reasoning, without content, so no action. Does the "
+                        "server's reasoning parser fit the model?",
                         self._where(),
                     )
                 return generation
             except openai.APIStatusError as error:
                 self._retries.answered()
-                if not _passes(error):
+                if not _is_transient(error):
                     raise await self._permanent(error) from error
                 problem, wait = _message(error), retry_after(error.response.headers)
             except (openai.APIConnectionError, openai.APITimeoutError, httpx2.HTTPError) as error:
                 problem, unreachable = f"{error} {error.__cause__ or ''}".strip(), _is_unreachable(error)
             except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # no completion
-                problem = f"it answers with something else than a chat completion ({error})"
+                problem = f"its response is not a chat completion ({error})"
             await asyncio.sleep(self._retries.pause(attempt, problem, wait=wait, unreachable=unreachable))
             attempt += 1
 
@@ -218,14 +220,14 @@ class OpenAIModel(SampledModel):
             case 400 | 413 | 422:
                 return _Refused(message, too_long=_is_too_long(error))
             case 401 | 403:
-                return ModelError(f"{self._where()} does not let us in: {message}. Set OPENAI_API_KEY to its key")
+                return ModelError(f"{self._where()} rejects the API key: {message}. Set OPENAI_API_KEY")
             case 404:
                 try:
                     names = ", ".join([model.id async for model in self._client.models.list()]) or "none"
                 except openai.OpenAIError:
                     names = "unknown; does its URL end in /v1?"
                 return ModelError(f"{self._where()} has no such model: {message}. Its models: {names}")
-        return ModelError(f"{self._where()} refuses: {message} (status {error.status_code})")
+        return ModelError(f"{self._where()} rejects the request: {message} (status {error.status_code})")
 
     async def _can_continue(self) -> bool:
         """Whether the server can continue a partial assistant turn.
@@ -244,7 +246,7 @@ class OpenAIModel(SampledModel):
                 except _Refused:
                     self._continues = False
                 if not self._continues:
-                    _log.warning("%s cannot continue a turn: prefixes are given as instructions", self._where())
+                    _log.warning("%s cannot continue a turn: an instruction asks for the prefix instead", self._where())
             return self._continues
 
     def _where(self) -> str:
@@ -297,7 +299,7 @@ class _Abilities:
     roles: frozenset[str] = frozenset({"system", "repeated"})
     """What its chat template supports: "system", a system role; "repeated", consecutive turns of one role."""
 
-    def and_less(self, n: int) -> "list[_Abilities]":
+    def alternatives(self, n: int) -> "list[_Abilities]":
         """This and reduced alternatives, in the order in which to try them for a request of ``n`` completions."""
         several = (True, False) if self.several and n > 1 else (self.several,)
         ways = [self, self.plain()] if self.plain() != self else [self]
@@ -336,7 +338,7 @@ async def _streamed(chunks: Any, show: Show) -> Any:
             logprobs += choice.logprobs.content or [] if choice.logprobs else []
             finish_reason = choice.finish_reason or finish_reason
     if finish_reason is None:
-        raise ValueError("the stream breaks off")
+        raise ValueError("the stream ended early")
     choice = SimpleNamespace(
         index=0,
         message=SimpleNamespace(content=message, reasoning=thought),
@@ -350,12 +352,12 @@ async def _streamed(chunks: Any, show: Show) -> Any:
 def _generation(response: Any, sampling: Sampling) -> Generation:
     """Parse a server's response. Raises ValueError, TypeError or AttributeError for an invalid one."""
     if not response.choices:
-        raise ValueError("there is no choice in it")
+        raise ValueError("it has no choices")
     completions = []
     for choice in sorted(response.choices, key=lambda choice: choice.index or 0):
         text = choice.message.content or ""
         if not isinstance(text, str):
-            raise TypeError("its content is no text")
+            raise TypeError("its content is not text")
         tokens = choice.logprobs.content if choice.logprobs is not None else None
         completion = Completion(
             between_tags(_reasoning(choice.message)) + text,
@@ -397,9 +399,9 @@ def _without_prefix(completion: Completion, prefix: str) -> Completion:
     return replace(completion, text=f"\n{completion.text.lstrip()}", token_ids=None, logprobs=None)
 
 
-def _passes(error: openai.APIStatusError) -> bool:
+def _is_transient(error: openai.APIStatusError) -> bool:
     """Whether the error is transient, so that a retry may succeed."""
-    return passes(error.status_code) and error.code != "insufficient_quota"
+    return is_transient(error.status_code) and error.code != "insufficient_quota"
 
 
 def _is_unreachable(error: openai.APIConnectionError | httpx2.HTTPError) -> bool:

@@ -39,13 +39,13 @@ def load(path_or_id: str, device: str, **options: Any) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise ModelError(
-                f"there is too little memory on {device} for {path_or_id}: take a smaller model, fewer bits for each "
+                f"not enough memory on {device} for {path_or_id}: use a smaller model, fewer bits per "
                 f"weight (transformers:{path_or_id},dtype=bfloat16), or another device (,device=cpu)"
             ) from error
         raise ModelError(f"cannot load {path_or_id}: {error}") from error
     if not tokenizer.chat_template:
         raise ModelError(
-            f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
+            f"{path_or_id} has no chat template: use an instruction-tuned model, or add chat_template.jinja"
         )
     return model, tokenizer
 

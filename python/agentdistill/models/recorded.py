@@ -31,7 +31,7 @@ class RecordedModel:
         trajectory, number = self._find(messages)
         where = f"step {number + 1} of task {trajectory.task_id!r} in {self.name}"
         if number >= len(trajectory.steps):
-            raise ModelError(f"there is no {where}: the record ends after {len(trajectory.steps)}")
+            raise ModelError(f"no {where}: the recorded episode has {len(trajectory.steps)} steps")
         step = trajectory.steps[number]
         candidates = [step.candidates[step.winner]] if n == 1 else step.candidates[:n]
         if len(candidates) < n:

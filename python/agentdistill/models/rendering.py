@@ -92,7 +92,7 @@ class Renderer:
         try:
             return self._control.render(conversation, template)
         except Exception as error:  # templates are programs and can raise anything
-            raise ModelError(f"the chat template refuses these messages: {error}") from error
+            raise ModelError(f"the chat template rejects these messages: {error}") from error
 
     def _fitting(self, messages: Sequence[Message]) -> list[Message]:
         """The messages, rewritten to use only roles that the template supports."""
@@ -108,7 +108,9 @@ class Renderer:
         knows = self._shows([("system", "instructions"), ("user", "question")])
         if not knows and self._shows([("user", "question")]):
             model = getattr(self._tokenizer, "name_or_path", "")
-            _log.warning("the chat template of %s has no system role: the prompt begins the first question", model)
+            _log.warning(
+                "the chat template of %s has no system role: the prompt is put before the first question", model
+            )
         return knows
 
     @cached_property
@@ -138,8 +140,8 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
     """Move the system prompt to the beginning of the first user message."""
     system = [content for role, content in messages if role == "system"]
     others = [message for message in messages if message[0] != "system"]
-    said = [*system, others.pop(0)[1]] if others and others[0][0] == "user" else system
-    return [Message("user", "\n\n".join(filter(None, said))), *others]
+    first = [*system, others.pop(0)[1]] if others and others[0][0] == "user" else system
+    return [Message("user", "\n\n".join(filter(None, first))), *others]
 
 
 def alternating(messages: Sequence[Message]) -> list[Message]:

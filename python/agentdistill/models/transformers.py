@@ -6,6 +6,8 @@ sampling parameters and stop strings. A row leaves the batch when it ends, and a
 keys and values into slots of one preallocated cache, so no step pads or copies them. A conversation's keys and values
 are kept for its next turn, so each step processes only the new part of its prompt.
 
+transformers' own continuous batching (``generate_batch``) was several times slower on a CPU (docs/design-notes.md).
+
 Decoders with full attention are supported (Qwen2, Qwen3, Llama, ...). Not here: training, and serving large models
 (vLLM).
 """
@@ -63,7 +65,7 @@ class TransformersModel(LocalModel):
         model, tokenizer = load(path_or_id, device or default_device(), **options)
         others = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
         if others:
-            raise ModelError(f"{path_or_id} has layers of {', '.join(sorted(others))}: run it by vllm:{path_or_id}")
+            raise ModelError(f"{path_or_id} has layers of {', '.join(sorted(others))}: run it with vllm:{path_or_id}")
         self._render = Renderer(tokenizer, template)
         self._decoder = _Decoder(model, tokenizer, self._render, batch_size, path_or_id)
         self._thread: threading.Thread | None = None
@@ -117,7 +119,7 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
 
 
-class _Kept(NamedTuple):
+class _KeptConversation(NamedTuple):
     """A conversation's processed tokens, with their keys and values (layer, head, position, dimension)."""
 
     tokens: list[int]
@@ -125,11 +127,11 @@ class _Kept(NamedTuple):
     values: torch.Tensor
 
 
-class _Known(NamedTuple):
+class _KnownPrefix(NamedTuple):
     """How many tokens at the beginning of a prompt need no processing, and the cache entry that holds them."""
 
     length: int
-    kept: _Kept | None
+    kept: _KeptConversation | None
 
 
 class _Decoder:
@@ -139,7 +141,7 @@ class _Decoder:
     """Maximum number of tokens, including padding, in one prefill pass. It bounds the memory of the pass."""
     _CHUNK = 2_048
     """Maximum number of tokens of one prompt in a prefill pass."""
-    _KEPT_BYTES = 512 << 20
+    _MAX_KEPT_BYTES = 512 << 20
     """Maximum memory for the keys and values kept for later turns, in bytes."""
     _IDLE_SECONDS = 10.0
     """Memory is freed after this many seconds without work."""
@@ -155,7 +157,7 @@ class _Decoder:
         self._token_texts: dict[int, str] = {}
         self._slots = _Slots(model.config.num_hidden_layers)
         self._rows: list[_Row] = []  # row i uses slot i
-        self._kept: OrderedDict[tuple[Message, ...], _Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[Message, ...], _KeptConversation] = OrderedDict()
         self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._stopped = False
@@ -227,7 +229,7 @@ class _Decoder:
                 batch.append(ready.pop())
             self._prefill(batch, [known[id(request)] for request in batch])
 
-    def _prefill(self, batch: list[_Request], known: "list[_Known]") -> None:
+    def _prefill(self, batch: list[_Request], known: "list[_KnownPrefix]") -> None:
         """Prefill the prompts of a batch, except their known beginnings and their last tokens, which the next step
         processes."""
         first = len(self._rows)
@@ -268,24 +270,24 @@ class _Decoder:
             use_cache=True,
         )
 
-    def _known(self, request: _Request) -> "_Known":
+    def _known(self, request: _Request) -> "_KnownPrefix":
         """Find how much of a prompt was processed by an earlier turn of its conversation, or else by the latest
         conversation."""
         kept = self._kept.get(_opening(request.messages)) or next(reversed(self._kept.values()), None)
         if kept is None:
-            return _Known(0, None)
+            return _KnownPrefix(0, None)
         most = min(len(kept.tokens), len(request.prompt) - 1)
         length = next((i for i in range(most) if kept.tokens[i] != request.prompt[i]), most)
-        return _Known(length, kept)
+        return _KnownPrefix(length, kept)
 
     def _keep(self, slot: int, row: _Row) -> None:
         """Keep the keys and values of ``row`` for the next turn of its conversation."""
         tokens = (row.request.prompt + row.tokens)[: row.length]
         opening = _opening(row.request.messages)
         self._kept.pop(opening, None)
-        self._kept[opening] = _Kept(tokens, *self._slots.read(slot, row.length))
+        self._kept[opening] = _KeptConversation(tokens, *self._slots.read(slot, row.length))
         held = sum(kept.keys.nbytes + kept.values.nbytes for kept in self._kept.values())
-        while held > self._KEPT_BYTES:
+        while held > self._MAX_KEPT_BYTES:
             _, kept = self._kept.popitem(last=False)
             held -= kept.keys.nbytes + kept.values.nbytes
 
@@ -331,7 +333,7 @@ class _Decoder:
             if (cut := cut_at_stop(text, sampling.stop)) != text:
                 return Completion(cut, row.tokens, logprobs, "stop", stop=text[len(cut) :])
         if len(row.tokens) == row.limit:
-            text = self._text(row.request.prompt, row.tokens).rstrip("\N{REPLACEMENT CHARACTER}")  # half a character
+            text = self._text(row.request.prompt, row.tokens).rstrip("\N{REPLACEMENT CHARACTER}")  # incomplete
             return Completion(text, row.tokens, logprobs, "length")
         return None
 
@@ -361,8 +363,8 @@ class _Decoder:
     def _fail(self, requests: Iterable[_Request], error: Exception) -> None:
         if is_out_of_memory(error):
             error = ModelError(
-                f"{self._name} ran out of memory with {len(self._rows)} completions at once: let it work on fewer "
-                f"(transformers:{self._name},batch_size={max(1, self._batch_size // 4)}), or shorter (--max-tokens)"
+                f"{self._name} ran out of memory with {len(self._rows)} completions at once: reduce the batch "
+                f"(transformers:{self._name},batch_size={max(1, self._batch_size // 4)}), or --max-tokens"
             )
         elif not isinstance(error, ModelError | ValueError):
             error = ModelError(f"{self._name} failed: {error}")
@@ -486,5 +488,5 @@ def _finish(request: _Request, completions: list[Completion]) -> None:
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """All end-of-turn tokens, from the generation config, the model config and the tokenizer."""
-    said = [model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id]
-    return frozenset(i for ids in said if ids is not None for i in (ids if isinstance(ids, list) else [ids]))
+    ends = [model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id]
+    return frozenset(i for ids in ends if ids is not None for i in (ids if isinstance(ids, list) else [ids]))

@@ -89,11 +89,11 @@ class VllmModel(LocalModel):
             tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
             self._render = Renderer(tokenizer, template)
             arguments = AsyncEngineArgs(model=files.model, tokenizer=tokenizer_files, **options)
-            tell(f"starting vLLM for {path_or_id}: this takes up to some minutes")
+            tell(f"starting vLLM for {path_or_id}: this can take a few minutes")
             self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
         except Exception as error:  # vLLM documents no list of exceptions
             raise ModelError(
-                f"vLLM cannot run {path_or_id} with {_said(options)}: {error}\nOptions follow the model: "
+                f"vLLM cannot run {path_or_id} with {_options_text(options)}: {error}\nOptions follow the model: "
                 f"vllm:{path_or_id},max_model_len=4096,kv_cache_memory_bytes=2000000000"
             ) from error
         self._guard = _guard(process.pid for process in set(active_children()) - before)
@@ -108,7 +108,7 @@ class VllmModel(LocalModel):
         if not tokenizer.chat_template:
             self._shut_down(self._engine)
             raise ModelError(
-                f"{path_or_id} has no chat template: take an instruction-tuned model, or add chat_template.jinja"
+                f"{path_or_id} has no chat template: use an instruction-tuned model, or add chat_template.jinja"
             )
 
     async def _complete(
@@ -143,11 +143,11 @@ class VllmModel(LocalModel):
                     shown = len(text)
         except Exception as error:  # most likely the engine's process died
             raise ModelError(
-                f"vLLM failed on {self.name}: {error or type(error).__name__}. Where its memory ran out, give it less "
-                f"to do at once: vllm:{self.name},max_num_seqs=64,kv_cache_memory_bytes=2000000000"
+                f"vLLM failed on {self.name}: {error or type(error).__name__}. If it ran out of memory, lower "
+                f"its limits: vllm:{self.name},max_num_seqs=64,kv_cache_memory_bytes=2000000000"
             ) from error
         if result is None or len(result.outputs) < n:
-            raise ModelError(f"vLLM gave up a request to {self.name}; its messages are on standard error")
+            raise ModelError(f"vLLM aborted a request to {self.name}; see its messages on standard error")
         completions = [_completion(output) for output in sorted(result.outputs, key=lambda output: output.index)]
         used = sum(len(completion.token_ids or ()) for completion in completions)
         return Generation(completions, prompt, len(prompt), used, result.num_cached_tokens or 0)
@@ -188,7 +188,7 @@ def _free_memory() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _said(options: dict[str, Any]) -> str:
+def _options_text(options: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in options.items())
 
 

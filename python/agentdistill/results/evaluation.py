@@ -219,7 +219,7 @@ def _warn_of_other_form(model: Model | str, config: RolloutConfig, tools: Sequen
     asked = ConversationForm(config.system_prompt, described, config.compat, config.action_format)
     if forms and asked not in forms:
         differ = min((form.differences(asked) for form in forms), key=len)
-        _log.warning("%s was trained with another %s than it is asked with now", model, " and ".join(differ))
+        _log.warning("%s was trained with another %s than this evaluation uses", model, " and ".join(differ))
 
 
 def _warn_of_several_graders(tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> None:

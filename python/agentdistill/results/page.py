@@ -58,12 +58,14 @@ def episode(trajectory: Trajectory) -> Html:
             blocks.append(f"<i>{step.votes[0][1]} of {len(step.candidates)} candidates agreed</i>")
         if step.message:
             blocks.append(f'<pre class="world">{html(step.message)}</pre>')
-    said = f"answer {html(trajectory.answer)}" if trajectory.answer else f"no answer: {trajectory.outcome}"
-    said += {None: ", not graded" if is_undecided(trajectory) else "", 1.0: ", which is right"}.get(
-        trajectory.score, f"; right is {html(trajectory.reference or '')}"
+    verdict = f"answer {html(trajectory.answer)}" if trajectory.answer else f"no answer: {trajectory.outcome}"
+    verdict += {None: ", not graded" if is_undecided(trajectory) else "", 1.0: ", correct"}.get(
+        trajectory.score, f"; the correct answer is {html(trajectory.reference or '')}"
     )
     title = html(f"{trajectory.task_set}: {trajectory.question}" if trajectory.task_set else trajectory.question)
-    return Html(f'<details class="episode {mark}"><summary>{title}</summary>{"".join(blocks)}<p>{said}</p></details>')
+    return Html(
+        f'<details class="episode {mark}"><summary>{title}</summary>{"".join(blocks)}<p>{verdict}</p></details>'
+    )
 
 
 def in_notebook(trajectory: Trajectory) -> str:

@@ -255,13 +255,13 @@ def _verdict(outcome: str, score: float | None) -> Verdict:
 # ---- the server ----------------------------------------------------------------------------------
 
 HEAD_SECONDS = 20.0
-"""Time in which a request must be there, from the connection's beginning or the answer before."""
+"""Time limit for a request to arrive, from the start of the connection or the previous response."""
 
 ANSWER_SECONDS = 60.0
-"""Time in which a browser must take a part of an answer."""
+"""Time limit for a browser to read a part of a response."""
 
-MOST_CONNECTIONS = 64
-"""Connections at once, each with a thread."""
+MAX_CONNECTIONS = 64
+"""Maximum number of open connections. Each has a thread."""
 
 Learnt = Callable[[Trajectory], list[tuple[str, str | None]]]
 """Maps a trajectory to pieces of text, each with the kind of its span, or None if it has no loss."""
@@ -306,7 +306,7 @@ class _Server(ThreadingHTTPServer):
         self._choose = lru_cache(8)(index.choose)
         self._choosing = threading.Lock()
         self._connections = set[socket.socket]()
-        self._waiting = dict[socket.socket, None]()  # for a request, the longest first
+        self._waiting = dict[socket.socket, None]()  # connections without a request, the longest-waiting first
         self._changing = threading.Lock()
 
     @property
@@ -318,14 +318,14 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """As always, in a thread of its own; the connection that has waited longest makes room for it."""
+        """Serve the connection in its own thread. At the limit, close the one that has been idle longest."""
         with self._changing:
-            if len(self._connections) >= MOST_CONNECTIONS and self._waiting:
+            if len(self._connections) >= MAX_CONNECTIONS and self._waiting:
                 longest = next(iter(self._waiting))
                 del self._waiting[longest]
                 with suppress(OSError):
                     longest.shutdown(socket.SHUT_RDWR)
-            elif len(self._connections) >= MOST_CONNECTIONS:
+            elif len(self._connections) >= MAX_CONNECTIONS:
                 self.shutdown_request(request)
                 return
             self._connections.add(request)
@@ -342,7 +342,7 @@ class _Server(ThreadingHTTPServer):
 
     @contextmanager
     def answering(self, connection: socket.socket) -> Iterator[None]:
-        """While the block runs, the connection does not wait."""
+        """While the block runs, the connection does not count as idle."""
         with self._changing:
             self._waiting.pop(connection, None)
         yield
@@ -390,7 +390,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._get()
 
     def _get(self) -> None:
-        if not self._is_for_us():
+        if not self._names_this_server():
             return self._answer(b"this name is not that of the viewer\n", "text/plain", HTTPStatus.FORBIDDEN)
         try:
             url = urlsplit(self.path)
@@ -407,13 +407,13 @@ class _Handler(BaseHTTPRequestHandler):
                     line = self.server.index.line(int(number)).decode()
                     self._json(self.server.learnt(Trajectory.from_json(line)))
                 case _:
-                    self._answer(b"there is nothing here\n", "text/plain", HTTPStatus.NOT_FOUND)
+                    self._answer(b"not found\n", "text/plain", HTTPStatus.NOT_FOUND)
         except (ValueError, TypeError, IndexError, OverflowError, AgentDistillError) as error:
             self._answer(f"{error}\n".encode(), "text/plain", HTTPStatus.BAD_REQUEST)
 
-    def _is_for_us(self) -> bool:
-        """Whether the request names this server as only its own page does: by a number, as localhost, or by the name
-        it was told to listen at. A page that has its name point here still asks under that name."""
+    def _names_this_server(self) -> bool:
+        """Whether the Host header names this server: as an IP address, as localhost, or by the name it listens at. A
+        web page that resolves its own name to this machine (DNS rebinding) still sends its own name."""
         name = host_name(self.headers.get_all("Host", []))
         return name is not None and (name in ("localhost", self.server.host.lower()) or address_of(name) is not None)
 

@@ -77,9 +77,9 @@ class AgentConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
         if self.candidates > 1 and self.temperature == 0:
-            raise ValueError("candidates drawn at temperature 0 are all the same: give a temperature, or 1 candidate")
+            raise ValueError("candidates sampled at temperature 0 are identical: give a temperature, or 1 candidate")
         if self.compat and self.action_format != "code":
-            raise ValueError(f"the paper's code has actions of the form code: not compat with {self.action_format!r}")
+            raise ValueError(f'the paper\'s code has only action_format "code": no compat with {self.action_format!r}')
         _ = self.sampling, self.system_prompt
 
     @property
@@ -94,7 +94,7 @@ class AgentConfig:
 
     @cached_property
     def system_prompt(self) -> str:
-        """Text of the prompt with its marks still in it. Raises ValueError if there is no such prompt."""
+        """Text of the prompt, with placeholders. Raises ValueError if there is no such prompt."""
         return load_prompt(self.default_prompt if self.prompt is None else self.prompt)
 
     @property
@@ -135,12 +135,12 @@ class Episode:
     @property
     def conversation(self) -> list[Message]:
         """The conversation so far: the opening messages, then each step's turn and the message after it."""
-        said = list(self.messages)
+        messages = list(self.messages)
         for step in self.steps:
-            said.append(Message("assistant", WORDINGS[self.compat].assistant_turn(step.candidates[step.winner])))
+            messages.append(Message("assistant", WORDINGS[self.compat].assistant_turn(step.candidates[step.winner])))
             if step.message:  # empty after the last step
-                said.append(Message("user", step.message))
-        return said
+                messages.append(Message("user", step.message))
+        return messages
 
 
 def begin(question: str, config: AgentConfig, tools: str = "") -> Episode:

@@ -16,7 +16,7 @@ from agentdistill._core import Limits, SandboxError, State, Trajectory, Trajecto
 from agentdistill.files.replacing import replacing
 
 
-class HalfDone(NamedTuple):
+class UnfinishedEpisode(NamedTuple):
     """An episode up to some step."""
 
     trajectory: Trajectory
@@ -34,17 +34,17 @@ class Checkpoints:
         self._run = hashlib.sha256(run.encode()).hexdigest()
         self._limits = limits
         if self._folder.is_symlink():  # the folder is deleted in the end
-            raise FileExistsError(17, "half-done episodes are kept here, and this is a link", str(self._folder))
+            raise FileExistsError(17, "the folder of checkpoints must not be a symbolic link", str(self._folder))
         self._folder.mkdir(exist_ok=True)
 
-    def keep(self, half_done: HalfDone) -> None:
+    def keep(self, half_done: UnfinishedEpisode) -> None:
         """Replace the checkpoint of this episode. Raises OSError (full disk)."""
         file = self._file(half_done.trajectory.task_id)
         state = base64.b64encode(half_done.state.to_bytes()).decode()
         with replacing(file) as new:
             new.write_text(f"{self._run}\n{state}\n{half_done.trajectory.to_json()}\n", encoding="utf-8")
 
-    def load(self, task_id: str, question: str) -> HalfDone | None:
+    def load(self, task_id: str, question: str) -> UnfinishedEpisode | None:
         """Load the checkpoint of an episode. Return None if this run has none, or if it is damaged."""
         try:
             # Not splitlines: JSON does not escape U+2028 and similar characters.
@@ -52,7 +52,7 @@ class Checkpoints:
             trajectory = Trajectory.from_json(line)
             if (run, trajectory.task_id, trajectory.question) != (self._run, task_id, question):
                 return None
-            return HalfDone(trajectory, State.from_bytes(base64.b64decode(state), self._limits))
+            return UnfinishedEpisode(trajectory, State.from_bytes(base64.b64decode(state), self._limits))
         except (OSError, ValueError, TrajectoryError, SandboxError):
             return None
 

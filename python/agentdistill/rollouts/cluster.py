@@ -23,7 +23,7 @@ from agentdistill.rollouts.player import FirstThought, Player, RolloutConfig
 from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import Tool
 
-DEATHS = 3
+MAX_DEATHS = 3
 """An episode fails if this many actors died while they played its task, since the task may be the cause."""
 
 PAUSE = 1.0
@@ -91,7 +91,7 @@ class ClusterPlayers:
 
     async def play(self, task: Task) -> Trajectory:
         """Play and grade one episode on the least busy player. Raises AgentDistillError if no player is left."""
-        for _ in range(DEATHS):
+        for _ in range(MAX_DEATHS):
             while not self._up:
                 if not self._lost:
                     raise AgentDistillError("no node of the Ray cluster is left")
@@ -106,8 +106,8 @@ class ClusterPlayers:
                     self._lost[at] = asyncio.create_task(self._wait_for(at))
             finally:
                 self._asked[at] -= 1
-        said = f"{DEATHS} processes died that played it"
-        return Trajectory(task.id, task.question, model=self.model_name, outcome="error", error=said)
+        message = f"{MAX_DEATHS} processes died while playing it"
+        return Trajectory(task.id, task.question, model=self.model_name, outcome="error", error=message)
 
     async def _wait_for(self, at: int) -> None:
         """Wait until a player is back, or lost for good with its node."""

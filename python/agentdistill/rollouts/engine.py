@@ -41,7 +41,7 @@ from agentdistill.tasks.task import Task
 from agentdistill.terminal import tell
 from agentdistill.tools.tool import Search, Tool
 
-FAILED_IN_A_ROW = 20
+MAX_FAILURES_IN_A_ROW = 20
 """The run stops after this many failed episodes in a row, because the next would probably fail too."""
 
 
@@ -71,14 +71,16 @@ def rollout(
     """
     config = config or RolloutConfig()
     if config.checkpoints and output is None:
-        raise ValueError("checkpoints are kept beside the output: give one")
+        raise ValueError("checkpoints are stored beside the output: give an output")
     config = replace(config, date=date_of(config, output))
     checkpoints = None
     with ExitStack() as stack:
         players: Players
         if config.ray:
             if not isinstance(model, str):
-                raise ValueError("on a Ray cluster each player loads its own model: name it, as for load_model")
+                raise ValueError(
+                    "on a Ray cluster each player loads its own model: give the model's name, as for load_model"
+                )
             need("ray", "ray")
             from agentdistill.rollouts.cluster import ClusterPlayers
 
@@ -161,7 +163,7 @@ def record(
     """Play and record every task. ``run`` identifies the run; the other parameters are as in :func:`rollout`."""
     ids = Counter(task.id for task in tasks)
     if twins := [name for name, count in ids.items() if count > 1]:
-        raise ValueError(f"{len(twins)} ids are those of several tasks, {twins[0]!r} for one: give each task its own")
+        raise ValueError(f"{len(twins)} ids occur in several tasks, such as {twins[0]!r}: give each task its own id")
     with ExitStack() as stack:
         writer, recorded = None, dict[str, Trajectory]()
         if output is not None:
@@ -179,7 +181,9 @@ def record(
         file = Path(metrics) if metrics is not None else None
         shown = EpisodeProgress(title, Metrics(len(tasks), old, lambda: players.retried), file, visible=progress)
         stack.enter_context(shown)
-        recorder = _Recorder(FAILED_IN_A_ROW if old else min(FAILED_IN_A_ROW, len(todo)), writer, checkpoints, shown)
+        recorder = _Recorder(
+            MAX_FAILURES_IN_A_ROW if old else min(MAX_FAILURES_IN_A_ROW, len(todo)), writer, checkpoints, shown
+        )
         try:
             new = run_blocking(_play_all(todo, players, recorder)) if todo else []
         except KeyboardInterrupt:
@@ -202,7 +206,7 @@ def check_complete(trajectories: Sequence[Trajectory], output: str | Path | None
         kept = f" The others are kept in {output}." if output is not None else ""
         raise AgentDistillError(
             f"{len(missing)} of {len(trajectories)} tasks have no episode yet. The first, {missing[0].task_id}, failed "
-            f"so: {missing[0].error}\n{RESUME_HINT}{kept}{advice}"
+            f"with: {missing[0].error}\n{RESUME_HINT}{kept}{advice}"
         )
 
 
@@ -304,7 +308,7 @@ class _Recorder:
 def _stopped(last: Trajectory, failed: int, *, kept: bool) -> AgentDistillError:
     """The exception of a run that cannot continue."""
     what = {"model_error": "model", "sandbox_error": "sandbox"}.get(last.outcome, "rollout")
-    times = f"the {what} failed in {failed} episodes in a row, the last time so: " if failed > 1 else ""
-    advice = f"\nWhat had ended is kept. {RESUME_HINT}" if kept else ""
+    times = f"the {what} failed in {failed} episodes in a row, most recently with: " if failed > 1 else ""
+    advice = f"\nFinished episodes are kept. {RESUME_HINT}" if kept else ""
     kind = ModelError if last.outcome == "model_error" else AgentDistillError
     return kind(f"{times}{last.error}{advice}")

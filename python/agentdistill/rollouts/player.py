@@ -22,7 +22,7 @@ from agentdistill.models.thoughts import between_tags
 from agentdistill.redaction import redacted
 from agentdistill.rollouts.agent import AgentConfig, Episode, begin, paragraph, run_episode
 from agentdistill.rollouts.chain_of_thought import CHAIN_TOKENS, run_chain_of_thought
-from agentdistill.rollouts.checkpoint import Checkpoints, HalfDone
+from agentdistill.rollouts.checkpoint import Checkpoints, UnfinishedEpisode
 from agentdistill.rollouts.session import state_before
 from agentdistill.self_consistent_action import SelfConsistentAction
 from agentdistill.tasks.task import Task
@@ -75,11 +75,11 @@ class RolloutConfig(AgentConfig):
         if self.concurrency < 1:
             raise ValueError(f"concurrency is {self.concurrency}: give at least 1")
         if self.passages < 0 or (self.passages and self.kind != "cot"):
-            raise ValueError(f'passages is {self.passages}: give 0 or more, and 0 but with kind "cot"')
+            raise ValueError(f'passages is {self.passages}: give 0 or more; more than 0 needs kind "cot"')
         if self.date is not None:
             day.fromisoformat(self.date)
         if self.ray and self.checkpoints:
-            raise ValueError("half-done episodes are kept on one machine: give no checkpoints with ray")
+            raise ValueError("checkpoints are stored on one machine: give either checkpoints or ray")
 
     @property
     def limits(self) -> Limits:
@@ -121,7 +121,7 @@ def _sandbox(config: RolloutConfig, functions: Functions, *, slow_tools: bool) -
     return Sandbox(functions, config.limits, seed=config.seed, threads=threads)
 
 
-class Begun(NamedTuple):
+class GivenSteps(NamedTuple):
     """The first steps of a recorded episode, from which another episode continues."""
 
     trajectory: Trajectory
@@ -130,8 +130,8 @@ class Begun(NamedTuple):
     """Number of its steps that are given."""
 
 
-class Left(NamedTuple):
-    """What an episode of an earlier question left behind, from which another episode continues."""
+class PriorConversation(NamedTuple):
+    """The messages and the State after an earlier question, from which another episode continues."""
 
     messages: list[Message]
     state: State
@@ -189,27 +189,27 @@ class Player:
     async def play(
         self,
         task: Task,
-        begun: Begun | Left | None = None,
+        given: GivenSteps | PriorConversation | None = None,
         *,
         watch: Watch | None = None,
         show: Show | None = None,
     ) -> Trajectory:
         """Play and grade one episode. This is the only place where failures around an episode become its outcome.
 
-        ``begun``: what the episode continues from. Given steps are recorded like its own; the settings say how many
+        ``given``: what the episode continues from. Given steps are recorded like its own; the settings say how many
         there are (``given_steps``) and whose they are (``given_by``). ``show``: as for ``run_episode``.
         """
         start = time.perf_counter()
-        known = self._known(task, begun)
+        known = self._known(task, given)
         try:
-            episode = await self._run(task, begun, watch, show)
-            known["sampling"] |= self._drawn()
+            episode = await self._run(task, given, watch, show)
+            known["sampling"] |= self._other_sampling()
             seconds = time.perf_counter() - start
             graded = None if task.answer is None else await grade_by_kind(task, episode.answer)
         except Exception as error:
-            outcome, said = _failure(error)
+            outcome, message = _failure(error)
             seconds = time.perf_counter() - start
-            return Trajectory(task.id, task.question, **known, outcome=outcome, error=said, seconds=seconds)
+            return Trajectory(task.id, task.question, **known, outcome=outcome, error=message, seconds=seconds)
         return Trajectory(
             task.id,
             task.question,
@@ -224,14 +224,16 @@ class Player:
             seconds=seconds,
         )
 
-    async def _run(self, task: Task, begun: Begun | Left | None, watch: Watch | None, show: Show | None) -> Episode:
+    async def _run(
+        self, task: Task, given: GivenSteps | PriorConversation | None, watch: Watch | None, show: Show | None
+    ) -> Episode:
         if self._actions is None:
-            chain = await run_chain_of_thought(await self._asked(task), self._model, self._config, self._seed(task))
+            chain = await run_chain_of_thought(await self._question(task), self._model, self._config, self._seed(task))
             if show:
                 chosen = chain.steps[0].candidates[chain.steps[0].winner]
                 show(paragraph(between_tags(chosen.reasoning) + chosen.text))
             return chain
-        half_done = await (self._given(task, begun) if begun else self._half_done(task))
+        half_done = await (self._given(task, given) if given else self._half_done(task))
         prefix = Prefix("")
         if self._first_thought and not half_done:
             prefix = await self._first_thought(self._model, task)
@@ -262,19 +264,19 @@ class Player:
         """The episode's seed: it depends only on the run's seed and the task's id."""
         return int.from_bytes(hashlib.sha256(f"{self._config.seed} {task.id}".encode()).digest()[:4])
 
-    async def _asked(self, task: Task) -> str:
+    async def _question(self, task: Task) -> str:
         if self._search is None:
             return task.question
         found = await asyncio.to_thread(self._search, task.question, self._config.passages)
         return self._config.wording.with_passages(task.question, found)
 
-    async def _given(self, task: Task, begun: Begun | Left) -> tuple[Episode, State]:
-        if isinstance(begun, Left):
+    async def _given(self, task: Task, given: GivenSteps | PriorConversation) -> tuple[Episode, State]:
+        if isinstance(given, PriorConversation):
             asked = begin(task.question, self._config).messages[-1]
-            return Episode([*begun.messages, asked], [], None, None, 0, 0, self._config.compat), begun.state
-        state = await asyncio.to_thread(state_before, begun.trajectory, begun.steps, self._sandbox)
+            return Episode([*given.messages, asked], [], None, None, 0, 0, self._config.compat), given.state
+        state = await asyncio.to_thread(state_before, given.trajectory, given.steps, self._sandbox)
         first = begin(task.question, self._config, self._settings["tools"])
-        return replace(first, steps=begun.trajectory.steps[: begun.steps]), state
+        return replace(first, steps=given.trajectory.steps[: given.steps]), state
 
     async def _half_done(self, task: Task) -> tuple[Episode, State] | None:
         kept = await asyncio.to_thread(self._checkpoints.load, task.id, task.question) if self._checkpoints else None
@@ -289,26 +291,26 @@ class Player:
             return
         usage = (episode.prompt_tokens, episode.completion_tokens)
         so_far = Trajectory(task.id, task.question, messages=episode.messages, steps=episode.steps, usage=usage)
-        await asyncio.to_thread(self._checkpoints.keep, HalfDone(so_far, state))
+        await asyncio.to_thread(self._checkpoints.keep, UnfinishedEpisode(so_far, state))
 
-    def _drawn(self) -> dict[str, Any]:
+    def _other_sampling(self) -> dict[str, Any]:
         """Sampling settings besides the configuration's: neutral values, except those that a server refused."""
         refused: frozenset[str] = getattr(self._model, "refused", frozenset())
         drawn: dict[str, Any] = {name: value for name, value in NEUTRAL.items() if name not in refused}
         return drawn | ({"left_to_the_server": sorted(refused)} if refused else {})
 
-    def _known(self, task: Task, begun: Begun | Left | None) -> dict[str, Any]:
+    def _known(self, task: Task, given: GivenSteps | PriorConversation | None) -> dict[str, Any]:
         """The fields of a trajectory that do not depend on how its episode ended."""
-        given = {}
-        if isinstance(begun, Begun):
-            given = {"given_steps": begun.steps, "given_by": begun.trajectory.model}
+        origin = {}
+        if isinstance(given, GivenSteps):
+            origin = {"given_steps": given.steps, "given_by": given.trajectory.model}
         return {
             "reference": task.answer,
             "aliases": task.aliases,
             "task_set": task.task_set,
             "kind": self._config.kind,
             "model": self.model_name,
-            "sampling": self._settings | given,
+            "sampling": self._settings | origin,
         }
 
     def __enter__(self) -> "Player":

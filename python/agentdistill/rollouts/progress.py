@@ -105,7 +105,7 @@ class Metrics:
         if self._undecided:
             parts.append(f"not_graded {self._undecided}")
         if retried := self._retried():
-            parts.append(f"{retried} requests sent again")
+            parts.append(f"{retried} requests retried")
         return ", ".join(parts)
 
     def summary(self) -> str:

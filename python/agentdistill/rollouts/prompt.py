@@ -29,7 +29,7 @@ _STANDARD = (
 IMPORTS = ", ".join([_STANDARD, *Sandbox.packages])
 """Modules that prompts list. The sandbox's guest also holds the rest of the standard library."""
 
-_MARK = re.compile(r"\{\{(\w+)\}\}")
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 _NOTHING = "(Nothing was printed. Print what you want to see.)"
 _SAME_AGAIN = "You ran exactly this code before, and it failed then too. Do something else now."
 _CUT = "Your reply was cut after {} tokens, before its end, so nothing of it was run. Write a shorter one."
@@ -51,7 +51,7 @@ def opening(question: str, prompt: str, *, kind: str = "agent", tools: str = "",
 def filled_in(prompt: str, *, tools: str, imports: str, max_steps: int) -> str:
     """The prompt with its marks replaced."""
     marks = {"tools": tools, "imports": imports, "max_steps": str(max_steps)}
-    return _MARK.sub(lambda mark: marks[mark[1]], prompt).strip()
+    return _PLACEHOLDER.sub(lambda mark: marks[mark[1]], prompt).strip()
 
 
 def default_prompt(
@@ -84,8 +84,10 @@ def load_prompt(prompt: str) -> str:
             f.name.removesuffix(".txt") for f in (resources.files("agentdistill.rollouts") / "prompts").iterdir()
         )
         raise ValueError(f"no prompt {prompt!r}: give a file, a text of several words, or one of {', '.join(names)}")
-    if unknown := set(_MARK.findall(text)) - {"tools", "imports", "max_steps"}:
-        raise ValueError(f"the prompt has the mark {unknown.pop()!r}: it may have tools, imports and max_steps")
+    if unknown := set(_PLACEHOLDER.findall(text)) - {"tools", "imports", "max_steps"}:
+        raise ValueError(
+            f"the prompt has the unknown placeholder {unknown.pop()!r}: the known ones are tools, imports and max_steps"
+        )
     return well_formed(text)
 
 
@@ -126,13 +128,13 @@ def observation_message(
     the completion off.
     """
     if cut_at is not None:
-        said = _CUT.format(cut_at)
+        content = _CUT.format(cut_at)
     elif isinstance(chosen.action, ParseFailure):
-        said = chosen.action.message
+        content = chosen.action.message
     else:
-        said = what_it_did(chosen.observation) if chosen.observation else _NOTHING
-    said = f"{said}\n{_SAME_AGAIN}" if repeated else said
-    return FORMS[action_format].observation.format(said)
+        content = what_it_did(chosen.observation) if chosen.observation else _NOTHING
+    content = f"{content}\n{_SAME_AGAIN}" if repeated else content
+    return FORMS[action_format].observation.format(content)
 
 
 def last_word(message: str, question: str) -> str:

@@ -6,7 +6,7 @@ A State is a value, so going back means using an older State: nothing is undone 
 
 from agentdistill._core import Observation, Sandbox, State, Trajectory
 
-KEPT_BYTES = 1 << 30
+MAX_STATE_BYTES = 1 << 30
 """Maximum memory for a session's States (some 20 kB each for a few variables). The oldest are dropped first."""
 
 
@@ -27,7 +27,7 @@ class Session:
         step = self.step if step is None else step
         if step not in self._states:
             oldest = next((kept for kept in self._states if kept), self.step)
-            raise ValueError(f"there is no step {step}: the steps kept are 0 and {oldest} to {self.step}")
+            raise ValueError(f"no step {step}: the steps kept are 0 and {oldest} to {self.step}")
         return self._states[step]
 
     def run(self, code: str, from_step: int | None = None) -> Observation:
@@ -44,13 +44,13 @@ class Session:
     def add(self, state: State) -> None:
         """Add ``state`` as the next step."""
         self._states[self.step + 1] = state
-        while len(self._states) > 2 and sum(kept.nbytes for kept in self._states.values()) > KEPT_BYTES:
+        while len(self._states) > 2 and sum(kept.nbytes for kept in self._states.values()) > MAX_STATE_BYTES:
             del self._states[next(step for step in self._states if step)]
 
     def undo(self) -> None:
         """Remove the last step. Raises ValueError if the step before it is not kept."""
         if self.step - 1 not in self._states:
-            raise ValueError("there is nothing to undo")
+            raise ValueError("nothing to undo")
         del self._states[self.step]
 
 
@@ -63,7 +63,7 @@ def state_before(trajectory: Trajectory, step: int, sandbox: Sandbox) -> State:
     States of another build of the guest or of another sandbox.
     """
     if not 0 <= step <= len(trajectory.steps):
-        raise ValueError(f"there is no step {step} in {trajectory.task_id}, which has {len(trajectory.steps)}")
+        raise ValueError(f"no step {step} in {trajectory.task_id}, which has {len(trajectory.steps)} steps")
     state = sandbox.initial
     for done in trajectory.steps[:step]:
         if done.state is None:

@@ -23,7 +23,7 @@ class ConversationForm(NamedTuple):
     """The parts of a conversation that must be the same in training and in evaluation."""
 
     prompt: str
-    """Text of the system prompt with its marks still in it."""
+    """Text of the system prompt, with placeholders."""
     tools: str
     """The prompt's description of the tools."""
     compat: Compat | None

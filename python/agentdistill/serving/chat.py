@@ -1,7 +1,7 @@
 """``agentdistill ask`` and ``agentdistill chat``: ask an agent questions, and show its work as it happens.
 
-A conversation keeps its context: each question starts with all earlier messages, and with the variables that earlier
-code left. Not here: the same over HTTP (chat_server.py).
+A conversation keeps its context: each question starts with all earlier messages, and with the variables of earlier
+code. Not here: the same over HTTP (chat_server.py).
 """
 
 import sys
@@ -11,11 +11,11 @@ from agentdistill._core import AgentDistillError, State, Trajectory
 from agentdistill.event_loop import run_blocking
 from agentdistill.models.model import Show
 from agentdistill.rollouts.agent import Episode
-from agentdistill.rollouts.player import Left, Player
+from agentdistill.rollouts.player import Player, PriorConversation
 from agentdistill.tasks.task import Task
 from agentdistill.terminal import say, tell, write
 
-BANNER = "Ask the agent. :new begins a new conversation, Ctrl-C stops an answer, Ctrl-D leaves."
+BANNER = "Ask the agent. :new starts a new conversation, Ctrl-C stops an answer, Ctrl-D exits."
 
 
 class Conversation:
@@ -23,7 +23,7 @@ class Conversation:
 
     def __init__(self, player: Player) -> None:
         self._player = player
-        self._left: Left | None = None
+        self._prior: PriorConversation | None = None
 
     def ask(self, question: str, show: Show) -> Trajectory:
         """Play the episode of one question. ``show`` gets the agent's output and its observations as they arrive.
@@ -31,29 +31,29 @@ class Conversation:
         A question that is interrupted, or on which the model or the sandbox fails, is not kept in the conversation.
         Raises AgentDistillError if the model or the sandbox fails.
         """
-        left = self._left
+        prior = self._prior
 
         def watch(episode: Episode, state: State) -> None:
-            nonlocal left
-            left = Left(episode.conversation, state)
+            nonlocal prior
+            prior = PriorConversation(episode.conversation, state)
 
-        trajectory = run_blocking(self._player.play(Task("chat", question), left, watch=watch, show=show))
+        trajectory = run_blocking(self._player.play(Task("chat", question), prior, watch=watch, show=show))
         if trajectory.error:
             raise AgentDistillError(trajectory.error)
-        self._left = left
+        self._prior = prior
         return trajectory
 
     def forget(self) -> None:
         """Start a new conversation."""
-        self._left = None
+        self._prior = None
 
 
 def show_answer(conversation: Conversation, question: str) -> None:
     """Ask a question, and print the agent's work and its answer. Raises AgentDistillError."""
 
-    def show(said: str) -> None:
+    def show(text: str) -> None:
         with suppress(BrokenPipeError):  # the reader is gone; printing the answer will report it
-            write(said, sys.stdout)
+            write(text, sys.stdout)
 
     trajectory = conversation.ask(question, show)
     answer = f"Answer: {trajectory.answer}" if trajectory.answer else f"No answer: {trajectory.outcome}"
@@ -82,7 +82,7 @@ def chat(player: Player) -> None:
         except KeyboardInterrupt:
             if not terminal:
                 raise
-            tell("\nStopped: what was asked last is forgotten.")
+            tell("\nStopped. The last question is not part of the conversation.")
         except AgentDistillError as error:
             tell(error)
     if terminal:

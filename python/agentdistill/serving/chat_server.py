@@ -74,13 +74,13 @@ class ChatServer:
         if seconds <= 0:
             raise ValueError(f"a request may take {seconds} s: give more than 0")
         if api_key is not None and not api_key.strip():
-            raise ValueError("the API key is empty: anybody could send that")
+            raise ValueError("the API key is empty: give a key, or none")
         try:
             family, _, _, _, (address, *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             local = is_loopback(str(address))
             if not local and api_key is None:
                 raise ValueError(
-                    f"at {host}, whoever reaches this machine could ask: give an API key (AGENTDISTILL_API_KEY), or "
+                    f"{host} is open to all who can reach this machine: give an API key (AGENTDISTILL_API_KEY), or "
                     "listen at 127.0.0.1"
                 )
             self._socket = socket.create_server((str(address), port), family=family)
@@ -110,7 +110,7 @@ def _as_text(content: Any) -> Any:
     if not isinstance(content, list):
         return content or ""
     if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
-        raise ValueError("it has parts that are not text, which is all that the agent reads")
+        raise ValueError("it has parts that are not text; the agent reads only text")
     return "\n".join(str(part.get("text", "")) for part in content)
 
 
@@ -123,7 +123,7 @@ class _StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class _Asked(BaseModel):
+class _ChatRequest(BaseModel):
     """The fields of a request's body that the server uses."""
 
     model_config = ConfigDict(extra="allow")
@@ -135,7 +135,7 @@ class _Asked(BaseModel):
 
 
 # Parameters that an agent does not support, each with the one value that is accepted because it has no effect.
-_NOT_OFFERED: dict[str, object] = {
+_UNSUPPORTED: dict[str, object] = {
     "n": 1,
     "tools": [],
     "functions": [],
@@ -178,17 +178,22 @@ class _Api:
 
     def app(self) -> Starlette:
         routes = [
-            Route("/health", self._from_here(self._health)),
-            Route("/v1/models", self._let_in(self._models)),
-            Route("/v1/models/{name:path}", self._let_in(self._model)),
-            Route("/v1/chat/completions", self._let_in(self._completions), methods=["POST"]),
+            Route("/health", self._protected(self._health)),
+            Route("/v1/models", self._authorized(self._models)),
+            Route("/v1/models/{name:path}", self._authorized(self._model)),
+            Route("/v1/chat/completions", self._authorized(self._completions), methods=["POST"]),
         ]
-        handlers = {_Refused: _refuse, HTTPException: _no_such_endpoint, ClientDisconnect: _gone, Exception: _broken}
+        handlers = {
+            _Refused: _refuse,
+            HTTPException: _no_such_endpoint,
+            ClientDisconnect: _client_disconnected,
+            Exception: _internal_error,
+        }
         app = Starlette(routes=routes, exception_handlers=handlers)
         app.router.redirect_slashes = False  # a redirect would go to the host that the Host header names
         return app
 
-    def _let_in(self, endpoint: _Endpoint) -> _Endpoint:
+    def _authorized(self, endpoint: _Endpoint) -> _Endpoint:
         """Restrict ``endpoint`` to clients that send the API key or, if there is no key, to this machine."""
 
         async def guarded(request: Request) -> Response:
@@ -198,9 +203,9 @@ class _Api:
                 raise _Refused(401, message, code="invalid_api_key", headers=wanted)
             return await endpoint(request)
 
-        return self._from_here(guarded)
+        return self._protected(guarded)
 
-    def _from_here(self, endpoint: _Endpoint) -> _Endpoint:
+    def _protected(self, endpoint: _Endpoint) -> _Endpoint:
         """If there is no API key, restrict ``endpoint`` to requests whose Host header names this machine.
 
         This prevents DNS rebinding: a web site that resolves to this machine's address can send requests, but their
@@ -209,57 +214,57 @@ class _Api:
 
         async def guarded(request: Request) -> Response:
             if not self._key and not names_this_machine(request.headers.getlist("host")):
-                raise _Refused(403, "the Host is not this machine: without an API key it must be")
+                raise _Refused(403, "the Host header must name this machine, because the server has no API key")
             return await endpoint(request)
 
         return guarded
 
-    def _under_way(self) -> int:
+    def _running(self) -> int:
         """Number of running episodes, plus steps of cancelled episodes that have not ended yet."""
         return len(self._episodes) + self._player.abandoned
 
     async def _health(self, request: Request) -> Response:
-        return _json({"status": "ok", "episodes": self._under_way()})
+        return _json({"status": "ok", "episodes": self._running()})
 
     async def _models(self, request: Request) -> Response:
-        return _json({"object": "list", "data": [self._card()]})
+        return _json({"object": "list", "data": [self._model_object()]})
 
     async def _model(self, request: Request) -> Response:
         self._check_name(request.path_params["name"])
-        return _json(self._card())
+        return _json(self._model_object())
 
-    def _card(self) -> dict[str, Any]:
+    def _model_object(self) -> dict[str, Any]:
         return {"id": self._name, "object": "model", "created": self._started, "owned_by": "agentdistill"}
 
     def _check_name(self, name: str) -> None:
         if name != self._name:
-            message = f"there is no model {name!r} here, only {self._name!r}"
+            message = f"no model {name!r} here; this server has only {self._name!r}"
             raise _Refused(404, message, param="model", code="model_not_found")
 
     async def _completions(self, request: Request) -> Response:
-        asked = _parse(await _body(request))
-        self._check_name(asked.model)
-        question = as_question([(message.role, message.content) for message in asked.messages])
-        if (under_way := self._under_way()) >= self._player.at_once:
-            message = f"{under_way} requests are under way, and no more are taken: ask again later"
+        chat_request = _parse(await _body(request))
+        self._check_name(chat_request.model)
+        question = as_question([(message.role, message.content) for message in chat_request.messages])
+        if (running := self._running()) >= self._player.at_once:
+            message = f"all {running} slots for requests are in use: try again later"
             raise _Refused(429, message, code="rate_limit_exceeded", headers={"Retry-After": "1"})
         completion = _Completion(self._name)
-        said = asyncio.Queue[str | None]()
-        play = self._player.play(Task(completion.id, question), show=said.put_nowait)
+        output = asyncio.Queue[str | None]()
+        play = self._player.play(Task(completion.id, question), show=output.put_nowait)
         episode = asyncio.create_task(asyncio.wait_for(play, self._seconds))
         self._episodes.add(episode)
 
         def ended(_: object) -> None:
             self._episodes.discard(episode)
-            said.put_nowait(None)
+            output.put_nowait(None)
 
         episode.add_done_callback(ended)
-        if asked.stream:
-            usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            events = _events(completion, episode, said, usage=usage)
+        if chat_request.stream:
+            usage = bool(chat_request.stream_options and chat_request.stream_options.include_usage)
+            events = _events(completion, episode, output, usage=usage)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         trajectory = await _ended(episode, request)
-        reasoning = "".join(iter(said.get_nowait, None))  # None is the end
+        reasoning = "".join(iter(output.get_nowait, None))  # None is the end
         return _json(completion.whole(trajectory, reasoning))
 
 
@@ -323,12 +328,12 @@ class _Completion:
 
 
 async def _events(
-    completion: _Completion, episode: "asyncio.Task[Trajectory]", said: "asyncio.Queue[str | None]", *, usage: bool
+    completion: _Completion, episode: "asyncio.Task[Trajectory]", output: "asyncio.Queue[str | None]", *, usage: bool
 ) -> AsyncIterator[str]:
     """Yield a completion as server-sent events. If the client disconnects, the episode is cancelled."""
     try:
         yield _event(completion.chunk({"role": "assistant", "content": ""}))
-        while (text := await said.get()) is not None:
+        while (text := await output.get()) is not None:
             yield _event(completion.chunk({"reasoning_content": text}))
         trajectory = await _ended(episode)
         yield _event(completion.chunk({"content": _content(trajectory)}))
@@ -371,7 +376,7 @@ async def _ended(episode: "asyncio.Task[Trajectory]", request: Request | None = 
     if trajectory.outcome in FAILED:
         _log.error("%s: %s: %s", trajectory.task_id, trajectory.outcome, trajectory.error)
         what = {"model_error": "model", "sandbox_error": "sandbox"}.get(trajectory.outcome, "server")
-        raise _Refused(502, f"the {what} failed; the server's log says why", code=trajectory.outcome)
+        raise _Refused(502, f"the {what} failed; see the server's log", code=trajectory.outcome)
     return trajectory
 
 
@@ -406,26 +411,26 @@ async def _body(request: Request) -> bytes:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > REQUEST_BYTES:
-                    raise _Refused(413, f"a request may have {REQUEST_BYTES} bytes")
+                    raise _Refused(413, f"the request is larger than {REQUEST_BYTES} bytes")
     except TimeoutError:
         raise _Refused(408, f"the request did not arrive within {REQUEST_SECONDS:g} s") from None
     return bytes(body)
 
 
-def _parse(body: bytes) -> _Asked:
+def _parse(body: bytes) -> _ChatRequest:
     try:
-        asked = _Asked.model_validate(json.loads(body))
+        chat_request = _ChatRequest.model_validate(json.loads(body))
     except (ValueError, RecursionError) as error:
         if not isinstance(error, ValidationError):
             raise _Refused(400, f"the request is not JSON: {error}") from None
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the request"
         raise _Refused(400, f"{where}: {first['msg']}", param=where) from None
-    for name, nothing in _NOT_OFFERED.items():
-        if (asked.model_extra or {}).get(name) not in (None, nothing):
-            message = f"{name} is not offered: an agent gives one answer, as text, by tools of its own"
+    for name, nothing in _UNSUPPORTED.items():
+        if (chat_request.model_extra or {}).get(name) not in (None, nothing):
+            message = f"{name} is not supported: the agent gives one answer, as text, and uses its own tools"
             raise _Refused(400, message, param=name, code="unsupported_parameter")
-    return asked
+    return chat_request
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -440,9 +445,9 @@ async def _no_such_endpoint(request: Request, error: Exception) -> Response:
     return await _refuse(request, _Refused(error.status_code, message, headers=dict(error.headers or {})))
 
 
-async def _gone(request: Request, error: Exception) -> Response:
+async def _client_disconnected(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # the client is gone
 
 
-async def _broken(request: Request, error: Exception) -> Response:
-    return await _refuse(request, _Refused(500, "the server failed; its log says why"))
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return await _refuse(request, _Refused(500, "internal error; see the server's log"))

@@ -1,7 +1,7 @@
 """Limits on each client connection to ``agentdistill serve``, with or without a valid API key.
 
 A request's head may have ``HEAD_BYTES`` and must arrive within ``HEAD_SECONDS``. A client must read its response within
-``READ_SECONDS``. At most ``MOST`` connections are open: when another one arrives, the connection that has been idle
+``READ_SECONDS``. At most ``MAX_CONNECTIONS`` are open: when another one arrives, the connection that has been idle
 longest is closed. uvicorn has no such limits.
 
 Not here: limits on the body of a request and on its episode (chat_server.py).
@@ -21,10 +21,10 @@ HEAD_SECONDS = 20.0
 READ_SECONDS = 60.0
 """Time limit for a client to read: to drain a full write buffer, or to take the rest when the connection closes."""
 
-MOST = 512
+MAX_CONNECTIONS = 512
 """Maximum number of open connections."""
 
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 
 
 class Connection(H11Protocol):
@@ -34,35 +34,35 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._state: object = None
         self._since = time.monotonic()
-        self._look = self.loop.call_later(_LOOK_SECONDS, self._look_again)
-        if len(self.connections) > MOST:
-            waiting = [other for other in self.connections if isinstance(other, Connection) and not other._is_asked]
+        self._next_check = self.loop.call_later(_CHECK_SECONDS, self._check)
+        if len(self.connections) > MAX_CONNECTIONS:
+            waiting = [other for other in self.connections if isinstance(other, Connection) and not other._is_busy]
             min(waiting, key=lambda other: other._since).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._look.cancel()
+        self._next_check.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reading = self.loop.call_later(READ_SECONDS, self.transport.abort)
+        self._read_deadline = self.loop.call_later(READ_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._reading.cancel()
+        self._read_deadline.cancel()
 
     @property
-    def _is_asked(self) -> bool:
+    def _is_busy(self) -> bool:
         """Whether a request is waiting for its response."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _look_again(self) -> None:
+    def _check(self) -> None:
         """Abort the connection if it has been idle or closing for too long; else check again later."""
-        state, now = (self.transport.is_closing(), self._is_asked, self.cycle), time.monotonic()
+        state, now = (self.transport.is_closing(), self._is_busy, self.cycle), time.monotonic()
         if state != self._state:
             self._state, self._since = state, now
         waited = now - self._since
-        if waited > (READ_SECONDS if state[0] else HEAD_SECONDS) and (state[0] or not self._is_asked):
+        if waited > (READ_SECONDS if state[0] else HEAD_SECONDS) and (state[0] or not self._is_busy):
             self.transport.abort()
         else:
-            self._look = self.loop.call_later(_LOOK_SECONDS, self._look_again)
+            self._next_check = self.loop.call_later(_CHECK_SECONDS, self._check)

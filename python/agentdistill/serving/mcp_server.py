@@ -21,18 +21,19 @@ from agentdistill.rollouts.session import Session
 from agentdistill.tools.tool import Search, Tool, sandbox_tools
 
 _RUN_PYTHON = """\
-Run Python in a sandbox; see what it prints, and the value of its last expression.
-Variables stay from call to call. A call may take {seconds:g} s and {memory_mb} MB; there are no files and no network.
-Every result names its step; from_step goes on from an earlier one, as if what came after it had not been.
-It can import {imports}."""
+Run Python in a sandbox and return what it prints and the value of its last expression.
+Variables persist between calls. A call is limited to {seconds:g} s and {memory_mb} MB.
+There are no files and no network.
+Each result has a step number. To discard later steps, pass from_step to continue from an earlier one.
+Available imports: {imports}."""
 
-_SEARCH_TOO = "\nIn the code, web_search(query, k) is there too."
+_SEARCH_TOO = "\nThe code can also call web_search(query, k)."
 
 
 class CellResult(TypedDict):
     """The result of running code."""
 
-    step: Annotated[int, Field(description="Number of this step, for from_step.")]
+    step: Annotated[int, Field(description="Number of this step; pass it as from_step.")]
     kind: Annotated[
         str, Field(description="value, final_answer, exception, timeout, out_of_memory, tool_error or killed.")
     ]
@@ -53,9 +54,10 @@ def make_server(limits: Limits, web_search: Tool | None = None) -> MCPServer[Any
     session, turn = Session(Sandbox(sandbox_tools(tools), limits)), threading.Lock()
 
     def run_python(
-        code: Annotated[str, Field(description="One line or many.")],
+        code: Annotated[str, Field(description="Python code, one line or more.")],
         from_step: Annotated[
-            int | None, Field(description="Run from the State after this step, not after the last; 0 is a fresh one.")
+            int | None,
+            Field(description="Continue from the State after this step. Default: the last step; 0: an empty State."),
         ] = None,
     ) -> Annotated[CallToolResult, CellResult]:
         try:
@@ -74,7 +76,7 @@ def make_server(limits: Limits, web_search: Tool | None = None) -> MCPServer[Any
         found = web_search.function
 
         def search(
-            query: str, k: Annotated[int, Field(ge=1, le=100, description="How many passages.")] = found.k
+            query: str, k: Annotated[int, Field(ge=1, le=100, description="Number of passages.")] = found.k
         ) -> str:
             return found.text(query, k)
 

@@ -13,16 +13,16 @@ from agentdistill._core import AgentDistillError, Observation, Sandbox, State
 from agentdistill.rollouts.session import Session
 from agentdistill.terminal import say, tell, write
 
-BANNER = "Python in a sandbox: no files, no network. :help says what else there is; Ctrl-D leaves."
+BANNER = "Python in a sandbox: no files, no network. :help lists the commands; Ctrl-D exits."
 
 HELP = """\
-:undo        go back to the State before the last cell (and before :reset, :load); may be repeated
-:reset       begin with a fresh State
+:undo        undo the last cell, :reset or :load; can be repeated
+:reset       start again from an empty State
 :save FILE   write the State to a file
-:load FILE   go on from the State in a file
-:help        this
-Ctrl-C       interrupt the cell; the State is then the one before it
-Ctrl-D       leave"""
+:load FILE   continue from the State in a file
+:help        show this help
+Ctrl-C       interrupt the cell and keep the State before it
+Ctrl-D       exit"""
 
 
 class Repl:
@@ -44,7 +44,7 @@ class Repl:
             except KeyboardInterrupt:
                 if not self._terminal:
                     raise
-                tell("Interrupted: the State is the one before this cell.")
+                tell("Interrupted. The cell has changed nothing.")
             except BrokenPipeError:
                 raise  # the reader of the output is gone
             except (AgentDistillError, ValueError, OSError) as error:
@@ -93,7 +93,7 @@ class Repl:
             case ["help"]:
                 say(HELP)
             case _:
-                raise ValueError(f"there is no command {text}; :help lists those there are")
+                raise ValueError(f"unknown command {text}; :help lists the commands")
 
 
 def run_file(sandbox: Sandbox, path: Path) -> bool:
@@ -105,7 +105,7 @@ def run_file(sandbox: Sandbox, path: Path) -> bool:
     try:
         code = source.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error}") from error
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     return show(sandbox.run(sandbox.initial, code)[0])
 
 

@@ -143,13 +143,13 @@ def code_agent(model: Model | str, tools: Sequence[SmolTool] = (), **options: An
 def _conversation(messages: Sequence[ChatMessage | dict[str, Any]]) -> list[Message]:
     """Convert smolagents' messages to ours. Consecutive messages of one role are merged. Tool calls are left out,
     because the code in the preceding message contains them."""
-    said = []
+    turns = []
     for message in messages:
         message = ChatMessage.from_dict(message) if isinstance(message, dict) else message
         if message.role != MessageRole.TOOL_CALL:
             role = "user" if message.role == MessageRole.TOOL_RESPONSE else MessageRole(message.role).value
-            said.append((role, _text(message.content)))
-    return [Message(role, "\n".join(text for _, text in turn)) for role, turn in groupby(said, lambda turn: turn[0])]
+            turns.append((role, _text(message.content)))
+    return [Message(role, "\n".join(text for _, text in turn)) for role, turn in groupby(turns, lambda turn: turn[0])]
 
 
 def _text(content: str | list[dict[str, Any]] | None) -> str:

@@ -1,9 +1,8 @@
 """Load tasks from JSON, JSONL and CSV files, from Hugging Face data sets, and from benchmarks by name.
 
 The fields are ``question`` and ``answer``. ``id``, ``task_set`` (or ``dataset_name``), ``kind`` and ``answer_aliases``
-are optional. All other fields are kept as metadata. Published files can be loaded unchanged: the paper's own, objects
-with ``metadata`` and ``examples``; GSM8K's, where a rationale ends in the answer; and those of MATH, GSM-Hard and
-SVAMP, with other names of the fields.
+are optional. All other fields are kept as metadata. The paper's own files, objects with ``metadata`` and ``examples``,
+can be loaded unchanged.
 
 Not here: where benchmarks are (``benchmark.py``).
 """
@@ -104,10 +103,10 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         data = _json(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        hint = "; a file of one task a line is named .jsonl" if error.msg == "Extra data" else ""
+        hint = "; name a file with one task per line .jsonl" if error.msg == "Extra data" else ""
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}{hint}") from error
     except RecursionError as error:
-        raise ValueError(f"{path}: its JSON is nested too deep") from error
+        raise ValueError(f"{path}: its JSON is nested too deeply") from error
     examples = data.get("examples") if isinstance(data, dict) else data
     if not isinstance(examples, list):
         raise ValueError(f'{path}: not a task set: give a list of tasks, or an object with the list as "examples"')
@@ -125,9 +124,11 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno})") from error
             except RecursionError as error:
-                raise ValueError(f"{path}:{number}: its JSON is nested too deep") from error
+                raise ValueError(f"{path}:{number}: its JSON is nested too deeply") from error
             if isinstance(row, list):
-                raise ValueError(f"{path}:{number}: a list, where each line is a task: a list of tasks is named .json")
+                raise ValueError(
+                    f"{path}:{number}: a list, but each line of .jsonl is a task: name a list of tasks .json"
+                )
             yield f"{path}:{number}", row
 
 
@@ -136,9 +137,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
         csv.field_size_limit(1 << 30)  # a question may contain a whole document
         rows = csv.DictReader(lines, strict=True)
         try:
-            names = rows.fieldnames or ()
-            if not any(question in names for question in ("question", *(question for question, _ in _PUBLISHED))):
-                columns = ", ".join(names)
+            if "question" not in (rows.fieldnames or ()):
+                columns = ", ".join(rows.fieldnames or ())
                 raise ValueError(f"{path}: the columns are {columns!r}: give question and answer, separated by commas")
             if repeated := [name for name, n in Counter(rows.fieldnames or ()).items() if n > 1]:
                 raise ValueError(f"{path}: the column {repeated[0]!r} occurs twice")
@@ -161,24 +161,8 @@ def _json(text: str) -> Any:
 
 
 def _integer(digits: str) -> int | str:
-    """An integer; one of more digits than Python reads stays text."""
+    """An integer. One with more digits than Python converts stays text."""
     return int(digits) if len(digits) <= sys.int_info.default_max_str_digits else digits
-
-
-_PUBLISHED = (("problem", "answer"), ("input", "target"), ("Question", "Answer"))
-"""Names of question and answer in published data sets."""
-
-
-def _as_question_and_answer(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a published data set with its question and answer under these names."""
-    for question, answer in _PUBLISHED:
-        if "question" not in row and question in row and answer in row:
-            text = row[question]
-            if isinstance(text, str) and isinstance(body := row.get("Body"), str):
-                text = f"{body.rstrip('. ')}. {text}"  # SVAMP
-            others = {key: value for key, value in row.items() if key not in (question, answer, "Body")}
-            return {"question": text, "answer": row[answer]} | others
-    return row
 
 
 _FINAL = re.compile(r"^#### *(\S.*?)\s*\Z", re.MULTILINE)
@@ -187,7 +171,6 @@ _FINAL = re.compile(r"^#### *(\S.*?)\s*\Z", re.MULTILINE)
 def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: str) -> Task:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a task is an object with question and answer, not {_what(row)}")
-    row = _as_question_and_answer(row)
     question = row.get("question")
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: it has no question" + (f" but {_what(question)}" if "question" in row else ""))
@@ -197,13 +180,13 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     if answer and (final := _FINAL.search(answer)):
         answer = final[1]  # GSM8K's own files: a rationale, and the answer on its last line
     if answer is None and row["answer"] not in (None, ""):
-        raise ValueError(f"{where}: its answer is {_what(row['answer'])}: give a text or a number")
+        raise ValueError(f"{where}: its answer is {_what(row['answer'])}: give a string or a number")
     identifier = _text(row.get("id"))
     if identifier is None and row.get("id") is not None:
-        raise ValueError(f"{where}: its id is {_what(row['id'])}: give a text or a number")
+        raise ValueError(f"{where}: its id is {_what(row['id'])}: give a string or a number")
     named = task_set or row.get("task_set") or row.get("dataset_name") or stem
     if not isinstance(named, str):
-        raise ValueError(f"{where}: its task set is {_what(named)}: give a text")
+        raise ValueError(f"{where}: its task set is {_what(named)}: give a string")
     own = kind or row.get("kind") or kind_of(named, answer)
     if own not in get_args(Kind):
         raise ValueError(f"{where}: its kind is {own!r}: give one of {', '.join(get_args(Kind))}")
@@ -212,7 +195,7 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
         with contextlib.suppress(json.JSONDecodeError):
             aliases = _json(aliases)
     if not isinstance(aliases, list) or not all(isinstance(alias, str | int | float) for alias in aliases):
-        raise ValueError(f"{where}: its answer_aliases are {aliases!r}: give a list of texts or numbers")
+        raise ValueError(f"{where}: its answer_aliases are {aliases!r}: give a list of strings or numbers")
     known = ("id", "question", "answer", "task_set", "kind", "answer_aliases")
     metadata = {key: value for key, value in row.items() if key not in known}
     question = _encodable(question)
@@ -230,10 +213,10 @@ def _text(value: Any) -> str | None:
 
 
 def _encodable(text: str) -> str:
-    """The text with a mark in the place of each half of a surrogate pair, which no file and no server takes."""
+    """The text with U+FFFD for each lone surrogate, which UTF-8 cannot encode."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _what(value: Any) -> str:
-    names = {str: "an empty text", dict: "an object", list: "a list", type(None): "null", bool: "a truth value"}
+    names = {str: "an empty string", dict: "an object", list: "a list", type(None): "null", bool: "a boolean"}
     return names.get(type(value), f"{value!r}")

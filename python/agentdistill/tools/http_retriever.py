@@ -17,13 +17,13 @@ import httpx2
 
 from agentdistill._core import Passage, RetrievalError, for_reading
 from agentdistill.redaction import hide_in_command, public_url, redacted
-from agentdistill.retry import Retries, passes, retry_after
+from agentdistill.retry import Retries, is_transient, retry_after
 from agentdistill.well_formed import well_formed
 
 MAX_RESPONSE_BYTES = 256 << 20
 """Bytes; more are garbage."""
 
-MOST_FOR_READING = 100
+MAX_PASSAGES = 100
 """Passages that a cell gets at most, as of an index (rust/search_tool.rs)."""
 
 
@@ -65,7 +65,7 @@ class HttpRetriever:
             raise TypeError("call it with one string, the query")
         if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
             raise ValueError("k must be a positive whole number")
-        return for_reading(self.search(query, 3 if k is None else min(k, MOST_FOR_READING)), compat=compat)
+        return for_reading(self.search(query, 3 if k is None else min(k, MAX_PASSAGES)), compat=compat)
 
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """The same for several queries, in one request. Raises ValueError for ``k`` < 1."""
@@ -86,8 +86,8 @@ class HttpRetriever:
             attempt += 1
 
     def is_lexical(self) -> bool:
-        """Whether the server says that it is ``serve-retrieval``, which finds by words; others are taken to find by
-        meaning, as Search-R1's and the paper's do."""
+        """Whether the server is ``serve-retrieval``, which searches by words. Others are assumed to search by meaning,
+        as Search-R1's and the paper's do."""
         try:
             answer = self._client.get(f"{self.url.rpartition('/')[0]}/health")
             return answer.is_success and "documents" in answer.json()
@@ -110,16 +110,16 @@ class HttpRetriever:
             for chunk in response.iter_bytes():
                 body += chunk
                 if time.monotonic() > deadline or len(body) > MAX_RESPONSE_BYTES:
-                    raise _TransientError(f"its response does not end ({len(body)} bytes so far)")
+                    raise _TransientError(f"its response is too long or too slow ({len(body)} bytes so far)")
         self._retries.answered()
         if response.is_success:
             return _passages(bytes(body), len(queries))
-        said = " ".join(bytes(body[:500]).decode("utf-8", "replace").split())
-        problem = f"status {response.status_code}: {said}"
-        if passes(response.status_code):
+        excerpt = " ".join(bytes(body[:500]).decode("utf-8", "replace").split())
+        problem = f"status {response.status_code}: {excerpt}"
+        if is_transient(response.status_code):
             raise _TransientError(problem, retry_after(response.headers))
         hint = ". Does its URL end in /retrieve?" if response.status_code in (404, 405) else ""
-        raise RetrievalError(redacted(f"{self._where} refuses the request with {problem}{hint}"))
+        raise RetrievalError(redacted(f"{self._where} rejects the request with {problem}{hint}"))
 
 
 class _TransientError(Exception):

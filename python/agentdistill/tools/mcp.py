@@ -34,7 +34,7 @@ from agentdistill.tools.tool import TOOL_SECONDS, Tool
 START_SECONDS = 60.0
 """Time limit for the first response of a server; some are downloaded when they start."""
 
-RESTARTS = 8
+MAX_RESTARTS = 8
 """Attempts to restart or reconnect to a server that died, until it answers a call. The pauses add up to 90 seconds."""
 
 
@@ -71,7 +71,7 @@ class _Server:
         self._address = address
         self._portal = portal
         self._seconds = seconds
-        self._retries = Retries(name, RESTARTS, RuntimeError)
+        self._retries = Retries(name, MAX_RESTARTS, RuntimeError)
         self._connection = ExitStack()
         self._client: mcp.Client | None = None
         self._lost = ""  # reason for having no client
@@ -148,7 +148,7 @@ def _may_be_repeated(tool: mcp.Tool) -> bool:
 
 
 def _address(server: str) -> tuple[str | mcp.StdioServerParameters, str]:
-    """Where it is, and what it may be called."""
+    """The server's address, and its name in messages, without secrets."""
     if re.match("https?://", server):
         return server, public_url(server)
     try:

@@ -176,7 +176,7 @@ class _Timed:
         result.add_done_callback(self._under_way.discard)
         if self._given_up:  # looked at when give_up can see the call
             self._under_way.discard(result)
-            raise TimeoutError(f"{self._tool.name} is not waited for any more")
+            raise TimeoutError(f"{self._tool.name} was abandoned, because the run ended")
         threading.Thread(
             target=self._call, args=(result, args, kwargs), name=f"tool-{self._tool.name}", daemon=True
         ).start()
@@ -193,7 +193,7 @@ class _Timed:
         self._given_up = True
         for result in list(self._under_way):
             with suppress(InvalidStateError):
-                result.set_exception(TimeoutError(f"{self._tool.name} is not waited for any more"))
+                result.set_exception(TimeoutError(f"{self._tool.name} was abandoned, because the run ended"))
 
     def _call(self, result: "Future[Any]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
@@ -204,7 +204,7 @@ class _Timed:
             with suppress(InvalidStateError):
                 result.set_exception(failed)
         else:
-            with suppress(InvalidStateError):  # nobody waits for it any more
+            with suppress(InvalidStateError):  # the call was abandoned
                 result.set_result(answer)
 
 
@@ -217,10 +217,10 @@ Search an encyclopaedia by meaning and return the passages that come closest, ea
 Write the query as a statement close to what you hope to read, with full names, not as a question."""
 
 WEB_SEARCH = Tool("web_search", "(query: str) -> str", _WEB_SEARCH, str)
-"""As it is described where nothing is searched: in a log of somebody else's."""
+"""Its description in trajectories that other programs recorded."""
 
 FINAL_ANSWER = Tool("final_answer", "(answer)", "Give the final answer to the question and end the work.", str)
-"""The sandbox's own."""
+"""The sandbox implements it."""
 
 _INTERPRETER = Tool("python", "(code: str)", "Run Python and see what it prints. Variables stay.", str)
 """A call contains the code to run in the sandbox (rust/action/call.rs)."""

@@ -1,1 +1,1 @@
-"""Training of a student on trajectories: examples, settings, trainer, and what lies beside the weights."""
+"""Training of a student on trajectories: examples, settings, trainer, and the files beside the weights."""

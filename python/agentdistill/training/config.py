@@ -1,6 +1,6 @@
 """The settings of a training run, their defaults, and checks that refuse impossible values.
 
-Not here: what the settings come to on this machine (settings.py).
+Not here: how they become settings of TRL and PEFT on this machine (settings.py).
 """
 
 from dataclasses import dataclass
@@ -107,14 +107,14 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: give more than 0")
         for name in ("dropout", "warmup", "beta2", "held_out"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a share from 0 to less than 1")
+                raise ValueError(f"{name} is {getattr(self, name)}: give 0 or more, and less than 1")
         for name, weight in self.weights.items():
             if weight < 0 or not any(self.weights.values()):
-                raise ValueError(f"{name}_weight is {weight}: give 0 or more, and not 0 to all")
+                raise ValueError(f"{name}_weight is {weight}: give 0 or more, and more than 0 for at least one kind")
         if self.shard and self.method == "qlora":
-            raise ValueError("shard is set, and weights of 4 bits are not sharded: give qlora or shard")
+            raise ValueError("shard does not work with 4-bit weights: give either shard or method qlora")
         if self.lora_config and not self.adapts:
-            raise ValueError(f"lora_config is set, and there is no adapter: give method lora, not {self.method}")
+            raise ValueError(f"lora_config needs an adapter: give method lora, not {self.method}")
         if self.save_steps is not None and self.save_steps < 1:
             raise ValueError(f"save_steps is {self.save_steps}: give at least 1")
         if self.device_batch_size is not None and (

@@ -23,7 +23,7 @@ from agentdistill.grading.grade import task_of
 from agentdistill.models.loading import opened
 from agentdistill.models.model import Model
 from agentdistill.rollouts.engine import date_of, record, run_of
-from agentdistill.rollouts.player import FAILED, Begun, Player, RolloutConfig
+from agentdistill.rollouts.player import FAILED, GivenSteps, Player, RolloutConfig
 from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import Tool
 from agentdistill.trajectories import is_right
@@ -39,7 +39,9 @@ class CorrectConfig(RolloutConfig):
         if self.kind != "agent":
             raise ValueError(f"kind is {self.kind!r}: only an agent's steps can be corrected")
         if self.ray or self.checkpoints:
-            raise ValueError("corrections are made on one machine, each from its beginning: no ray, no checkpoints")
+            raise ValueError(
+                "corrections run on one machine and start from the beginning: give neither ray nor checkpoints"
+            )
 
     @property
     def default_prompt(self) -> str:
@@ -109,7 +111,7 @@ class _Corrector:
     async def play(self, task: Task) -> Trajectory:
         wrong = self._wrong[task.id]
         for steps in reversed(range(min(len(wrong.steps), self._max_steps))):
-            trajectory = await self._player.play(task, begun=Begun(wrong, steps))
+            trajectory = await self._player.play(task, given=GivenSteps(wrong, steps))
             if trajectory.outcome in FAILED or is_right(trajectory):
                 break
         return trajectory

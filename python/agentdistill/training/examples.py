@@ -78,11 +78,11 @@ class Examples(NamedTuple):
         tokens = sum(len(example["input_ids"]) for example in self.examples)
         taught = sum(sum(example["completion_mask"]) for example in self.examples)
         turns = sum(span.kind != "thought" for example in self.examples for span in example["spans"])
-        said = [f"{len(self.examples)} examples, {tokens:,} tokens, {taught:,} of them learnt"]
-        said += [f"{self.recorded} of {turns} turns with the ids that were drawn, the others encoded from their text"]
-        said += [f"{self.cut} trajectories cut after the last step that fits"] if self.cut else []
-        said += [f"left out: {reason} {n}" for reason, n in self.dropped.items()]
-        return "; ".join(said)
+        parts = [f"{len(self.examples)} examples, {tokens:,} tokens, {taught:,} of them learnt"]
+        parts += [f"{self.recorded} of {turns} turns with their sampled token ids, the others encoded from their text"]
+        parts += [f"{self.cut} trajectories cut after the last step that fits"] if self.cut else []
+        parts += [f"left out: {reason} {n}" for reason, n in self.dropped.items()]
+        return "; ".join(parts)
 
 
 class Tokenizer(Protocol):
@@ -102,7 +102,7 @@ def student_named(model: str) -> tuple[str, dict[str, Any]]:
     name, options = (model, {}) if Path(model).exists() else split_options(model)
     template = template_options(options)
     if options:
-        raise ValueError(f"{', '.join(options)}: these are no options of a student; settings of training are flags")
+        raise ValueError(f"{', '.join(options)}: not options of a student; settings of training are flags")
     return name, template
 
 
@@ -119,8 +119,8 @@ def load_tokenizer(model: str, template: Mapping[str, Any] | None = None) -> Any
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the tokenizer of {model}: {error}") from error
     for name, value in (template or {}).items():
-        said = "none" if value is None else json.dumps(value)
-        tokenizer.chat_template = f"{{%- set {name} = {said} -%}}{tokenizer.chat_template}"
+        literal = "none" if value is None else json.dumps(value)
+        tokenizer.chat_template = f"{{%- set {name} = {literal} -%}}{tokenizer.chat_template}"
     return tokenizer
 
 
@@ -239,7 +239,7 @@ def _around(text: str, given: str, shown: str) -> tuple[str, str]:
     asked = without_thinking(given)
     if not shown.startswith(asked) or text not in shown[len(asked) :]:
         raise ValueError(
-            "the chat template shows an assistant's turn otherwise than it asks for one: it cannot be learnt"
+            "the chat template renders an assistant's turn in another way than it prompts for one: it cannot be learnt"
         )
     start = shown.rindex(text) if text else len(asked)
     end = shown[start + len(text) :]
@@ -287,9 +287,9 @@ def _ids(turn: _Turn, tokenizer: Tokenizer) -> tuple[list[int], list[int], bool]
     given = _encode(turn.prompt, tokenizer)
     if turn.recorded[: len(given)] == given:
         drawn = turn.recorded[len(given) :]
-        said = _decode(drawn, tokenizer)
-        if unmarked(turn.completion).startswith(said):
-            return given, drawn + _encode(_after(turn.completion, len(said)), tokenizer), True
+        text = _decode(drawn, tokenizer)
+        if unmarked(turn.completion).startswith(text):
+            return given, drawn + _encode(_after(turn.completion, len(text)), tokenizer), True
     return given, _encode(turn.completion, tokenizer), False
 
 

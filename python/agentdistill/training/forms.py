@@ -47,39 +47,39 @@ def is_last_word(trajectory: Trajectory, number: int) -> bool:
 
 
 def doubts(trajectories: Sequence[Trajectory], prompt: str | None, compat: Compat | None) -> Iterator[str]:
-    """Warnings, a sentence each, about differences between what the student sees in training and in evaluation."""
+    """Warnings about differences between what the student sees in training and in evaluation."""
     n = len(trajectories)
     recorded = Counter(trajectory.sampling.get("compat") for trajectory in trajectories)
     if compat is None and (theirs := recorded["reference"]):
         yield (
-            f"{theirs} of {n} trajectories are in the form of the paper's code, and are learnt in this package's: "
-            'train and evaluate with compat "reference" to keep theirs'
+            f"{theirs} of {n} trajectories are in the form of the paper's code, and are converted to this package's: "
+            'train and evaluate with compat "reference" to keep it'
         )
     if compat == "reference" and (ours := recorded[None]):
         yield (
-            f"{ours} of {n} trajectories are not in the form of the paper's code: what they were told is put into it, "
-            "but for the passages of searches"
+            f"{ours} of {n} trajectories are not in the form of the paper's code: their messages are converted to it, "
+            "except for the passages of searches"
         )
     if unsaid := sum("tools" not in trajectory.sampling and trajectory.kind == "agent" for trajectory in trajectories):
         yield (
-            f"{unsaid} of {n} trajectories, of other programs, do not say which tools there were: they are learnt with "
-            "web_search if they name it, and final_answer; evaluate with the same"
+            f"{unsaid} of {n} trajectories are from other programs, and do not record their tools: the prompt lists "
+            "web_search if they mention it, and final_answer; evaluate with the same tools"
         )
     forms = Counter(form_of(trajectory, prompt, compat) for trajectory in trajectories)
     if len(forms) > 1:
         most, *others = (form for form, _ in forms.most_common())
         differ = sorted({part for other in others for part in most.differences(other)})
-        yield f"the trajectories differ in their {' and '.join(differ)}: evaluate will have one of {len(forms)} forms"
+        yield f"the trajectories differ in their {' and '.join(differ)}: evaluation uses one of {len(forms)} forms"
 
 
 def _tools(trajectory: Trajectory, compat: Compat | None) -> str:
     """The prompt's description of the tools. For another form or another program's log, it lists web_search only if the
     trajectory mentions it."""
     settings = trajectory.sampling
-    said = settings.get("tools")
-    if said is not None and settings.get("compat") == compat:
-        return str(said)
+    recorded = settings.get("tools")
+    if recorded is not None and settings.get("compat") == compat:
+        return str(recorded)
     written = (step.candidates[step.winner].text for step in trajectory.steps)
-    known = [said] if said is not None else [*(text for _, text in trajectory.messages), *written]
+    known = [recorded] if recorded is not None else [*(text for _, text in trajectory.messages), *written]
     tools = [WEB_SEARCH] if any(WEB_SEARCH.name in text for text in known) else []
     return str(WORDINGS[compat].describe_tools(tools, settings.get("action_format", "code")))

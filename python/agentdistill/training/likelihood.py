@@ -36,7 +36,7 @@ def judged(examples: Sequence[Example], student: str, teacher: str) -> list[Exam
     folders or hub ids. Raises ModelError if one is not there, and ValueError if the two do not share a tokenizer.
     """
     if load_tokenizer(teacher).get_vocab() != load_tokenizer(student).get_vocab():
-        raise ValueError(f"{teacher} has another tokenizer than {student}: it cannot judge its tokens")
+        raise ValueError(f"{teacher} has another tokenizer than {student}: it cannot score its tokens")
     theirs, own = _logprobs(examples, teacher), _logprobs(examples, student)
     gaps = [
         {step: mean(abs(of[n] - to[n]) for n in step) for step in _steps(example["spans"])}

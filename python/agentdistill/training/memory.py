@@ -25,7 +25,7 @@ def bounded(config: TrainConfig, settings: Any, longest: int) -> Iterator[None]:
         at_once = settings.per_device_train_batch_size
         raise AgentDistillError(
             f"out of memory with {at_once} examples of up to {longest} tokens in a pass: try "
-            f"{', or '.join(_cheaper(config, settings, longest))}. The same command with these goes on where it was."
+            f"{', or '.join(_cheaper(config, settings, longest))}. With these, the same command resumes."
         ) from error
 
 
@@ -33,7 +33,7 @@ def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(
-        said in str(error) for said in ("DefaultCPUAllocator", "bad_alloc")
+        phrase in str(error) for phrase in ("DefaultCPUAllocator", "bad_alloc")
     )  # torch has no exception class for these
 
 

@@ -24,7 +24,7 @@ It thinks, calls tools from Python code in a sandbox, and answers:
 
 ![Losses](loss.png)
 
-{steps} steps, {learnt}. The terms of the base model hold for this one too. Settings:
+{steps} steps, {learnt}. The base model's licence applies to this model too. Settings:
 
 | | |
 |---|---|

@@ -40,7 +40,7 @@ def write_modelfile(folder: Path, weights: Path, tokenizer: Any) -> bool:
     in Go's syntax."""
     form = _form(tokenizer)
     if form is None:
-        _log.warning("no Modelfile is written: the chat template does more than put words around each turn")
+        _log.warning("no Modelfile is written: the chat template does more than wrap each turn in fixed text")
         return False
     turns = (
         f'if eq .Role "{role}" }}}}{_go(before)}{{{{ .Content }}}}{_go(after)}'
@@ -51,8 +51,8 @@ def write_modelfile(folder: Path, weights: Path, tokenizer: Any) -> bool:
     ends = (form.around["assistant"][1].strip(), str(tokenizer.eos_token or ""))
     stop = "".join(f'PARAMETER stop "{end}"\n' for end in dict.fromkeys(ends) if end and '"' not in end)
     where = weights.relative_to(folder) if weights.is_relative_to(folder) else weights
-    said = MODELFILE.format(weights=f"./{where}" if not where.is_absolute() else where, template=template, stop=stop)
-    (folder / "Modelfile").write_text(said, encoding="utf-8")
+    text = MODELFILE.format(weights=f"./{where}" if not where.is_absolute() else where, template=template, stop=stop)
+    (folder / "Modelfile").write_text(text, encoding="utf-8")
     return True
 
 

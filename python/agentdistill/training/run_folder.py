@@ -35,11 +35,11 @@ def claim(output: Path, run: dict[str, Any]) -> bool:
         is_begun = known.get("result") is not None or last_checkpoint(output) is not None
         if other and is_begun:
             differences = ", ".join(f"{name} {known['run'].get(name)!r}, not {run[name]!r}" for name in sorted(other))
-            raise ValueError(f"{output} holds another run ({differences}): give another output, or overwrite it")
+            raise ValueError(f"{output} contains another run ({differences}): give another output, or overwrite it")
         if is_begun:
             return known.get("result") is not None
     elif is_first() and output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty and holds no training run: give another output")
+        raise ValueError(f"{output} is not empty and contains no training run: give another output")
     if is_first():
         output.mkdir(parents=True, exist_ok=True)
         write_record(output, run, None)
@@ -50,7 +50,7 @@ def clear(output: Path) -> None:
     """Remove a training run and its student. Raises ValueError if the folder holds no training run."""
     if output.exists() and any(output.iterdir()):
         if not (output / RECORD).is_file():
-            raise ValueError(f"{output} holds no training run, and is not overwritten: give another output")
+            raise ValueError(f"{output} contains no training run, and is not overwritten: give another output")
         shutil.rmtree(output)
 
 

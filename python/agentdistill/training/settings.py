@@ -31,7 +31,7 @@ _OURS = {
     *("hub_model_id", "hub_token", "push_to_hub"),  # push_to
     *("do_eval", "do_predict", "do_train", "resume_from_checkpoint"),
 }
-"""Settings of SFTConfig that would do what is already done here."""
+"""Settings of SFTConfig that this package sets or does itself."""
 
 
 CPU_TOKENS, CPU_ACTIVATIONS = 2_048, 1 << 25
@@ -98,7 +98,7 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
     usual = {"weight_decay": 0.0, "logging_steps": 5, "logging_first_step": True}
     more = _further("sft_config", config.sft_config, SFTConfig, {*ours, *_OURS}, _WITHOUT_EFFECT)
     if config.weighted and more.keys() & {"loss_type", "label_smoothing_factor"}:
-        raise ValueError("sft_config gives another loss, and weights or a teacher change it too: give one of them")
+        raise ValueError("sft_config changes the loss, and so do weights or a teacher: give only one of them")
     settings = _made("sft_config", SFTConfig, {**ours, **usual, **more})
     one_gpu(settings)
     return settings
@@ -160,7 +160,7 @@ def _further(option: str, given: Iterable[str], of: Any, ours: set[str], without
     for text in given:
         _, read = split_options(f",{text}")
         if len(read) != 1:
-            raise ValueError(f"{option} {text!r} is no setting: give NAME=VALUE")
+            raise ValueError(f"{option} {text!r} is not a setting: give NAME=VALUE")
         ((name, value),) = read.items()
         if name not in known:
             near = get_close_matches(name, known.keys() - ours - without_effect, n=3)
@@ -183,4 +183,4 @@ def _made(option: str, of: Callable[..., Any], settings: Mapping[str, Any]) -> A
     try:
         return of(**settings)
     except (TypeError, ValueError, ImportError) as error:
-        raise ValueError(f"{option} makes no sense: {error}") from error
+        raise ValueError(f"{option} is invalid: {error}") from error

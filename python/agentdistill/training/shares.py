@@ -37,7 +37,7 @@ def with_shares(trainer: Any) -> Any:
             shares.save({"weights": weights, "memory": memory}, checkpoint_id=folder / "shares")
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-            """They are loaded with the optimizer's memory, when there is an optimizer."""
+            """Does nothing: the weights are loaded together with the optimizer state."""
 
         def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
             if checkpoint is not None:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from trl import SFTTrainer
 
-MOST_LOGITS = 1 << 26
+MAX_LOGITS = 1 << 26
 """Maximum number of logits of a pass held at once on a CPU (256 MB in float32). Above it, TRL's head is used, which
 computes them in chunks, also for tokens that are not learnt."""
 
@@ -49,7 +49,7 @@ class StudentTrainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped to myp
         on_cpu = self.args.device.type == "cpu"  # on a GPU, TRL's kernel also skips the other tokens
         can_choose = "logits_to_keep" in inspect.signature(base.forward).parameters
         chosen = plain and on_cpu and can_choose
-        self._most_scored = MOST_LOGITS // base.config.get_text_config().vocab_size if chosen else 0
+        self._most_scored = MAX_LOGITS // base.config.get_text_config().vocab_size if chosen else 0
 
     def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], Any]:
         """The passes of a step, and its number of learnt tokens."""

@@ -51,7 +51,7 @@ def check_four_bits() -> None:
         dequantize_4bit(*quantize_4bit(torch.ones(64, 64, device=default_device()), quant_type="nf4"))
     except (ImportError, RuntimeError, NotImplementedError, OSError) as error:
         raise AgentDistillError(
-            f"bitsandbytes cannot keep weights in 4 bits on {default_device()} here ({error}): train by lora"
+            f"bitsandbytes cannot use 4-bit weights on {default_device()} here ({error}): give method lora"
         ) from error
 
 
@@ -70,7 +70,7 @@ def check_separation(model: Any) -> None:
             for first in ([0, 1], [1, 0])
         )
     if not torch.allclose(second.logits[:, 2:], after_another.logits[:, 2:]):
-        raise ValueError(f"{type(model).__name__} would see one packed example from the next: train without packing")
+        raise ValueError(f"{type(model).__name__} attends across packed examples: train without packing")
 
 
 def save_student(model: Any, base: str, tokenizer: Any, output: Path, config: TrainConfig) -> Path:

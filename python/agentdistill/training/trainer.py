@@ -83,7 +83,9 @@ def train(
     from agentdistill.training.student import check_four_bits
 
     if any(os.environ.get(f"ACCELERATE_USE_{sharding}") == "true" for sharding in ("FSDP", "DEEPSPEED")):
-        raise ValueError("accelerate is told to shard the model: launch with torchrun or --multi_gpu, and give shard")
+        raise ValueError(
+            "accelerate is configured to shard the model: launch with torchrun or --multi_gpu, and give shard"
+        )
     config = config or TrainConfig()
     output = Path(output)
     trajectories = read_trajectories(examples) if isinstance(examples, str | Path) else None
@@ -164,7 +166,9 @@ def _fit(
         weights = load_student(model, config, bfloat16=settings.bf16)
         vocabulary = weights.config.get_text_config().vocab_size
         if (largest := max(max(example["input_ids"]) for example in examples)) >= vocabulary:
-            raise ValueError(f"token id {largest} is not one of {model}: these examples are of another tokenizer")
+            raise ValueError(
+                f"token id {largest} is not in the vocabulary of {model}: another tokenizer made these examples"
+            )
         trainer = (with_shares(StudentTrainer) if config.shard else StudentTrainer)(
             model=weights,
             args=settings,
@@ -202,7 +206,7 @@ def _within_context(config: TrainConfig, known: Any, model: str) -> TrainConfig:
     context = getattr(known.get_text_config(), "max_position_embeddings", None)
     if context is None or config.max_length <= context:
         return config
-    _log.warning("max_length is %d, not %d: %s has no longer context", context, config.max_length, model)
+    _log.warning("max_length is reduced from %d to %d, the context of %s", config.max_length, context, model)
     return replace(config, max_length=context)
 
 
@@ -210,7 +214,7 @@ def _held_out(examples: Sequence[Example], config: TrainConfig) -> set[int]:
     """Indices of the held-out examples. All examples of a question are on the same side."""
     share = int(config.held_out * len(examples))
     if config.held_out and not share:
-        raise ValueError(f"held_out {config.held_out} of {len(examples)} examples is not one: give more, or 0")
+        raise ValueError(f"held_out {config.held_out} of {len(examples)} examples is less than one: give more, or 0")
     by_question: dict[str | int, list[int]] = {}
     for number, example in enumerate(examples):
         by_question.setdefault(example.get("question", number), []).append(number)
@@ -220,7 +224,7 @@ def _held_out(examples: Sequence[Example], config: TrainConfig) -> set[int]:
             break
         held_out.update(by_question[question])
     if held_out and len(held_out) == len(examples):
-        raise ValueError("all examples are of one question, so that none can be held out: give held_out 0")
+        raise ValueError("all examples are of one question, so none can be held out: give held_out 0")
     return held_out
 
 
@@ -291,7 +295,7 @@ def _check(examples: Sequence[Example], config: TrainConfig) -> Sequence[Example
         if config.weighted and "spans" not in example:
             raise ValueError(f"example {number} has no spans: give them, or no weights and no teacher")
     if not examples:
-        raise ValueError("there is no example to train on")
+        raise ValueError("no examples to train on")
     # The first token is never predicted, so a mask on it alone teaches nothing.
     taught = [example for example in examples if any(example["completion_mask"][1:])]
     if not taught:
@@ -303,7 +307,7 @@ def _check(examples: Sequence[Example], config: TrainConfig) -> Sequence[Example
         raise ValueError(f"every example is longer than max_length {config.max_length}: raise it")
     if len(fitting) < len(examples):
         _log.warning(
-            "%d examples are left out: %d have a mask of 0 only, %d are longer than %d tokens",
+            "%d examples are left out: %d have a mask of only 0, %d are longer than %d tokens",
             len(examples) - len(fitting),
             len(examples) - len(taught),
             len(taught) - len(fitting),
