@@ -146,6 +146,12 @@ def test_a_data_set_named_as_on_the_hub_is_refused_with_how_to(
         load_tasks(name)
 
 
+@pytest.mark.parametrize(("name", "n"), [("gsm_hard_1319", 1319), ("svamp_1000", 1000)])
+def test_word_problems_are_read_as_they_are_published(shared_data: Path, name: str, n: int) -> None:
+    tasks = load_tasks(shared_data / "tasks" / f"{name}.jsonl", kind="math")
+    assert len(tasks) == n and all(task.question and task.answer for task in tasks)
+
+
 def test_gsm8k_is_read_as_it_is_published(shared_data: Path) -> None:
     tasks = load_tasks(shared_data / "tasks" / "gsm8k" / "test.jsonl", "gsm8k")
     assert len(tasks) == 1319 and {task.kind for task in tasks} == {"math"}
@@ -202,6 +208,11 @@ FILES: list[tuple[str, str, list[tuple[str, str, tuple[str, ...]]]]] = [
     ("many.csv", f"question,answer,answer_aliases\nQ?,7,[{'7' * 5000}]\n", [("Q?", "7", ("7" * 5000,))]),
     ("digits.csv", f"question,answer\nQ?,{'7' * 5000}\n", [("Q?", "7" * 5000, ())]),
     ("surrogate.jsonl", '{"question": "Q\\ud800?", "answer": "a\\udfff"}\n', [("Q\ufffd?", "a\ufffd", ())]),
+    ("gsm_hard.jsonl", '{"input": "Q?", "code": "1", "target": -3.0}', [("Q?", "-3.0", ())]),
+    ("svamp.jsonl", '{"Body": "I have 2", "Question": "Q?", "Answer": 2.0}', [("I have 2. Q?", "2.0", ())]),
+    ("svamp.csv", "Body,Question,Answer\nI have 2.,Q?,2.0\n", [("I have 2. Q?", "2.0", ())]),
+    ("math.jsonl", '{"problem": "Q?", "solution": "x", "answer": "\\\\frac12"}', [("Q?", "\\frac12", ())]),
+    ("both.jsonl", '{"question": "Q?", "answer": "a", "input": "x", "target": "y"}', [("Q?", "a", ())]),
     ("hashes.jsonl", '{"question": "Q?", "answer": "C#### is none"}\n', [("Q?", "C#### is none", ())]),
     ("long.csv", f"question,answer,context\nWho?,Me,{'x' * 200_000}\n", [("Who?", "Me", ())]),
     (

@@ -1,8 +1,9 @@
 """Load tasks from JSON, JSONL and CSV files, from Hugging Face data sets, and from benchmarks by name.
 
 The fields are ``question`` and ``answer``. ``id``, ``task_set`` (or ``dataset_name``), ``kind`` and ``answer_aliases``
-are optional. All other fields are kept as metadata. The paper's own files, objects with ``metadata`` and ``examples``,
-can be loaded unchanged.
+are optional. All other fields are kept as metadata. Published files can be loaded unchanged: the paper's own, objects
+with ``metadata`` and ``examples``; GSM8K's, where a rationale ends in the answer; and those of MATH, GSM-Hard and
+SVAMP, with other names of the fields.
 
 Not here: where benchmarks are (``benchmark.py``).
 """
@@ -137,8 +138,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
         csv.field_size_limit(1 << 30)  # a question may contain a whole document
         rows = csv.DictReader(lines, strict=True)
         try:
-            if "question" not in (rows.fieldnames or ()):
-                columns = ", ".join(rows.fieldnames or ())
+            names = rows.fieldnames or ()
+            if not any(question in names for question in ("question", *(question for question, _ in _PUBLISHED))):
+                columns = ", ".join(names)
                 raise ValueError(f"{path}: the columns are {columns!r}: give question and answer, separated by commas")
             if repeated := [name for name, n in Counter(rows.fieldnames or ()).items() if n > 1]:
                 raise ValueError(f"{path}: the column {repeated[0]!r} occurs twice")
@@ -165,12 +167,29 @@ def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= sys.int_info.default_max_str_digits else digits
 
 
+_PUBLISHED = (("problem", "answer"), ("input", "target"), ("Question", "Answer"))
+"""Names of question and answer in published data sets."""
+
+
+def _as_question_and_answer(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a published data set with its question and answer under these names."""
+    for question, answer in _PUBLISHED:
+        if "question" not in row and question in row and answer in row:
+            text = row[question]
+            if isinstance(text, str) and isinstance(body := row.get("Body"), str):
+                text = f"{body.rstrip('. ')}. {text}"  # SVAMP
+            others = {key: value for key, value in row.items() if key not in (question, answer, "Body")}
+            return {"question": text, "answer": row[answer]} | others
+    return row
+
+
 _FINAL = re.compile(r"^#### *(\S.*?)\s*\Z", re.MULTILINE)
 
 
 def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: str) -> Task:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a task is an object with question and answer, not {_what(row)}")
+    row = _as_question_and_answer(row)
     question = row.get("question")
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: it has no question" + (f" but {_what(question)}" if "question" in row else ""))
