@@ -15,7 +15,7 @@ from agentdistill.demo.run import BASE
 from agentdistill.distillation import GenerateConfig
 from agentdistill.models.loading import count_parameters
 from agentdistill.models.scripted import ScriptedModel
-from agentdistill.recipe import Cost, correct_cost, grade_cost, load_recipe, rollout_cost, train_cost
+from agentdistill.recipe import Cost, correct_cost, grade_cost, load_recipe, rollout_cost, settings, train_cost
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.training.config import TrainConfig
 from agentdistill.training.correction import CorrectConfig
@@ -245,6 +245,11 @@ def test_the_paper_s_training_sets_are_read_and_cost_something(
     ):
         assert setting in stated
     assert "100 TFLOP/s" in out
+
+
+def test_an_empty_prompt_is_stated_as_such() -> None:
+    assert settings(RolloutConfig(prompt="")).startswith('prompt "", ')
+    assert settings(RolloutConfig()).startswith("prompt student_agent, ")
 
 
 def test_what_is_not_known_yet_has_no_cost(

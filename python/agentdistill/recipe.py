@@ -185,13 +185,23 @@ def settings(config: Any) -> str:
         known |= {"chain_prompt": config.chain_prompt or config.default_chain_prompt}
     if isinstance(config, RolloutConfig):
         sampling = config.sampling if config.kind == "agent" else chain_sampling(config, config.candidates)
-        known |= {"prompt": config.prompt or config.default_prompt, "max_tokens": config.token_limit}
+        prompt = config.default_prompt if config.prompt is None else config.prompt
+        known |= {"prompt": prompt, "max_tokens": config.token_limit}
         known |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "output_chars": config.shown_chars}
     elif isinstance(config, TrainConfig):
         known |= {"learning_rate": config.rate}
-    words = {True: "yes", False: "no"}
-    shown = {name: words[value] if isinstance(value, bool) else value for name, value in known.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+    return ", ".join(f"{name} {_shown(value)}" for name, value in known.items() if value is not None)
+
+
+def _shown(value: Any) -> Any:
+    match value:
+        case True:
+            return "yes"
+        case False:
+            return "no"
+        case "":
+            return '""'
+    return value
 
 
 # ---- costs ---------------------------------------------------------------------------------------
