@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentdistill._core import ParseFailure, Trajectory, read_trajectories
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.first_thought_prefix import Prefix, first_thought_prefix, recorded_prefixes
 from agentdistill.grading.squad import normalize
 from agentdistill.models.model import Model
@@ -229,7 +229,7 @@ def _of_each_task(trajectories: Sequence[Trajectory], config: SelectConfig) -> l
     several = [sample for samples in tasks.values() if len(samples) > config.per_task for sample in samples]
     losses: dict[str, float] = {}
     if config.student is not None and several:
-        need("transformers", "train")
+        require("transformers", "train")
         from agentdistill.training.likelihood import mean_nll  # imported here because torch takes seconds to import
 
         means = mean_nll(several, config.student, prompt=config.prompt)

@@ -17,7 +17,7 @@ pytest.importorskip("trl")
 
 from transformers import Qwen2Config  # noqa: E402
 
-from agentdistill.training.memory import bounded  # noqa: E402  # it imports torch
+from agentdistill.training.memory import explaining_out_of_memory  # noqa: E402  # it imports torch
 
 CHILD = """
 import resource, sys
@@ -72,7 +72,7 @@ def test_the_options_named_are_those_that_can_still_be_turned(
 ) -> None:
     config = replace(TrainConfig(precision="float32"), **given)  # type: ignore[arg-type]
     settings = sft_settings(config, tmp_path, 99, Qwen2Config.from_pretrained(base))
-    with pytest.raises(AgentDistillError) as raised, bounded(config, settings, 99):
+    with pytest.raises(AgentDistillError) as raised, explaining_out_of_memory(config, settings, 99):
         raise torch.OutOfMemoryError("CUDA out of memory")
     said = str(raised.value)
     every = {option for _, options in OPTIONS for option in options}
@@ -83,5 +83,5 @@ def test_the_options_named_are_those_that_can_still_be_turned(
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     settings = sft_settings(TINY, tmp_path, 9, Qwen2Config())
-    with pytest.raises(RuntimeError, match="shapes"), bounded(TINY, settings, 9):
+    with pytest.raises(RuntimeError, match="shapes"), explaining_out_of_memory(TINY, settings, 9):
         raise RuntimeError("shapes do not match")

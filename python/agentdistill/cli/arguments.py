@@ -12,7 +12,7 @@ from agentdistill._core import (
     Bm25Index,
     Limits,
 )
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.named_function import named_function
 from agentdistill.tasks.loading import load_tasks
 from agentdistill.tasks.task import Kind, Task
@@ -78,7 +78,7 @@ class Tools(Search):
         if not self.mcp:
             yield tools
             return
-        need("mcp", "mcp")
+        require("mcp", "mcp")
         from agentdistill.tools.mcp import mcp_tools  # here, since it imports mcp
 
         with mcp_tools(self.mcp, seconds) as theirs:

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from agentdistill._core import Trajectory, read_trajectories
 from agentdistill.cli.arguments import ModelSpec, Output, Prices, TaskFiles, Tools
 from agentdistill.distillation import GenerateConfig, SelectConfig, generate, select
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.models.loading import model_files
 from agentdistill.rollouts.engine import check_complete
 from agentdistill.rollouts.wording import Compat
@@ -137,7 +137,7 @@ class Inspect:
     """Number of examples to show."""
 
     def run(self) -> None:
-        need("transformers", "train")
+        require("transformers", "train")
         name, template = student_named(self.model)
         tokenizer = load_tokenizer(model_files(name).model, template)
         made = to_examples(

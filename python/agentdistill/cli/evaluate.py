@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from agentdistill._core import Trajectory
 from agentdistill.cli.arguments import ModelSpec, Output, Prices, TaskFiles, Tools
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.models.loading import model_files
 from agentdistill.results.evaluation import evaluate
 from agentdistill.results.regrading import regrade
@@ -145,7 +145,7 @@ class View:
         """A function that shows what the student learns, if ``model`` is given."""
         if self.model is None:
             return None
-        need("transformers", "train")
+        require("transformers", "train")
         name, template = student_named(self.model)
         tokenizer = load_tokenizer(model_files(name).model, template)
 

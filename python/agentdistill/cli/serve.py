@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from agentdistill._core import Sandbox
 from agentdistill.cli.arguments import CellLimits, ModelSpec, Search, Tools
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.rollouts.engine import player_of
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.serving.chat import Conversation, chat, show_answer
@@ -82,7 +82,7 @@ class Serve:
     config: RolloutConfig = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
-        need("uvicorn", "serve")
+        require("uvicorn", "serve")
         from agentdistill.serving.chat_server import ChatServer
 
         stopped = threading.Event()
@@ -147,7 +147,7 @@ class Mcp:
     limits: CellLimits = field(default_factory=CellLimits)
 
     def run(self) -> None:
-        need("mcp", "mcp")
+        require("mcp", "mcp")
         from agentdistill.serving.mcp_server import make_server  # here, since it imports mcp
 
         server = make_server(self.limits.load(), self.search.load())

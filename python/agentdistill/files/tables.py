@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from agentdistill._core import AgentDistillError
-from agentdistill.extras import need
+from agentdistill.extras import require
 
 BATCH = 8192
 """Most rows per batch."""
@@ -91,7 +91,7 @@ def read_table(path: Path, error: Error, columns: Columns = lambda names: names)
     The rows of an ``.arrow`` file are counted by reading it. Raises ``error``, and AgentDistillError if pyarrow is not
     installed.
     """
-    need("pyarrow", "tables")
+    require("pyarrow", "tables")
     return (_arrow if path.suffix == ".arrow" else _parquet)(path, error, columns)
 
 
@@ -188,7 +188,7 @@ def write_table(rows: Callable[[], Iterator[Row]], path: Path, new: Path, error:
     the first time to find the types of the columns.
     Raises ``error`` for a column with several types, FileExistsError for a folder that is not a dataset.
     """
-    need("pyarrow", "tables")
+    require("pyarrow", "tables")
     import pyarrow
 
     if path.is_dir() and not saved_dataset(path, error):

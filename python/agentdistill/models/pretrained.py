@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.models.device import default_dtype
 from agentdistill.models.loading import ModelFiles, is_gguf, model_files
 from agentdistill.models.model import ModelError
@@ -21,7 +21,7 @@ def load(path_or_id: str, device: str, **options: Any) -> tuple[Any, Any]:
     ``from_pretrained``. Raises ModelError if the model does not exist or cannot be loaded."""
     where = {"gguf_file": Path(path_or_id).name} if is_gguf(path_or_id) else {}
     if where:
-        need("gguf", "gguf")
+        require("gguf", "gguf")
         files = ModelFiles(str(Path(path_or_id).expanduser().parent), None)
     else:
         files = model_files(path_or_id)

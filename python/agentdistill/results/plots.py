@@ -12,7 +12,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.results.page import Html, html
 
 COLOURS = (
@@ -56,7 +56,7 @@ def figure(
     ``width`` (of each) and ``height`` are in inches; ``options`` go to matplotlib's ``subplots``. Raises
     AgentDistillError without matplotlib.
     """
-    need("matplotlib", "report")
+    require("matplotlib", "report")
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot, which keeps figures and may open a display
 

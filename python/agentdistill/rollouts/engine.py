@@ -30,7 +30,7 @@ from agentdistill._core import (
     read_trajectories,
 )
 from agentdistill.event_loop import run_blocking
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.models.loading import SPEED_OPTIONS, opened, split_options
 from agentdistill.models.model import Model, ModelError
 from agentdistill.progress import RESUME_HINT
@@ -81,7 +81,7 @@ def rollout(
                 raise ValueError(
                     "on a Ray cluster each player loads its own model: give the model's name, as for load_model"
                 )
-            need("ray", "ray")
+            require("ray", "ray")
             from agentdistill.rollouts.cluster import ClusterPlayers
 
             players = stack.enter_context(ClusterPlayers(config.ray, model, tools, config, first_thought))

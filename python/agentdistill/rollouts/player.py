@@ -26,7 +26,7 @@ from agentdistill.rollouts.checkpoint import Checkpoints, UnfinishedEpisode
 from agentdistill.rollouts.session import state_before
 from agentdistill.self_consistent_action import SelfConsistentAction
 from agentdistill.tasks.task import Task
-from agentdistill.tools.tool import TOOL_SECONDS, Functions, Tool, give_up, has_slow, sandbox_tools, search_of
+from agentdistill.tools.tool import TOOL_SECONDS, Functions, Tool, abandon, has_slow, sandbox_tools, search_of
 
 if TYPE_CHECKING:
     from agentdistill._core import _Outcome as Outcome
@@ -168,7 +168,7 @@ class Player:
                 compat=config.compat,
                 seed=config.seed,
                 slow_tools=has_slow(tools),
-                release=partial(give_up, self._functions),
+                release=partial(abandon, self._functions),
             )
 
     @property
@@ -319,7 +319,7 @@ class Player:
         return self
 
     def __exit__(self, *_: object) -> None:
-        give_up(self._functions)
+        abandon(self._functions)
         if self._actions:
             self._actions.__exit__()
 

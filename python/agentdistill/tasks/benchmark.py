@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agentdistill.extras import need
+from agentdistill.extras import require
 
 if TYPE_CHECKING:
     from agentdistill.tasks.task import Kind
@@ -74,7 +74,7 @@ def dataset_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     benchmark = BENCHMARKS.get(path.name)
     if not path.exists() and path.parent != Path():
         raise FileNotFoundError(f"{path.parent} has no {path.name}: {_advice(path.name)}")
-    need("datasets", "benchmarks")
+    require("datasets", "benchmarks")
     from datasets import Value
 
     number = 0

@@ -132,11 +132,11 @@ def sandbox_tools(
     return named
 
 
-def give_up(functions: Functions) -> None:
+def abandon(functions: Functions) -> None:
     """Wait no longer for calls of these, as :func:`sandbox_tools` made them, and have further ones fail at once."""
     for function in functions.values():
         if isinstance(function, _Timed):
-            function.give_up()
+            function.abandon()
 
 
 def search_of(
@@ -166,7 +166,7 @@ class _Timed:
         self._seconds = seconds
         self._under_way = set[Future[Any]]()
         self._hanging = set[Future[Any]]()
-        self._given_up = False
+        self._abandoned = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if len(self._hanging) >= MAX_HANGING_CALLS:
@@ -174,7 +174,7 @@ class _Timed:
         result: Future[Any] = Future()
         self._under_way.add(result)
         result.add_done_callback(self._under_way.discard)
-        if self._given_up:  # looked at when give_up can see the call
+        if self._abandoned:  # looked at when abandon can see the call
             self._under_way.discard(result)
             raise TimeoutError(f"{self._tool.name} was abandoned, because the run ended")
         threading.Thread(
@@ -189,8 +189,8 @@ class _Timed:
             result.add_done_callback(self._hanging.discard)
             raise TimeoutError(f"{self._tool.name} did not answer within {self._seconds:g} s") from None
 
-    def give_up(self) -> None:
-        self._given_up = True
+    def abandon(self) -> None:
+        self._abandoned = True
         for result in list(self._under_way):
             with suppress(InvalidStateError):
                 result.set_exception(TimeoutError(f"{self._tool.name} was abandoned, because the run ended"))

@@ -57,7 +57,7 @@ class Example(TypedDict):
     question: NotRequired[str]
     """The question of the example's trajectory. Examples with the same question are held out together."""
     target: NotRequired[list[float]]
-    """The teacher's log probability of each token, as the target of training (likelihood.judged)."""
+    """The teacher's log probability of each token, as the target of training (likelihood.with_teacher_targets)."""
     factors: NotRequired[list[float]]
     """Weight of each token's distance to its target."""
 

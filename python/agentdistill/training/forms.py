@@ -46,7 +46,7 @@ def is_last_word(trajectory: Trajectory, number: int) -> bool:
     return bool(asked and trajectory.outcome != "final_answer" and 0 < number == len(trajectory.steps) - 1)
 
 
-def doubts(trajectories: Sequence[Trajectory], prompt: str | None, compat: Compat | None) -> Iterator[str]:
+def form_warnings(trajectories: Sequence[Trajectory], prompt: str | None, compat: Compat | None) -> Iterator[str]:
     """Warnings about differences between what the student sees in training and in evaluation."""
     n = len(trajectories)
     recorded = Counter(trajectory.sampling.get("compat") for trajectory in trajectories)

@@ -26,7 +26,7 @@ def mean_nll(trajectories: Sequence[Trajectory], model: str, *, prompt: str | No
     return [_mean([loss for example in examples for loss in _losses(example, student)]) for examples in made]
 
 
-def judged(examples: Sequence[Example], student: str, teacher: str) -> list[Example]:
+def with_teacher_targets(examples: Sequence[Example], student: str, teacher: str) -> list[Example]:
     """Add the teacher's log probability of each token, and its weight, to ``examples``, which are rollouts of
     ``student``.
 

@@ -12,7 +12,7 @@ from agentdistill.training.run_folder import processes
 
 
 @contextmanager
-def bounded(config: TrainConfig, settings: Any, longest: int) -> Iterator[None]:
+def explaining_out_of_memory(config: TrainConfig, settings: Any, longest: int) -> Iterator[None]:
     """If the enclosed work runs out of memory, raise AgentDistillError that names the options to change, best first.
 
     ``settings`` is the run's SFTConfig, ``longest`` the length of its longest example in tokens.
@@ -25,7 +25,7 @@ def bounded(config: TrainConfig, settings: Any, longest: int) -> Iterator[None]:
         at_once = settings.per_device_train_batch_size
         raise AgentDistillError(
             f"out of memory with {at_once} examples of up to {longest} tokens in a pass: try "
-            f"{', or '.join(_cheaper(config, settings, longest))}. With these, the same command resumes."
+            f"{', or '.join(_savings(config, settings, longest))}. With these, the same command resumes."
         ) from error
 
 
@@ -37,7 +37,7 @@ def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     )  # torch has no exception class for these
 
 
-def _cheaper(config: TrainConfig, settings: Any, longest: int) -> Iterator[str]:
+def _savings(config: TrainConfig, settings: Any, longest: int) -> Iterator[str]:
     if settings.per_device_train_batch_size > 1:
         yield "--device-batch-size 1"
     if not settings.gradient_checkpointing:

@@ -96,10 +96,10 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
         "dataloader_pin_memory": gpu,
     }
     usual = {"weight_decay": 0.0, "logging_steps": 5, "logging_first_step": True}
-    more = _further("sft_config", config.sft_config, SFTConfig, {*ours, *_OURS}, _WITHOUT_EFFECT)
+    more = _extra_settings("sft_config", config.sft_config, SFTConfig, {*ours, *_OURS}, _WITHOUT_EFFECT)
     if config.weighted and more.keys() & {"loss_type", "label_smoothing_factor"}:
         raise ValueError("sft_config changes the loss, and so do weights or a teacher: give only one of them")
-    settings = _made("sft_config", SFTConfig, {**ours, **usual, **more})
+    settings = _constructed("sft_config", SFTConfig, {**ours, **usual, **more})
     one_gpu(settings)
     return settings
 
@@ -126,8 +126,8 @@ def lora_settings(config: TrainConfig, *, multimodal: bool) -> Any:
         "target_modules": "all-linear",
         "exclude_modules": r".*(vision|visual|audio|multi_modal).*" if multimodal else None,
     }
-    more = _further("lora_config", config.lora_config, LoraConfig, {*ours, "inference_mode"}, set())
-    return _made("lora_config", LoraConfig, {**ours, **usual, **more})
+    more = _extra_settings("lora_config", config.lora_config, LoraConfig, {*ours, "inference_mode"}, set())
+    return _constructed("lora_config", LoraConfig, {**ours, **usual, **more})
 
 
 def _cpu_tokens(model: Any) -> int:
@@ -153,7 +153,9 @@ def _passes(config: TrainConfig, longest: int, tokens: int | None) -> tuple[int,
     return at_once, share // at_once
 
 
-def _further(option: str, given: Iterable[str], of: Any, ours: set[str], without_effect: set[str]) -> Mapping[str, Any]:
+def _extra_settings(
+    option: str, given: Iterable[str], of: Any, ours: set[str], without_effect: set[str]
+) -> Mapping[str, Any]:
     """Parse settings given as NAME=VALUE. ``of``: the dataclass whose fields they are."""
     known = {field.name: field for field in fields(of)}
     more: dict[str, Any] = {}
@@ -179,7 +181,7 @@ def _further(option: str, given: Iterable[str], of: Any, ours: set[str], without
     return more
 
 
-def _made(option: str, of: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
+def _constructed(option: str, of: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
     try:
         return of(**settings)
     except (TypeError, ValueError, ImportError) as error:

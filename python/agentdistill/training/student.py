@@ -13,7 +13,7 @@ from transformers.distributed import DistributedConfig
 from transformers.utils import is_flash_attn_2_available
 
 from agentdistill._core import AgentDistillError
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.models.device import default_device
 from agentdistill.training.config import TrainConfig
 from agentdistill.training.run_folder import is_first, processes
@@ -44,7 +44,7 @@ def load_student(model: str, config: TrainConfig, *, bfloat16: bool) -> Any:
 def check_four_bits() -> None:
     """Raise AgentDistillError if weights cannot be kept in 4 bits: bitsandbytes is missing, or does not support this
     machine's GPU or CPU."""
-    need("bitsandbytes", "qlora")
+    require("bitsandbytes", "qlora")
     try:
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 

@@ -32,13 +32,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from agentdistill._core import Trajectory, read_trajectories
-from agentdistill.extras import need
+from agentdistill.extras import require
 from agentdistill.models.loading import model_files
 from agentdistill.models.model import ModelError
 from agentdistill.progress import StepProgress
 from agentdistill.training.config import TrainConfig
 from agentdistill.training.examples import Example, load_tokenizer, student_named, to_examples
-from agentdistill.training.forms import doubts, form_of
+from agentdistill.training.forms import form_of, form_warnings
 from agentdistill.training.model_card import write_card
 from agentdistill.training.ollama import write_modelfile
 from agentdistill.training.run_folder import (
@@ -77,7 +77,7 @@ def train(
     settings that TRL or PEFT do not have. Raises ModelError if the model is not there, AgentDistillError without
     agentdistill[train] and if memory runs out, OSError and TrajectoryError for files that cannot be read or written.
     """
-    need("trl", "train")
+    require("trl", "train")
     from transformers import AutoConfig
 
     from agentdistill.training.student import check_four_bits
@@ -114,9 +114,9 @@ def train(
         settings.distributed_state.wait_for_everyone()  # no process may resume the old run
     if not claim(output, run):
         if config.teacher is not None:
-            from agentdistill.training.likelihood import judged
+            from agentdistill.training.likelihood import with_teacher_targets
 
-            fitting = judged(fitting, files.model, config.teacher)
+            fitting = with_teacher_targets(fitting, files.model, config.teacher)
         _fit(fitting, files.model, tokenizer, output, config, settings, lora, run, progress)
     if push_to is not None and is_first():
         _push(student, push_to)
@@ -151,7 +151,7 @@ def _fit(
     from transformers.utils import logging as transformers_logging
     from trl import pack_dataset
 
-    from agentdistill.training.memory import bounded
+    from agentdistill.training.memory import explaining_out_of_memory
     from agentdistill.training.step import StudentTrainer
     from agentdistill.training.student import check_separation, load_student, save_student
 
@@ -162,7 +162,7 @@ def _fit(
     if config.packing:
         rows = pack_dataset(rows, config.max_length)
     last = last_checkpoint(output)
-    with bounded(config, settings, max(len(example["input_ids"]) for example in examples)):
+    with explaining_out_of_memory(config, settings, max(len(example["input_ids"]) for example in examples)):
         weights = load_student(model, config, bfloat16=settings.bf16)
         vocabulary = weights.config.get_text_config().vocab_size
         if (largest := max(max(example["input_ids"]) for example in examples)) >= vocabulary:
@@ -269,8 +269,8 @@ def _progress(title: str) -> Any:
 
 
 def _render(trajectories: Sequence[Trajectory], tokenizer: Any, config: TrainConfig) -> Sequence[Example]:
-    for doubt in doubts(trajectories, config.prompt, config.compat):
-        _log.warning(doubt)
+    for warning in form_warnings(trajectories, config.prompt, config.compat):
+        _log.warning(warning)
     rendered = to_examples(
         trajectories,
         tokenizer,
