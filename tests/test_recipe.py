@@ -282,7 +282,8 @@ def test_a_judge_is_paid_for_facts_alone(tmp_path: Path) -> None:
     with TrajectoryWriter(played, "{}") as writer:
         answers = {"1": "Paris", "2": "Rome", "3": "\\frac{1}{2}"}
         writer.append([Trajectory(name, "What?", reference=answer, answer="x") for name, answer in answers.items()])
-    assert grade_cost(played, "judge:openai:http://h/v1:Q/Qwen3-1B") == Cost(2 * 350, 2 * 700 * 1e9)
+    for grader in ("judge:openai:http://h/v1:Q/Qwen3-1B", "math-reference+judge:openai:http://h/v1:Q/Qwen3-1B"):
+        assert grade_cost(played, grader) == Cost(2 * 350, 2 * 700 * 1e9)
 
 
 def test_costs_are_what_the_formula_says() -> None:

@@ -27,6 +27,7 @@ from agentdistill._core import iter_trajectories, read_trajectories
 from agentdistill.distillation import GenerateConfig
 from agentdistill.files.replacing import replacing
 from agentdistill.grading.grade import task_of
+from agentdistill.grading.graders import judge_of
 from agentdistill.models.loading import count_parameters, split_options
 from agentdistill.redaction import hide_in_command, redacted
 from agentdistill.rollouts.chain_of_thought import chain_sampling
@@ -37,7 +38,7 @@ from agentdistill.tasks.task import Task
 from agentdistill.training.config import TrainConfig
 from agentdistill.training.correction import CorrectConfig, to_correct
 
-_ENGINE = r"^(judge:)?(vllm|transformers|recorded):|(?<=\.py):\w+$"
+_ENGINE = r"^(math-reference\+)?(judge:)?(vllm|transformers|recorded):|(?<=\.py):\w+$"
 """The engine before a model's path, or the name after the path of a user's Python function."""
 
 # ---- steps ---------------------------------------------------------------------------------------
@@ -262,13 +263,13 @@ def correct_cost(trajectories: Path, model: str, config: CorrectConfig) -> Cost 
 
 def grade_cost(trajectories: Path, grader: str | None) -> Cost | None:
     """Cost of regrading a file: a judge reads every answer to a question of fact. None until the file exists."""
-    if grader is None or not grader.startswith("judge:"):
+    if (judge := judge_of(grader)) is None:
         return Cost(0, 0.0)
     if not trajectories.is_file():
         return None
     recorded = iter_trajectories(trajectories, source="agentdistill")
     tokens = JUDGED * sum(task_of(trajectory).kind == "fact" for trajectory in recorded)
-    return Cost(tokens, _flops(2, tokens, grader))
+    return Cost(tokens, _flops(2, tokens, judge))
 
 
 def train_cost(trajectories: Path, model: str, config: TrainConfig, generated: int) -> Cost:

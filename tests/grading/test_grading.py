@@ -1,6 +1,7 @@
 """Grading: facts by their words, tasks by their kind, and with user functions."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ from hypothesis import strategies as st
 
 from agentdistill import Trajectory, evaluate, rollout
 from agentdistill.grading.grade import Grade, function_grader, grade, task_of
-from agentdistill.grading.graders import grader_of
+from agentdistill.grading.graders import grader_of, judge_of
 from agentdistill.grading.squad import exact_match, f1, normalize
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tasks.task import Task
+from scripted_server import raw, serving
 
 FACTS = [
     ("Cahiers du cinéma", "cahiers du cinéma", 1, 1.0),
@@ -102,6 +104,31 @@ def test_mathematics_as_the_paper_compares_it(reference: str, answer: str, is_ri
         found = asyncio.run(grader(Task("1", "?", reference, kind="math"), answer))  # type: ignore[arg-type]
         assert asyncio.run(grader(Task("1", "?", "Ann"), "ann.")) == Grade(1.0, "exact_match-3")  # type: ignore[arg-type]
     assert found.score == is_right and found.grader.startswith("math-reference-1+sympy-")
+
+
+REPLY = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"score": 1}'}}
+
+
+@pytest.mark.parametrize(
+    "name, mathematics, score", [("judge:{}", "math-4", 0), ("math-reference+judge:{}", "math-reference", 1)]
+)
+async def test_a_judge_grades_facts_and_another_grader_mathematics(
+    name: str, mathematics: str, score: float, tmp_path: Path
+) -> None:
+    fact, problem = Task("1", "?", "Richard Nixon"), Task("2", "?", "0.5", kind="math")
+    with serving(raw(json.dumps({"id": "1", "object": "chat.completion", "model": "j", "choices": [REPLY]}))) as server:
+        spec = name.format(model := f"openai:http://127.0.0.1:{server.server_port}/v1:small")
+        with grader_of(spec, tmp_path / "graded.jsonl") as grader:
+            judged, compared = await grader(fact, "Nixon"), await grader(problem, "50")
+        assert judge_of(spec) == model and len(server.requests) == 1
+    assert judged.grader.startswith("judge-") and judged.score == 1
+    assert compared.grader.startswith(mathematics) and compared.score == score
+
+
+def test_a_grader_without_a_judge_has_no_model() -> None:
+    assert [judge_of(name) for name in (None, "math-reference", "mine.py:judge", "math-reference+mine.py:f")] == [
+        None
+    ] * 4
 
 
 FUNCTIONS = """

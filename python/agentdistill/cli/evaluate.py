@@ -38,8 +38,8 @@ class Evaluate:
     output: Output
     """Folder for trajectories and results.json, created or continued."""
     grader: str | None = None
-    """Grader for all answers after the rollout: judge:MODEL, math-reference, FILE.py:FUNCTION or MODULE:FUNCTION, as
-    in ``grade``."""
+    """Grader for all answers after the rollout: judge:MODEL, math-reference, math-reference+judge:MODEL,
+    FILE.py:FUNCTION or MODULE:FUNCTION, as in ``grade``."""
     allow_missing: bool = False
     """Write results even if episodes are missing; those count as wrong."""
     prices: Prices = field(default_factory=Prices)
@@ -78,8 +78,8 @@ class Grade:
     """File or folder for the new grades. An existing one is replaced. Default: write nothing."""
     grader: str | None = None
     """judge:MODEL lets a model judge facts. math-reference compares mathematics as the paper's code does.
-    FILE.py:FUNCTION or MODULE:FUNCTION names a function that takes a task and an answer and returns a score from 0 to
-    1. Default: exact match for facts, equal value for mathematics."""
+    math-reference+judge:MODEL does both. FILE.py:FUNCTION or MODULE:FUNCTION names a function that takes a task and an
+    answer and returns a score from 0 to 1. Default: exact match for facts, equal value for mathematics."""
     kind: Annotated[Kind | None, arg(name="task-kind")] = None
     """Kind of all tasks: "fact" or "math". Default: as recorded."""
     concurrency: int = 64

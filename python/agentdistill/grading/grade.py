@@ -102,7 +102,8 @@ def function_grader(name: str) -> Grader:
     try:
         function, module = named_function(name)
     except ValueError as error:
-        raise ValueError(f"no grader {name!r}: {error}, or judge:MODEL, or math-reference") from error
+        others = "judge:MODEL, math-reference, or math-reference+judge:MODEL"
+        raise ValueError(f"no grader {name!r}: {error}, or {others}") from error
     assert module.__file__
     version = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()[:12]
     grader = f"{module.__name__}:{name.rpartition(':')[2]}@{version}"

@@ -7,6 +7,7 @@ grades (evaluation.py, regrading.py).
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -20,7 +21,8 @@ from agentdistill.models.model import ModelError
 from agentdistill.progress import RESUME_HINT, GradeProgress
 from agentdistill.tasks.task import Task
 
-_JUDGE = "judge:"
+_REFERENCE = "math-reference"
+_JUDGE = re.compile(rf"({_REFERENCE}\+)?judge:(.*)", re.DOTALL)
 
 
 def grader_of(grader: Grader | str | None, output: Path | None) -> AbstractContextManager[Grader]:
@@ -30,26 +32,34 @@ def grader_of(grader: Grader | str | None, output: Path | None) -> AbstractConte
     - ``"math-reference"``: mathematics as in the paper's code
     - ``"judge:MODEL"``: a language model. It is loaded when the context begins. Its prompts and replies are logged
       beside ``output``, a trajectory file, as ``*.judge.jsonl``
+    - ``"math-reference+judge:MODEL"``: both, mathematics by the first and facts by the second
     - ``"FILE.py:FUNCTION"`` or ``"MODULE:FUNCTION"``: a user's function (see ``grade.function_grader``)
 
     Raises ValueError for an unknown name, and for a judge without ``output``.
     """
     if not isinstance(grader, str):
         return nullcontext(grader or grade_by_kind)
-    if grader == "math-reference":
+    if grader == _REFERENCE:
         return nullcontext(grade_as_reference)
-    if not grader.startswith(_JUDGE):
+    if (judge := _JUDGE.fullmatch(grader)) is None:
         return nullcontext(function_grader(grader))
     if output is None:
         raise ValueError("what a judge was asked and replied is kept beside the output: give one")
-    return _judge(grader.removeprefix(_JUDGE), output.with_suffix(".judge.jsonl"))
+    mathematics = grade_as_reference if judge[1] else grade_by_kind
+    return _judge(judge[2], output.with_suffix(".judge.jsonl"), mathematics)
+
+
+def judge_of(grader: str | None) -> str | None:
+    """The model that judges facts for the named grader, if there is one."""
+    judge = _JUDGE.fullmatch(grader or "")
+    return judge[2] if judge else None
 
 
 @contextmanager
-def _judge(model: str, log: Path) -> Iterator[Grader]:
+def _judge(model: str, log: Path, mathematics: Grader) -> Iterator[Grader]:
     with opened(model) as loaded:
         try:
-            yield Judge(loaded, log)
+            yield Judge(loaded, log, mathematics)
         except ModelError as error:
             raise ModelError(f"{error}\nWhat was judged is kept. {RESUME_HINT}") from error
 

@@ -1,7 +1,7 @@
 """Grade facts with a language model as judge, as the paper does.
 
 Any Model can be a judge. It decides whether an answer means the same as the reference. It grades only facts;
-mathematics is still compared by value (math_equality.py). Prompts and replies are logged, so that people can check them
+mathematics is compared by another grader. Prompts and replies are logged, so that people can check them
 and a resumed run does not repeat requests.
 """
 
@@ -12,7 +12,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from agentdistill.grading.grade import Grade, grade_by_kind
+from agentdistill.grading.grade import Grade, Grader, grade_by_kind
 from agentdistill.models.model import Message, Model, Sampling
 from agentdistill.tasks.task import Task
 
@@ -58,11 +58,13 @@ def _data(task: Task, answer: str) -> str:
 
 
 class Judge:
-    """A Grader that prompts a model. ``log`` is a JSON Lines file, created or appended to, with the task_id, grader,
-    messages, reply and score of each judged answer. A prompt that has a reply in the log is not sent again."""
+    """A Grader that prompts a model about facts, and has ``mathematics`` grade the other tasks. ``log`` is a JSON Lines
+    file, created or appended to, with the task_id, grader, messages, reply and score of each judged answer. A prompt
+    that is in the log with its reply is not sent again."""
 
-    def __init__(self, model: Model, log: str | Path) -> None:
+    def __init__(self, model: Model, log: str | Path, mathematics: Grader = grade_by_kind) -> None:
         self._model = model
+        self._mathematics = mathematics
         self._log = Path(log)
         self._prompt = (resources.files("agentdistill.grading") / "judge.txt").read_text(encoding="utf-8").strip()
         version = hashlib.sha256(self._prompt.encode()).hexdigest()[:8]
@@ -72,7 +74,7 @@ class Judge:
     async def __call__(self, task: Task, answer: str | None) -> Grade:
         """Grade an answer. Raises ModelError if the model fails."""
         if task.kind == "math":
-            return await grade_by_kind(task, answer)
+            return await self._mathematics(task, answer)
         if not answer or not answer.strip():
             return Grade(0.0, self._grader)
         asked = Message("user", _data(task, answer[:_LONGEST]))

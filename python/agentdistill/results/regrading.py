@@ -100,10 +100,11 @@ def regrade(
 
     ``grader=None`` grades by the task's kind, as rollouts do. ``"judge:MODEL"`` lets a model, named as for
     ``load_model``, judge facts. It needs an output, next to which it records prompts and replies (``*.judge.jsonl``);
-    if it was stopped, it resumes. ``"FILE.py:FUNCTION"`` and ``"MODULE:FUNCTION"`` name your own function (see
-    ``grading.function_grader``). ``kind`` applies to all tasks; by default it is that of the old grader, or chosen as
-    in ``load_tasks``. ``output`` is a file or folder, like ``trajectories``; existing output, which may be the input,
-    is replaced.
+    if it was stopped, it resumes. ``"math-reference"`` compares mathematics as the paper's code does;
+    ``"math-reference+judge:MODEL"`` does both. ``"FILE.py:FUNCTION"`` and ``"MODULE:FUNCTION"`` name your own function
+    (see ``grading.function_grader``). ``kind`` applies to all tasks; by default it is that of the old grader, or chosen
+    as in ``load_tasks``. ``output`` is a file or folder, like ``trajectories``; existing output, which may be the
+    input, is replaced.
 
     Raises TrajectoryError and OSError for files that cannot be read or written, ValueError for an invalid grader,
     ModelError for a judge that is not available.
