@@ -193,7 +193,7 @@ async def test_a_batch_that_fails_is_not_the_end(model: TransformersModel, monke
         raise RuntimeError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transformers_model, "_draw", fails)
+        patch.setattr(transformers_model, "_sample", fails)
         with pytest.raises(ModelError, match=r"tiny_model\d* failed: no room"):
             await model.generate(ask("a"), Sampling(0.5), n=3)
     assert (await model.generate(ask("a"), Sampling(max_tokens=3))).completion_tokens == 3
@@ -269,7 +269,7 @@ def test_drawing_by_hand(logits: list[float], temperature: float, top_p: float, 
     sampling = Sampling(temperature, top_p)
     request = transformers_model._Request([], sampling, 1, "")
     row: Any = transformers_model._Row(request, 0, 1, Uniform(number), 0, 0)  # type: ignore[arg-type]
-    (token,) = transformers_model._draw(torch.tensor([logits]), [row])
+    (token,) = transformers_model._sample(torch.tensor([logits]), [row])
     probabilities = (torch.tensor(logits).double() / temperature).softmax(0).tolist()
     order = sorted(range(len(logits)), key=lambda i: -probabilities[i])
     nucleus, mass = [], 0.0

@@ -39,7 +39,7 @@ class LocalModel(SampledModel):
         Their text includes thinking. ``show`` is called with the text of a single completion.
         """
 
-    async def _draw(
+    async def _sample(
         self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
     ) -> Generation:
         opened = "" if prefix else self._render.opens_thinking
@@ -48,18 +48,22 @@ class LocalModel(SampledModel):
         first = sampling
         if opened and sampling.thinking_tokens is not None:
             first = replace(sampling, max_tokens=sampling.thinking_tokens)
-        drawn = await self._complete(messages, prefix, [], first, n, show)
+        first_part = await self._complete(messages, prefix, [], first, n, show)
         if prefix:  # the prefix is part of the reply, so there is no thinking
-            return replace(drawn, completions=[replace(completion, stop="") for completion in drawn.completions])
+            return replace(
+                first_part, completions=[replace(completion, stop="") for completion in first_part.completions]
+            )
         whole = await gather(
             *(
-                self._finish_thinking(messages, drawn.prompt_token_ids or [], completion, opened, sampling, index, show)
-                for index, completion in enumerate(drawn.completions)
+                self._finish_thinking(
+                    messages, first_part.prompt_token_ids or [], completion, opened, sampling, index, show
+                )
+                for index, completion in enumerate(first_part.completions)
             )
         )
         used = sum(len(completion.token_ids or ()) for completion in whole)
         parted = [_ended(completion.with_thinking_split(opened=opened), sampling) for completion in whole]
-        return replace(drawn, completions=parted, completion_tokens=used)
+        return replace(first_part, completions=parted, completion_tokens=used)
 
     async def _finish_thinking(
         self,

@@ -196,17 +196,17 @@ class SampledModel(ABC):
         if n < 1:
             raise ValueError(f"n is {n}: give at least 1")
         if sampling.temperature:
-            return await self._draw(messages, sampling, n, prefix, None)
-        generation = await self._draw(messages, sampling, 1, prefix, None)
+            return await self._sample(messages, sampling, n, prefix, None)
+        generation = await self._sample(messages, sampling, 1, prefix, None)
         return replace(generation, completions=generation.completions * n)
 
     async def stream(
         self, messages: Sequence[Message], sampling: Sampling, show: Show, *, prefix: str = ""
     ) -> Generation:
-        return await self._draw(messages, sampling, 1, prefix, show)
+        return await self._sample(messages, sampling, 1, prefix, show)
 
     @abstractmethod
-    async def _draw(
+    async def _sample(
         self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
     ) -> Generation:
         """``generate`` with a valid ``n``. If ``show`` is given, ``n`` is 1 and ``show`` gets the completion's text."""

@@ -71,7 +71,7 @@ class OpenAIModel(SampledModel):
         self._continues: bool | None = None  # whether it can continue a partial turn; None: not known yet
         self._probing = asyncio.Lock()
 
-    async def _draw(
+    async def _sample(
         self, messages: Sequence[Message], sampling: Sampling, n: int, prefix: str, show: Show | None
     ) -> Generation:
         conversation = [{"role": role, "content": neutralized(well_formed(content))} for role, content in messages]

@@ -22,8 +22,8 @@ class RecordedModel:
         self._by_question: dict[str, Trajectory] = {}
         for trajectory in read_trajectories(path):
             self._by_opening.setdefault(tuple(trajectory.messages), trajectory)
-            for asked in (trajectory.question, *(text for role, text in trajectory.messages[-1:] if role == "user")):
-                self._by_question.setdefault(asked, trajectory)
+            for question in (trajectory.question, *(text for role, text in trajectory.messages[-1:] if role == "user")):
+                self._by_question.setdefault(question, trajectory)
 
     async def generate(
         self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""

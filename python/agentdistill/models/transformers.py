@@ -299,7 +299,7 @@ class _Decoder:
         lengths = torch.tensor([[row.length] for row in self._rows], device=self._model.device)
         self._slots.reserve(len(self._rows), max(row.length for row in self._rows) + 1)
         logits = self._forward(self._model, [[row.last] for row in self._rows], 0, lengths).logits[:, -1].float()
-        tokens = _draw(logits, self._rows)
+        tokens = _sample(logits, self._rows)
         if any(row.request.sampling.logprobs for row in self._rows):
             chosen = (
                 logits.log_softmax(-1).gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
@@ -449,7 +449,7 @@ class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped to mypy
         return new
 
 
-def _draw(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
+def _sample(logits: torch.Tensor, rows: list[_Row]) -> list[int]:
     """Sample a token for each row with its own temperature, top-p and random numbers, independent of other rows."""
     tokens: list[int] = logits.argmax(-1).tolist()
     hot = [i for i, row in enumerate(rows) if row.request.sampling.temperature > 0]

@@ -216,9 +216,9 @@ def _warn_of_other_form(model: Model | str, config: RolloutConfig, tools: Sequen
     trained = training_of(model) if isinstance(model, str) else None
     forms = [ConversationForm(**form) for form in (trained or {}).get("forms", ())]
     described = config.wording.describe_tools(tools, config.action_format)
-    asked = ConversationForm(config.system_prompt, described, config.compat, config.action_format)
-    if forms and asked not in forms:
-        differ = min((form.differences(asked) for form in forms), key=len)
+    evaluated = ConversationForm(config.system_prompt, described, config.compat, config.action_format)
+    if forms and evaluated not in forms:
+        differ = min((form.differences(evaluated) for form in forms), key=len)
         _log.warning("%s was trained with another %s than this evaluation uses", model, " and ".join(differ))
 
 

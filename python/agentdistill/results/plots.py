@@ -83,13 +83,13 @@ def svg(made: Any) -> str:
     return file.getvalue()
 
 
-def within_page(drawn: str, description: str) -> Html:
+def within_page(markup: str, description: str) -> Html:
     """An SVG as a part of a page, in the page's colours. ``description`` is for screen readers."""
-    drawn = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>| xmlns(:\w+)?=\"[^\"]*\"", "", drawn, flags=re.DOTALL)
+    markup = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>| xmlns(:\w+)?=\"[^\"]*\"", "", markup, flags=re.DOTALL)
     for colour, variable in ((_INK, "ink"), (_SOFT, "soft"), (_GRID, "grid")):
-        drawn = drawn.replace(colour, f"var(--{variable})")
-    drawn = drawn.replace("<svg", f'<svg role="img" aria-label="{html(description)}"', 1)
-    return Html(f"<figure>{drawn}</figure>")
+        markup = markup.replace(colour, f"var(--{variable})")
+    markup = markup.replace("<svg", f'<svg role="img" aria-label="{html(description)}"', 1)
+    return Html(f"<figure>{markup}</figure>")
 
 
 def plot_losses(runs: Mapping[str, dict[str, Any]]) -> Any:

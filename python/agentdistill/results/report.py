@@ -43,10 +43,10 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
     (beside / "table.tex").write_text(latex, encoding="utf-8")
 
     def plot(name: str, description: str, made: Any) -> Html:
-        drawn = svg(made)
-        (beside / f"{name}.svg").write_text(drawn, encoding="utf-8")
+        markup = svg(made)
+        (beside / f"{name}.svg").write_text(markup, encoding="utf-8")
         save(made, beside / f"{name}.png")
-        return within_page(drawn, description)
+        return within_page(markup, description)
 
     parts = [Html("<h1>Evaluation report</h1>"), _opening(arms)]
     parts += _accuracy(arms, plot)

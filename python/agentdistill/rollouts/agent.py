@@ -206,11 +206,11 @@ async def _take_step(
     show_now = show if n == 1 else None  # with several candidates, the winner is known only after the vote
     requests = count()
 
-    def drawn() -> Sampling:
+    def next_sampling() -> Sampling:
         return sampling.seeded(seed, len(episode.steps), next(requests))
 
     keeps_thinking = config.action_format != "code"  # turns of other formats include the thinking
-    sample = partial(_sample, model, messages, drawn, prefix, show_now, keeps_thinking)
+    sample = partial(_sample, model, messages, next_sampling, prefix, show_now, keeps_thinking)
     generation, result = await action.act(state, sample, n, prefix=prefix, adaptive=config.adaptive and n > 1)
     candidates = _candidates(generation, result, prefix)
     chosen, before = candidates[result.winner], [step.candidates[step.winner] for step in episode.steps]

@@ -238,8 +238,8 @@ class Player:
         if self._first_thought and not half_done:
             prefix = await self._first_thought(self._model, task)
             first = begin(task.question, self._config, self._settings["tools"])
-            asked = replace(first, prompt_tokens=prefix.prompt_tokens, completion_tokens=prefix.completion_tokens)
-            half_done = asked, self._actions.initial
+            episode = replace(first, prompt_tokens=prefix.prompt_tokens, completion_tokens=prefix.completion_tokens)
+            half_done = episode, self._actions.initial
 
         async def after_step(episode: Episode, state: State) -> None:
             if watch:
@@ -272,8 +272,8 @@ class Player:
 
     async def _given(self, task: Task, given: GivenSteps | PriorConversation) -> tuple[Episode, State]:
         if isinstance(given, PriorConversation):
-            asked = begin(task.question, self._config).messages[-1]
-            return Episode([*given.messages, asked], [], None, None, 0, 0, self._config.compat), given.state
+            message = begin(task.question, self._config).messages[-1]
+            return Episode([*given.messages, message], [], None, None, 0, 0, self._config.compat), given.state
         state = await asyncio.to_thread(state_before, given.trajectory, given.steps, self._sandbox)
         first = begin(task.question, self._config, self._settings["tools"])
         return replace(first, steps=given.trajectory.steps[: given.steps]), state
@@ -296,8 +296,8 @@ class Player:
     def _other_sampling(self) -> dict[str, Any]:
         """Sampling settings besides the configuration's: neutral values, except those that a server refused."""
         refused: frozenset[str] = getattr(self._model, "refused", frozenset())
-        drawn: dict[str, Any] = {name: value for name, value in NEUTRAL.items() if name not in refused}
-        return drawn | ({"left_to_the_server": sorted(refused)} if refused else {})
+        sampling: dict[str, Any] = {name: value for name, value in NEUTRAL.items() if name not in refused}
+        return sampling | ({"left_to_the_server": sorted(refused)} if refused else {})
 
     def _known(self, task: Task, given: GivenSteps | PriorConversation | None) -> dict[str, Any]:
         """The fields of a trajectory that do not depend on how its episode ended."""

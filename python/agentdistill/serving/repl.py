@@ -76,8 +76,8 @@ class Repl:
 
     def _is_complete(self, text: str) -> bool:
         """Whether the input needs no further lines. Invalid Python is complete."""
-        asked = f"import codeop\ncodeop.compile_command({text!r}) is None"
-        observation, _ = self._sandbox.run(self._sandbox.initial, asked)
+        check = f"import codeop\ncodeop.compile_command({text!r}) is None"
+        observation, _ = self._sandbox.run(self._sandbox.initial, check)
         return observation.value != "True"
 
     def _command(self, text: str) -> None:

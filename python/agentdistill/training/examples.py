@@ -158,7 +158,7 @@ def to_examples(
             dropped["not_faithful"] += 1
         else:
             cut += len(fitting) < len(turns)
-            recorded += sum(turn.drawn and turn.learnt for turn in fitting)
+            recorded += sum(turn.sampled and turn.learnt for turn in fitting)
             examples += [Example({**example, "question": trajectory.question}) for example in _join(fitting)]
     return Examples(examples, cut, dict(dropped.most_common()), recorded)
 
@@ -194,9 +194,9 @@ def _turns(trajectory: Trajectory, renderer: Renderer, form: ConversationForm, t
     settings, wording = trajectory.sampling, WORDINGS[form.compat]
     renderer.date = date.fromisoformat(settings.get("date") or UNDATED)
     # If passages were retrieved for the question, only the messages contain them.
-    asked = trajectory.messages[-1][1] if settings.get("passages") else trajectory.question
+    question = trajectory.messages[-1][1] if settings.get("passages") else trajectory.question
     steps = settings.get("max_steps", 0)
-    messages = wording.opening(asked, form.prompt, kind=trajectory.kind, tools=form.tools, max_steps=steps)
+    messages = wording.opening(question, form.prompt, kind=trajectory.kind, tools=form.tools, max_steps=steps)
     for number, step in enumerate(trajectory.steps):
         chosen = step.candidates[step.winner]
         text = unmarked(wording.assistant_turn(chosen))
@@ -236,12 +236,12 @@ def _around(text: str, given: str, shown: str) -> tuple[str, str]:
     Either may contain thinking that the other lacks, since templates drop it. Raises ValueError for a template that
     shows a turn in another way than it prompts for one, or does not end it.
     """
-    asked = without_thinking(given)
-    if not shown.startswith(asked) or text not in shown[len(asked) :]:
+    prompt = without_thinking(given)
+    if not shown.startswith(prompt) or text not in shown[len(prompt) :]:
         raise ValueError(
             "the chat template renders an assistant's turn in another way than it prompts for one: it cannot be learnt"
         )
-    start = shown.rindex(text) if text else len(asked)
+    start = shown.rindex(text) if text else len(prompt)
     end = shown[start + len(text) :]
     if not end:
         raise ValueError("the chat template does not mark the end of an assistant's turn: a student would never stop")
@@ -256,7 +256,7 @@ def _around(text: str, given: str, shown: str) -> tuple[str, str]:
 class _EncodedTurn(NamedTuple):
     given: list[int]
     written: list[int]
-    drawn: bool
+    sampled: bool
     """Whether ``written`` begins with sampled ids."""
     faithful: bool
     """Whether the ids decode to the turn's prompt and completion."""
@@ -267,11 +267,11 @@ class _EncodedTurn(NamedTuple):
 
 
 def _encoded(turn: _Turn, tokenizer: Tokenizer) -> _EncodedTurn:
-    given, written, drawn = _ids(turn, tokenizer)
+    given, written, sampled = _ids(turn, tokenizer)
     faithful = _decode(given, tokenizer) == unmarked(turn.prompt)
     faithful = faithful and _decode(given + written, tokenizer) == unmarked(turn.prompt + turn.completion)
     thought = bisect_left(range(len(written)), turn.acts_at, key=lambda n: len(_decode(written[:n], tokenizer)))
-    return _EncodedTurn(given, written, drawn, faithful, thought, turn.act, turn.learnt)
+    return _EncodedTurn(given, written, sampled, faithful, thought, turn.act, turn.learnt)
 
 
 def _ids(turn: _Turn, tokenizer: Tokenizer) -> tuple[list[int], list[int], bool]:
@@ -286,10 +286,10 @@ def _ids(turn: _Turn, tokenizer: Tokenizer) -> tuple[list[int], list[int], bool]
     """
     given = _encode(turn.prompt, tokenizer)
     if turn.recorded[: len(given)] == given:
-        drawn = turn.recorded[len(given) :]
-        text = _decode(drawn, tokenizer)
+        sampled = turn.recorded[len(given) :]
+        text = _decode(sampled, tokenizer)
         if unmarked(turn.completion).startswith(text):
-            return given, drawn + _encode(_after(turn.completion, len(text)), tokenizer), True
+            return given, sampled + _encode(_after(turn.completion, len(text)), tokenizer), True
     return given, _encode(turn.completion, tokenizer), False
 
 

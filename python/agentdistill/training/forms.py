@@ -42,8 +42,8 @@ def message_after(trajectory: Trajectory, number: int, compat: Compat | None) ->
 
 def is_last_word(trajectory: Trajectory, number: int) -> bool:
     """Whether a step (from 0) is the final answer that was requested when the steps were used up."""
-    asked = trajectory.sampling.get("last_word") and trajectory.kind == "agent"
-    return bool(asked and trajectory.outcome != "final_answer" and 0 < number == len(trajectory.steps) - 1)
+    was_requested = trajectory.sampling.get("last_word") and trajectory.kind == "agent"
+    return bool(was_requested and trajectory.outcome != "final_answer" and 0 < number == len(trajectory.steps) - 1)
 
 
 def form_warnings(trajectories: Sequence[Trajectory], prompt: str | None, compat: Compat | None) -> Iterator[str]:

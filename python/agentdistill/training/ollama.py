@@ -28,11 +28,11 @@ class _Form(NamedTuple):
     """The text before and after the content of each role, and before the model's next turn."""
 
     around: dict[str, tuple[str, str]]
-    asked: str
+    generation_prompt: str
 
     def of(self, messages: list[Message]) -> str:
         turns = "".join(f"{self.around[role][0]}{content}{self.around[role][1]}" for role, content in messages)
-        return turns + self.asked
+        return turns + self.generation_prompt
 
 
 def write_modelfile(folder: Path, weights: Path, tokenizer: Any) -> bool:
@@ -47,7 +47,7 @@ def write_modelfile(folder: Path, weights: Path, tokenizer: Any) -> bool:
         for role, (before, after) in form.around.items()
     )
     each = "{{ " + "{{ else ".join(turns) + "{{ end }}"
-    template = "{{ range .Messages }}" + each + "{{ end }}" + _go(form.asked)
+    template = "{{ range .Messages }}" + each + "{{ end }}" + _go(form.generation_prompt)
     ends = (form.around["assistant"][1].strip(), str(tokenizer.eos_token or ""))
     stop = "".join(f'PARAMETER stop "{end}"\n' for end in dict.fromkeys(ends) if end and '"' not in end)
     where = weights.relative_to(folder) if weights.is_relative_to(folder) else weights
@@ -76,20 +76,21 @@ def _form(tokenizer: Any) -> _Form | None:
         between = whole.split(system.content)[1].split(user.content)[0]
         to_reply = whole.split(user.content)[1].split(reply.content)[0].removeprefix(after_user)
         to_user = whole.split(reply.content)[1].split(again.content)[0].removeprefix(after_reply)
-        asked = whole.split(again.content)[1].removeprefix(after_user)
+        generation_prompt = whole.split(again.content)[1].removeprefix(after_user)
         form = _Form(
             {
                 "system": (before, between.removesuffix(to_user)),
                 "user": (to_user, after_user),
                 "assistant": (to_reply, after_reply),
             },
-            asked,
+            generation_prompt,
         )
         tries = ([system, user], [system, user, reply, again], [system, user, reply, again, reply, user])
         same = all(form.of(messages) == shown(messages).removeprefix(beginning) for messages in tries)
     except (ModelError, IndexError):
         return None
-    return form if same and all('"""' not in text for text in (form.asked, *sum(form.around.values(), ()))) else None
+    texts = (generation_prompt, *sum(form.around.values(), ()))
+    return form if same and all('"""' not in text for text in texts) else None
 
 
 def _go(text: str) -> str:
