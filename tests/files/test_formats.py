@@ -1,6 +1,7 @@
 """Other programs' trajectories: the real programs write what is read here, and read what is written here.
 
-tests/rust/formats.rs has round trips of arbitrary trajectories, and errors in files.
+tests/rust/formats.rs has round trips of arbitrary trajectories, and errors in files. One file of more than 500 lines,
+because every format is compared on the same recorded trajectories.
 """
 
 import json

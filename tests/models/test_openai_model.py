@@ -1,4 +1,7 @@
-"""The OpenAI engine, against a server that fails as scripted."""
+"""The OpenAI engine, against a server that fails as scripted.
+
+One file of more than 500 lines, because all cases build their responses and requests with the same helpers.
+"""
 
 import asyncio
 import json

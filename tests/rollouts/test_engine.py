@@ -1,4 +1,7 @@
-"""Many concurrent episodes, and interruptions: kill -9, Ctrl-C, a server that goes away, a file of another run."""
+"""Many concurrent episodes, and interruptions: kill -9, Ctrl-C, a server that goes away, a file of another run.
+
+One file of more than 500 lines, because its runs share a server and a process to kill.
+"""
 
 import asyncio
 import json
