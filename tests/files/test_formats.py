@@ -274,6 +274,28 @@ def test_atif_is_valid(recorded: Path, tmp_path: Path) -> None:
 # ---- what others wrote -----------------------------------------------------------------------------
 
 
+def test_a_log_that_the_models_of_atif_write_is_read(tmp_path: Path) -> None:
+    atif = pytest.importorskip("atif", reason="needs the models of ATIF")
+    call = atif.ToolCall(tool_call_id="c1", function_name="multiply", arguments={"a": 6, "b": 7})
+    seen = atif.Observation(results=[atif.ObservationResult(source_call_id="c1", content="42")])
+    steps = [
+        atif.Step(step_id=1, source="user", message="What is 6 times 7?"),
+        atif.Step(
+            step_id=2, source="agent", message="", reasoning_content="I multiply.", tool_calls=[call], observation=seen
+        ),
+        atif.Step(step_id=3, source="agent", message="It is 42."),
+    ]
+    agent = atif.Agent(name="other", version="1", model_name="m")
+    log = atif.Trajectory(schema_version="ATIF-v1.7", session_id="s1", agent=agent, steps=steps)
+    (tmp_path / "log.jsonl").write_text(json.dumps(log.to_json_dict()) + "\n")
+    convert(tmp_path / "log.jsonl", tmp_path / "ours.jsonl", progress=False)
+    [read] = read_trajectories(tmp_path / "ours.jsonl")
+    assert (read.task_id, read.question, read.answer, read.model) == ("s1", "What is 6 times 7?", "It is 42.", "m")
+    action = read.steps[0].candidates[0].action
+    assert isinstance(action, Action) and action.thought == "I multiply." and "multiply(a=6, b=7)" in str(action.code)
+    assert "42" in read.steps[0].message
+
+
 def test_a_smolagents_memory_is_read(tmp_path: Path) -> None:
     smolagents = pytest.importorskip("smolagents", reason="needs agentdistill[smolagents]")
     from agentdistill.serving.smolagents import AgentModel
