@@ -193,7 +193,16 @@ def test_the_papers_files(shared_data: Path, name: str, count: int, task_set: st
     ("answer", "kind"),
     [
         *[(text, "math") for text in ("1/2", "-3/4", "50%", "$70,000", r"\frac{18}{5}", "x^2", "1e-5")],
+        *[
+            (text, "math")
+            for text in (r"\tfrac{4}{9}", r"10,\!000", "2516_8", "(0,9)", "[0, 25)", "1, -2", ".2", r"\$1.17")
+        ],
+        *[(text, "math") for text in ("x=5", "y = -2x + 1", "15x - 80", "6 - 5i", "(a+5)(b+2)", "2x-1")],
         *[(text, "fact") for text in ("Paris", "1990-05-12", "12/25/1990", "AC/DC", "3 Doors Down", "either/or")],
+        *[
+            (text, "fact")
+            for text in ("F-16", "f-16", "3-2", "1914-1918", "x-ray", "9:24", "vitamin b-12", "U2", "a + b", "7-up")
+        ],
     ],
 )
 def test_the_kind_is_told_from_the_answer(answer: str, kind: str) -> None:

@@ -47,10 +47,19 @@ _MATHS = re.compile(r"math|gsm|aime|olym|asdiv|svamp|arithmetic", re.IGNORECASE)
 _FACTS = re.compile(r"hotpot|2wiki|musique|bamboogle|trivia|nq|qa", re.IGNORECASE)
 
 
-_NUMBER = re.compile(r"\$?[-+]?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?(\s*/\s*\d[\d,]*)?\s*(\\?%)?\$?")
-_LATEX = re.compile(
-    r"\\(?:d?frac|sqrt|boxed|left|pi|infty|cdot|times|text|mathbb|begin|cup|circ|l?og|sin|cos|tan|pm)|\^"
-)
+_REAL = r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+_MATHEMATICS = [
+    re.compile(form)
+    for form in (
+        rf"\\?\$?{_REAL}(?:[eE][-+]?\d+)?(?:\s*/\s*\d[\d,]*)?\s*(?:\\?%)?\$?",  # a number
+        r"[-+]?\d+_\{?\d+\}?",  # in another base
+        rf"{_REAL}(?:\s*[,;]\s*{_REAL})+",  # numbers
+        rf"(?:\\?\{{|[(\[])\s*{_REAL}(?:\s*[,;]\s*{_REAL})+\s*(?:\\?\}}|[)\]])",  # a point, an interval, a set
+        # An expression of numbers and variables. A minus sign alone may be a hyphen, as in f-16.
+        r"(?=.*(?:\d|=))(?=.*[a-z])(?=.*(?:[+*=]|\s-\s|\d[a-z]\)?-))(?!.*[a-z]{3})[-+*/=()\d.\sa-z]+",
+    )
+]
+_LATEX = re.compile(r"\\[A-Za-z!,;]|\^")
 
 
 def kind_of(task_set: str, answer: str | None) -> Kind:
@@ -59,4 +68,5 @@ def kind_of(task_set: str, answer: str | None) -> Kind:
         return "math"
     if _FACTS.search(task_set) or answer is None:
         return "fact"
-    return "math" if _NUMBER.fullmatch(answer.strip()) or _LATEX.search(answer) else "fact"
+    is_mathematics = _LATEX.search(answer) or any(form.fullmatch(answer.strip()) for form in _MATHEMATICS)
+    return "math" if is_mathematics else "fact"
