@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import version
 
 from agentdistill.grading.mathematics.numbers import alike, close, number
-from agentdistill.grading.mathematics.text import Dressed, undress
+from agentdistill.grading.mathematics.text import Dressed, undress_pair
 from agentdistill.grading.mathematics.units import scales
 from agentdistill.grading.mathematics.words import chosen, is_prose
 from agentdistill.grading.mathematics.worker import WORKER, UndecidedError
@@ -38,7 +38,7 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
         return bool(answer.strip())
     if len(answer) > _LONGEST:
         return False
-    expected, given = undress(reference), undress(answer)
+    expected, given = undress_pair(reference, answer)
     if expected == given or chosen(expected.text, given.text):
         return True
     are_words = is_prose(expected.text), is_prose(given.text)

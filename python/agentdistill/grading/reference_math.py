@@ -15,7 +15,7 @@ from importlib.metadata import version
 from math import isclose
 
 from agentdistill.grading.math_equality import math_equal
-from agentdistill.grading.mathematics.text import undress
+from agentdistill.grading.mathematics.text import undress_pair
 from agentdistill.grading.mathematics.worker import WORKER
 
 _ERROR = 1e-4
@@ -27,7 +27,7 @@ def reference_equal(reference: str, answer: str, *, seconds: float = 5.0) -> boo
     """Whether the paper's code accepts ``answer`` for ``reference``. Raises UndecidedError as ``math_equal`` does."""
     if not answer.strip():
         return False
-    expected, given = undress(reference).text, undress(answer).text
+    expected, given = (side.text for side in undress_pair(reference, answer))
     number, other = _number(expected), _number(given)
     if number is not None and other is not None:
         return any(isclose(scaled, other, rel_tol=_ERROR) for scaled in (number / 100, number, number * 100))

@@ -146,14 +146,26 @@ _CONDITION = re.compile(
 """A condition after a value, in brackets or in words."""
 
 
-def undress(text: str) -> Dressed:
-    """Separate an answer's value from its box, dollar signs, unit, ``x =`` and white space."""
+def undress_pair(reference: str, answer: str) -> tuple[Dressed, Dressed]:
+    """Undress a reference and an answer to compare with it. If the reference is in words, so is the answer: "January 5"
+    is not "May 5"."""
+    expected = undress(reference, is_reference=True)
+    return expected, undress(answer, has_value=not is_prose(expected.text))
+
+
+def undress(text: str, *, is_reference: bool = False, has_value: bool = True) -> Dressed:
+    """Separate an answer's value from its box, dollar signs, unit, ``x =`` and white space.
+
+    If it ``has_value``, a sentence stands for the only number in it. A reference has to begin with that number.
+    """
     text = _respelled(_unwrapped(text))
     text, unit = split_unit(re.sub(r"\s*\bper ?cent\b", "%", text))
-    if is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text)):
+    if has_value and (is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text))):
         found = list(_SEGMENT.finditer(text)) or list(NUMBER.finditer(text))
-        if len(found) == 1 and not changes(*(TEXT.sub(r" \1 ", part) for part in text.split(found[0][0], 1))):
-            return undress(next(filter(None, found[0].groups()), found[0].group()))  # the only value in a sentence
+        if len(found) == 1 and not (is_reference and re.search("[A-Za-z]", text[: found[0].start()])):
+            before, after = (TEXT.sub(r" \1 ", part) for part in text.split(found[0][0], 1))
+            if not changes(before, after):
+                return undress(next(filter(None, found[0].groups()), found[0].group()))
     text = _SCRIPTS.sub(_script, text)
     text = _THOUSANDS.sub("", _DELIMITERS.sub("", text))
     text = re.sub(r"\s+_", "_", TEXT.sub(r" \1 ", text))

@@ -25,12 +25,13 @@ def is_prose(text: str) -> bool:
 
 _CHANGED_BEFORE = re.compile(
     r"(?:\b(?:not|no|than|least|most|over|under|above|below|except|error|up to|within|almost|nearly|minus|"
-    r"negative|twice|thrice|double|triple|half|quarter|third|root|square|cube|reciprocal|inverse|opposite|multiple|power)|n't)"
+    r"negative|twice|thrice|double|triple|half|quarter|third|root|square|cube|reciprocal|inverse|opposite|multiple|power|"
+    r"January|February|March|April|May|June|July|August|September|October|November|December)|n't)"
     r"(?:\s+(?:be|of|the))*[\s:$(\\]*$",
     re.IGNORECASE,
 )
 _CHANGED_AFTER = re.compile(
-    r"[\s$)\\]*(?:(?:dozen|score|hundred|thousand|million|billion|trillion|hal(?:f|ves)|thirds?|fourths?|"
+    r"(?:st|nd|rd|th)\b|[\s$)\\]*(?:(?:dozen|score|hundred|thousand|million|billion|trillion|hal(?:f|ves)|thirds?|fourths?|"
     r"(?:fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?|squared|cubed|factorial|minus|plus|over|divided|below|"
     r"under|not)\b|(?:less|more|fewer|greater)\s+than\b|(?:is|are|was)(?:\s+not\b|n't|\s+(?:wrong|incorrect))|"
     r"or\s+(?:more|less|fewer|greater|higher|lower|above|below|so)\b|(?:raised\s+)?to\s+the\b|raised\b|and\s+(?:up|above|over|below|counting)\b|at\s+(?:most|least)\b)",
