@@ -137,7 +137,7 @@ impl ActionFormat {
         *self == Self::Code
     }
 
-    fn read(self, completion: &str) -> Read {
+    fn read(self, completion: &str) -> ParseResult {
         match self {
             Self::Code => thought_code::read(completion),
             Self::ToolCall => tool_call::read(completion),
@@ -148,13 +148,13 @@ impl ActionFormat {
     }
 
     /// Instructions for a model that wrote something else.
-    fn how(self) -> &'static str {
+    fn instruction(self) -> &'static str {
         match self {
-            Self::Code => thought_code::HOW,
-            Self::ToolCall => tool_call::HOW,
-            Self::SearchTags => search_tags::HOW,
-            Self::CodeTags => code_tags::HOW,
-            Self::React => react::HOW,
+            Self::Code => thought_code::INSTRUCTION,
+            Self::ToolCall => tool_call::INSTRUCTION,
+            Self::SearchTags => search_tags::INSTRUCTION,
+            Self::CodeTags => code_tags::INSTRUCTION,
+            Self::React => react::INSTRUCTION,
         }
     }
 }
@@ -162,32 +162,33 @@ impl ActionFormat {
 /// Parses one completion. The module of each format documents its rules.
 pub fn parse_action(completion: &str, format: ActionFormat) -> Parsed {
     let read = if completion.trim().is_empty() {
-        Err(Unread(ParseFailureKind::Empty, "Your reply was empty.".into()))
+        Err(FailureReason(ParseFailureKind::Empty, "Your reply was empty.".into()))
     } else {
         format.read(completion)
     };
-    let Unread(kind, what) = match read {
+    let FailureReason(kind, what) = match read {
         Ok(action) => return Parsed::Action(Action { format, ..action }),
-        Err(_) if loops(completion) => {
-            Unread(ParseFailureKind::Repetition, "Your reply repeats itself without end. Try another way.".into())
-        }
-        Err(unread) => unread,
+        Err(_) if loops(completion) => FailureReason(
+            ParseFailureKind::Repetition,
+            "Your reply repeats itself without end. Try another way.".into(),
+        ),
+        Err(reason) => reason,
     };
-    Parsed::Failure(ParseFailure { kind, message: format!("{what} {}", format.how()) })
+    Parsed::Failure(ParseFailure { kind, message: format!("{what} {}", format.instruction()) })
 }
 
 /// Returns the text without thinking tags and `Thought:` labels.
-pub fn spoken(text: &str) -> String {
+pub fn thought_text(text: &str) -> String {
     joined(text::thought(text, 0..text.len()).into_iter().map(|range| text[range].into()), "\n")
 }
 
 /// The result of a format's parser.
-type Read = Result<Action, Unread>;
+type ParseResult = Result<Action, FailureReason>;
 
 /// The kind of a failure, and a sentence about it for the model.
-struct Unread(ParseFailureKind, String);
+struct FailureReason(ParseFailureKind, String);
 
-impl Unread {
+impl FailureReason {
     fn no_action(what: impl Into<String>) -> Self {
         Self(ParseFailureKind::NoAction, what.into())
     }

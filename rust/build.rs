@@ -1,9 +1,9 @@
-//! Builds the guest, the CPython that runs inside the sandbox, and leaves it in OUT_DIR for rust/sandbox/guest.rs.
+//! Builds the guest, which is the CPython inside the sandbox, and writes it to OUT_DIR for rust/sandbox/guest.rs.
 //!
-//! componentize-py makes a WASM component from rust/sandbox/guest; its memory is cut out as an image and its code gets
-//! stop checks (guest/rewrite.rs); Cranelift compiles the rest for the target. That takes half a minute, so the result
-//! is kept under the target folder by a hash of all that goes into it. No Python is needed when it is there.
-//! The guest has numpy when recipes/numpy/build.py has built it.
+//! componentize-py makes a WASM component from rust/sandbox/guest. guest/rewrite.rs extracts its memory as an image and
+//! adds stop checks to its code. Cranelift compiles the code for the target. This takes half a minute, so the result is
+//! cached in the target folder by a hash of all inputs. If the cache has it, the build needs no Python. The guest
+//! includes numpy if recipes/numpy/build.py has built it.
 
 use std::env;
 use std::error::Error;
@@ -21,7 +21,7 @@ mod rewrite;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// What the guest is made from; each changes the hash.
+/// The sources of the guest. The hash of the inputs includes them.
 const SOURCES: [&str; 7] = [
     "rust/build.rs",
     "rust/sandbox/engine.rs",
@@ -31,9 +31,9 @@ const SOURCES: [&str; 7] = [
     "rust/sandbox/guest/app.py",
     "rust/sandbox/guest/preload.py",
 ];
-/// Python packages of the recipe; pyproject.toml pins their versions.
+/// The Python packages that the build needs, in the versions that pyproject.toml pins.
 const PACKAGES: [&str; 4] = ["componentize-py", "sympy", "mpmath", "tzdata"];
-/// Folder of the target folder where recipes/numpy/build.py leaves the package, and beside it the hash of its recipe.
+/// The subfolder of the target folder into which recipes/numpy/build.py writes numpy and a hash of its inputs.
 const NUMPY: &str = "guest-numpy";
 const NUMPY_FINGERPRINT: &str = "fingerprint";
 const PRODUCTS: [&str; 3] = ["code.zst", "image.zst", "facts.rs"];
@@ -55,13 +55,13 @@ fn build() -> Result<()> {
 
     let target = env::var("TARGET")?;
     let mut config = engine::config();
-    config.target(&target)?.cranelift_opt_level(OptLevel::Speed); // named, so that it has the baseline features alone
+    config.target(&target)?.cranelift_opt_level(OptLevel::Speed); // explicit targets have the baseline features only
     let engine = Engine::new(&config)?;
     let pins = pinned_versions()?;
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let numpy = target_folder(&out).join(NUMPY);
-    fs::create_dir_all(&numpy)?; // or cargo, which looks at it, would run this each time
+    fs::create_dir_all(&numpy)?; // cargo would run this each time if the folder did not exist
     println!("cargo::rerun-if-changed={}", numpy.display());
     let cached = target_folder(&out).join("guest-cache").join(input_hash(&engine, &target, &pins, &numpy)?);
     if !PRODUCTS.iter().all(|product| cached.join(product).is_file()) {
@@ -85,7 +85,7 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-/// Cargo's target folder, which all profiles and features share.
+/// Returns cargo's target folder, which all profiles and features share.
 fn target_folder(out: &Path) -> &Path {
     let root = out.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
     root.or(out.ancestors().nth(4)).unwrap_or(out)
@@ -102,12 +102,12 @@ fn input_hash(engine: &Engine, target: &str, pins: &[String], numpy: &Path) -> R
         hash.update(fingerprint);
     }
     hash.update(target);
-    // An empty component compiled: carries wasmtime's version and all settings of compiler and machine.
+    // A compiled empty component contains wasmtime's version and all settings of the compiler and the machine.
     hash.update(engine.precompile_component(b"\0asm\x0d\0\x01\0")?);
     Ok(hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// `name==version` for each of PACKAGES, from pyproject.toml.
+/// Returns `name==version` for each of PACKAGES, from pyproject.toml.
 fn pinned_versions() -> Result<Vec<String>> {
     let text = fs::read_to_string("pyproject.toml")?;
     PACKAGES
@@ -121,14 +121,14 @@ fn pinned_versions() -> Result<Vec<String>> {
         .collect()
 }
 
-/// The component, and the names of the packages in it that cells import.
+/// Returns the component, and the names of its packages that cells can import.
 fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<(Vec<u8>, Vec<String>)> {
     let (python, mut packages) = find_python(pins)?;
     if numpy.join(NUMPY_FINGERPRINT).is_file() {
         packages.push(numpy.join("numpy"));
     }
-    // Copies, because componentize-py maps whole folders into the build (site-packages would bring far too much along)
-    // and the guest leaves its bytecode in them.
+    // componentize-py includes whole folders, and the guest writes bytecode to them. So it gets copies of the packages
+    // that are needed, and not site-packages.
     let guest = work.join("guest");
     copy_package(Path::new("rust/sandbox/guest"), &guest)?;
     let dependencies = work.join("packages");
@@ -141,7 +141,7 @@ fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<(Vec<u8>, 
         }
     }
     names.sort();
-    // An empty virtual environment, since componentize-py adds that of the surroundings.
+    // componentize-py adds the active virtual environment, so it gets an empty one.
     let nothing = work.join("nothing");
     fs::create_dir_all(nothing.join("lib/site-packages"))?;
     let component = work.join("guest.wasm");
@@ -156,8 +156,8 @@ fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<(Vec<u8>, 
         .args(["app", "-o"])
         .arg(&component)
         .env("VIRTUAL_ENV", &nothing);
-    // Twice: the first run compiles the packages, the second finds the bytecode, and a sixth less garbage is in the
-    // image.
+    // The first run compiles the packages to bytecode. The second one finds the bytecode, and its image has a sixth
+    // less garbage.
     for _ in 0..2 {
         let run = command.output()?;
         if !run.status.success() {
@@ -168,7 +168,7 @@ fn componentize(work: &Path, pins: &[String], numpy: &Path) -> Result<(Vec<u8>, 
     Ok((fs::read(component)?, names))
 }
 
-/// A Python that has the pinned packages, and where those for the guest are.
+/// Returns a Python that has the pinned packages, and the folders of the packages for the guest.
 fn find_python(pins: &[String]) -> Result<(PathBuf, Vec<PathBuf>)> {
     const SCRIPT: &str = "import importlib.metadata as m, sys
 for pin in sys.argv[1:]:
@@ -200,22 +200,21 @@ print(*sympy.__path__, *mpmath.__path__, *tzdata.__path__, sep='\\n')";
                 return Ok((python, folders));
             }
             Ok(run) => {
-                let said = String::from_utf8_lossy(&run.stderr);
-                tried += &format!("\n  {}: {}", python.display(), said.trim().lines().last().unwrap_or("failed"));
+                let stderr = String::from_utf8_lossy(&run.stderr);
+                tried += &format!("\n  {}: {}", python.display(), stderr.trim().lines().last().unwrap_or("failed"));
             }
             Err(error) => tried += &format!("\n  {}: {error}", python.display()),
         }
     }
     let pins = pins.join(" ");
     Err(format!(
-        "no Python with its packages. Tried:{tried}\nInstall them (`pip install {pins}`, best into .venv), or name a \
-         Python that has them in AGENTDISTILL_GUEST_PYTHON."
+        "no Python has the packages for it. Tried:{tried}\nInstall them (`pip install {pins}`, preferably in .venv), \
+         or set AGENTDISTILL_GUEST_PYTHON to a Python that has them."
     )
     .into())
 }
 
-/// Copies the sources, the extension modules and the time zones (files without an extension) of a package, without its
-/// tests.
+/// Copies a package without its tests: sources, extension modules, and time zones (files without an extension).
 fn copy_package(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -232,38 +231,39 @@ fn copy_package(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the host must know about the image, as Rust constants: addresses in the guest's memory, what is in it, a hash.
+/// Returns facts about the image as Rust constants: addresses in the guest's memory, packages and a hash.
 fn facts(image: &[u8], hash: &[u8], packages: &[String]) -> Result<String> {
     let u32_at = |at: usize| -> Result<usize> {
         let bytes = image.get(at..at + 4).ok_or("an address beyond the image")?;
         Ok(u32::from_le_bytes(bytes.try_into()?) as usize)
     };
-    // The beacon of guest/app.py: 32 bytes to know it by, the flag "a cell is running", the address of TimeoutError.
+    // The beacon of guest/app.py: 32 bytes of magic number, the flag "a cell is running", the address of TimeoutError.
     let beacon = find_once(image, &std::array::from_fn::<u8, 32, _>(|i| (i * 37 + 11) as u8))?;
     // _Py_DebugOffsets (CPython 3.14, pycore_debug_offsets.h), at the start of _PyRuntime: magic, version, then sizes
     // and offsets of 8 bytes each.
     let runtime = find_once(image, b"xdebugpy")?;
     if u32_at(runtime + 8)? >> 16 != 0x030e {
-        return Err("the guest is not CPython 3.14: the places of its thread state must be looked up again".into());
+        return Err("the guest is not CPython 3.14: update the offsets of its thread state".into());
     }
     let (interpreters_head, threads_head) = (u32_at(runtime + 40)?, u32_at(runtime + 72)?);
     let (interpreter_offset, thread_id_offset) = (u32_at(runtime + 200)?, u32_at(runtime + 216)?);
     let interpreter = u32_at(runtime + interpreters_head)?;
     let thread = u32_at(interpreter + threads_head)?;
     if u32_at(thread + interpreter_offset)? != interpreter {
-        return Err("the guest's thread state is not where it was expected".into());
+        return Err("the guest's thread state is not at the expected address".into());
     }
     Ok(format!(
-        "/// Bytes of the image.\npub const IMAGE_LEN: usize = {};\n\
+        "/// The size of the image in bytes.\npub const IMAGE_LEN: usize = {};\n\
          /// SHA-256 of code.zst and image.zst.\npub const HASH: [u8; 32] = {:?};\n\
-         /// Names of the packages in it besides the standard library.\npub const PACKAGES: &[&str] = &{packages:?};\n\
+         /// The names of its packages besides the standard library.\npub const PACKAGES: &[&str] = &{packages:?};\n\
          // Addresses in the guest's memory:\n\
-         /// A byte that is not 0 while a cell runs. The next says whether the host sent it TimeoutError.\n\
+         /// Not 0 while a cell runs. The next byte is not 0 after the host sent TimeoutError.\n\
          pub const IN_CELL: u32 = {};\n\
-         /// Of CPython's thread state: the exception that was sent from outside.\npub const ASYNC_EXCEPTION: u32 = {};\n\
-         /// Of CPython's thread state: bits that make the interpreter check for such things.\n\
+         /// The field of CPython's thread state for an exception that another thread sent.\n\
+         pub const ASYNC_EXCEPTION: u32 = {};\n\
+         /// The field of CPython's thread state whose bits make the interpreter check for such exceptions.\n\
          pub const EVAL_BREAKER: u32 = {};\n\
-         /// The class.\npub const TIMEOUT_ERROR: u32 = {};\n",
+         /// The class TimeoutError.\npub const TIMEOUT_ERROR: u32 = {};\n",
         image.len(),
         hash,
         beacon + 32,
@@ -282,7 +282,7 @@ fn find_once(image: &[u8], needle: &[u8]) -> Result<usize> {
     }
 }
 
-/// Moves the products to their place in the cache, all at once: builds may run side by side.
+/// Moves the products into the cache in one step, because other builds may run at the same time.
 fn publish(work: &Path, cached: &Path) -> Result<()> {
     let parent = cached.parent().ok_or("the cache has no parent folder")?;
     fs::create_dir_all(parent)?;
@@ -292,7 +292,7 @@ fn publish(work: &Path, cached: &Path) -> Result<()> {
         fs::rename(work.join(product), staging.join(product))
             .or_else(|_| fs::copy(work.join(product), staging.join(product)).map(|_| ()))?;
     }
-    let _ = fs::remove_dir_all(cached); // an incomplete one
+    let _ = fs::remove_dir_all(cached); // it was incomplete
     if fs::rename(&staging, cached).is_err() {
         fs::remove_dir_all(&staging)?; // another build was faster
     }

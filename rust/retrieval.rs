@@ -110,12 +110,12 @@ impl Default for Parameters {
 }
 
 impl Parameters {
-    const HIGHEST_K1: f32 = 100.0;
+    const MAX_K1: f32 = 100.0;
 
     fn check(self) -> Result<Self> {
         let Self { k1, b } = self;
-        if !(0.0..=Self::HIGHEST_K1).contains(&k1) {
-            return Err(Error::Argument(format!("k1 is {k1}, and must be from 0 to {}", Self::HIGHEST_K1)));
+        if !(0.0..=Self::MAX_K1).contains(&k1) {
+            return Err(Error::Argument(format!("k1 is {k1}, and must be from 0 to {}", Self::MAX_K1)));
         }
         if !(0.0..=1.0).contains(&b) {
             return Err(Error::Argument(format!("b is {b}, and must be from 0 to 1")));

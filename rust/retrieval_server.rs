@@ -46,25 +46,25 @@ use crate::threads;
 mod write_timeout;
 
 /// The maximum size of a request in bytes.
-const LONGEST_REQUEST: usize = 16 << 20;
+const MAX_REQUEST_BYTES: usize = 16 << 20;
 /// The maximum number of passages in an answer: queries times `topk`.
-const MOST_PASSAGES: usize = 100_000;
+const MAX_PASSAGES: usize = 100_000;
 /// The maximum size of an answer's passages in bytes.
-const LONGEST_ANSWER: u64 = 32 << 20;
+const MAX_ANSWER_BYTES: u64 = 32 << 20;
 /// The maximum memory for all requests and answers together, in KiB.
 const MEMORY: usize = 256 << 10;
 /// The maximum size of a request's headers in bytes.
-const LONGEST_HEAD: usize = 64 << 10;
+const MAX_HEADER_BYTES: usize = 64 << 10;
 /// The maximum number of connections at once. Others wait.
-const MOST_CONNECTIONS: usize = 1_000;
+const MAX_CONNECTIONS: usize = 1_000;
 /// The time within which a request must arrive once it has started.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time within which the client must read an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// The time that requests under way have after a stop.
+/// The time that running requests have after a stop.
 const GRACE: Duration = Duration::from_secs(10);
-/// The number of queries that a thread takes at once.
-const AT_A_TIME: usize = 8;
+/// The number of queries that one job of the thread pool searches.
+const QUERIES_PER_JOB: usize = 8;
 /// The number of passages for a query that gives no number, as in Search-R1.
 const TOP_K: usize = 3;
 
@@ -103,7 +103,7 @@ impl RetrievalServer {
     pub fn start(index: Arc<Bm25Index>, host: &str, port: u16) -> Result<Self> {
         let name = format!("{host}:{port}");
         let at = |error| std::result::Result::<(), _>::Err(error).at(Path::new(&name)).unwrap_err();
-        let no_host = |error| Error::Argument(format!("{host} is no address to listen at: {error}"));
+        let no_host = |error| Error::Argument(format!("{host} is not an address to listen at: {error}"));
         let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(no_host)?.collect();
         let listener = TcpListener::bind(&*addresses).map_err(at)?;
         listener.set_nonblocking(true).map_err(at)?;
@@ -125,7 +125,7 @@ impl RetrievalServer {
         self.address
     }
 
-    /// Stops accepting requests, and waits some seconds at most for those under way.
+    /// Stops accepting requests, and waits at most some seconds for the running ones.
     pub fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop();
@@ -145,7 +145,7 @@ impl Drop for RetrievalServer {
 async fn accept(listener: tokio::net::TcpListener, index: Arc<Bm25Index>, mut stopping: oneshot::Receiver<()>) {
     let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let service = Arc::new(Service { index, memory: Arc::new(Semaphore::new(MEMORY)), is_loopback });
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = GracefulShutdown::new();
     loop {
         let next = async {
@@ -166,7 +166,7 @@ async fn accept(listener: tokio::net::TcpListener, index: Arc<Bm25Index>, mut st
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(REQUEST_TIMEOUT)
-            .max_buf_size(LONGEST_HEAD)
+            .max_buf_size(MAX_HEADER_BYTES)
             .serve_connection(TokioIo::new(WriteTimeout::new(stream, ANSWER_TIMEOUT)), answers);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
@@ -200,17 +200,17 @@ async fn answer(service: Arc<Service>, request: Request<Incoming>) -> std::resul
     let (expected, path) = match request.uri().path() {
         "/retrieve" => (Method::POST, "/retrieve"),
         "/health" => (Method::GET, "/health"),
-        _ => return Ok(refusal(StatusCode::NOT_FOUND, "there is POST /retrieve and GET /health")),
+        _ => return Ok(refusal(StatusCode::NOT_FOUND, "no such endpoint: use POST /retrieve or GET /health")),
     };
     if request.method() != expected {
-        let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, format_args!("{path} is for {expected}"));
+        let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, format_args!("{path} accepts only {expected}"));
         answer.headers_mut().insert(ALLOW, HeaderValue::from_str(expected.as_str()).expect("a method is a value"));
         return Ok(answer);
     }
     if request.headers().contains_key(ORIGIN) || service.is_loopback && !names_this_machine(request.headers()) {
         return Ok(refusal(
             StatusCode::FORBIDDEN,
-            "web pages may not use this server; its Host is an address of this machine",
+            "web pages may not use this server, and the Host header must name this machine",
         ));
     }
     if path == "/health" {
@@ -219,7 +219,10 @@ async fn answer(service: Arc<Service>, request: Request<Incoming>) -> std::resul
         return Ok(respond(StatusCode::OK, health.to_string().into()));
     }
     if request.headers().get(CONTENT_TYPE).is_some_and(|content| !is_json(content)) {
-        return Ok(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the Content-Type of a request is application/json"));
+        return Ok(refusal(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the Content-Type of a request must be application/json",
+        ));
     }
     let body = timeout(REQUEST_TIMEOUT, read_body(&service, request.into_body())).await;
     let timed_out = || Err((StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive".to_owned()));
@@ -247,42 +250,48 @@ fn is_json(content: &HeaderValue) -> bool {
 }
 
 /// The reason for refusing a request.
-type Refused = (StatusCode, String);
+type Refusal = (StatusCode, String);
 
-fn no_room() -> Refused {
-    (StatusCode::SERVICE_UNAVAILABLE, "requests and answers take too much memory at the moment; ask again".to_owned())
+fn out_of_memory() -> Refusal {
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "requests and answers take too much memory at the moment; try again later".to_owned(),
+    )
 }
 
 /// Reads the body, and reserves memory for it.
 async fn read_body(
     service: &Service,
     mut body: Incoming,
-) -> std::result::Result<(Vec<u8>, Vec<OwnedSemaphorePermit>), Refused> {
+) -> std::result::Result<(Vec<u8>, Vec<OwnedSemaphorePermit>), Refusal> {
     let (mut bytes, mut room) = (Vec::new(), Vec::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > LONGEST_REQUEST {
-            return Err((StatusCode::PAYLOAD_TOO_LARGE, format!("a request is at most {LONGEST_REQUEST} bytes")));
+        if bytes.len() + data.len() > MAX_REQUEST_BYTES {
+            return Err((
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the request is larger than {MAX_REQUEST_BYTES} bytes"),
+            ));
         }
-        room.push(service.reserve(data.len() as u64).ok_or_else(no_room)?);
+        room.push(service.reserve(data.len() as u64).ok_or_else(out_of_memory)?);
         bytes.extend_from_slice(&data);
     }
     Ok((bytes, room))
 }
 
-async fn retrieve(service: &Arc<Service>, body: &[u8]) -> std::result::Result<Answer, Refused> {
+async fn retrieve(service: &Arc<Service>, body: &[u8]) -> std::result::Result<Answer, Refusal> {
     let wanted = serde_json::from_slice(body).map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
-    let Wanted { queries, topk, return_scores } = wanted;
+    let SearchRequest { queries, topk, return_scores } = wanted;
     let k = topk.filter(|&k| k > 0).unwrap_or(TOP_K); // in Search-R1, 0 also selects the default
-    if queries.len().saturating_mul(k) > MOST_PASSAGES {
-        let limit = format!("an answer is at most {MOST_PASSAGES} passages: queries times topk");
+    if queries.len().saturating_mul(k) > MAX_PASSAGES {
+        let limit = format!("queries times topk is more than {MAX_PASSAGES} passages");
         return Err((StatusCode::PAYLOAD_TOO_LARGE, limit));
     }
     let found = search(service, queries, k).await?;
     let json = result(&found.passages, return_scores);
     // The memory stays reserved until the client has read the answer.
-    Ok(respond(StatusCode::OK, Bytes::from_owner(Held { json, _room: found.room })))
+    Ok(respond(StatusCode::OK, Bytes::from_owner(ReservedBody { json, _room: found.room })))
 }
 
 /// The results of some queries, and the memory reserved for them.
@@ -292,12 +301,12 @@ struct Found {
     room: Vec<OwnedSemaphorePermit>,
 }
 
-struct Held {
+struct ReservedBody {
     json: Vec<u8>,
     _room: Vec<OwnedSemaphorePermit>,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for ReservedBody {
     fn as_ref(&self) -> &[u8] {
         &self.json
     }
@@ -305,11 +314,11 @@ impl AsRef<[u8]> for Held {
 
 /// Runs some queries at a time on all cores, in the order in which requests arrived. `search_batch` would make a
 /// request wait for many later ones: a thread that waits for its part of one batch starts work on another batch.
-async fn search(service: &Arc<Service>, mut queries: Vec<String>, k: usize) -> std::result::Result<Found, Refused> {
+async fn search(service: &Arc<Service>, mut queries: Vec<String>, k: usize) -> std::result::Result<Found, Refusal> {
     let answer_bytes = Arc::new(AtomicU64::new(0));
-    let mut parts = Vec::with_capacity(queries.len().div_ceil(AT_A_TIME));
+    let mut parts = Vec::with_capacity(queries.len().div_ceil(QUERIES_PER_JOB));
     while !queries.is_empty() {
-        let rest = queries.split_off(queries.len().min(AT_A_TIME));
+        let rest = queries.split_off(queries.len().min(QUERIES_PER_JOB));
         let part = std::mem::replace(&mut queries, rest);
         let (service, answer_bytes) = (service.clone(), answer_bytes.clone());
         let (done, found) = oneshot::channel();
@@ -335,30 +344,30 @@ fn search_part(
     queries: &[String],
     k: usize,
     answer_bytes: &AtomicU64,
-) -> std::result::Result<Found, Refused> {
+) -> std::result::Result<Found, Refusal> {
     let mut found = Found::default();
     for query in queries {
         let mut refused = None;
         let accept = |bytes| {
-            if answer_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > LONGEST_ANSWER {
-                let limit = format!("the passages of an answer are at most {LONGEST_ANSWER} bytes; ask for fewer");
+            if answer_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > MAX_ANSWER_BYTES {
+                let limit = format!("the passages are larger than {MAX_ANSWER_BYTES} bytes; ask for fewer");
                 refused = Some((StatusCode::PAYLOAD_TOO_LARGE, limit));
             } else if let Some(room) = service.reserve(bytes) {
                 found.room.push(room);
             } else {
-                refused = Some(no_room());
+                refused = Some(out_of_memory());
             }
             refused.is_none()
         };
         let passages = service.index.search_if(query, k, accept);
         let passages = passages.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-        found.passages.push(passages.ok_or_else(|| refused.unwrap_or_else(no_room))?);
+        found.passages.push(passages.ok_or_else(|| refused.unwrap_or_else(out_of_memory))?);
     }
     Ok(found)
 }
 
 #[derive(Deserialize)]
-struct Wanted {
+struct SearchRequest {
     queries: Vec<String>,
     topk: Option<usize>,
     #[serde(default)]

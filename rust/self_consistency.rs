@@ -37,21 +37,21 @@ pub struct StepResult<State> {
     pub winner: usize,
     /// The State after the winner, or the State before the step if the winner ran nothing.
     pub state: State,
-    pub ran: Ran<State>,
+    pub ran: CellResults<State>,
 }
 
 /// The observation of each code string of a step, and the State after it.
-pub type Ran<State> = HashMap<String, (Observation, State)>;
+pub type CellResults<State> = HashMap<String, (Observation, State)>;
 
 /// An episode that waits for its next step.
-pub struct Waiting<State> {
+pub struct PendingStep<State> {
     pub state: State,
     pub completions: Vec<String>,
     /// The results of an earlier attempt at the same step with fewer completions. Code in it does not run again.
-    pub ran: Ran<State>,
+    pub ran: CellResults<State>,
 }
 
-impl<State> From<(State, Vec<String>)> for Waiting<State> {
+impl<State> From<(State, Vec<String>)> for PendingStep<State> {
     fn from((state, completions): (State, Vec<String>)) -> Self {
         Self { state, completions, ran: HashMap::new() }
     }
@@ -68,7 +68,7 @@ impl<State> From<(State, Vec<String>)> for Waiting<State> {
 /// [`Error::Argument`] for an episode without completions, and any error of the runner.
 pub fn self_consistent_steps<R: Runner>(
     runner: &R,
-    episodes: impl IntoIterator<Item: Into<Waiting<R::State>>>,
+    episodes: impl IntoIterator<Item: Into<PendingStep<R::State>>>,
     format: ActionFormat,
     compat: Option<Compat>,
     seed: u64,
@@ -97,11 +97,11 @@ struct Step<State> {
     state: State,
     draw: u64,
     actions: Vec<Parsed>,
-    ran: Ran<State>,
+    ran: CellResults<State>,
 }
 
 impl<State: Clone> Step<State> {
-    fn parse(Waiting { state, completions, ran }: Waiting<State>, format: ActionFormat, seed: u64) -> Self {
+    fn parse(PendingStep { state, completions, ran }: PendingStep<State>, format: ActionFormat, seed: u64) -> Self {
         let actions = completions.iter().map(|completion| parse_action(completion, format)).collect();
         Self { state, draw: draw(seed, &completions), actions, ran }
     }

@@ -2,7 +2,7 @@
 //!
 //! A caller [pushes](StepQueue::push) a step with a ticket. Steps start in the order of arrival, up to a maximum at
 //! once, and run on the threads that run cells. When steps have ended, a byte becomes readable from
-//! [`StepQueue::bell`], which an event loop can wait for. [`StepQueue::take`] then returns the results. A step that is
+//! [`StepQueue::ready_pipe`], which an event loop can wait for. [`StepQueue::take`] then returns the results. A step that is
 //! no longer needed can be [withdrawn](StepQueue::withdraw).
 //!
 //! This module does not define a step (`self_consistency.rs`) and has no event loop (Python's is used).
@@ -17,7 +17,7 @@ use crate::action::ActionFormat;
 use crate::error::{Error, Result};
 use crate::observation::Observation;
 use crate::sandbox::{Caller, CancelToken, CellThread, Sandbox, State};
-use crate::self_consistency::{Runner, StepResult, Waiting, self_consistent_steps};
+use crate::self_consistency::{PendingStep, Runner, StepResult, self_consistent_steps};
 use crate::vote::Compat;
 
 /// A queue of steps, each with a ticket `T`.
@@ -29,11 +29,11 @@ pub struct StepQueue<T> {
     at_once: usize,
     queue: Mutex<Queue<T>>,
     idle: Condvar,
-    bell: (PipeReader, PipeWriter),
+    ready_pipe: (PipeReader, PipeWriter),
 }
 
 struct Queue<T> {
-    waiting: VecDeque<(T, Waiting<State>)>,
+    waiting: VecDeque<(T, PendingStep<State>)>,
     /// Steps that have started, each with the token that cancels it.
     running: Vec<(T, CancelToken)>,
     /// The number of threads that take steps.
@@ -58,14 +58,15 @@ impl<T: Send + 'static> StepQueue<T> {
         if at_once == 0 {
             return Err(Error::Argument("at_once is 0; at least one is needed".into()));
         }
-        let bell = io::pipe().map_err(|error| Error::Sandbox(format!("no pipe for a queue of steps: {error}")))?;
+        let ready_pipe =
+            io::pipe().map_err(|error| Error::Sandbox(format!("no pipe for a queue of steps: {error}")))?;
         let queue = Queue { waiting: VecDeque::new(), running: Vec::new(), threads: 0, ended: Vec::new() };
-        Ok(Self { sandbox, format, compat, seed, at_once, queue: Mutex::new(queue), idle: Condvar::new(), bell })
+        Ok(Self { sandbox, format, compat, seed, at_once, queue: Mutex::new(queue), idle: Condvar::new(), ready_pipe })
     }
 
     /// Returns the pipe from which a byte can be read when there is something to [take](Self::take).
-    pub fn bell(&self) -> &PipeReader {
-        &self.bell.0
+    pub fn ready_pipe(&self) -> &PipeReader {
+        &self.ready_pipe.0
     }
 
     /// Adds a step to the queue.
@@ -73,7 +74,7 @@ impl<T: Send + 'static> StepQueue<T> {
     /// # Errors
     ///
     /// [`Error::Sandbox`] if no thread can be started for it.
-    pub fn push(self: &Arc<Self>, ticket: T, step: Waiting<State>) -> Result<()> {
+    pub fn push(self: &Arc<Self>, ticket: T, step: PendingStep<State>) -> Result<()> {
         let mut queue = self.lock();
         if queue.threads < self.at_once {
             let taking = self.clone();
@@ -91,7 +92,7 @@ impl<T: Send + 'static> StepQueue<T> {
     pub fn take(&self) -> Vec<(T, Result<StepResult<State>>)> {
         let mut queue = self.lock();
         if !queue.ended.is_empty() {
-            let _ = (&self.bell.0).read_exact(&mut [0]); // it rang once for all of these
+            let _ = (&self.ready_pipe.0).read_exact(&mut [0]); // one byte announces all of these
         }
         std::mem::take(&mut queue.ended)
     }
@@ -138,7 +139,7 @@ impl<T: Send + 'static> StepQueue<T> {
             let at = queue.running.iter().position(|(_, other)| other.is_same(&cancel)).expect("it runs");
             let (ticket, _) = queue.running.swap_remove(at);
             if queue.ended.is_empty() {
-                let _ = (&self.bell.1).write_all(&[0]);
+                let _ = (&self.ready_pipe.1).write_all(&[0]);
             }
             queue.ended.push((ticket, result.map(|mut steps| steps.pop().expect("one step"))));
         }

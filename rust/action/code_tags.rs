@@ -17,33 +17,33 @@ use super::tags::{Content, Tagged};
 use super::text::{loops, thought, trimmed, trimmed_all};
 use super::thinking::{Reply, after_thinking};
 use super::thought_code::fenced;
-use super::{Act, Action, ParseFailureKind, Read, Unread};
+use super::{Act, Action, FailureReason, ParseFailureKind, ParseResult};
 
-pub const HOW: &str = "Think, then write Python between <execute> and </execute>, or the answer between <answer> and \
+pub const INSTRUCTION: &str = "Think, then write Python between <execute> and </execute>, or the answer between <answer> and \
                        </answer>.";
 
 const TAGS: [(&str, &str); 4] =
     [("<execute>", "</execute>"), ("<python>", "</python>"), ("<code>", "</code>"), ("<|code|>", "<|endofblock|>")];
 const SOLUTION: (&str, &str) = ("<solution>", "</solution>");
 
-pub fn read(completion: &str) -> Read {
+pub fn read(completion: &str) -> ParseResult {
     let first_block = |from: usize| {
         let blocks = TAGS.into_iter().filter_map(|tags| Tagged::find(completion, from, tags, Content::Python));
         blocks.min_by_key(|block| block.start)
     };
     let Reply::Spoken { body, action } = after_thinking(completion, first_block, |block| block.start..block.end) else {
-        return Err(Unread::endless_thinking());
+        return Err(FailureReason::endless_thinking());
     };
     if let Some(block) = action {
         if !block.closed && loops(completion) {
-            return Err(Unread(ParseFailureKind::UnclosedCode, "Your code breaks off before its end.".into()));
+            return Err(FailureReason(ParseFailureKind::UnclosedCode, "Your code breaks off before its end.".into()));
         }
         let code = match fenced(completion, block.content.clone()) {
             fenced if fenced.is_empty() => vec![trimmed(completion, without_fence(completion, block.content))],
             fenced => fenced,
         };
         if code.iter().all(|code| code.is_empty()) {
-            return Err(Unread(ParseFailureKind::EmptyCode, "Your code block is empty.".into()));
+            return Err(FailureReason(ParseFailureKind::EmptyCode, "Your code block is empty.".into()));
         }
         return Ok(Action::new(completion, thought(completion, 0..block.start), Act::cell(completion, code)));
     }
@@ -51,7 +51,8 @@ pub fn read(completion: &str) -> Read {
         .map(|found| (found.start, trimmed_all(completion, found.content)))
         .filter(|(_, answer)| !answer.is_empty());
     let marked = solution.or_else(|| plain_answer(completion, body));
-    let (start, answer) = marked.ok_or_else(|| Unread::no_action("Your reply has neither code nor a final answer."))?;
+    let (start, answer) =
+        marked.ok_or_else(|| FailureReason::no_action("Your reply has neither code nor a final answer."))?;
     Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)))
 }
 

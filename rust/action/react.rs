@@ -20,26 +20,26 @@ use super::json::Json;
 use super::plain_answer::plain_answer;
 use super::text::{thought, trimmed_all};
 use super::thinking::{Reply, after_thinking};
-use super::{Act, Action, ParseFailureKind, Read, Unread};
+use super::{Act, Action, FailureReason, ParseFailureKind, ParseResult};
 
-pub const HOW: &str = "Write `Thought:` and what you think, then `Action: Search[...]`, another tool, or \
+pub const INSTRUCTION: &str = "Write `Thought:` and what you think, then `Action: Search[...]`, another tool, or \
                        `Action: Finish[the answer]`.";
 
-pub fn read(completion: &str) -> Read {
+pub fn read(completion: &str) -> ParseResult {
     let first_call = |from| Call::find(completion, from);
     let Reply::Spoken { body, action } = after_thinking(completion, first_call, |call| call.start..call.end) else {
-        return Err(Unread::endless_thinking());
+        return Err(FailureReason::endless_thinking());
     };
     let Some(Call { start, name, argument, is_input, .. }) = action else {
         let (start, answer) = plain_answer(completion, body)
-            .ok_or_else(|| Unread::no_action("Your reply has neither an action nor a final answer."))?;
+            .ok_or_else(|| FailureReason::no_action("Your reply has neither an action nor a final answer."))?;
         return Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)));
     };
     let argument = argument.ok_or_else(|| {
-        Unread(ParseFailureKind::UnclosedCode, "Your action breaks off before its closing bracket.".into())
+        FailureReason(ParseFailureKind::UnclosedCode, "Your action breaks off before its closing bracket.".into())
     })?;
     if argument.is_empty() {
-        return Err(Unread(ParseFailureKind::EmptyCode, format!("Your action says nothing to {name}.")));
+        return Err(FailureReason(ParseFailureKind::EmptyCode, format!("Your action says nothing to {name}.")));
     }
     let thought = thought(completion, 0..start);
     if name == "finish" {
@@ -52,7 +52,8 @@ pub fn read(completion: &str) -> Read {
         Some(quoted @ Json::Text(_)) => cell(tool, &[quoted], &[]),
         _ => cell(tool, &[Json::from(text)], &[]),
     };
-    let cell = cell.ok_or_else(|| Unread(ParseFailureKind::BadCall, format!("No tool can be called {name}.")))?;
+    let cell =
+        cell.ok_or_else(|| FailureReason(ParseFailureKind::BadCall, format!("No tool can be called {name}.")))?;
     Ok(Action::new(completion, thought, Act::Cell(cell, vec![argument])))
 }
 

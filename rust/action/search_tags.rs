@@ -14,16 +14,16 @@ use super::plain_answer::plain_answer;
 use super::tags::{ANSWER, Content, Tagged};
 use super::text::{thought, trimmed_all};
 use super::thinking::{Reply, after_thinking};
-use super::{Act, Action, ParseFailureKind, Read, Unread};
+use super::{Act, Action, FailureReason, ParseFailureKind, ParseResult};
 
-pub const HOW: &str = "Think, then ask between <search> and </search>, or write the answer between <answer> and \
+pub const INSTRUCTION: &str = "Think, then ask between <search> and </search>, or write the answer between <answer> and \
                        </answer>.";
 
 const QUERIES: [(&str, &str); 2] = [("<search>", "</search>"), ("<|begin_of_query|>", "<|end_of_query|>")];
 /// Tags that open the results of a query.
 const DOCUMENTS: [&str; 2] = ["<information>", "<|begin_of_documents|>"];
 
-pub fn read(completion: &str) -> Read {
+pub fn read(completion: &str) -> ParseResult {
     let first_query = |from: usize| {
         let queries = QUERIES.into_iter().filter_map(|tags| Tagged::find(completion, from, tags, Content::Text));
         queries.min_by_key(|query| query.start)
@@ -38,19 +38,19 @@ pub fn read(completion: &str) -> Read {
     let (body, query) = if searched.is_some() { (0, searched) } else { (body, query) };
     let before = query.as_ref().map_or(completion.len(), |query| query.start);
     if let Some(answer) = Tagged::find(&completion[..before], body, ANSWER, Content::Text) {
-        let said = trimmed_all(completion, answer.content);
-        if !said.is_empty() {
-            return Ok(Action::new(completion, thought(completion, 0..answer.start), Act::Answer(said)));
+        let content = trimmed_all(completion, answer.content);
+        if !content.is_empty() {
+            return Ok(Action::new(completion, thought(completion, 0..answer.start), Act::Answer(content)));
         }
     }
     let Some(query) = query else {
         let (start, answer) = plain_answer(completion, body)
-            .ok_or_else(|| Unread::no_action("Your reply has neither a query nor a final answer."))?;
+            .ok_or_else(|| FailureReason::no_action("Your reply has neither a query nor a final answer."))?;
         return Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)));
     };
     let asked = trimmed_all(completion, query.content);
     if asked.is_empty() {
-        return Err(Unread(ParseFailureKind::EmptyCode, "Your query is empty.".into()));
+        return Err(FailureReason(ParseFailureKind::EmptyCode, "Your query is empty.".into()));
     }
     let words = Json::from(&completion[asked.clone()]);
     let cell = cell("web_search", &[words], &[]).expect("that is a name");

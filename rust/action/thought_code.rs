@@ -28,16 +28,16 @@ use super::python::{end_of_brackets, end_of_code, is_whole};
 use super::tags::cut_tag;
 use super::text::{loops, thought, trimmed};
 use super::thinking::{Reply, after_thinking};
-use super::{Act, Action, ParseFailureKind, Read, Unread};
+use super::{Act, Action, FailureReason, ParseFailureKind, ParseResult};
 
-pub const HOW: &str = "Write `Thought:` and what you think, then `Code:` and Python between ```py and ```<end_code>; \
+pub const INSTRUCTION: &str = "Write `Thought:` and what you think, then `Code:` and Python between ```py and ```<end_code>; \
                        give the answer with final_answer(...) in the code.";
 
 /// The tag with which the model ends its code.
 const END_CODE: &str = "<end_code>";
 const END_TAG: &str = "</code>";
 
-pub fn read(completion: &str) -> Read {
+pub fn read(completion: &str) -> ParseResult {
     let blocks = |from| Some(Blocks::find(completion, from));
     let range = |found: &Blocks| found.blocks.first().map_or(completion.len()..completion.len(), Block::range);
     let (body, found) = match after_thinking(completion, blocks, range) {
@@ -56,7 +56,7 @@ pub fn read(completion: &str) -> Read {
         && (loops(completion) || !is_whole(&completion[unclosed.code.clone()]))
     {
         let what = "Your code breaks off before its end. Write shorter code, and close it with ``` and <end_code>.";
-        return Err(Unread(ParseFailureKind::UnclosedCode, what.into()));
+        return Err(FailureReason(ParseFailureKind::UnclosedCode, what.into()));
     }
     let code = found.code(completion);
     if let Some(first) = found.blocks.first().filter(|_| !code.is_empty()) {
@@ -69,17 +69,17 @@ pub fn read(completion: &str) -> Read {
         return Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)));
     }
     Err(if !found.blocks.is_empty() {
-        Unread(ParseFailureKind::EmptyCode, "Your code block is empty.".into())
+        FailureReason(ParseFailureKind::EmptyCode, "Your code block is empty.".into())
     } else if body.is_none() {
-        Unread::endless_thinking()
+        FailureReason::endless_thinking()
     } else if let Some(language) = found.foreign {
-        Unread::no_action(if language.is_empty() {
+        FailureReason::no_action(if language.is_empty() {
             "Your code block does not say that it is Python.".to_owned()
         } else {
             format!("Your code block is marked `{language}`; only Python can be run.")
         })
     } else {
-        Unread::no_action("Your reply has neither code nor a final answer.")
+        FailureReason::no_action("Your reply has neither code nor a final answer.")
     })
 }
 

@@ -29,19 +29,19 @@ use super::plain_answer::plain_answer;
 use super::tags::{Content, Tagged, cut_tag};
 use super::text::{loops, thought, trimmed_all};
 use super::thinking::{Reply, after_thinking};
-use super::{Act, Action, ParseFailureKind, Read, Unread};
+use super::{Act, Action, FailureReason, ParseFailureKind, ParseResult};
 
-pub const HOW: &str = "Think, then call a tool: <tool_call>{\"name\": ..., \"arguments\": {...}}</tool_call>; or write \
+pub const INSTRUCTION: &str = "Think, then call a tool: <tool_call>{\"name\": ..., \"arguments\": {...}}</tool_call>; or write \
                        the answer between <answer> and </answer>.";
 
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
 
-pub fn read(completion: &str) -> Read {
+pub fn read(completion: &str) -> ParseResult {
     let first_call = |from| Block::find(completion, from);
     let (body, first) = match after_thinking(completion, first_call, |block| block.start..block.end) {
         Reply::Spoken { body, action } => (body, action),
-        Reply::Unended { .. } => return Err(Unread::endless_thinking()),
+        Reply::Unended { .. } => return Err(FailureReason::endless_thinking()),
     };
     let Some(first) = first else { return answer(completion, body) };
     let start = first.start;
@@ -60,26 +60,26 @@ pub fn read(completion: &str) -> Read {
         blocks.into_iter().map(|block| block.cells).collect::<Option<Vec<_>>>().map(|all| all.concat());
     match cells {
         Some(cells) if cells.iter().all(String::is_empty) => {
-            Err(Unread(ParseFailureKind::EmptyCode, "The code in your call is empty.".into()))
+            Err(FailureReason(ParseFailureKind::EmptyCode, "The code in your call is empty.".into()))
         }
         Some(cells) => Ok(Action::new(completion, thought(completion, 0..start), Act::Cell(cells.join("\n"), ranges))),
         None if !is_closed => {
-            Err(Unread(ParseFailureKind::UnclosedCode, "Your call breaks off before its end.".into()))
+            Err(FailureReason(ParseFailureKind::UnclosedCode, "Your call breaks off before its end.".into()))
         }
         None => {
             let what = "Your call cannot be read: it must be JSON, an object with a tool's name and its arguments.";
-            Err(Unread(ParseFailureKind::BadCall, what.into()))
+            Err(FailureReason(ParseFailureKind::BadCall, what.into()))
         }
     }
 }
 
-fn answer(completion: &str, body: usize) -> Read {
+fn answer(completion: &str, body: usize) -> ParseResult {
     if let Some((start, answer)) = plain_answer(completion, body) {
         return Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)));
     }
     let answer = trimmed_all(completion, body..completion.len());
     if answer.is_empty() || loops(completion) {
-        return Err(Unread::no_action("Your reply has neither a call nor a final answer."));
+        return Err(FailureReason::no_action("Your reply has neither a call nor a final answer."));
     }
     Ok(Action::new(completion, thought(completion, 0..body), Act::Answer(answer)))
 }

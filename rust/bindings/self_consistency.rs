@@ -11,7 +11,7 @@ use crate::action::ActionFormat;
 use crate::action::Parsed;
 use crate::observation::Observation;
 use crate::sandbox::State;
-use crate::self_consistency::{self, Ran, Waiting};
+use crate::self_consistency::{self, CellResults, PendingStep};
 use crate::step_queue::StepQueue;
 use crate::vote::Vote;
 
@@ -45,7 +45,7 @@ impl PyStepQueue {
         completions: Vec<AnyText>,
         earlier: Option<&Bound<'_, StepResult>>,
     ) -> PyResult<()> {
-        let step = Waiting {
+        let step = PendingStep {
             state: state.get().0.clone(),
             completions: completions.into_iter().map(|text| text.0).collect(),
             ran: earlier.map(|earlier| earlier.get().ran.clone()).unwrap_or_default(),
@@ -55,7 +55,7 @@ impl PyStepQueue {
 
     /// A file descriptor that is readable when there is something to take, for ``loop.add_reader`` and ``select``.
     fn fileno(&self) -> RawFd {
-        self.0.bell().as_raw_fd()
+        self.0.ready_pipe().as_raw_fd()
     }
 
     /// Tickets and results of the steps that have ended since the last call. In place of a result there may be a
@@ -100,7 +100,7 @@ pub struct StepResult {
     winner: usize,
     #[pyo3(get)]
     state: Py<PyState>,
-    ran: Ran<State>,
+    ran: CellResults<State>,
 }
 
 impl StepResult {

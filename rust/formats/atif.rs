@@ -58,7 +58,7 @@ struct Step {
     #[serde(default)]
     tool_calls: Option<Vec<Call>>,
     #[serde(default)]
-    observation: Option<Seen>,
+    observation: Option<CallResults>,
     #[serde(default)]
     metrics: Option<Metrics>,
     #[serde(default)]
@@ -75,12 +75,12 @@ struct Call {
 }
 
 #[derive(Deserialize)]
-struct Seen {
-    results: Vec<SeenOfCall>,
+struct CallResults {
+    results: Vec<CallResult>,
 }
 
 #[derive(Deserialize)]
-struct SeenOfCall {
+struct CallResult {
     #[serde(default)]
     source_call_id: Text,
     #[serde(default)]
@@ -112,7 +112,7 @@ struct Extra {
 impl Record {
     pub fn read(self) -> Result<Conversation, String> {
         if !self.schema_version.starts_with("ATIF-v1.") {
-            return Err(format!("it is of version {:?}, and ATIF-v1 is what is read", self.schema_version));
+            return Err(format!("its version is {:?}, but only ATIF-v1 can be read", self.schema_version));
         }
         let metadata = self.extra.and_then(|extra| extra.metadata);
         let is_ours = metadata.is_some();
@@ -157,7 +157,7 @@ impl Step {
         }
         if let Some(seen) = &mut self.observation {
             let place =
-                |result: &SeenOfCall| ids.iter().position(|id| id.0.is_some() && id.0 == result.source_call_id.0);
+                |result: &CallResult| ids.iter().position(|id| id.0.is_some() && id.0 == result.source_call_id.0);
             seen.results.sort_by_key(|result| place(result).unwrap_or(ids.len())); // into the order of the calls
         }
         for result in self.observation.into_iter().flat_map(|seen| seen.results) {

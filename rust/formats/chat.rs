@@ -93,7 +93,7 @@ pub struct Function {
 
 impl Message {
     /// Returns the message's text, if it is from the model.
-    pub fn said(&self) -> Option<&str> {
+    pub fn model_text(&self) -> Option<&str> {
         matches!(self.role, Role::Assistant).then_some(self.content.0.as_deref()).flatten()
     }
 
@@ -175,7 +175,7 @@ pub fn write_openai(trajectory: &Trajectory) -> Value {
     let last = trajectory.steps.len().saturating_sub(1);
     for (number, step) in trajectory.steps.iter().enumerate() {
         let id = format!("call_{}", number + 1);
-        let told = match AssistantTurn::of(step) {
+        let observation = match AssistantTurn::of(step) {
             AssistantTurn::Code { thought, code } => {
                 let arguments = json!({"code": code}).to_string();
                 let call = json!({"id": id, "type": "function", "function": {"name": PYTHON, "arguments": arguments}});
@@ -188,7 +188,7 @@ pub fn write_openai(trajectory: &Trajectory) -> Value {
             }
         };
         if number < last {
-            messages.push(told);
+            messages.push(observation);
         }
     }
     json!({"messages": messages, "tools": [python_tool()], Metadata::KEY: Metadata::of(trajectory)})

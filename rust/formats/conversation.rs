@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::assistant_turn::{OBSERVATION, code_turn};
 use super::metadata::{Metadata, given_steps};
-use crate::action::{Action, ActionFormat, Parsed, parse_action, spoken};
+use crate::action::{Action, ActionFormat, Parsed, parse_action, thought_text};
 use crate::observation::{Observation, ObservationKind};
 use crate::trajectory::{Candidate, Outcome, Step, Trajectory, TrajectoryKind, VERSION};
 
@@ -85,7 +85,7 @@ pub struct Conversation {
 #[derive(Default)]
 pub struct Turn {
     text: String,
-    told: String,
+    message: String,
     pub prompt_token_ids: Option<Vec<u32>>,
     pub token_ids: Option<Vec<u32>>,
     pub logprobs: Option<Vec<f64>>,
@@ -113,7 +113,7 @@ impl Conversation {
     /// Adds the model's next text. Texts without a message in between form one turn.
     pub fn turn(&mut self, text: String) -> &mut Turn {
         match self.turns.last_mut() {
-            Some(turn) if turn.told.is_empty() => join(&mut turn.text, text),
+            Some(turn) if turn.message.is_empty() => join(&mut turn.text, text),
             _ => self.turns.push(Turn { text, ..Turn::default() }),
         }
         self.turns.last_mut().expect("there is one now")
@@ -122,7 +122,7 @@ impl Conversation {
     /// Adds the model's next turn: a thought, and tool calls as code.
     pub fn act(&mut self, thought: &str, code: &str) -> &mut Turn {
         self.calls = true;
-        let thought = spoken(thought);
+        let thought = thought_text(thought);
         let text = code_turn(&thought, code);
         let parsed = parse_action(&text, ActionFormat::Code);
         let is_read = matches!(parsed, Parsed::Action(Action { code: Some(read), .. }) if read.trim() == code.trim());
@@ -134,17 +134,17 @@ impl Conversation {
 
     /// Adds the result of the last action.
     pub fn observe(&mut self, text: String) {
-        let said = if text.trim_start().starts_with(OBSERVATION) || self.turns.is_empty() {
+        let observation = if text.trim_start().starts_with(OBSERVATION) || self.turns.is_empty() {
             text
         } else {
             format!("{OBSERVATION}\n{text}")
         };
-        self.tell("user", said);
+        self.tell("user", observation);
     }
 
     fn tell(&mut self, role: &str, text: String) {
         match self.turns.last_mut() {
-            Some(turn) => join(&mut turn.told, text),
+            Some(turn) => join(&mut turn.message, text),
             None => self.opening.push((role.to_owned(), text.strip_prefix(TASK).map(str::to_owned).unwrap_or(text))),
         }
     }
@@ -213,7 +213,7 @@ impl Turn {
     /// Returns whether this is the last turn and consists of text without an action.
     fn is_words(&self) -> bool {
         let is_action = matches!(parse_action(&self.text, ActionFormat::Code), Parsed::Action(_));
-        !is_action && self.told.is_empty() && !self.text.trim().is_empty()
+        !is_action && self.message.is_empty() && !self.text.trim().is_empty()
     }
 }
 
@@ -235,14 +235,14 @@ struct Ending {
 impl Ending {
     fn of(turn: Option<&Turn>, parsed: Option<&Parsed>, answer: Option<String>, failed: bool) -> Self {
         let found = |outcome, answer, error| Self { outcome, answer, error };
-        let out_of_steps = turn.is_some_and(|turn| turn.told.contains("Reached max steps")); // smolagents' wording
+        let out_of_steps = turn.is_some_and(|turn| turn.message.contains("Reached max steps")); // smolagents' wording
         match (answer, turn, parsed) {
             (answer, ..) if out_of_steps => found(Outcome::OutOfSteps, answer, None),
             (Some(answer), ..) => found(Outcome::FinalAnswer, Some(answer), None),
             (None, Some(turn), Some(Parsed::Action(action))) => match action.code.as_deref() {
                 None => found(Outcome::FinalAnswer, action.final_answer.clone(), None),
-                Some(code) if code.contains("final_answer(") && !turn.told.contains("Error") => {
-                    match printed_answer(&turn.told).or_else(|| literal_answer(code)) {
+                Some(code) if code.contains("final_answer(") && !turn.message.contains("Error") => {
+                    match printed_answer(&turn.message).or_else(|| literal_answer(code)) {
                         Some(answer) => found(Outcome::FinalAnswer, Some(answer), None),
                         None => found(Outcome::Error, None, Some("it answered, but its log does not say what")),
                     }
@@ -257,8 +257,8 @@ impl Ending {
 
 /// Returns the argument of `final_answer`, as printed in the observation after the code. Both our wording and
 /// smolagents' are recognised.
-fn printed_answer(told: &str) -> Option<String> {
-    let (_, answer) = told.rsplit_once(LAST_OUTPUT).or_else(|| told.rsplit_once("\nFinal answer: "))?;
+fn printed_answer(message: &str) -> Option<String> {
+    let (_, answer) = message.rsplit_once(LAST_OUTPUT).or_else(|| message.rsplit_once("\nFinal answer: "))?;
     let answer = answer.trim();
     (!answer.is_empty() && answer != "None").then(|| answer.to_owned())
 }
@@ -275,7 +275,7 @@ fn literal_answer(code: &str) -> Option<String> {
 fn step(turn: Turn, parsed: Parsed, kind: TrajectoryKind, last: bool, answer: Option<&str>) -> Step {
     let acted = kind == TrajectoryKind::Agent;
     let observation =
-        (acted && matches!(parsed, Parsed::Action(_))).then(|| observation(&turn.told, answer, turn.seconds));
+        (acted && matches!(parsed, Parsed::Action(_))).then(|| observation(&turn.message, answer, turn.seconds));
     let candidate = Candidate {
         text: turn.text,
         prefix: String::new(),
@@ -291,7 +291,7 @@ fn step(turn: Turn, parsed: Parsed, kind: TrajectoryKind, last: bool, answer: Op
         winner: 0,
         votes: vec![],
         prompt_token_ids: turn.prompt_token_ids,
-        message: if last { String::new() } else { turn.told },
+        message: if last { String::new() } else { turn.message },
         state: None,
         seconds: turn.seconds,
         model_seconds: 0.0,
@@ -300,11 +300,11 @@ fn step(turn: Turn, parsed: Parsed, kind: TrajectoryKind, last: bool, answer: Op
 }
 
 /// Returns the observation of a cell, as far as the message after it shows.
-fn observation(told: &str, answer: Option<&str>, seconds: f64) -> Observation {
-    let seen = told.trim_start().strip_prefix(OBSERVATION).unwrap_or(told).trim_start();
+fn observation(message: &str, answer: Option<&str>, seconds: f64) -> Observation {
+    let seen = message.trim_start().strip_prefix(OBSERVATION).unwrap_or(message).trim_start();
     let failed = seen.lines().any(|line| line.starts_with("Error:") || line.starts_with("Error in "));
     let (stdout, value, error) =
-        logged(told).unwrap_or(if failed { ("", None, Some(seen)) } else { (seen, None, None) });
+        logged(message).unwrap_or(if failed { ("", None, Some(seen)) } else { (seen, None, None) });
     let kind = match answer {
         Some(_) => ObservationKind::FinalAnswer,
         None if error.is_some() => ObservationKind::Exception,
@@ -322,11 +322,11 @@ fn observation(told: &str, answer: Option<&str>, seconds: f64) -> Observation {
 }
 
 /// Splits a message into printed output, value and error. smolagents and the paper's code word messages like this.
-fn logged(told: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
-    let raised = told.rsplit_once("Observation:\nError:\n");
-    let (seen, error) = match raised.and_then(|(seen, said)| Some((seen, said.rsplit_once(RETRY)?.0))) {
+fn logged(message: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
+    let raised = message.rsplit_once("Observation:\nError:\n");
+    let (seen, error) = match raised.and_then(|(seen, rest)| Some((seen, rest.rsplit_once(RETRY)?.0))) {
         Some((seen, error)) => (seen.strip_suffix('\n').unwrap_or(seen), Some(error)),
-        None => (told, None),
+        None => (message, None),
     };
     match seen.split_once("Execution logs:\n") {
         None => error.map(|error| ("", None, Some(error))),

@@ -116,7 +116,7 @@ impl Record {
         if let Some(log_data) = self.log_data {
             conversation.seconds = log_data.metadata.performance.total_duration;
             say_all(&mut conversation, log_data.messages);
-            let last = log_data.original_memory.steps.iter().rev().find_map(|step| step.messages.last()?.said());
+            let last = log_data.original_memory.steps.iter().rev().find_map(|step| step.messages.last()?.model_text());
             if let Some(word) = last.filter(|word| is_new && conversation.metadata.answer.as_deref() == Some(word)) {
                 conversation.metadata.outcome = Some(Outcome::OutOfSteps);
                 conversation.metadata.set("last_word", true);

@@ -83,7 +83,7 @@ pub fn write(trajectory: &Trajectory) -> Value {
     });
     let mut conversations: Vec<Value> = opened.collect();
     for (number, step) in trajectory.steps.iter().enumerate() {
-        let told = match AssistantTurn::of(step) {
+        let observation = match AssistantTurn::of(step) {
             AssistantTurn::Code { thought, code } => {
                 let call = json!({"name": PYTHON, "arguments": {"code": code}});
                 let thought =
@@ -97,7 +97,7 @@ pub fn write(trajectory: &Trajectory) -> Value {
             }
         };
         if number + 1 < trajectory.steps.len() {
-            conversations.push(told);
+            conversations.push(observation);
         }
     }
     let tools = json!([python_tool()["function"]]).to_string();

@@ -144,20 +144,20 @@ impl Step {
             return; // the FinalAnswerStep; the step before it has the output
         }
         let is_last_word = self.error.as_ref().is_some_and(|error| error.kind.0.as_deref() == Some(MAX_STEPS));
-        let said = self.model_output.0.unwrap_or_default();
+        let output = self.model_output.0.unwrap_or_default();
         let asked = self.model_output_message.and_then(|message| message.tool_calls);
         let calls = self.tool_calls.filter(|calls| !calls.is_empty()).or(asked).unwrap_or_default();
         let code = self.code_action.0.unwrap_or_else(|| code_of(calls.iter().map(|call| &call.function)));
         let seconds = self.timing.duration.unwrap_or(0.0);
-        let turn = if is_last_word && said.is_empty() {
+        let turn = if is_last_word && output.is_empty() {
             // An agent that is out of steps is asked once more for its answer.
             conversation.metadata.outcome = conversation.metadata.outcome.or(Some(Outcome::OutOfSteps));
             conversation.metadata.answer = conversation.metadata.answer.take().or(self.action_output.0.clone());
             conversation.turn(self.action_output.0.clone().unwrap_or_default())
-        } else if code.trim().is_empty() || acts(&said, &code) {
-            conversation.turn(said)
+        } else if code.trim().is_empty() || acts(&output, &code) {
+            conversation.turn(output)
         } else {
-            conversation.act(&thought(&said, &code), &code)
+            conversation.act(&thought(&output, &code), &code)
         };
         turn.seconds = seconds;
         conversation.seconds += seconds;
@@ -181,21 +181,21 @@ impl Step {
 }
 
 /// Returns whether the model's text contains this code as its action.
-fn acts(said: &str, code: &str) -> bool {
-    let parsed = parse_action(said, ActionFormat::Code);
+fn acts(output: &str, code: &str) -> bool {
+    let parsed = parse_action(output, ActionFormat::Code);
     matches!(parsed, Parsed::Action(Action { code: Some(read), .. }) if read.trim() == code.trim())
 }
 
 /// Returns the model's text before its action. A ToolCallingAgent's call is JSON after `Action:`. A CodeAgent with
 /// structured output writes an object that includes its thought. Code may also be in tags that the agent defines.
-fn thought(said: &str, code: &str) -> String {
-    if let Some(Json::Object(fields)) = Json::read(said.trim()) {
+fn thought(output: &str, code: &str) -> String {
+    if let Some(Json::Object(fields)) = Json::read(output.trim()) {
         let thought = fields.iter().find(|(name, _)| name == "thought");
         return thought.and_then(|(_, thought)| thought.as_text()).unwrap_or_default().to_owned();
     }
-    let before = match parse_action(said, ActionFormat::Code) {
+    let before = match parse_action(output, ActionFormat::Code) {
         Parsed::Action(Action { thought, code: Some(_), .. }) => return thought, // for code that the agent corrected
-        _ => said.find(code.trim()).map(|at| &said[..at]),
+        _ => output.find(code.trim()).map(|at| &output[..at]),
     };
     if let Some(before) = before {
         let tag = before.trim_end().rfind(char::is_whitespace).map_or(0, |blank| blank + 1);
@@ -203,7 +203,7 @@ fn thought(said: &str, code: &str) -> String {
     }
     static CALL: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"(?s)(?:\bAction:\s*)?(?:```\w*\s*)?\{.*$").expect("it is valid"));
-    CALL.replace(said, "").into_owned()
+    CALL.replace(output, "").into_owned()
 }
 
 pub fn write(trajectory: &Trajectory) -> Value {

@@ -62,10 +62,10 @@ impl Default for BuildOptions {
 pub struct Bm25Builder {
     path: PathBuf,
     options: BuildOptions,
-    max_under_way: usize,
-    /// The oldest run first. This field comes before `site`, so that the runs end before `site` deletes their folder.
-    under_way: UnderWay,
-    site: BuildingSite,
+    max_running: usize,
+    /// The oldest run first. This field comes before `build_folder`, so that the runs end before `build_folder` deletes their folder.
+    running: RunningJobs,
+    build_folder: BuildFolder,
     passages: PassageWriter,
     parts: Vec<Part>,
     /// The passages of the next run, and their size in bytes.
@@ -92,22 +92,22 @@ impl Bm25Builder {
     pub fn new(path: &Path, options: BuildOptions) -> Result<Self> {
         if options.memory < BuildOptions::MIN_MEMORY {
             let least = BuildOptions::MIN_MEMORY >> 20;
-            return Err(Error::Argument(format!("building an index takes at least {least} MB of memory")));
+            return Err(Error::Argument(format!("building an index needs at least {least} MB of memory")));
         }
         if !(1..=Self::MAX_TITLE_WEIGHT).contains(&options.title_weight) {
-            return Err(Error::Argument(format!("the title's weight is from 1 to {}", Self::MAX_TITLE_WEIGHT)));
+            return Err(Error::Argument(format!("the title's weight must be from 1 to {}", Self::MAX_TITLE_WEIGHT)));
         }
         check_free(path, options.overwrite)?;
-        let site = BuildingSite::open(path)?;
-        let passages = PassageWriter::new(&site.passages()).at(path)?;
+        let build_folder = BuildFolder::open(path)?;
+        let passages = PassageWriter::new(&build_folder.passages()).at(path)?;
         // One more than the number of cores, so that no core waits while the oldest run is written.
-        let max_under_way = (threads::count() + 1).min(options.memory / Self::MIN_RUN_MEMORY);
+        let max_running = (threads::count() + 1).min(options.memory / Self::MIN_RUN_MEMORY);
         Ok(Self {
             path: path.to_owned(),
             options,
-            max_under_way,
-            under_way: UnderWay::default(),
-            site,
+            max_running,
+            running: RunningJobs::default(),
+            build_folder,
             passages,
             parts: vec![],
             waiting: (vec![], 0),
@@ -148,7 +148,7 @@ impl Bm25Builder {
     /// Returns the size of a run in bytes of text. A run under way takes at most four times as much memory: its text,
     /// its passages, and twice that size for its postings.
     pub fn run_bytes(&self) -> usize {
-        (self.options.memory / (4 * self.max_under_way + 1)).min(Self::MAX_RUN)
+        (self.options.memory / (4 * self.max_running + 1)).min(Self::MAX_RUN)
     }
 
     /// Returns the number of passages indexed so far.
@@ -163,7 +163,7 @@ impl Bm25Builder {
     /// The errors of [`add`](Self::add) and [`add_lines`](Self::add_lines).
     pub fn wait(&mut self) -> Result<()> {
         self.start_waiting()?;
-        while !self.under_way.0.is_empty() {
+        while !self.running.0.is_empty() {
             self.end_oldest()?;
         }
         Ok(())
@@ -177,12 +177,12 @@ impl Bm25Builder {
     pub fn finish(mut self) -> Result<Bm25Index> {
         self.wait()?;
         if self.documents == 0 {
-            return Err(Error::retrieval(self.path.as_path(), "there were no passages to index"));
+            return Err(Error::retrieval(self.path.as_path(), "no passages to index"));
         }
         let built = self.merge().and_then(|built| {
             let (segment, body) = segment(&built)?;
             BlockBounds::write(&segment, body, &built)?;
-            self.passages.finish(&self.site.passages(), &built)?;
+            self.passages.finish(&self.build_folder.passages(), &built)?;
             Ok(built)
         });
         let built = built.map_err(|error| failed(&self.path, error))?;
@@ -202,10 +202,10 @@ impl Bm25Builder {
     }
 
     fn start(&mut self, run: Run) -> Result<()> {
-        if self.under_way.0.len() == self.max_under_way {
+        if self.running.0.len() == self.max_running {
             self.end_oldest()?;
         }
-        let folder = self.site.folder.join(format!("run-{}", self.runs));
+        let folder = self.build_folder.folder.join(format!("run-{}", self.runs));
         self.runs += 1;
         let (path, options, budget) = (self.path.clone(), self.options, 2 * self.run_bytes());
         let work = move || {
@@ -229,12 +229,12 @@ impl Bm25Builder {
             done.parts = parts.finish().map_err(|error| failed(&path, error))?;
             Ok(done)
         };
-        self.under_way.0.push_back(thread::Builder::new().name("index".to_owned()).spawn(work).at(&self.path)?);
+        self.running.0.push_back(thread::Builder::new().name("index".to_owned()).spawn(work).at(&self.path)?);
         Ok(())
     }
 
     fn end_oldest(&mut self) -> Result<()> {
-        let Some(run) = self.under_way.0.pop_front() else { return Ok(()) };
+        let Some(run) = self.running.0.pop_front() else { return Ok(()) };
         let Done { passages, parts, skipped } = run.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         self.passages.add(&passages).at(&self.path)?;
         self.documents += passages.len() as u64;
@@ -248,7 +248,7 @@ impl Bm25Builder {
         if let [Part { folder, .. }] = &*self.parts {
             return Ok(folder.clone());
         }
-        let whole = self.site.folder.join("whole");
+        let whole = self.build_folder.folder.join("whole");
         fs::create_dir(&whole)?;
         let parts: Vec<Index> = self.parts.iter().map(|part| part.index.clone()).collect();
         merge_indices(&parts, MmapDirectory::open(&whole)?)?;
@@ -271,9 +271,9 @@ struct Done {
 }
 
 #[derive(Default)]
-struct UnderWay(VecDeque<JoinHandle<Result<Done>>>);
+struct RunningJobs(VecDeque<JoinHandle<Result<Done>>>);
 
-impl Drop for UnderWay {
+impl Drop for RunningJobs {
     fn drop(&mut self) {
         self.0.drain(..).for_each(|run| drop(run.join()));
     }
@@ -378,13 +378,13 @@ fn check_free(path: &Path, overwrite: bool) -> Result<()> {
 }
 
 /// The hidden folder next to the future index. A killed build leaves it behind, and the next build clears it.
-struct BuildingSite {
+struct BuildFolder {
     folder: PathBuf,
     _lock: FileLock,
     _lock_file: File,
 }
 
-impl BuildingSite {
+impl BuildFolder {
     fn open(path: &Path) -> Result<Self> {
         let folder = beside(path, ".building")?;
         if let Some(parent) = folder.parent() {
@@ -399,16 +399,16 @@ impl BuildingSite {
         let lock_file = lock_file.at(&lock_path)?;
         let busy = || Error::retrieval(path, "another process is building this index; wait for it or end it");
         let lock = FileLock::acquire(&lock_file, &lock_path)?.ok_or_else(busy)?;
-        let site = Self { folder, _lock: lock, _lock_file: lock_file };
-        for entry in fs::read_dir(&site.folder).at(&site.folder)? {
-            let entry = entry.at(&site.folder)?;
+        let opened = Self { folder, _lock: lock, _lock_file: lock_file };
+        for entry in fs::read_dir(&opened.folder).at(&opened.folder)? {
+            let entry = entry.at(&opened.folder)?;
             if entry.file_type().at(&entry.path())?.is_dir() {
                 fs::remove_dir_all(entry.path()).at(&entry.path())?;
             } else if entry.path() != lock_path {
                 fs::remove_file(entry.path()).at(&entry.path())?; // for example, a symbolic link
             }
         }
-        Ok(site)
+        Ok(opened)
     }
 
     /// Returns the folder that holds the passages until the index's folder exists.
@@ -417,13 +417,13 @@ impl BuildingSite {
     }
 }
 
-impl Drop for BuildingSite {
+impl Drop for BuildFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// Rejects a building site that another user may have prepared, because its contents will be deleted.
+/// Rejects a build folder that another user may have prepared, because its contents will be deleted.
 fn check_ours(folder: &Path) -> Result<()> {
     let found = folder.symlink_metadata().at(folder)?;
     if found.is_dir() && found.uid() == geteuid().as_raw() {
@@ -436,7 +436,7 @@ fn check_ours(folder: &Path) -> Result<()> {
 }
 
 /// Moves the built index to its path. An existing index is exchanged with it in one step, and is deleted with the
-/// building site.
+/// build folder.
 fn publish(built: &Path, path: &Path) -> Result<()> {
     if path.symlink_metadata().is_err() {
         fs::rename(built, path).at(path)?;

@@ -104,7 +104,7 @@ impl Host {
         }
         let Some(tool) = self.tools.get(&name).cloned() else {
             let known = self.tools.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(format!("there is no such tool here; there is: {known}"));
+            return Err(format!("no such tool here; the tools are: {known}"));
         };
         if arguments.len() > MAX_ARGUMENTS {
             return Err(format!("the arguments are {} bytes of JSON, more than {MAX_ARGUMENTS}", arguments.len()));

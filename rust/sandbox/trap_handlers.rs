@@ -116,7 +116,7 @@ extern "C" fn forward(signal: c_int, info: *mut siginfo_t, context: *mut c_void)
     let other = handlers.count.load(SeqCst).checked_sub(depth + 1).map(|at| handlers.others[at].load(Acquire));
     // SAFETY: there are valid actions below `count`, and they are never freed.
     let action = other.map_or(libc::SIG_DFL, |other| unsafe { (*other).sa_sigaction });
-    if matches!(action, libc::SIG_DFL | libc::SIG_IGN) || given_up(info) {
+    if matches!(action, libc::SIG_DFL | libc::SIG_IGN) || is_endless(info) {
         // The process ends as it would without handlers: the faulting instruction runs again, or the signal is raised
         // again.
         replace(signal, Some(&default()));
@@ -146,7 +146,7 @@ extern "C" fn forward(signal: c_int, info: *mut siginfo_t, context: *mut c_void)
 
 /// Returns whether this fault was passed on many times without effect. For example, faulthandler returns at once when
 /// it is disabled. Handlers that make memory accessible do so the first or second time.
-fn given_up(info: *const siginfo_t) -> bool {
+fn is_endless(info: *const siginfo_t) -> bool {
     const MAX_TIMES: u32 = 16;
     let (address, times) = IGNORED.get();
     address == address_of(info) && times >= MAX_TIMES

@@ -23,7 +23,7 @@ const MAX_RECORD: usize = 64 << 20;
 
 /// How a file is divided into records.
 #[derive(Clone, Copy, PartialEq)]
-enum Cut {
+enum Layout {
     Lines,
     /// JSON values one after another. Each may span several lines.
     Values,
@@ -44,7 +44,7 @@ pub struct Records {
     /// Whether the last record of the block may be incomplete.
     torn: bool,
     line: u64,
-    cut: Cut,
+    layout: Layout,
     scan: Scan,
 }
 
@@ -68,7 +68,7 @@ impl Records {
             let why = format!("this is a table ({kind}), and no text: `convert` reads tables");
             return Err(Error::trajectory((path, 1), why));
         }
-        records.cut = find_cut(&records.buffer[..records.end], is_one);
+        records.layout = find_layout(&records.buffer[..records.end], is_one);
         Ok(records)
     }
 
@@ -87,7 +87,7 @@ impl Records {
             block: Vec::new(),
             torn: false,
             line: 1,
-            cut: Cut::Lines,
+            layout: Layout::Lines,
             scan: Scan::default(),
         };
         records.read()?;
@@ -121,10 +121,10 @@ impl Records {
             self.drop_given();
             let ended = !self.read()?;
             let text = &self.buffer[..self.end];
-            self.given = match self.cut {
-                Cut::Lines => lines(text, &mut self.line, &mut self.block, ended),
-                Cut::Values => self.scan.find(text, 0, &mut self.line, &mut self.block, ended),
-                Cut::Elements => self.scan.find(text, 1, &mut self.line, &mut self.block, ended),
+            self.given = match self.layout {
+                Layout::Lines => lines(text, &mut self.line, &mut self.block, ended),
+                Layout::Values => self.scan.find(text, 0, &mut self.line, &mut self.block, ended),
+                Layout::Elements => self.scan.find(text, 1, &mut self.line, &mut self.block, ended),
             };
             let unfinished = (self.given..self.end, self.scan.start.map_or(self.line, |(_, line)| line));
             let mut all = self.block.iter().chain([&unfinished]);
@@ -198,20 +198,20 @@ fn table(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-fn find_cut(text: &[u8], is_one: impl Fn(&[u8]) -> bool) -> Cut {
+fn find_layout(text: &[u8], is_one: impl Fn(&[u8]) -> bool) -> Layout {
     let text = text.trim_ascii_start();
     if text.first() == Some(&b'[') {
         let mut found = Vec::new();
         Scan::default().find(text, 1, &mut 0, &mut found, false);
         return match found.first() {
-            Some((first, _)) if is_one(&text[first.clone()]) => Cut::Values,
-            _ => Cut::Elements,
+            Some((first, _)) if is_one(&text[first.clone()]) => Layout::Values,
+            _ => Layout::Elements,
         };
     }
     let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let is_whole = line.len() < text.len() && serde_json::from_slice::<IgnoredAny>(line).is_ok();
     let is_several = text.get(line.len()..).is_some_and(|rest| rest.trim_ascii().first() == Some(&b'{'));
-    if is_whole || is_several { Cut::Lines } else { Cut::Values }
+    if is_whole || is_several { Layout::Lines } else { Layout::Values }
 }
 
 /// The state of a scan through JSON that arrives in pieces.

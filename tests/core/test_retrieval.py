@@ -83,7 +83,7 @@ def test_an_index_remembers_its_language(tmp_path: Path) -> None:
     assert [passage.id for passage in index.search("新宿")] == ["1"] and not index.search("宿東")
     with pytest.raises(ValueError, match='"klingon", and must be one of english, arabic'):
         Bm25Index.build(PASSAGES, tmp_path / "other", language="klingon")
-    with pytest.raises(ValueError, match="weight is from 1 to 100"):
+    with pytest.raises(ValueError, match="weight must be from 1 to 100"):
         Bm25Index.build(PASSAGES, tmp_path / "other", title_weight=0)
     with pytest.raises(ValueError, match="at least 64 MB"):
         Bm25Index.build(PASSAGES, tmp_path / "other", memory_mb=63)

@@ -90,9 +90,9 @@ REFUSED = [
     ("POST", "/retrieve", b'{"queries": ["one"], "topk": 100001}', 413, "at most 100000 passages"),
     ("POST", "/retrieve", json.dumps({"queries": ["x"] * 50_000, "topk": 3}).encode(), 413, "at most 100000 passages"),
     ("POST", "/retrieve", b'{"queries": ["' + b"x" * (16 << 20) + b'"]}', 413, "at most 16777216 bytes"),
-    ("GET", "/retrieve", b"", 405, "is for POST"),
-    ("POST", "/health", b"", 405, "is for GET"),
-    ("GET", "/", b"", 404, "there is POST /retrieve and GET /health"),
+    ("GET", "/retrieve", b"", 405, "accepts only POST"),
+    ("POST", "/health", b"", 405, "accepts only GET"),
+    ("GET", "/", b"", 404, "use POST /retrieve or GET /health"),
 ]
 
 
@@ -167,7 +167,7 @@ def test_it_is_a_value_in_python_too(index: Bm25Index) -> None:
             RetrievalServer(index, port=int(server.url.rpartition(":")[2]))
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(server.url)
-    with pytest.raises(ValueError, match=r"no-such-host\.invalid is no address to listen at"):
+    with pytest.raises(ValueError, match=r"no-such-host\.invalid is not an address to listen at"):
         RetrievalServer(index, "no-such-host.invalid", 0)
 
 

@@ -178,7 +178,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
         RetrievalError,
         "a.jsonl:21: not J",
     ),
-    "nothing in it": (lambda folder: written(folder / "a.jsonl", b"\n"), RetrievalError, "there were no passages"),
+    "nothing in it": (lambda folder: written(folder / "a.jsonl", b"\n"), RetrievalError, "no passages to index"),
 }
 
 

@@ -323,7 +323,7 @@ fn what_cannot_be_read_is_named_with_its_line() {
         (format!("[{good},\n"), ":2: not a record of openai: EOF while parsing"),
         ("{\"a\": 1, \"b\": 2}\n".into(), ":1: no known format has the fields a, b; say which one it is"),
         ("{\"agentdistill\":\"tasks\",\"version\":1}\n{}\n".into(), ":1: this is a file of tasks, not of trajectories"),
-        ("{\"schema_version\": \"ATIF-v2.0\", \"agent\": {}, \"steps\": []}".into(), ":1: not a record of atif: it is of version"),
+        ("{\"schema_version\": \"ATIF-v2.0\", \"agent\": {}, \"steps\": []}".into(), ":1: not a record of atif: its version is"),
         ("{\"conversations\": [{\"from\": \"human\", \"value\": \"Q\"}, {\"from\": \"function_call\", \"value\": \"{\"}]}".into(), ":1: not a record of sharegpt: a function_call is not JSON"),
     ];
     for (text, message) in cases {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use agentdistill::action::ActionFormat;
 use agentdistill::action::Parsed;
 use agentdistill::observation::{Observation, ObservationKind};
-use agentdistill::self_consistency::{Runner, StepResult, Waiting, self_consistent_steps};
+use agentdistill::self_consistency::{PendingStep, Runner, StepResult, self_consistent_steps};
 use agentdistill::vote::Compat;
 use agentdistill::{Error, Result};
 
@@ -47,7 +47,7 @@ fn a_second_look_runs_only_what_is_new() {
     let first = self_consistent_steps(&echo, [(vec![], completions[..2].to_vec())], ActionFormat::Code, None, 0)
         .unwrap()
         .remove(0);
-    let again = Waiting { state: vec![], completions: completions.clone(), ran: first.ran };
+    let again = PendingStep { state: vec![], completions: completions.clone(), ran: first.ran };
     let second = self_consistent_steps(&echo, [again], ActionFormat::Code, None, 0).unwrap().remove(0);
     assert_eq!(echo.ran.borrow().len(), 3, "a, b, c, each once");
     let at_once = self_consistent_steps(&Echo::default(), [(vec![], completions)], ActionFormat::Code, None, 0)
@@ -112,7 +112,7 @@ fn a_step_needs_a_completion() {
         self_consistent_steps(&Echo::default(), vec![(vec![], vec![])], ActionFormat::Code, None, 0).unwrap_err();
     assert!(matches!(error, Error::Argument(_)), "{error}");
     assert!(
-        self_consistent_steps(&Echo::default(), Vec::<Waiting<_>>::new(), ActionFormat::Code, None, 0)
+        self_consistent_steps(&Echo::default(), Vec::<PendingStep<_>>::new(), ActionFormat::Code, None, 0)
             .unwrap()
             .is_empty()
     );

@@ -1,5 +1,5 @@
 //! Steps in the background, compared with the same steps one after another. tests/test_self_consistent_action.py covers
-//! an event loop that waits for the bell.
+//! an event loop that waits for the ready pipe.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use agentdistill::Error;
 use agentdistill::action::ActionFormat;
 use agentdistill::observation::{Observation, ObservationKind};
 use agentdistill::sandbox::{Limits, Sandbox, State, Tool, Tools};
-use agentdistill::self_consistency::{Runner, StepResult, Waiting, self_consistent_steps};
+use agentdistill::self_consistency::{PendingStep, Runner, StepResult, self_consistent_steps};
 use agentdistill::step_queue::StepQueue;
 
 type Ended = agentdistill::Result<StepResult<State>>;
@@ -34,7 +34,7 @@ fn queue(sandbox: &Arc<Sandbox>, at_once: usize) -> Arc<StepQueue<usize>> {
     Arc::new(StepQueue::new(sandbox.clone(), at_once, ActionFormat::Code, None, 0).unwrap())
 }
 
-fn step(sandbox: &Sandbox, codes: &[String]) -> Waiting<State> {
+fn step(sandbox: &Sandbox, codes: &[String]) -> PendingStep<State> {
     let completions = codes.iter().map(|code| format!("Thought: so\nCode:\n```py\n{code}\n```<end_code>")).collect();
     (sandbox.initial().clone(), completions).into()
 }

@@ -39,7 +39,7 @@ TYPED: dict[str, tuple[str, str, list[str]]] = {
     "reset": ("x = 1\n:reset\nx\n:undo\n:undo\nx\n", "1\n", ["NameError"]),
     "save and load": ("x = 1\n:save a b\nx = 2\n:reset\n:load a b\nx\n:undo\n:undo\n:undo\nx\n", "1\n2\n", []),
     "no such file": (":load nowhere\n1\n", "1\n", ["nowhere"]),
-    "not a State": (":load other\n1\n", "1\n", ["these are not the bytes of a State"]),
+    "not a State": (":load other\n1\n", "1\n", ["not the bytes of a State"]),
     "commands there are not": (":nope\n:\n:save\n:undo 3\n1\n", "1\n", ["unknown command"] * 4),
     "a command in a string": ("x = '''\n:undo\n'''\nx\n", "'\\n:undo\\n'\n", []),
 }

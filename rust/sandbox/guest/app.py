@@ -1,8 +1,8 @@
-"""How does a cell run inside the guest, and what is reported about it?
+"""Runs cells inside the guest, and reports what they did.
 
-This file runs once, while the guest is built; the memory it leaves behind is the image every State starts from. So what
-it imports is what cells can import, and what it warms up stays warm. It guards nothing: a cell can reach and break all
-of it, and harms only its own State. The host enforces the limits and the isolation.
+This file runs once, while the guest is built. Its memory at the end is the image from which every State starts. So
+cells can import what it imports, and caches that it fills stay filled. It protects nothing: a cell can change or break
+all of it, which harms only the cell's own State. The host enforces the limits and the isolation.
 """
 
 import _sitebuiltins
@@ -34,21 +34,21 @@ RESERVE_PIECES, PIECE_BYTES = 16, 1 << 16
 
 
 class FinalAnswer(BaseException):
-    """Ends the cell. No Exception, so that a cell's own ``except Exception`` lets it pass."""
+    """Ends the cell. It is a BaseException, so that a cell's ``except Exception`` does not catch it."""
 
 
 class Exited(BaseException):
-    """The cell ended as a script does that exits with a status other than 0."""
+    """The cell exited with a status other than 0."""
 
 
 class ToolError(Exception):
-    """A tool failed; the message is the tool's."""
+    """A tool failed, with this message."""
 
-    __module__ = "__main__"  # so that tracebacks say ToolError, as cells do
+    __module__ = "__main__"  # so that tracebacks show the name that cells use, ToolError
 
 
 class Output(io.TextIOBase):
-    """What a cell prints: the first and the last characters up to a limit, and how many were between."""
+    """The output of a cell: its first and last characters up to a limit, and the number of those dropped between."""
 
     encoding = "utf-8"
     errors = "strict"
@@ -66,7 +66,7 @@ class Output(io.TextIOBase):
         return OutputBytes(self)
 
     def reconfigure(self, **ignored) -> None:
-        """Encoding and line ends stay as they are."""
+        """Does nothing: encoding and line ends are fixed."""
 
     def writable(self) -> bool:
         return True
@@ -105,7 +105,7 @@ class Output(io.TextIOBase):
 
 
 class OutputBytes(io.RawIOBase):
-    """Takes what a cell prints as bytes of UTF-8."""
+    """Takes output as UTF-8 bytes (``sys.stdout.buffer``)."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
@@ -120,7 +120,7 @@ class OutputBytes(io.RawIOBase):
 
 
 def clip(text: str, limit: int) -> str:
-    """The text, or its beginning and end."""
+    """The text, without its middle if it is longer than ``limit``."""
     if len(text) <= limit:
         return text
     output = Output(limit)
@@ -129,14 +129,15 @@ def clip(text: str, limit: int) -> str:
 
 
 def sendable(text: str) -> str:
-    """Lone surrogates cannot cross the wall, which speaks UTF-8."""
+    """The text as UTF-8 can encode it for the host, with "?" for lone surrogates."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def plain(value):
-    """The value with instances of subclasses of built-in types (of str, int, list, ...) replaced by what they hold.
+    """The value with instances of subclasses of built-in types (str, int, list, ...) replaced by built-in ones.
 
-    Their own ``__str__`` and ``__iter__`` need not agree, and an answer must be the same as text and as JSON.
+    A subclass can define ``__str__`` and ``__iter__`` inconsistently, but an answer must be the same as text and as
+    JSON.
     """
     kind = type(value)
     if issubclass(kind, str):
@@ -156,7 +157,7 @@ def plain(value):
 
 def final_answer(answer):
     """Ends the task with this answer."""
-    with contextlib.suppress(RecursionError, TypeError):  # it contains itself, or has keys that have no plain value
+    with contextlib.suppress(RecursionError, TypeError):  # it contains itself, or its keys become unhashable
         answer = plain(answer)
     text = str(answer)
     try:
@@ -169,13 +170,13 @@ def final_answer(answer):
 
 
 def tool(name: str):
-    """A plain function that calls the host's tool of this name."""
+    """Returns a function that calls the host's tool with this name."""
 
     def call(*args, **kwargs):
         try:
             arguments = json.dumps([args, kwargs], ensure_ascii=False)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"{name}() takes what JSON can say, and this it cannot: {error}") from None
+            raise TypeError(f"{name}() takes only values that JSON can represent: {error}") from None
         try:
             result = wit_world.call_tool(name, sendable(arguments))
         except Exception as error:
@@ -187,7 +188,7 @@ def tool(name: str):
 
 
 def sleep(seconds, /):
-    """Moves the clock on: nobody else runs here meanwhile, so nobody waits."""
+    """Advances the clock without waiting, since nothing else runs in the guest meanwhile."""
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")
     nanoseconds = int(seconds * 1e9)
@@ -197,15 +198,15 @@ def sleep(seconds, /):
 
 
 def no_input(prompt="", /):
-    raise EOFError("input() has nobody to ask in the sandbox; put the value into the code")
+    raise EOFError("input() is not available in the sandbox; put the value into the code")
 
 
 def no_network(*ignored, **also_ignored):
     raise OSError("there is no network in the sandbox")
 
 
-class Waiting:
-    """The selector of an event loop without sockets: to wait is to move the clock on."""
+class ClockSelector:
+    """The selector of an event loop without sockets: waiting advances the clock."""
 
     def register(self, *ignored):
         no_network()
@@ -223,20 +224,20 @@ class Waiting:
 
 
 class EventLoop(asyncio.SelectorEventLoop):
-    """asyncio without threads and sockets: tasks, timeouts and sleeping work, nothing else does."""
+    """An asyncio loop without threads and sockets. Only tasks, timeouts and sleeping work."""
 
     def __init__(self):
-        super().__init__(Waiting())
+        super().__init__(ClockSelector())
 
     def _make_self_pipe(self):
-        pass  # it wakes the loop from other threads and from signals
+        pass  # the pipe would wake the loop from other threads and from signals
 
     def _close_self_pipe(self):
         pass
 
 
 def execute_as_script(code: str):
-    """Runs the cell; ``sys.exit`` ends it early, and is a failure only if its status says so."""
+    """Runs the cell. ``sys.exit`` ends it early, and is a failure only with a status other than 0."""
     try:
         return execute(code)
     except SystemExit as exit:
@@ -250,14 +251,14 @@ def execute_as_script(code: str):
 
 
 def execute(code: str):
-    """Runs the cell; gives the value of its last statement when that is an expression, as a notebook does."""
+    """Runs the cell. Returns the value of its last statement if that is an expression, as a notebook does."""
     global cell_number
     cell_number += 1
     file = f"<cell {cell_number}>"
     linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
     try:
         body, last = compile_cell(code, file)
-    except (MemoryError, SystemError):  # the latter is CPython's, which forgets to say MemoryError here
+    except (MemoryError, SystemError):  # CPython raises SystemError here where it should raise MemoryError
         reserve.clear()
         try:
             body, last = compile_cell(code, file)
@@ -274,7 +275,7 @@ def execute(code: str):
 
 
 def compile_cell(code: str, file: str) -> tuple[types.CodeType, types.CodeType | None]:
-    """Its statements but for the last, if that is an expression; and that."""
+    """Returns the code of all statements except a last expression, and the code of that expression."""
     tree = ast.parse(code, file)
     if "final_answer" in code:
         keep_final_answer(tree)
@@ -331,9 +332,9 @@ def run_cell(code: str, limit: int) -> Report:
 
 
 def keep_reserve() -> None:
-    """Sets memory aside: for the report of a cell that used up all the rest, and to compile one that may free some.
+    """Reserves memory for the report of a cell that used up the rest, and for compiling a cell that may free some.
 
-    In pieces, since something else may be left in the middle of what was freed.
+    The reserve is in pieces, because freed memory may be fragmented.
     """
     with contextlib.suppress(MemoryError):
         while len(reserve) < RESERVE_PIECES:
@@ -341,7 +342,7 @@ def keep_reserve() -> None:
 
 
 def drain() -> None:
-    """Takes a TimeoutError that the host sent at the very end of the cell, before it can hit the report."""
+    """Catches a TimeoutError that the host sent just before the cell ended, so that it cannot interrupt the report."""
     try:
         while beacon[TIMED_OUT] == SENDING:
             pass
@@ -373,7 +374,7 @@ def failed(error: BaseException) -> tuple[Kind, Failure]:
         report = traceback.TracebackException(type(error), error, frames, lookup_lines=False, compact=True)
         hide_our_frames(report)
         text = "".join(report.format()).rstrip("\n")
-    except BaseException:  # an exception whose own __str__ fails, or no memory left to say more
+    except BaseException:  # the exception's own __str__ fails, or memory is used up
         text = name
     return kind, Failure(*(sendable(clip(part, TRACEBACK_CHARS)) for part in (name, text)))
 
@@ -383,7 +384,7 @@ def is_cell(file: str) -> bool:
 
 
 class Frames(traceback.StackSummary):
-    """Formats the same frame once: a recursion has a thousand, of which three are shown."""
+    """Formats equal frames only once: a deep recursion has a thousand, of which three are shown."""
 
     def format_frame_summary(self, frame, **options):
         key = (frame.filename, frame.lineno, frame.colno, frame.end_colno, frame.name)
@@ -399,7 +400,7 @@ def hide_our_frames(report: traceback.TracebackException | None) -> None:
 
 
 class WitWorld(wit_world.WitWorld):
-    """What the host calls."""
+    """The functions that the host calls."""
 
     def set_up(self, seed: int, tools: list[str]) -> None:
         random.seed(seed)
@@ -413,10 +414,10 @@ class WitWorld(wit_world.WitWorld):
 
 
 def make_beacon() -> bytearray:
-    """Bytes that the host finds in the image: a magic number, whether a cell is running, whether the host has sent it a
-    TimeoutError, where TimeoutError lives.
+    """Bytes that build.rs searches for in the image: a magic number, flags for "a cell is running" and "the host sent
+    TimeoutError", and the address of the class TimeoutError.
 
-    Written piece by piece, so that no second copy of the magic number is in memory.
+    They are written one by one, so that memory contains no second copy of the magic number.
     """
     made = bytearray(64)
     for i in range(32):
@@ -426,7 +427,7 @@ def make_beacon() -> bytearray:
 
 
 IN_CELL, TIMED_OUT = 32, 33
-SENDING = 2  # what the host writes to TIMED_OUT while it is at it
+SENDING = 2  # the value of TIMED_OUT while the host is sending the exception
 beacon = make_beacon()
 answers: list[tuple[str, str | None]] = []
 reserve: list[bytearray] = []
@@ -436,7 +437,7 @@ preload.preload()
 warnings.simplefilter("ignore")
 sys.setrecursionlimit(1000)
 time.sleep = sleep
-time.process_time = time.thread_time = time.monotonic  # one clock, which begins with the State
+time.process_time = time.thread_time = time.monotonic  # one clock, which starts with the first State
 builtins.input = no_input
 builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
 builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
@@ -453,7 +454,7 @@ namespace = main.__dict__
 
 
 def warm_up() -> None:
-    """Runs what cells do most, so that its caches are in the image; then forgets the cells."""
+    """Runs typical code, so that its caches are in the image, and removes all other traces of it."""
     global cell_number
     kept = set(namespace)
     numpy_cell = "import numpy as np\na = np.arange(4.0).reshape(2, 2)\nprint(a.sum(axis=0), a @ a)\nnp.linalg.inv(a)"
@@ -476,7 +477,7 @@ def warm_up() -> None:
 
 
 warm_up()
-slack = bytearray(16 << 20)  # so that a cell of usual size need not grow the memory, which costs a new slot
+slack = bytearray(16 << 20)  # typical cells then do not grow the memory, which would need a new slot
 del slack
 gc.collect()
 gc.freeze()

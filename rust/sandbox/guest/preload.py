@@ -1,7 +1,7 @@
-"""What can a cell import?
+"""Imports everything that cells can import.
 
-All of it is imported here, while the guest is built: there are no files to import from afterwards. Left out: what needs
-a window, a terminal, a process, a thread or a socket, and what only serves Python's own tests.
+This happens while the guest is built, because there are no files to import from afterwards. Modules that need a window,
+a terminal, a process, a thread or a socket are left out, as are those that serve only Python's own tests.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ LEFT_OUT = {
 PACKAGES = ("collections", "concurrent", "email", "encodings", "html", "importlib", "json", "logging", "string",
             "unittest", "urllib", "xml", "zoneinfo", "asyncio", "http", "re", "compression", "pathlib",
             "sqlite3")  # fmt: skip
-# Before sympy, whose stub of ctypes would not do for numpy: it asks first whether there is one.
+# numpy is imported before the stub of ctypes is installed for sympy, because numpy would use the stub and fail.
 OTHERS = tuple(name for name in ("numpy", "mpmath", "sympy") if importlib.util.find_spec(name))
 LEFT_OUT_OF_NUMPY = {"tests", "conftest", "_pyinstaller", "distutils", "f2py"}
-# Of sympy: what needs other packages, translates to other languages, or is about physics but for its units.
+# Modules of sympy that need other packages, translate to other languages, or are about physics other than units.
 LEFT_OUT_OF_SYMPY = {
     "tests", "testing", "benchmarks", "conftest", "this", "galgebra", "interactive", "codegen", "plotting", "latex",
     "autolev", "c", "fortran", "mathematica", "maxima", "control", "mechanics", "quantum", "continuum_mechanics",
@@ -36,7 +36,7 @@ LEFT_OUT_OF_SYMPY = {
 
 
 def preload() -> None:
-    """Imports the standard library as far as it loads here, then the other packages, which must."""
+    """Imports the standard library, except modules that fail to load here, and the other packages, which must load."""
     for name in sorted(sys.stdlib_module_names - LEFT_OUT):
         attempt(name)
     for package in PACKAGES:
@@ -51,7 +51,7 @@ def preload() -> None:
 
 
 def attempt_all(package: str, left_out: set[str]) -> None:
-    """Imports the modules of a package and of the packages in it."""
+    """Imports the modules of a package and of its subpackages."""
     for module in pkgutil.iter_modules(sys.modules[package].__path__):
         name = f"{package}.{module.name}"
         if module.name not in left_out:
@@ -66,7 +66,7 @@ def attempt(name: str) -> None:
 
 
 def preload_time_zones() -> None:
-    """Keeps the data of the package tzdata, which zoneinfo would look for in files."""
+    """Keeps the data of the package tzdata in memory, where zoneinfo would read files."""
     files = importlib.resources.files("tzdata.zoneinfo")
     names = importlib.resources.files("tzdata").joinpath("zones").read_text().split()
     contents: dict[bytes, bytes] = {}  # many zones are the same
@@ -90,13 +90,13 @@ def preload_time_zones() -> None:
 
 def preload_numpy() -> None:
     numpy = importlib.import_module("numpy")
-    # `from numpy import *` asks for it, though it is of no use without a compiler.
+    # `from numpy import *` imports it, although it cannot work without a compiler.
     numpy.f2py = sys.modules["numpy.f2py"] = types.ModuleType("numpy.f2py")
     attempt_all("numpy", LEFT_OUT_OF_NUMPY)
 
 
 def stub_ctypes() -> None:
-    """sympy asks ctypes for the size of a C long, and for nothing else."""
+    """Installs a stub of ctypes, of which sympy uses only the size of a C long."""
     ctypes = types.ModuleType("ctypes")
     ctypes.c_long = type("c_long", (), {})
     ctypes.sizeof = lambda kind: 4

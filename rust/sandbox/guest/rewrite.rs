@@ -1,7 +1,7 @@
-//! How does the component that componentize-py made become code that can be stopped, and an image of its memory?
+//! Splits the component from componentize-py into code that can be stopped, and an image of its memory.
 //!
-//! Inside the component one core module owns the one linear memory and has all the data segments; the others import it.
-//! Where the code looks whether to stop: stop_checks.rs.
+//! In the component, one core module owns the only linear memory and has all data segments. The other modules import
+//! the memory. `stop_checks.rs` decides where the code checks whether to stop.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ const CODE: u8 = 10;
 const DATA: u8 = 11;
 const DATA_COUNT: u8 = 12;
 
-/// Gives the component without data segments and with the checks, and the memory it starts with.
+/// Returns the component, without data segments and with stop checks, and its initial memory.
 pub fn rewrite(component: &[u8], stop_word: u32) -> Result<(Vec<u8>, Vec<u8>)> {
     let mut image = Vec::new();
     let rewritten = rewrite_component(component, stop_word, &mut image)?;
@@ -26,7 +26,7 @@ pub fn rewrite(component: &[u8], stop_word: u32) -> Result<(Vec<u8>, Vec<u8>)> {
         return Err("the component has no data segments".into());
     }
     if image[..4096].iter().any(|&byte| byte != 0) {
-        return Err("the first page of the guest's memory is in use".into());
+        return Err("the first page of the guest's memory is used".into());
     }
     Ok((rewritten, image))
 }
@@ -50,12 +50,12 @@ fn rewrite_module(bytes: &[u8], stop_word: u32, image: &mut Vec<u8>) -> Result<V
         let body = &bytes[body];
         match id {
             CUSTOM | DATA_COUNT => {}
-            DATA => take_data(body, facts.memory_pages, image)?,
+            DATA => apply_data(body, facts.memory_pages, image)?,
             CODE if facts.has_memory => {
                 put_section(&mut out, id, &stop_checks::with_checks(body, facts.imported_functions, stop_word)?);
             }
             CODE => {
-                stop_checks::ends_by_itself(body, facts.imported_functions)?;
+                stop_checks::check_terminates(body, facts.imported_functions)?;
                 put_section(&mut out, id, body);
             }
             _ => put_section(&mut out, id, body),
@@ -64,7 +64,7 @@ fn rewrite_module(bytes: &[u8], stop_word: u32, image: &mut Vec<u8>) -> Result<V
     Ok(out)
 }
 
-/// What the rewriting of a module needs to know about it.
+/// Facts about a module that rewriting it needs.
 #[derive(Default)]
 struct Facts {
     has_memory: bool,
@@ -100,7 +100,7 @@ impl Facts {
 }
 
 /// Applies the data segments to a zeroed memory.
-fn take_data(body: &[u8], pages: u64, image: &mut Vec<u8>) -> Result<()> {
+fn apply_data(body: &[u8], pages: u64, image: &mut Vec<u8>) -> Result<()> {
     let segments = DataSectionReader::new(BinaryReader::new(body, 0))?;
     if segments.count() == 0 {
         return Ok(());
@@ -112,21 +112,21 @@ fn take_data(body: &[u8], pages: u64, image: &mut Vec<u8>) -> Result<()> {
     for segment in segments {
         let segment = segment?;
         let DataKind::Active { memory_index: 0, offset_expr } = segment.kind else {
-            return Err("a data segment that is not applied at the start".into());
+            return Err("a data segment is not applied at the start".into());
         };
         let Operator::I32Const { value } = offset_expr.get_operators_reader().read()? else {
-            return Err("a data segment whose place is not a constant".into());
+            return Err("the address of a data segment is not a constant".into());
         };
         let start = value as u32 as usize;
         image
             .get_mut(start..start + segment.data.len())
-            .ok_or("a data segment beyond the memory")?
+            .ok_or("a data segment is outside the memory")?
             .copy_from_slice(segment.data);
     }
     Ok(())
 }
 
-/// The sections of a module or component: id and where the content is.
+/// Returns the id and the range of each section of a module or component.
 fn sections(bytes: &[u8]) -> Result<Vec<(u8, Range<usize>)>> {
     let mut reader = BinaryReader::new(&bytes[8..], 8);
     let mut found = Vec::new();

@@ -1,9 +1,8 @@
-//! Where must the guest's code look at the stop word, so that nothing it does goes on for ever?
+//! Inserts checks of the stop word into the guest's code, so that nothing in it can run forever.
 //!
-//! Code that runs without end, or takes exponential time, passes the head of a loop again and again, or a cycle of calls.
-//! A cycle of direct calls lies within one core module: a function can only be imported from a module that was
-//! instantiated earlier, which cannot import anything back. Every other cycle contains a call through a table. So there is
-//! a check
+//! Code that never ends, or takes exponential time, repeatedly passes the head of a loop or a cycle of calls. A cycle
+//! of direct calls lies within one core module, because a module can only import functions from modules that were
+//! instantiated earlier. Every other cycle contains a call through a table. So there is a check
 //! - at the head of each loop,
 //! - before each call through a table,
 //! - at the entry of one function of each cycle of direct calls.
@@ -14,7 +13,7 @@ use wasmparser::{BinaryReader, CodeSectionReader, FunctionBody, Operator};
 
 use super::{Result, put_leb};
 
-/// The code section with `if *stop_word { unreachable }` inserted wherever it is needed.
+/// Returns the code section with `if *stop_word { unreachable }` inserted wherever it is needed.
 pub fn with_checks(code: &[u8], imported_functions: u32, stop_word: u32) -> Result<Vec<u8>> {
     let mut check = vec![0x41]; // i32.const
     put_leb(&mut check, u64::from(stop_word));
@@ -55,20 +54,21 @@ pub fn with_checks(code: &[u8], imported_functions: u32, stop_word: u32) -> Resu
     Ok(out)
 }
 
-/// An error when this code section could run for ever by itself: it belongs to a module without memory, where no check can
-/// be. Calls through a table are allowed, since componentize-py's table of host functions is such a module.
-pub fn ends_by_itself(code: &[u8], imported_functions: u32) -> Result<()> {
+/// Checks that a code section without stop checks cannot run forever by itself. A module without memory cannot read
+/// the stop word. Calls through a table are allowed, because componentize-py's table of host functions is such a
+/// module.
+pub fn check_terminates(code: &[u8], imported_functions: u32) -> Result<()> {
     let bodies = bodies(code)?;
     for body in &bodies {
         let mut operators = body.get_operators_reader()?;
         while !operators.eof() {
             if let Operator::Loop { .. } = operators.read()? {
-                return Err("a module without memory has a loop, which nothing could stop".into());
+                return Err("a module without memory has a loop, which could not be stopped".into());
             }
         }
     }
     if !one_of_each_cycle(&direct_calls(&bodies, imported_functions)?).is_empty() {
-        return Err("a module without memory has a recursive function, which nothing could stop".into());
+        return Err("a module without memory has a recursive function, which could not be stopped".into());
     }
     Ok(())
 }
@@ -77,7 +77,7 @@ fn bodies(code: &[u8]) -> Result<Vec<FunctionBody<'_>>> {
     Ok(CodeSectionReader::new(BinaryReader::new(code, 0))?.into_iter().collect::<std::result::Result<_, _>>()?)
 }
 
-/// For each function the functions of the same module that it calls, counted without the imported ones.
+/// Returns, for each function, the functions of the same module that it calls directly, by index without imports.
 fn direct_calls(bodies: &[FunctionBody<'_>], imported_functions: u32) -> Result<Vec<BTreeSet<usize>>> {
     let mut found = Vec::with_capacity(bodies.len());
     for body in bodies {
@@ -93,7 +93,7 @@ fn direct_calls(bodies: &[FunctionBody<'_>], imported_functions: u32) -> Result<
     Ok(found)
 }
 
-/// The targets of the back edges of a depth-first search: each cycle of calls has one.
+/// Returns the targets of the back edges of a depth-first search. Each cycle of calls contains one.
 fn one_of_each_cycle(calls: &[BTreeSet<usize>]) -> BTreeSet<usize> {
     #[derive(Clone, Copy, PartialEq)]
     enum Visit {
