@@ -39,6 +39,12 @@ impl<'a> AssistantTurn<'a> {
     }
 }
 
+/// Returns the key `reasoning_content` and the winner's thinking before its text, if it has any.
+pub fn reasoning(step: &Step) -> Option<(&'static str, &str)> {
+    let chosen = step.candidates.get(step.winner)?;
+    (!chosen.reasoning.is_empty()).then_some(("reasoning_content", &chosen.reasoning))
+}
+
 /// Returns a turn that runs code, in the format [`ActionFormat::Code`].
 pub fn code_turn(thought: &str, code: &str) -> String {
     let thought = thought.trim();

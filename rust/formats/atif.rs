@@ -13,7 +13,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::assistant_turn::{AssistantTurn, without_label};
+use super::assistant_turn::{AssistantTurn, reasoning, without_label};
 use super::chat::{Function, code_of};
 use super::conversation::{Conversation, Role};
 use super::fields::Text;
@@ -140,7 +140,9 @@ impl Step {
         if self.source != "agent" {
             conversation.say(Role::of(&self.source)?, message);
         } else {
-            let thought = [self.reasoning_content.or_empty(), message];
+            let mut reasoning = self.reasoning_content.or_empty();
+            let before = if conversation.is_ours { String::new() } else { std::mem::take(&mut reasoning) };
+            let thought = [before, message];
             let thought: Vec<&str> = thought.iter().map(|text| &text[..]).filter(|text| !text.is_empty()).collect();
             let calls: Vec<Function> = self.tool_calls.into_iter().flatten().map(Call::function).collect();
             let text = thought.join("\n");
@@ -153,6 +155,9 @@ impl Step {
                 turn.prompt_token_ids = metrics.prompt_token_ids;
                 turn.token_ids = metrics.completion_token_ids;
                 turn.logprobs = metrics.logprobs;
+            }
+            if !reasoning.is_empty() {
+                conversation.reason(reasoning);
             }
         }
         if let Some(seen) = &mut self.observation {
@@ -189,6 +194,9 @@ pub fn write(trajectory: &Trajectory) -> Value {
         let mut set = |key: &str, value: Value| _ = record.insert(key.to_owned(), value);
         set("step_id", (steps.len() + 1).into());
         set("source", "agent".into());
+        if let Some((key, said)) = reasoning(step) {
+            set(key, said.into());
+        }
         let call = match AssistantTurn::of(step) {
             AssistantTurn::Code { thought, code } => {
                 set("message", thought.into());

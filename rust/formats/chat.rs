@@ -12,19 +12,20 @@
 //!   that the episode was given occur only in prompts.
 //!
 //! All three are read, as well as calls of any tool, which become the Python code that makes them. An assistant's turns
-//! in a `prompt` are steps that the episode was given. Not written: candidates other than the winner of each step.
+//! in a `prompt` are steps that the episode was given. The thinking of a reasoning model is `reasoning_content`. In
+//! records of others, it is read as part of the Thought. Not written: candidates other than the winner of each step.
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::assistant_turn::{AssistantTurn, without_label};
+use super::assistant_turn::{AssistantTurn, reasoning, without_label};
 use super::conversation::{Conversation, Role, join};
 use super::fields::Text;
 use super::metadata::{Metadata, given_steps};
 use super::python_tool::{PYTHON, call_code, python_tool};
 use crate::action::json::Json;
-use crate::trajectory::Trajectory;
+use crate::trajectory::{Step, Trajectory};
 
 #[derive(Deserialize)]
 pub struct Record {
@@ -139,12 +140,16 @@ pub fn say_all(conversation: &mut Conversation, mut messages: Vec<Message>) {
     sort_results(&mut messages);
     for message in messages {
         let Message { role, content, reasoning_content, reasoning, tool_calls, function_call, .. } = message;
-        let mut thought = reasoning_content.0.or(reasoning.0).unwrap_or_default();
+        let mut reasoning = reasoning_content.0.or(reasoning.0).unwrap_or_default();
+        let mut thought = if conversation.is_ours { String::new() } else { std::mem::take(&mut reasoning) };
         join(&mut thought, content.or_empty());
         let calls = tool_calls.into_iter().flatten().map(|call| call.function).chain(function_call);
         match &calls.collect::<Vec<_>>()[..] {
             [] => conversation.say(role, thought),
             calls => _ = conversation.act(&thought, &code_of(calls)),
+        }
+        if !reasoning.is_empty() {
+            conversation.reason(reasoning);
         }
     }
 }
@@ -179,11 +184,12 @@ pub fn write_openai(trajectory: &Trajectory) -> Value {
             AssistantTurn::Code { thought, code } => {
                 let arguments = json!({"code": code}).to_string();
                 let call = json!({"id": id, "type": "function", "function": {"name": PYTHON, "arguments": arguments}});
-                messages.push(json!({"role": "assistant", "content": thought, "tool_calls": [call]}));
+                messages
+                    .push(with_reasoning(json!({"role": "assistant", "content": thought, "tool_calls": [call]}), step));
                 json!({"role": "tool", "content": without_label(&step.message), "tool_call_id": id})
             }
             AssistantTurn::Text(text) => {
-                messages.push(message("assistant", text));
+                messages.push(with_reasoning(message("assistant", text), step));
                 message("user", &step.message)
             }
         };
@@ -220,7 +226,7 @@ pub fn write_prompt_completion(trajectory: &Trajectory) -> Vec<Value> {
 fn plain_messages(trajectory: &Trajectory) -> Vec<Value> {
     let mut messages = opening(trajectory);
     for (number, step) in trajectory.steps.iter().enumerate() {
-        messages.push(message("assistant", &AssistantTurn::of(step).text()));
+        messages.push(with_reasoning(message("assistant", &AssistantTurn::of(step).text()), step));
         if number + 1 < trajectory.steps.len() {
             messages.push(message("user", &step.message));
         }
@@ -230,6 +236,13 @@ fn plain_messages(trajectory: &Trajectory) -> Vec<Value> {
 
 fn opening(trajectory: &Trajectory) -> Vec<Value> {
     trajectory.messages.iter().map(|(role, content)| message(role, content)).collect()
+}
+
+fn with_reasoning(mut message: Value, step: &Step) -> Value {
+    if let Some((key, said)) = reasoning(step) {
+        message[key] = said.into();
+    }
+    message
 }
 
 fn message(role: &str, content: &str) -> Value {

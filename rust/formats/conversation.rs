@@ -73,6 +73,8 @@ impl<'de> Deserialize<'de> for Role {
 #[derive(Default)]
 pub struct Conversation {
     pub metadata: Metadata,
+    /// Whether this package wrote the record.
+    pub is_ours: bool,
     opening: Vec<(String, String)>,
     turns: Vec<Turn>,
     /// Whether the model acts by tool calls. A last turn without calls is then an answer.
@@ -85,6 +87,7 @@ pub struct Conversation {
 #[derive(Default)]
 pub struct Turn {
     text: String,
+    reasoning: String,
     message: String,
     pub prompt_token_ids: Option<Vec<u32>>,
     pub token_ids: Option<Vec<u32>>,
@@ -95,7 +98,7 @@ pub struct Turn {
 
 impl Conversation {
     pub fn new(metadata: Option<Metadata>) -> Self {
-        Self { metadata: metadata.unwrap_or_default(), ..Self::default() }
+        Self { is_ours: metadata.is_some(), metadata: metadata.unwrap_or_default(), ..Self::default() }
     }
 
     /// Adds one message.
@@ -107,6 +110,13 @@ impl Conversation {
             Role::Tool => self.observe(text),
             Role::ToolResponse => self.observe(without_call_id(text)),
             Role::ToolCall => {} // it repeats the assistant's message
+        }
+    }
+
+    /// Adds the thinking of a reasoning model to its last turn. In a record that we wrote, it stays apart from the text.
+    pub fn reason(&mut self, reasoning: String) {
+        if let Some(turn) = self.turns.last_mut() {
+            turn.reasoning = reasoning;
         }
     }
 
@@ -157,7 +167,7 @@ impl Conversation {
     ///
     /// If there is no question, or if there is neither a turn of the model nor an error that explains its absence.
     pub fn into_trajectory(self) -> Result<Trajectory, String> {
-        let Self { mut metadata, opening, mut turns, calls, usage, seconds } = self;
+        let Self { mut metadata, opening, mut turns, calls, usage, seconds, .. } = self;
         if turns.is_empty() && metadata.error.is_none() && metadata.outcome.is_none() {
             return Err("there is no turn of an assistant in it".to_owned());
         }
@@ -279,7 +289,7 @@ fn step(turn: Turn, parsed: Parsed, kind: TrajectoryKind, last: bool, answer: Op
     let candidate = Candidate {
         text: turn.text,
         prefix: String::new(),
-        reasoning: String::new(),
+        reasoning: turn.reasoning,
         token_ids: turn.token_ids,
         logprobs: turn.logprobs,
         finish_reason: None,

@@ -6,12 +6,13 @@
 //! `<think>...</think>`. Source: LLaMA-Factory's `data/converter.py` and `data/formatter.py`.
 //!
 //! A step with code is written as a `function_call` of the tool `python`, with its Thought between `<think>` tags. Any
-//! other step is written as `gpt`. Not written: candidates other than the winner of each step.
+//! other step is written as `gpt`. The thinking of a reasoning model is in a field that LLaMA-Factory ignores,
+//! `reasoning_content`. Not written: candidates other than the winner of each step.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::assistant_turn::{AssistantTurn, without_label};
+use super::assistant_turn::{AssistantTurn, reasoning, without_label};
 use super::chat::{Function, code_of};
 use super::conversation::{Conversation, Role};
 use super::fields::Text;
@@ -38,6 +39,8 @@ struct Turn {
     from: String,
     #[serde(default)]
     value: Text,
+    #[serde(default)]
+    reasoning_content: Text,
 }
 
 impl Record {
@@ -46,11 +49,14 @@ impl Record {
         if let Some(system) = self.system.0.filter(|system| !system.is_empty()) {
             conversation.say(Role::System, system);
         }
-        for Turn { from, value } in self.conversations.ok_or("it has no conversations")? {
+        for Turn { from, value, reasoning_content } in self.conversations.ok_or("it has no conversations")? {
             let value = value.or_empty();
             match &from[..] {
                 "function_call" => call(&mut conversation, &value)?,
                 _ => conversation.say(Role::of(&from)?, value),
+            }
+            if let Some(reasoning) = reasoning_content.0 {
+                conversation.reason(reasoning);
             }
         }
         conversation.metadata.task_id = conversation.metadata.task_id.take().or(self.id.0);
@@ -76,6 +82,13 @@ fn call(conversation: &mut Conversation, value: &str) -> Result<(), String> {
 
 pub fn write(trajectory: &Trajectory) -> Value {
     let turn = |from: &str, value: &str| json!({"from": from, "value": value});
+    let said = |from: &str, value: &str, step| {
+        let mut turn = turn(from, value);
+        if let Some((key, said)) = reasoning(step) {
+            turn[key] = said.into();
+        }
+        turn
+    };
     let opened = trajectory.messages.iter().map(|(role, text)| match &role[..] {
         "user" => turn("human", text),
         "assistant" => turn("gpt", text),
@@ -88,11 +101,11 @@ pub fn write(trajectory: &Trajectory) -> Value {
                 let call = json!({"name": PYTHON, "arguments": {"code": code}});
                 let thought =
                     if thought.is_empty() { String::new() } else { format!("<think>\n{thought}\n</think>\n\n") };
-                conversations.push(turn("function_call", &format!("{thought}{call}")));
+                conversations.push(said("function_call", &format!("{thought}{call}"), step));
                 turn("observation", without_label(&step.message))
             }
             AssistantTurn::Text(text) => {
-                conversations.push(turn("gpt", text));
+                conversations.push(said("gpt", text, step));
                 turn("human", &step.message)
             }
         };

@@ -30,6 +30,7 @@ from agentdistill.models.model import Message
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.rollouts.prompt import assistant_turn
+from agentdistill.trajectories import write_trajectories
 
 FORMATS: tuple[Format, ...] = Format.__args__  # type: ignore[attr-defined]
 TURNS = (
@@ -624,3 +625,22 @@ def test_a_data_set_of_the_hub_by_its_id(recorded: Path, tmp_path: Path, monkeyp
     assert convert("owner/logs_2.5k", tmp_path / "traj.jsonl", progress=False) == (3, 3)
     with pytest.raises(FileNotFoundError, match="owner/other: no such file, and no data set of that name"):
         convert("owner/other", tmp_path / "traj.jsonl", progress=False)
+
+
+@pytest.mark.parametrize("target", ["messages", "openai", "prompt-completion", "sharegpt", "atif"])
+def test_the_thinking_of_a_reasoning_model_is_kept_apart_from_its_text(
+    target: Format, recorded: Path, tmp_path: Path
+) -> None:
+    record = json.loads(read_trajectories(recorded)[1].to_json())
+    thought = [f"I think. ({number})" for number in range(len(record["steps"]))]
+    for step, reasoning in zip(record["steps"], thought, strict=True):
+        step["candidates"][step["winner"]]["reasoning"] = reasoning
+    before = Trajectory.from_json(json.dumps(record))
+    write_trajectories([before], "{}", tmp_path / "t.jsonl")
+    convert(tmp_path / "t.jsonl", tmp_path / "there.jsonl", target=target, progress=False)
+    records = (tmp_path / "there.jsonl").read_text()
+    assert records.count(f'"reasoning_content":{json.dumps(thought[-1])}') == 1
+    convert(tmp_path / "there.jsonl", tmp_path / "back.jsonl", progress=False)
+    after = read_trajectories(tmp_path / "back.jsonl")[-1]
+    assert [step.candidates[step.winner].reasoning for step in after.steps] == thought
+    assert said(after) == said(before)
