@@ -261,10 +261,10 @@ def test_grade_says_what_changed(tmp_path: Path) -> None:
     page = (Path(__file__).parents[1] / "docs/evaluation.md").read_text(encoding="utf-8")
     function, *_ = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "mine.py").write_text(function.replace("answer.strip()", "answer.strip().split()[-1]"))
-    run = agentdistill("grade", "t.jsonl", "--grader", "mine.py:score", "-o", "new.jsonl", cwd=tmp_path)
+    run = agentdistill("grade", "t.jsonl", "--grader", "mine.py:score", "-o", "runs/new/g.jsonl", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "0 -> 1  1: 'an Apple' for 'apple|pear'" in run.stdout
-    (graded,) = read_trajectories(tmp_path / "new.jsonl")
+    (graded,) = read_trajectories(tmp_path / "runs/new/g.jsonl")  # in folders that were made for it
     assert graded.score == 1 and str(graded.grader).startswith("mine:score@")
 
 

@@ -63,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         (sys.stdout if argv else sys.stderr).write(overview())
         sys.exit(0 if argv else 2)
     try:
-        parse(argv).run()
+        command = parse(argv)
+        if output := getattr(command, "output", None):
+            output.parent.mkdir(parents=True, exist_ok=True)
+        command.run()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `agentdistill ... | head`
