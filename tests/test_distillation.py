@@ -160,6 +160,9 @@ def test_a_teacher_s_samples_are_kept_apart_and_one_is_selected(tmp_path: Path) 
     made = generate([task], model, config=config, output=tmp_path / "t.jsonl", progress=False)
     assert [(t.task_id, t.score) for t in made] == [("a#b#1", 0), ("a#b#2", 1), ("a#b#3", 1)]
     assert generate([task], model, config=config, output=tmp_path / "t.jsonl", progress=False) == made
+    (tmp_path / "link.jsonl").symlink_to("t.jsonl")
+    with pytest.raises(ValueError, match=r"link\.jsonl is both input and output"):
+        select(tmp_path / "t.jsonl", tmp_path / "link.jsonl")
     selection = select(tmp_path / "t.jsonl")
     assert ([t.task_id for t in selection.kept], selection.dropped) == (
         ["a#b#2"],

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from agentdistill._core import ParseFailure, Trajectory, read_trajectories
 from agentdistill.extras import require
+from agentdistill.files.replacing import refuse_overwriting
 from agentdistill.first_thought_prefix import Prefix, first_thought_prefix, recorded_prefixes
 from agentdistill.grading.squad import normalize
 from agentdistill.models.model import Model
@@ -174,11 +175,13 @@ def select(
     trajectories give the same student. Steps whose code raised an error are kept on purpose, because the next step
     shows how to recover. If ``output`` is given, the kept trajectories are written there, replacing an existing file.
 
-    Raises TrajectoryError for a file that cannot be read, OSError for one that cannot be written, ModelError for a
-    student that does not exist.
+    Raises ValueError if ``output`` is the file of the trajectories, TrajectoryError for a file that cannot be read,
+    OSError for one that cannot be written, ModelError for a student that does not exist.
     """
     config = config or SelectConfig()
     if isinstance(trajectories, str | Path):
+        if output is not None:
+            refuse_overwriting([trajectories], output)
         trajectories = read_trajectories(trajectories)
     reasons = [_why_dropped(trajectory, config) for trajectory in trajectories]
     good = [trajectory for trajectory, reason in zip(trajectories, reasons, strict=True) if reason is None]

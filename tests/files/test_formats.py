@@ -561,6 +561,7 @@ def test_the_command_converts(recorded: Path, tmp_path: Path, capsys: pytest.Cap
     ("arguments", "message"),
     [
         (["{in}", "-o", "{in}"], "is both input and output"),
+        (["{pattern}", "-o", "{in}"], "is both input and output"),
         (["{in}", "-o", "{out}.csv"], "name it .jsonl, .json or .parquet"),
         (["{in}", "-o", "{out}.jsonl", "--from", "atif"], "traj.jsonl:1: not a record of atif: missing field"),
         (["{out}*.jsonl", "-o", "{out}.jsonl"], "no file matches this pattern"),
@@ -575,7 +576,12 @@ def test_what_cannot_be_is_said(
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a.txt").write_text("a")
-    names = {"in": str(recorded), "out": str(tmp_path / "out"), "folder": str(folder)}
+    names = {
+        "in": str(recorded),
+        "pattern": str(recorded.parent / "*.jsonl"),
+        "out": str(tmp_path / "out"),
+        "folder": str(folder),
+    }
     with pytest.raises(SystemExit):
         main(["convert", *(argument.format(**names) for argument in arguments)])
     assert message in " ".join(capsys.readouterr().err.split())

@@ -51,6 +51,8 @@ def test_the_laptop_recipe(shared_data: Path, tmp_path: Path) -> None:
             "engine": "transformers",
             "train": "4",
             "test": "1",
+            "turn_tokens": "24",
+            "chain_tokens": "24",
         }
         sets = [f"{name}={value}" for name, value in variables.items()]
         agentdistill("run", RECIPE, "--set", *sets, cwd=tmp_path)

@@ -10,7 +10,6 @@ Not here: selecting trajectories (distillation.py).
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from agentdistill._core import TrajectoryError
 from agentdistill._core import convert as convert_files
 from agentdistill.files.hub import data_files, is_id
+from agentdistill.files.replacing import refuse_overwriting
 from agentdistill.files.tables import expand, read_table, saved_dataset, write_table
 from agentdistill.progress import FileProgress
 
@@ -72,9 +72,8 @@ def convert(
         raise ValueError("nothing to convert: give files of trajectories")
     if output.suffix not in (*JSON_LINES, ".parquet", ""):
         raise ValueError(f"{output}: name it .jsonl, .json or .parquet, or without a suffix for a dataset's folder")
-    if any(os.path.realpath(path) == os.path.realpath(output) for path in paths):
-        raise ValueError(f"{output} is both input and output: give another output")
     files = [file for path in paths for name in expand(path) for file in _files(name)]
+    refuse_overwriting([*paths, *files], output)
     run = json.dumps({"convert": {"inputs": [path.name for path in files], "source": source}})
     shown = FileProgress("convert", "trajectories", "", visible=progress)
     is_table = output.suffix not in JSON_LINES

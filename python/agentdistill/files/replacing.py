@@ -1,7 +1,7 @@
 """Replace a file atomically: a reader sees the old content or the new, never a part."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,3 +20,9 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def refuse_overwriting(inputs: Iterable[str | Path], output: str | Path) -> None:
+    """Raise ValueError if the output is one of the inputs."""
+    if any(os.path.realpath(path) == os.path.realpath(output) for path in inputs):
+        raise ValueError(f"{output} is both input and output: give another output")
