@@ -78,6 +78,8 @@ def train(
     agentdistill[train] and if memory runs out, OSError and TrajectoryError for files that cannot be read or written.
     """
     require("trl", "train")
+    # peft imports bitsandbytes if it is there, and that warns about an optional kernel for 4 bits on some processors.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from transformers import AutoConfig
 
     from agentdistill.training.student import check_four_bits
