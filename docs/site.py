@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     "README.md": "index.md",
     "recipes/paper/README.md": "paper.md",
+    "recipes/laptop/README.md": "laptop.md",
     "SECURITY.md": "safety.md",
     "recipes/numpy/README.md": "numpy.md",
     "ARCHITECTURE.md": "design.md",
