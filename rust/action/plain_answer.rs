@@ -40,8 +40,8 @@ fn tagged(text: &str, from: usize) -> Option<(usize, Range<usize>)> {
     let mut at = from;
     loop {
         let found = Tagged::find(text, at, ANSWER, Content::Text)?;
-        let starts_line = text[from..found.start].rsplit('\n').next().unwrap_or_default().trim().is_empty();
-        let is_meant = found.closed || starts_line || found.content.end < found.end;
+        let starts_line = || text[from..found.start].rsplit('\n').next().unwrap_or_default().trim().is_empty();
+        let is_meant = found.closed || found.content.end < found.end || starts_line();
         if is_meant && !text[found.content.clone()].trim().is_empty() {
             return Some((found.start, found.content));
         }

@@ -91,23 +91,31 @@ struct UnfencedCall {
 
 /// Finds a call of `final_answer` at the start of a line, with nothing but the signs of an action's end after it.
 fn unfenced_final_answer(text: &str, from: usize) -> Option<UnfencedCall> {
-    let mut at = from;
+    const LONGEST_LABEL: usize = 80; // with indentation; keeps the search linear in a line of many calls
+    let (mut at, mut start) = (from, from);
     loop {
         let found = at + text[at..].find("final_answer(")?;
-        let start = text[from..found].rfind('\n').map_or(from, |newline| from + newline + 1);
-        let before = text[start..found].trim().trim_end_matches('`');
+        start = text[at..found].rfind('\n').map_or(start, |newline| at + newline + 1);
         let end = found + end_of_brackets(&text[found..])?;
-        let after = text[end..].trim_start_matches('`');
-        let (line, rest) = after.split_once('\n').unwrap_or((after, ""));
-        let is_last = |line: &str| line.trim().is_empty() || is_over(line);
-        if (before.is_empty() || is_code_label(before))
-            && is_last(line)
-            && rest.lines().find(|line| !line.trim().is_empty()).is_none_or(is_over)
-        {
+        let before = &text[start..found];
+        if before.len() <= LONGEST_LABEL && may_precede_call(before) && ends_action(&text[end..]) {
             return Some(UnfencedCall { start, code: found..end });
         }
         at = end;
     }
+}
+
+fn may_precede_call(before: &str) -> bool {
+    let before = before.trim().trim_end_matches('`');
+    before.is_empty() || is_code_label(before)
+}
+
+/// Returns whether the text after a call is empty, or shows that the action is over.
+fn ends_action(after: &str) -> bool {
+    let mut lines = after.trim_start_matches('`').split('\n');
+    let is_blank = |line: &str| line.trim().is_empty();
+    lines.next().is_none_or(|line| is_blank(line) || is_over(line))
+        && lines.find(|line| !is_blank(line)).is_none_or(is_over)
 }
 
 /// Returns the code in fences, if the range starts with a fence. The range is the content of a pair of tags.

@@ -166,7 +166,15 @@ proptest! {
     }
 }
 
-/// Parsing takes time proportional to the length of the completion.
+/// Returns the processor time of this thread so far, in seconds. Other work on the machine does not count.
+fn thread_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap(); // the name before it may contain anything
+    let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u32>().unwrap()); // user, system
+    f64::from(ticks.sum::<u32>()) / 100.0
+}
+
+/// Parsing takes time proportional to the length of the completion: milliseconds, where quadratic time is many seconds.
 #[test]
 fn hostile_completions_are_read_quickly() {
     let pieces = ["```py\n'''\n```\n", "```py\n", "`", "<code>", "\\boxed{", "<think>", "``` x", "a", "Code:\n", "'''"];
@@ -189,11 +197,22 @@ fn hostile_completions_are_read_quickly() {
         "<execute>\n```\n",
         "Action: a\n",
         "Action: a[",
+        "final_answer()",
+        "final_answer()*",
+        "final_answer()\n",
+        "\n\nfinal_answer()`",
+        "final_answer(\n",
+        "<answer></answer>\n",
+        "<answer> ",
+        "Final answer:\n",
+        "\\boxed{}",
+        "\\boxed{1}",
     ];
     for (piece, format) in pieces.into_iter().chain(tags).flat_map(|piece| FORMATS.map(|format| (piece, format))) {
         let completion = piece.repeat(1_000_000 / piece.len());
-        let start = std::time::Instant::now();
+        let start = thread_seconds();
         parse_action(&completion, format);
-        assert!(start.elapsed().as_secs_f64() < 5.0, "{piece:?} as {format:?} took {:?}", start.elapsed());
+        let seconds = thread_seconds() - start;
+        assert!(seconds < 2.0, "{piece:?} as {format:?} took {seconds} s");
     }
 }
