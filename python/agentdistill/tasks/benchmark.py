@@ -27,8 +27,6 @@ class Benchmark(NamedTuple):
     """Prefix of its file name in the paper's repository; a date follows."""
     hub: str
     split: str
-    question: str = "question"
-    answer: str = "answer"
     id: str | None = None
     """Its field for ids; None to number the rows from 0."""
     subsets: tuple[str | None, ...] = (None,)
@@ -37,14 +35,14 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "hotpotqa": Benchmark("fact", "hotpotqa_500", "hotpotqa/hotpot_qa", "validation", id="id", subsets=("distractor",)),
-    "bamboogle": Benchmark("fact", "bamboogle_125", "chiayewken/bamboogle", "test", "Question", "Answer"),
+    "bamboogle": Benchmark("fact", "bamboogle_125", "chiayewken/bamboogle", "test"),
     "musique": Benchmark("fact", "musique_500", "dgslibisey/MuSiQue", "validation", id="id"),
     "2wiki": Benchmark("fact", "2wikimultihopqa_500", "framolfese/2WikiMultihopQA", "validation", id="id"),
-    "math500": Benchmark("math", "math_500", "HuggingFaceH4/MATH-500", "test", "problem", id="unique_id"),
-    "gsm_hard": Benchmark("math", "gsm_hard_500", "reasoning-machines/gsm-hard", "train", "input", "target"),
-    "aime": Benchmark("math", "aime_90", "AI-MO/aimo-validation-aime", "train", "problem", id="id"),
+    "math500": Benchmark("math", "math_500", "HuggingFaceH4/MATH-500", "test", id="unique_id"),
+    "gsm_hard": Benchmark("math", "gsm_hard_500", "reasoning-machines/gsm-hard", "train"),
+    "aime": Benchmark("math", "aime_90", "AI-MO/aimo-validation-aime", "train", id="id"),
     "olymmath": Benchmark(
-        *("math", "olymath_200", "RUC-AIBOX/OlymMATH", "test", "problem"),
+        *("math", "olymath_200", "RUC-AIBOX/OlymMATH", "test"),
         id="unique_id",
         subsets=("en-easy", "en-hard"),
     ),
@@ -66,7 +64,7 @@ def is_dataset(path: Path) -> bool:
 
 
 def dataset_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place and the values of each row of a data set, with the fields question, answer and id.
+    """Yield the place and the values of each row of a data set. Those of a benchmark have an id.
 
     Lists and records, such as the passages of a question, are left out, except ``answer_aliases``. Raises OSError if
     the data set is not available, ValueError if it is not a benchmark and has several splits.
@@ -82,15 +80,11 @@ def dataset_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         columns = dataset.features.items()
         read = [name for name, kind in columns if isinstance(kind, Value) or name == "answer_aliases"]
         for row in dataset.select_columns(read):
-            yield f"{path}: row {number}", _named(row, number, benchmark) if benchmark else row
+            if benchmark:
+                named = {"id": row.pop(benchmark.id)} if benchmark.id in row else {}
+                row = {"id": number} | row | named
+            yield f"{path}: row {number}", row
             number += 1
-
-
-def _named(row: dict[str, Any], number: int, benchmark: Benchmark) -> dict[str, Any]:
-    """The row with the field names of tasks."""
-    fields = {"question": benchmark.question, "answer": benchmark.answer, "id": benchmark.id}
-    known = {name: row.pop(field) for name, field in fields.items() if field in row}
-    return {"id": number} | row | known
 
 
 def _load(path: Path, benchmark: Benchmark | None) -> list[Any]:

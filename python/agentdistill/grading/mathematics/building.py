@@ -22,7 +22,7 @@ from agentdistill.grading.mathematics.values import (
 
 _BITS = 40_000
 """Powers with more bits than this stay unevaluated. Their comparison may still reach the time limit."""
-_MOST_ROWS = 6
+_MAX_ROWS = 6
 """Larger determinants are not evaluated."""
 
 
@@ -55,7 +55,7 @@ def remainder(value: Expr, modulus: Expr) -> Expr:
 
 def determinant(matrix: Matrix) -> Expr:
     rows = [list(map(expr, row)) for row in matrix.rows]
-    if len(rows) > _MOST_ROWS or any(len(row) != len(rows) for row in rows):
+    if len(rows) > _MAX_ROWS or any(len(row) != len(rows) for row in rows):
         raise UnreadError("no determinant")
     return sympy.Matrix(rows).det()
 

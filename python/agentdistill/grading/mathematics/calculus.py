@@ -13,7 +13,7 @@ from agentdistill.grading.mathematics.building import expr
 from agentdistill.grading.mathematics.expressions import Expressions, Reading
 from agentdistill.grading.mathematics.values import FUNCTION_NAMES, Relation, UnreadError, Value
 
-_MOST_TERMS = 2_000
+_MAX_TERMS = 2_000
 """Sums with more terms are evaluated by a formula."""
 _UNEVALUATED = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.AccumBounds, sympy.nan, sympy.zoo)
 _ARROWS = (r"\to", r"\rightarrow", r"\longrightarrow")
@@ -147,7 +147,7 @@ def _series(name: str, body: Expr, index: Symbol, low: Expr, high: Expr) -> Expr
     if isinstance(low, Integer) and isinstance(high, Integer):
         if high < low:
             raise UnreadError("a sum of nothing")
-        if high - low < _MOST_TERMS:
+        if high - low < _MAX_TERMS:
             terms = [body.subs(index, number) for number in range(int(low), int(high) + 1)]
             return _settled(sympy.Add(*terms) if name == "sum" else sympy.Mul(*terms))
     return _checked((sympy.Sum if name == "sum" else sympy.Product)(body, (index, low, high)))

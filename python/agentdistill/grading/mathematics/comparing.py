@@ -42,7 +42,7 @@ _EXACT = Rational(1, 10**25)
 _DECIMAL = Rational(1, 10**9)
 _POINTS = [Rational(n, 1009) for n in (1777, -2741, 523, 3623, -911, 4937, 1231, -401)]
 _INTEGERS = [2, 5, 3, 7, 4, 6, 11, 8]
-_MOST_OFFSETS = 400
+_MAX_OFFSETS = 400
 
 
 def equal(expected: str, given: str, error: float | None = None) -> bool:
@@ -298,7 +298,7 @@ class _Comparison:
         if not all(step.is_Rational for step in steps):
             return False
         period = sympy.ilcm(*(step.p for step in steps)) / sympy.igcd(*(step.q for step in steps))
-        if sum(period / step for step in steps) > _MOST_OFFSETS:
+        if sum(period / step for step in steps) > _MAX_OFFSETS:
             return False
         sides: list[list[Expr]] = [[], []]
         for at, (progression, step) in enumerate(zip((*some, *others), steps, strict=True)):
