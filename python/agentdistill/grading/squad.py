@@ -22,17 +22,26 @@ def f1(reference: str, answer: str) -> float:
 
 
 def normalize(text: str) -> str:
-    """SQuAD's normalization: lower case, no ASCII punctuation, no articles, single spaces.
+    """SQuAD's normalization: lower case, no punctuation, no articles, single spaces.
 
     Text that would become empty keeps its articles ("The The"), or else its punctuation ("!!!"), so that such texts are
-    not all equal. Unlike in SQuAD's script, a character is the same however Unicode encodes it (NFC), and curly quotes
-    are the straight ones.
+    not all equal. Unlike SQuAD's script, which only considers ASCII, it also removes other punctuation, such as dashes
+    and curly quotes, and compares letters however Unicode encodes them. Numbers keep their minus sign and what stands
+    between their digits, so that 5.5 is not 55, except for commas between thousands.
     """
-    text = unicodedata.normalize("NFC", text.translate(_STRAIGHT))
-    bare = text.lower().translate(_NO_PUNCTUATION)
+    folded = _WIDE.sub(lambda wide: unicodedata.normalize("NFKC", wide[0]), text.translate(_DASHES)).casefold()
+    folded = unicodedata.normalize("NFC", "".join(c for c in folded if unicodedata.category(c) != "Cf"))
+    pieces = _PIECES.findall(_THOUSANDS.sub("", folded).replace("$", ""))
+    bare = "".join(piece for piece in pieces if not _is_punctuation(piece))
     words = re.sub(r"\b(a|an|the)\b", " ", bare).split()
-    return " ".join(words) or " ".join(bare.split()) or " ".join(text.lower().split())
+    return " ".join(words) or " ".join(bare.split()) or " ".join(folded.split())
 
 
-_STRAIGHT = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
+_WIDE = re.compile("[\uff00-\uffef]+")  # full-width and half-width forms
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_PIECES = re.compile(r"(?:(?<![\w.-])-)?\d+(?:[^\w\s]\d+)*|.", re.DOTALL)  # a number, or one character
+
+
+def _is_punctuation(piece: str) -> bool:
+    return len(piece) == 1 and (piece in string.punctuation or unicodedata.category(piece).startswith("P"))
