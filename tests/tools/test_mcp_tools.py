@@ -23,6 +23,7 @@ pytest.importorskip("mcp", reason="needs agentdistill[mcp]")
 import mcp
 from mcp.types import CallToolResult
 
+from agentdistill.tools.json_schema import identifiers
 from agentdistill.tools.mcp import _tool, mcp_tools
 
 PEER = Path(__file__).parents[1] / "mcp_peer.py"
@@ -135,6 +136,7 @@ def test_code_calls_them(tools: tuple[Tool, ...]) -> None:
 # JSON schemas of servers, and the signatures that they become.
 SCHEMAS: list[tuple[dict[str, Any], str]] = [
     ({"type": "object"}, "() -> str"),
+    ({"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}, "(n: int) -> str"),
     ({"type": "object", "properties": None, "required": None}, "() -> str"),
     ({"properties": {"a": None}, "required": None}, "(a: Any = None) -> str"),
     ({"properties": {"a": {"type": None, "default": None}}, "required": ["a", "b"]}, "(a: Any) -> str"),
@@ -150,13 +152,91 @@ SCHEMAS: list[tuple[dict[str, Any], str]] = [
         {"properties": {"a": {"$ref": "#/$defs/A"}, "b": {"enum": ["x", 1]}}, "required": ["a", "b"]},
         "(a: Any, b: Literal['x', 1]) -> str",
     ),
+    # As pydantic writes an enumeration, one that may be None, and a model.
+    (
+        {"properties": {"a": {"$ref": "#/$defs/A", "default": "r"}}, "$defs": {"A": {"enum": ["r", "g"]}}},
+        "(a: Literal['r', 'g'] = 'r') -> str",
+    ),
+    (
+        {
+            "properties": {"a": {"anyOf": [{"$ref": "#/$defs/A"}, {"type": "null"}], "default": None}},
+            "$defs": {"A": {"enum": ["r", "g"], "type": "string"}},
+        },
+        "(a: Literal['r', 'g'] | None = None) -> str",
+    ),
+    (
+        {
+            "properties": {"a": {"type": "array", "items": {"$ref": "#/definitions/A"}}},
+            "definitions": {"A": {"type": "object", "properties": {"b": {"$ref": "#/definitions/A"}}}},
+            "required": ["a"],
+        },
+        "(a: list[dict]) -> str",
+    ),
+    (
+        {
+            "$ref": "#/$defs/Args",
+            "$defs": {"Args": {"properties": {"a": {"allOf": [{"$ref": "#/$defs/A"}]}}}, "A": {"type": "number"}},
+        },
+        "(a: float = None) -> str",
+    ),
+    ({"properties": {"a": {"$ref": "#/properties/a"}}}, "(a: Any = None) -> str"),
+    (
+        {"properties": {"a": {"type": "array", "items": {"$ref": "#/properties/a"}}}},
+        f"(a: {'list[' * 7}list{']' * 7} = None) -> str",
+    ),
+    # Alternatives, null, and what other clients understand.
+    (
+        {"properties": {"a": {"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "string"}]}}},
+        "(a: str | int = None) -> str",
+    ),
+    ({"properties": {"a": {"anyOf": [{"type": "string"}, {}]}}}, "(a: Any = None) -> str"),
+    ({"properties": {"a": {"type": "integer", "nullable": True}}}, "(a: int | None = None) -> str"),
+    (
+        {"properties": {"a": {"type": ["array", "null"], "items": {"type": ["string", "null"]}}}},
+        "(a: list[str | None] | None = None) -> str",
+    ),
+    (
+        {"properties": {"a": {"type": "array", "items": {"enum": ["x", None]}}}},
+        "(a: list[Literal['x', None]] = None) -> str",
+    ),
+    ({"properties": {"a": {"const": "x"}}, "required": ["a"]}, "(a: Literal['x']) -> str"),
+    ({"properties": {"a": {"type": "array", "items": [{"type": "string"}]}}}, "(a: list = None) -> str"),
+    # What says nothing, or is of a wrong type.
+    *(
+        ({"properties": {"a": nothing}}, "(a: Any = None) -> str")
+        for nothing in ({"anyOf": []}, {"enum": []}, {"type": []}, {"type": "any"}, {"type": 5}, [], "string", False)
+    ),
+    *(({"properties": nothing}, "() -> str") for nothing in ([], 5, "a", False)),
+    *(({"properties": {"a": {"type": "string"}}, "required": it}, "(a: str = None) -> str") for it in (True, "a", {})),
+    ({"properties": {"a": {"type": "string", "description": None}}}, "(a: str = None) -> str"),
+    # Names that are one in Python.
+    (
+        {"properties": {"a-b": {}, "a_b": {}, "\ufb01": {}, "": {}, "self": {}}},
+        "(a_b: Any = None, a_b_2: Any = None, fi: Any = None, _: Any = None, self: Any = None) -> str",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("schema", "signature"), SCHEMAS)
 def test_schemas_become_signatures(schema: dict[str, Any], signature: str) -> None:
-    tool = _tool(mcp.Tool(name="do.it", input_schema=schema), lambda name, arguments: CallToolResult(content=[]))
-    assert (tool.name, tool.signature, tool.description) == ("do_it", signature, "do.it")
+    tool = _tool("f", mcp.Tool(name="do.it", input_schema=schema), lambda name, arguments: CallToolResult(content=[]))
+    assert (tool.signature, tool.description) == (signature, "do.it")
+    compile(f"def f{signature}: pass", "", "exec")
+
+
+def test_tools_of_servers_have_different_names() -> None:
+    """Names that are one in Python, and those of two servers with the same tools."""
+    assert identifiers(["do.it", "do-it", "do_it", "import", "1st"]) == [
+        "do_it",
+        "do_it_2",
+        "do_it_3",
+        "import_",
+        "_1st",
+    ]
+    with mcp_tools([COMMAND, COMMAND]) as tools:
+        sandbox = Sandbox(sandbox_tools(tools))
+        observation, _ = sandbox.run(sandbox.initial, "total([1, 2]), total_2([3])")
+        assert observation.value == "(3.5, 3.5)", observation.error
 
 
 def test_arguments_are_sent_by_their_own_names() -> None:
@@ -167,7 +247,7 @@ def test_arguments_are_sent_by_their_own_names() -> None:
         return CallToolResult(content=[])
 
     schema = {"properties": {"from": {}, "n-th": {"default": 1}}}
-    call: Any = _tool(mcp.Tool(name="do.it", input_schema=schema), ask).function
+    call: Any = _tool("do_it", mcp.Tool(name="do.it", input_schema=schema), ask).function
     assert call(from_="a", n_th=2) == call(None) == ""
     assert sent == [("do.it", {"from": "a", "n-th": 2}), ("do.it", {})]
 

@@ -5,7 +5,6 @@ A server is a command, which communicates over standard input and output, or a U
 """
 
 import inspect
-import keyword
 import os
 import re
 import shlex
@@ -29,6 +28,7 @@ from mcp.types import (
 from agentdistill._core import AgentDistillError
 from agentdistill.redaction import hide_in_environment, public_command, public_url, redacted
 from agentdistill.retry import Retries
+from agentdistill.tools import json_schema
 from agentdistill.tools.tool import TOOL_SECONDS, Tool
 
 START_SECONDS = 60.0
@@ -47,7 +47,8 @@ def mcp_tools(servers: Sequence[str], seconds: float = TOOL_SECONDS) -> Iterator
     for an empty command.
     """
     with ExitStack() as stack:
-        portal, tools = stack.enter_context(start_blocking_portal(name="mcp-tools")), list[Tool]()
+        portal = stack.enter_context(start_blocking_portal(name="mcp-tools"))
+        remote: list[tuple[mcp.Tool, Callable[[str, dict[str, Any]], CallToolResult]]] = []
         hide_in_environment(os.environ)
         for number, server in enumerate(servers, 1):
             address, name = _address(server)
@@ -58,8 +59,9 @@ def mcp_tools(servers: Sequence[str], seconds: float = TOOL_SECONDS) -> Iterator
             except Exception as error:
                 cause = redacted(_cause(error))
                 raise AgentDistillError(f"MCP server {number} ({name}) does not answer: {cause}") from None
-            tools += [_tool(tool, partial(connection.call, again=_may_be_repeated(tool))) for tool in listed]
-        yield tuple(tools)
+            remote += [(tool, partial(connection.call, again=_may_be_repeated(tool))) for tool in listed]
+        names = json_schema.identifiers(tool.name for tool, _ in remote)
+        yield tuple(_tool(name, tool, ask) for name, (tool, ask) in zip(names, remote, strict=True))
 
 
 class _Server:
@@ -176,92 +178,35 @@ def _cause(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _tool(remote: mcp.Tool, ask: Callable[[str, dict[str, Any]], CallToolResult]) -> Tool:
-    properties, required = remote.input_schema.get("properties") or {}, remote.input_schema.get("required") or ()
-    names = {_identifier(name): name for name in properties}
-    schemas = {name: _described(properties[known]) for name, known in names.items()}
-    parameters = [_parameter(name, schema, required=names[name] in required) for name, schema in schemas.items()]
-    parameters.sort(key=lambda parameter: parameter.default is not _EMPTY)  # Python wants required parameters first
-    signature = inspect.Signature(parameters, return_annotation=_annotation(_result_schema(remote)))
+def _tool(name: str, remote: mcp.Tool, ask: Callable[[str, dict[str, Any]], CallToolResult]) -> Tool:
+    arguments = json_schema.arguments(remote.input_schema)
+    known = {parameter.name: in_schema for in_schema, parameter, _ in arguments}
+    output = remote.output_schema or {"type": "string"}
+    result = output["properties"]["result"] if _is_wrapped(remote) else output
+    returned = json_schema.annotation(result, output)
+    signature = inspect.Signature([parameter for _, parameter, _ in arguments], return_annotation=returned)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
         # Optional parameters are shown with the default None, which not every schema accepts as a value.
-        arguments = {
-            names[name]: value
+        sent = {
+            known[name]: value
             for name, value in given.items()
             if value is not None or signature.parameters[name].default is not None
         }
-        return _result(remote, ask(remote.name, arguments))
+        return _result(remote, ask(remote.name, sent))
 
     description = remote.description or remote.title or remote.name
-    described = [f"    {name}: {schema['description']}" for name, schema in schemas.items() if "description" in schema]
+    described = [f"    {parameter.name}: {text}" for _, parameter, text in arguments if text]
     if described:
         description = "\n".join([description.strip(), "", "Args:", *described])
-    return Tool(_identifier(remote.name), str(signature), description, call)
-
-
-_EMPTY = inspect.Parameter.empty
-
-
-def _identifier(name: str) -> str:
-    """``name`` as a valid Python identifier."""
-    safe = re.sub(r"\W", "_", name)
-    return f"_{safe}" if not safe.isidentifier() else f"{safe}_" if keyword.iskeyword(safe) else safe
-
-
-def _described(schema: Any) -> dict[str, Any]:
-    """A JSON schema as a dictionary; ``true`` is a schema as well."""
-    return schema if isinstance(schema, dict) else {}
-
-
-def _parameter(name: str, schema: dict[str, Any], *, required: bool) -> inspect.Parameter:
-    default = _EMPTY if required else schema.get("default")
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Parameter(name, kind, default=default, annotation=_annotation(schema))
-
-
-class _Annotation(str):
-    """The name of a type, shown unquoted in a signature."""
-
-    __repr__ = str.__str__
-
-
-_TYPES = {
-    "string": "str",
-    "integer": "int",
-    "number": "float",
-    "boolean": "bool",
-    "object": "dict",
-    "array": "list",
-    "null": "None",
-}
-
-
-def _annotation(schema: dict[str, Any]) -> _Annotation:
-    """The Python type for a JSON schema, where that helps a model."""
-    match schema:
-        case {"enum": list(values)}:
-            return _Annotation(f"Literal[{', '.join(map(repr, values))}]")
-        case {"anyOf": list(kinds)}:
-            return _Annotation(" | ".join(map(_annotation, kinds)))
-        case {"type": list(names)}:
-            return _Annotation(" | ".join(_TYPES.get(name, "Any") for name in names))
-        case {"type": "array", "items": {"type": str()} as items}:
-            return _Annotation(f"list[{_annotation(items)}]")
-        case {"type": str(name)}:
-            return _Annotation(_TYPES.get(name, "Any"))
-    return _Annotation("Any")
-
-
-def _result_schema(remote: mcp.Tool) -> dict[str, Any]:
-    schema = remote.output_schema or {"type": "string"}
-    return schema["properties"]["result"] if _is_wrapped(remote) else schema
+    return Tool(name, str(signature), description, call)
 
 
 def _is_wrapped(remote: mcp.Tool) -> bool:
     """Whether the result is not an object and is therefore wrapped in one with only the field "result"."""
-    return list((remote.output_schema or {}).get("properties") or ()) == ["result"]
+    properties = (remote.output_schema or {}).get("properties")
+    return isinstance(properties, dict) and list(properties) == ["result"]
 
 
 def _result(remote: mcp.Tool, result: CallToolResult) -> Any:
@@ -271,7 +216,8 @@ def _result(remote: mcp.Tool, result: CallToolResult) -> Any:
         raise RuntimeError(text)
     if result.structured_content is None:
         return text
-    return result.structured_content["result"] if _is_wrapped(remote) else result.structured_content
+    content = result.structured_content
+    return content["result"] if _is_wrapped(remote) and "result" in content else content
 
 
 def _text(block: Any) -> str:
