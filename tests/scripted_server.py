@@ -12,8 +12,10 @@ from typing import Any
 Answer = Callable[["Handler", dict[str, Any]], None]
 
 
-def status(code: int, message: str = "no", headers: dict[str, str] | None = None, kind: str | None = None) -> Answer:
-    body = json.dumps({"error": {"message": message, "code": kind}})
+def status(
+    code: int, message: str = "no", headers: dict[str, str] | None = None, kind: str | None = None, **extra: str
+) -> Answer:
+    body = json.dumps({"error": {"message": message, "code": kind} | extra})
     return lambda handler, request: handler.send(code, body, headers=headers)
 
 

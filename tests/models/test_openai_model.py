@@ -253,6 +253,19 @@ LASTING = {
     "no money": (status(429, "pay first", kind="insufficient_quota"), "pay first"),
     "a list": (refused('[{"error": {"code": 400, "message": "in a list"}}]'), "rejects the request: in a list"),
     "a text as error": (refused('{"error": "in a text"}'), "rejects the request: in a text"),
+    "a list as error": (refused('{"errors": [{"message": "in errors"}]}'), "rejects the request: in errors"),
+    "a list of details": (
+        refused('{"message": {"detail": [{"loc": ["body", "x"], "msg": "Field required"}]}}'),
+        r"rejects the request: Field required \(body\.x\)",
+    ),
+    "a parameter": (
+        status(400, "Not supported", kind="unsupported", param="tone"),
+        r"rejects the request: Not supported \(tone\)",
+    ),
+    "an error without words": (
+        refused('{"error": {"type": "odd"}}'),
+        'rejects the request: {"error": {"type": "odd"}}',
+    ),
     "no JSON": (refused("plain words"), "rejects the request: plain words"),
     "method": (status(405, "not so"), r"rejects the request: not so \(status 405\)"),
     "told to wait an hour": (
@@ -527,14 +540,70 @@ async def test_a_stream_is_shown_piece_by_piece(server: Server) -> None:
     assert server.requests[0]["stream"] is True
 
 
-@pytest.mark.parametrize("last", [{"choices": None}, {"choices": [{"index": 0, "delta": None}]}, {"choices": []}])
-async def test_streams_end_in_many_ways(server: Server, last: dict[str, Any]) -> None:
-    known = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    text = known | {"choices": [{"index": 0, "delta": {"content": "42"}, "finish_reason": "stop"}]}
-    events = [f"data: {json.dumps(chunk)}\n\n" for chunk in (text, known | last)]
-    body = "".join([": a comment\n\n", *events, "data: [DONE]\n\n"])
+def chunk(content: Any, **choice: Any) -> dict[str, Any]:
+    return {"id": "1", "choices": [{"index": 0, "delta": {"content": content}} | choice]}
+
+
+SAID = chunk("42", finish_reason="stop")
+STREAMS: dict[str, list[dict[str, Any]]] = {
+    "choices null": [SAID, {"choices": None}],
+    "delta null": [SAID, {"choices": [{"index": 0, "delta": None}]}],
+    "choices empty": [SAID, {"choices": []}],
+    "no choices": [SAID, {"usage": {"prompt_tokens": 1}}],
+    "no delta": [chunk("42"), {"choices": [{"index": 0, "finish_reason": "stop"}]}],
+    "no finish reason, but the usage": [chunk("42"), {"choices": [], "usage": {"prompt_tokens": 1}}],
+    "empty usage": [SAID, {"choices": [], "usage": {}}],
+    "empty finish reasons": [
+        chunk("4", finish_reason=""),
+        chunk("2", finish_reason=""),
+        chunk("", finish_reason="stop"),
+    ],
+    "a ping": [{}, SAID],
+    "logprobs of an older form": [chunk("42", finish_reason="stop", logprobs={"tokens": ["42"]})],
+    "content null": [chunk(None), SAID],
+    "parts": [chunk([{"type": "text", "text": "4"}, {"type": "text", "text": "2"}], finish_reason="stop")],
+}
+
+
+@pytest.mark.parametrize("chunks", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+async def test_streams_of_many_servers(server: Server, chunks: list[dict[str, Any]], line: str) -> None:
+    events = [f"data: {json.dumps(chunk)}{2 * line}" for chunk in chunks]
+    body = "".join([f": a comment{2 * line}", *events, f"data: [DONE]{2 * line}"])
     generation, shown = await stream(server, raw(body, "text/event-stream"))
-    assert (generation.completions[0].text, shown) == ("42", ["42"])
+    assert (generation.completions[0].text, "".join(shown)) == ("42", "42")
+
+
+async def test_a_server_that_does_not_stream(server: Server) -> None:
+    generation, shown = await stream(server, completions("42"))
+    assert (generation.completions[0].text, shown, generation.prompt_tokens) == ("42", ["42"], 10)
+
+
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}  # as Mistral sends it
+CHOICES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no index": ({"message": {"content": "42"}, "finish_reason": "stop"}, "42", ""),
+    "no finish reason": ({"index": None, "message": {"content": "42"}}, "42", ""),
+    "parts": ({"message": {"content": ["4", {"type": "text", "text": "2"}]}}, "42", ""),
+    "thinking": ({"message": {"content": [THINKING, {"type": "text", "text": "42"}]}}, "42", "Hm."),
+    "thinking as text": ({"message": {"content": [{"type": "thinking", "thinking": "Hm."}, "42"]}}, "42", "Hm."),
+    "a refusal": ({"message": {"content": None, "refusal": "I won't."}}, "I won't.", ""),
+    "an odd reason": ({"message": {"content": "42"}, "finish_reason": 1}, "42", ""),
+}
+
+
+@pytest.mark.parametrize("choice, text, reasoning", CHOICES.values(), ids=CHOICES)
+async def test_choices_of_many_servers(server: Server, choice: dict[str, Any], text: str, reasoning: str) -> None:
+    [completion] = (await ask(server, raw(json.dumps({"choices": [choice], "usage": {}})))).completions
+    assert (completion.text, completion.reasoning) == (text, reasoning)
+    assert isinstance(completion.finish_reason, str)
+
+
+async def test_an_error_in_a_good_response_is_said(server: Server) -> None:
+    server.script = [raw('{"error": {"message": "no provider", "code": 503}}')]
+    model = model_of(server, retries=0)
+    with pytest.raises(ModelError, match=r"its response is not a chat completion \(no provider\)"):
+        await model.generate(QUESTION, Sampling())
+    await model.close()
 
 
 async def test_a_server_that_refuses_stream_options_streams_without(server: Server) -> None:

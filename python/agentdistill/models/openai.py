@@ -8,6 +8,7 @@ Not here: starting a server.
 """
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any
 
 import httpx2
 import openai
+from openai.types.chat import ChatCompletion
 
 from agentdistill.models.control_tokens import neutralized
 from agentdistill.models.model import (
@@ -321,17 +323,23 @@ class _Abilities:
 
 async def _streamed(chunks: Any, show: Show) -> Any:
     """Collect a streamed response into a complete one, and show its text as it arrives. Raises ValueError if the stream
-    has no end."""
+    has no end: a finish reason or, from servers that give none, a last chunk with only the usage."""
+    if "json" in chunks.response.headers.get("content-type", ""):  # the server does not stream
+        whole = ChatCompletion.construct(**json.loads(await chunks.response.aread()))
+        show(_written(whole.choices[0].message)[1] if whole.choices else "")
+        return whole
     message, thought, logprobs, ids = "", "", list[Any](), list[int]()
     finish_reason = usage = prompt_ids = None
     async for chunk in chunks:
-        usage = chunk.usage or usage
+        if chunk.usage:
+            usage, finish_reason = chunk.usage, finish_reason or (None if chunk.choices else "stop")
         prompt_ids = getattr(chunk, "prompt_token_ids", None) or prompt_ids
         for choice in chunk.choices or ():  # some servers send null for the last choices or delta
-            if choice.delta and (text := _reasoning(choice.delta)):
-                show(text if thought else f"<think>\n{text}")
-                thought += text
-            if choice.delta and (text := choice.delta.content):
+            reasoning, text = _written(choice.delta) if choice.delta else ("", "")
+            if reasoning:
+                show(reasoning if thought else f"<think>\n{reasoning}")
+                thought += reasoning
+            if text:
                 show(f"\n</think>\n\n{text}" if thought and not message else text)
                 message += text
             ids += getattr(choice, "token_ids", None) or []
@@ -352,18 +360,16 @@ async def _streamed(chunks: Any, show: Show) -> Any:
 def _generation(response: Any, sampling: Sampling) -> Generation:
     """Parse a server's response. Raises ValueError, TypeError or AttributeError for an invalid one."""
     if not response.choices:
-        raise ValueError("it has no choices")
+        raise ValueError(_words(response.model_dump(), "it has no choices"))
     completions = []
     for choice in sorted(response.choices, key=lambda choice: choice.index or 0):
-        text = choice.message.content or ""
-        if not isinstance(text, str):
-            raise TypeError("its content is not text")
+        reasoning, text = _written(choice.message)
         tokens = choice.logprobs.content if choice.logprobs is not None else None
         completion = Completion(
-            between_tags(_reasoning(choice.message)) + text,
+            between_tags(reasoning) + text,
             getattr(choice, "token_ids", None),
             [token.logprob for token in tokens] if tokens is not None and sampling.logprobs else None,
-            choice.finish_reason or "stop",
+            str(choice.finish_reason or "stop"),
         ).with_thinking_split()
         # Not every server applies all stop strings, and stop strings do not apply to thinking.
         completions.append(replace(completion, text=cut_at_stop(completion.text, sampling.stop)))
@@ -374,12 +380,23 @@ def _generation(response: Any, sampling: Sampling) -> Generation:
     return Generation(completions, getattr(response, "prompt_token_ids", None), prompt_tokens, used, cached)
 
 
-def _reasoning(message: Any) -> str:
-    """A message's thinking, from whichever field the server uses for it."""
-    for name in ("reasoning_content", "reasoning"):
-        if isinstance(text := getattr(message, name, None), str) and text:
-            return text
-    return ""
+def _written(message: Any) -> tuple[str, str]:
+    """The reasoning and the text of a message or delta, in whichever fields the server puts them. A refusal is text.
+    Raises TypeError if the content is neither text nor parts with text."""
+    content = message.content or getattr(message, "refusal", None) or ""
+    thought = text = ""
+    for part in [content] if isinstance(content, str) else content:
+        match part:
+            case str(said) | {"text": str(said)}:
+                text += said
+            case {"thinking": str(said)}:
+                thought += said
+            case {"thinking": list(said)}:  # Mistral
+                thought += "".join(each.get("text", "") for each in said)
+            case _:
+                raise TypeError("its content is not text")
+    given = (getattr(message, name, None) for name in ("reasoning_content", "reasoning"))
+    return next((reasoning for reasoning in given if isinstance(reasoning, str) and reasoning), thought), text
 
 
 def _instructed(conversation: list[dict[str, str]], prefix: str) -> list[dict[str, str]]:
@@ -416,13 +433,25 @@ def _is_too_long(error: openai.APIStatusError) -> bool:
 
 def _message(error: openai.APIStatusError) -> str:
     """The server's error message, on one line."""
+    text = error.response.text
     try:
         body = error.response.json()  # the client's message omits a body of unexpected form
     except ValueError:
-        body = error.response.text
-    while isinstance(body, list) and body:  # Gemini sends a list
-        body = body[0]
-    while isinstance(body, dict):
-        inner = body.get("error")
-        body = inner if isinstance(inner, str | dict) else body.get("message") or body.get("detail")
-    return redacted(" ".join(str(body or error.message).split())[:500])
+        body = None
+    return redacted(_words(body, text or error.message))
+
+
+def _words(body: Any, otherwise: str) -> str:
+    """The error message in the JSON of a response, on one line, or else ``otherwise``. Includes the parameter that it
+    is about, from which :class:`_Refused` knows what to leave out."""
+    place: Any = None
+    while isinstance(body, dict | list) and body:
+        if isinstance(body, list):  # Gemini sends a list
+            body = body[0]
+            continue
+        place = body.get("param") or body.get("loc") or place  # OpenAI's form, or FastAPI's
+        inner = body.get("error") or body.get("errors")
+        body = inner or body.get("message") or body.get("detail") or body.get("msg")
+    message = " ".join(str(body or otherwise).split())[:500]
+    where = ".".join(map(str, place)) if isinstance(place, list) else str(place or "")
+    return message if where in message else f"{message} ({where})"
