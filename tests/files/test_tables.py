@@ -2,7 +2,10 @@
 
 import json
 import resource
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -63,9 +66,74 @@ def test_rows_are_as_written(rows: int, dictionary: bool, tmp_path: Path) -> Non
     table = pyarrow.Table.from_pylist(said)
     parquet.write_table(table, tmp_path / "t.parquet", use_dictionary=dictionary, row_group_size=9_000)
     assert list(read_table(tmp_path / "t.parquet", RetrievalError).rows) == said
-    with pyarrow.OSFile(str(tmp_path / "t.arrow"), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
+    write_arrow(table, tmp_path / "t.arrow")
     assert list(read_table(tmp_path / "t.arrow", RetrievalError).rows) == said
+
+
+def write_arrow(table: Any, path: Path, compression: str | None = None) -> None:
+    options = pyarrow.ipc.IpcWriteOptions(compression=compression)
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+
+
+ROWS = [
+    {
+        "id": str(i),
+        "text": f"text {i % 5}" if i % 7 else None,
+        "turns": [{"role": "user", "content": f"c {i % 3}"}] * (i % 4),
+    }
+    for i in range(50)
+]
+
+
+def rows_table() -> Any:
+    table = pyarrow.Table.from_pylist(ROWS)
+    return table.append_column("again", table["text"].combine_chunks().dictionary_encode())
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+def test_arrow_files_may_be_compressed(compression: str | None, tmp_path: Path) -> None:
+    write_arrow(rows_table(), tmp_path / "t.arrow", compression)
+    table = read_table(tmp_path / "t.arrow", RetrievalError)
+    assert table.length == 50 and list(table.rows) == [{**row, "again": row["text"]} for row in ROWS]
+
+
+ARROW_BOMBS: dict[str, Callable[[], Any]] = {
+    "one text": lambda: ["a" * 300_000_000],
+    "a dictionary": lambda: repeated("a" * 300_000_000, 1),
+    "nothing, many times": lambda: pyarrow.FixedSizeListArray.from_arrays(pyarrow.nulls(10**9), 10**9),
+    "bits": lambda: pyarrow.FixedSizeListArray.from_arrays(
+        pyarrow.Array.from_buffers(pyarrow.bool_(), 10**8, [None, pyarrow.py_buffer(bytes(10**8 // 8))]), 10**8
+    ),
+    "one text, in views": lambda: pyarrow.array(["a" * (RECORD_BYTES + 1)], pyarrow.string_view()),
+    "lists that share their items": lambda: pyarrow.ListViewArray.from_arrays(
+        [0] * 99, [10**6] * 99, pyarrow.nulls(10**6)
+    ),
+    "one run": lambda: pyarrow.RunEndEncodedArray.from_arrays([10**9], pyarrow.array(["text"])),
+}
+
+
+@pytest.mark.parametrize("what", ARROW_BOMBS)
+def test_arrow_that_only_fills_memory_is_refused(what: str, tmp_path: Path) -> None:
+    write_arrow(pyarrow.table({"text": ARROW_BOMBS[what]()}), tmp_path / "t.arrow", "zstd")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RetrievalError, match=r"t\.arrow: "):
+        next(read_table(tmp_path / "t.arrow", RetrievalError).rows)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10 < 300
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+@pytest.mark.parametrize("seed", range(300))
+def test_damaged_tables_are_read_or_refused(seed: int, kind: str, tmp_path: Path) -> None:
+    path, random = tmp_path / f"t.{kind}", Random(seed)
+    (write_arrow if kind == "arrow" else parquet.write_table)(rows_table(), path)
+    damaged = bytearray(path.read_bytes())
+    for _ in range(random.choice((1, 3))):
+        damaged[random.randrange(len(damaged))] = random.choice((0, 255, random.randrange(256)))
+    path.write_bytes(damaged)
+    with suppress(RetrievalError):
+        for _ in read_table(path, RetrievalError).rows:
+            pass
 
 
 def test_an_index_of_such_a_table_takes_the_memory_it_may(tmp_path: Path) -> None:

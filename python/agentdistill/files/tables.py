@@ -8,6 +8,7 @@ Not here: what a row is (corpus.py, formats.py).
 import glob
 import json
 import shutil
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -88,8 +89,7 @@ def _names_in(file: Path, names: Callable[[Any], list[str]], error: Error) -> li
 def read_table(path: Path, error: Error, columns: Columns = lambda names: names) -> Table:
     """Open a Parquet file, or an ``.arrow`` file in the stream format that ``datasets`` saves.
 
-    The rows of an ``.arrow`` file are counted by reading it. Raises ``error``, and AgentDistillError if pyarrow is not
-    installed.
+    Raises ``error``, and AgentDistillError if pyarrow is not installed.
     """
     require("pyarrow", "tables")
     return (_arrow if path.suffix == ".arrow" else _parquet)(path, error, columns)
@@ -111,6 +111,7 @@ def _parquet(path: Path, error: Error, columns: Columns) -> Table:
             for number in range(file.num_row_groups):
                 at_once = _rows_at_once(file.metadata.row_group(number), f"{path}: row {row + 1}", error)
                 for batch in file.iter_batches(at_once, row_groups=[number], columns=wanted):
+                    batch.validate(full=True)
                     yield from _bounded(batch, path, row, error)
                     row += batch.num_rows
 
@@ -120,22 +121,59 @@ def _parquet(path: Path, error: Error, columns: Columns) -> Table:
 def _arrow(path: Path, error: Error, columns: Columns) -> Table:
     import pyarrow
 
-    def batches() -> Any:
-        return pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
-
     with _reading(path, error):
-        wanted = list(columns(batches().schema.names))
-        count = sum(batch.num_rows for batch in batches())
+        file = pyarrow.memory_map(str(path))
+        wanted = list(columns(pyarrow.ipc.open_stream(file).schema.names))
+        file.seek(0)
+        count = sum(_rows_of_message(message, path, error) for message in pyarrow.ipc.MessageReader.open_stream(file))
 
     def rows() -> Iterator[Row]:
         row = 0
         with _reading(path, error):
-            for batch in batches():
+            file.seek(0)
+            for batch in pyarrow.ipc.open_stream(file):
+                batch = batch.select(wanted)
+                batch.validate(full=True)  # pyarrow trusts the offsets in a file; wrong ones would end the process
                 for start in range(0, batch.num_rows, BATCH):
-                    yield from _bounded(batch.select(wanted).slice(start, BATCH), path, row + start, error)
+                    yield from _bounded(batch.slice(start, BATCH), path, row + start, error)
                 row += batch.num_rows
 
     return Table(count, rows())
+
+
+def _rows_of_message(message: Any, path: Path, error: Error) -> int:
+    """The number of rows in a message of the Arrow stream format; 0 for a schema or a dictionary.
+
+    Raises ``error`` for a decompression bomb. pyarrow decompresses a whole message at once, without a limit.
+    """
+    metadata, body = message.metadata.to_pybytes(), message.body
+
+    def number(kind: str, at: int) -> int:
+        return int(struct.unpack_from(kind, metadata, at)[0])
+
+    def field(table: int, index: int) -> int:
+        """The place of a field in a table of Flatbuffers, or 0 if the table does not have it."""
+        fields = table - number("<i", table)
+        offset = number("<H", fields + 4 + 2 * index) if 6 + 2 * index <= number("<H", fields) else 0
+        return table + offset if offset else 0
+
+    def target(at: int) -> int:
+        return at + number("<I", at)
+
+    # The tables and their fields are those of Arrow's Message.fbs.
+    if message.type not in ("record batch", "dictionary"):
+        return 0
+    batch = target(field(target(0), 2))
+    if message.type == "dictionary":
+        batch = target(field(batch, 1))
+    if field(batch, 3):  # compressed: each buffer starts with its size when decompressed, or -1
+        buffers = target(field(batch, 2))
+        entries = struct.iter_unpack("<qq", metadata[buffers + 4 :][: 16 * number("<I", buffers)])
+        size = sum(max(0, *struct.unpack_from("<q", body, place)) for place, length in entries if length)
+        if size > max(BOMB_BYTES, MAX_COMPRESSION * body.size):
+            raise error(f"{path}: refused, because {body.size} bytes would expand to {size} in memory")
+    length = field(batch, 0)
+    return number("<q", length) if length and message.type == "record batch" else 0
 
 
 def _rows_at_once(group: Any, place: str, error: Error) -> int:
@@ -170,15 +208,22 @@ def _size(array: Any) -> int:
     import pyarrow
     from pyarrow import compute
 
-    kind = array.type
-    if pyarrow.types.is_dictionary(kind):
+    types, kind = pyarrow.types, array.type
+    if isinstance(array, pyarrow.ExtensionArray):
+        return _size(array.storage)
+    if types.is_dictionary(kind) and not types.is_primitive(kind.value_type):
         lengths = compute.binary_length(array.dictionary).take(array.indices)
         return int(compute.sum(lengths).as_py() or 0) + int(array.indices.nbytes)
-    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind):
+    if types.is_string_view(kind) or types.is_binary_view(kind):
+        lengths = memoryview(array.buffers()[1]).cast("i")[4 * array.offset :: 4]  # of the 4 integers of each view
+        return sum(lengths[: len(array)]) + 16 * len(array)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_map(kind):
         return _size(array.flatten()) + 8 * len(array)
-    if pyarrow.types.is_struct(kind):
-        return sum(map(_size, array.flatten()))
-    return int(array.nbytes)
+    if types.is_struct(kind):
+        return sum(map(_size, array.flatten())) + 8 * len(array)
+    if types.is_nested(kind) or types.is_run_end_encoded(kind):
+        raise pyarrow.ArrowNotImplementedError(f"columns of type {kind} are not supported")
+    return max(int(array.nbytes), 8 * len(array))
 
 
 def write_table(rows: Callable[[], Iterator[Row]], path: Path, new: Path, error: Error) -> None:
@@ -243,10 +288,10 @@ def _write_dataset(tables: Iterable[Any], schema: Any, folder: Path) -> None:
 
 @contextmanager
 def _reading(path: Path, error: Error) -> Iterator[None]:
-    """Add the file's name to errors from pyarrow."""
+    """Add the file's name to errors from pyarrow, and to those for metadata that make no sense."""
     import pyarrow
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as why:
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, struct.error) as why:
         raise error(f"{path}: cannot read this file ({why})") from why
