@@ -136,3 +136,13 @@ async def test_models_that_cannot_be_run(tiny_model: Path, tmp_path: Path) -> No
     (tmp_path / "config.json").write_text('{"model_type": "unheard of"}')
     with pytest.raises(ModelError, match=f"vLLM cannot run {tmp_path}"):
         load_model(f"vllm:{tmp_path}")
+
+
+async def test_an_engine_that_lacks_memory(tiny_model: Path) -> None:
+    """The message is vLLM's own reason and the option to change, instead of the tracebacks of the engine's process."""
+    model = f"vllm:{tiny_model},kv_cache_memory_bytes=400000000000000"
+    command = (sys.executable, "-m", "agentdistill", "ask", "Q?", "--model", model)
+    asked = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    said = (await asked.communicate())[1].decode()
+    assert asked.returncode == 1 and "Traceback" not in said
+    assert "is less than requested memory" in said and "kv_cache_memory_bytes=2000000000" in said

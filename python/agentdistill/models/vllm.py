@@ -17,6 +17,7 @@ from typing import Any
 
 # vLLM reads these when it is imported.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is for answers
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine's worker runs in the engine's process
 os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a fork can hang after torch has started threads
@@ -30,6 +31,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from agentdistill.models.device import default_dtype
+from agentdistill.models.engine_errors import held_errors
 from agentdistill.models.loading import model_files
 from agentdistill.models.local import LocalModel
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling, Show
@@ -86,16 +88,19 @@ class VllmModel(LocalModel):
                 tokenizer_files = files.adapter
         before = set(active_children())
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
-            self._render = Renderer(tokenizer, template)
-            arguments = AsyncEngineArgs(model=files.model, tokenizer=tokenizer_files, **options)
-            tell(f"starting vLLM for {path_or_id}: this can take a few minutes")
-            self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
+            with held_errors() as held:
+                tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
+                self._render = Renderer(tokenizer, template)
+                arguments = AsyncEngineArgs(model=files.model, tokenizer=tokenizer_files, **options)
+                tell(f"starting vLLM for {path_or_id}: this can take a few minutes")
+                self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
         except Exception as error:  # vLLM documents no list of exceptions
-            raise ModelError(
-                f"vLLM cannot run {path_or_id} with {_options_text(options)}: {error}\nOptions follow the model: "
-                f"vllm:{path_or_id},max_model_len=4096,kv_cache_memory_bytes=2000000000"
-            ) from error
+            failure = ModelError(
+                f"vLLM cannot run {path_or_id} with {_options_text(options)}: {held.cause(error)}\nOptions follow the "
+                f"model: vllm:{path_or_id},max_model_len=4096,kv_cache_memory_bytes=2000000000"
+            )
+            failure.add_note(held.text)
+            raise failure from error
         self._guard = _guard(process.pid for process in set(active_children()) - before)
         gc.collect()
         gc.freeze()  # torch and vLLM create a million long-lived objects, which every collection would scan
