@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import Any, Literal
 
 import pytest
 
@@ -15,7 +16,7 @@ from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.engine import rollout
 from agentdistill.rollouts.prompt import load_prompt
 from agentdistill.training.examples import to_examples
-from agentdistill.training.likelihood import mean_nll
+from agentdistill.training.likelihood import mean_nll, rank_surprisal_ratio
 from samples import TASK, code, teacher
 
 # ---- the teacher ---------------------------------------------------------------------------------
@@ -191,7 +192,10 @@ def test_samples_need_a_temperature() -> None:
         GenerateConfig(samples=2)
 
 
-def test_the_student_chooses_the_sample_it_finds_likeliest(tiny_model: Path) -> None:
+@pytest.mark.parametrize("by", ["likelihood", "surprisal"])
+def test_the_student_chooses_the_sample_that_suits_it_best(
+    tiny_model: Path, by: Literal["likelihood", "surprisal"]
+) -> None:
     """The oracle is a full forward pass in plain torch over the tokens that ``to_examples`` marks."""
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -201,21 +205,34 @@ def test_the_student_chooses_the_sample_it_finds_likeliest(tiny_model: Path) -> 
         AutoTokenizer.from_pretrained(tiny_model),
     )
 
-    def nll(made: Trajectory) -> float:
+    def unsuitable(made: Trajectory) -> float:
         [example] = to_examples([made], tokenizer).examples
-        ids = torch.tensor([example["input_ids"]])
         with torch.no_grad():
-            logprobs = student(input_ids=ids).logits[0, :-1].log_softmax(-1)
-        each = -logprobs.gather(1, ids[0, 1:, None])[:, 0]
-        return each[torch.tensor(example["completion_mask"][1:], dtype=torch.bool)].mean().item()
+            logprobs = student(input_ids=torch.tensor([example["input_ids"]])).logits[0].log_softmax(-1).tolist()
+        ranks, losses = list[int](), list[float]()
+        for n, (token, learnt) in enumerate(zip(example["input_ids"], example["completion_mask"], strict=True)):
+            if learnt:
+                losses.append(-logprobs[n - 1][token])
+                ranks.append(min(100, 1 + sum(other > logprobs[n - 1][token] for other in logprobs[n - 1])))
+        return mean(losses) if by == "likelihood" else mean(ranks) / mean(losses)
 
     samples = [said(f"t#{k}", answer, "seen", sampling={"samples": 4}) for k, answer in enumerate("~xZ5", 1)]
-    means = [nll(sample) for sample in samples]
-    assert mean_nll(samples, str(tiny_model)) == pytest.approx(means, abs=1e-4)
-    likeliest = samples[means.index(min(means))]
+    values = [unsuitable(sample) for sample in samples]
+    measure = mean_nll if by == "likelihood" else rank_surprisal_ratio
+    assert measure(samples, str(tiny_model)) == pytest.approx(values, abs=1e-4)
+    best = samples[values.index(min(values))]
     other = said("u#1", "5", sampling={"samples": 4})
-    selection = select([*samples, other], config=SelectConfig(student=str(tiny_model)))
-    assert selection == ([likeliest, other], {"other_sample": 3})
-    two = select(samples, config=SelectConfig(student=str(tiny_model), per_task=2)).kept
-    assert two == sorted(samples, key=lambda sample: means[samples.index(sample)])[:2]
-    assert likeliest != samples[0], "the first would be kept without a student"
+    selection = select([*samples, other], config=SelectConfig(student=str(tiny_model), by=by))
+    assert selection == ([best, other], {"other_sample": 3})
+    two = select(samples, config=SelectConfig(student=str(tiny_model), by=by, per_task=2)).kept
+    assert two == sorted(samples, key=lambda sample: values[samples.index(sample)])[:2]
+    if by == "likelihood":
+        assert best != samples[0], "the first would be kept without a student"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"by": "luck"}, "likelihood or surprisal"), ({"by": "surprisal"}, "give student")]
+)
+def test_samples_are_chosen_for_a_student(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SelectConfig(**settings)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from agentdistill._core import ParseFailure, Trajectory, read_trajectories
 from agentdistill.extras import require
@@ -136,10 +136,13 @@ class SelectConfig:
     distinct: bool = False
     """Keep only one of several trajectories with the same text for the same question."""
     per_task: int = 1
-    """Maximum number of samples to keep per task. Default: one, the first or the likeliest."""
+    """Maximum number of samples to keep per task. Default: one, the first or the one that suits ``student`` best."""
     student: str | None = None
-    """Keep the samples of each task that this model (folder or hub id) finds likeliest; by default the first samples.
-    Likeliest: the lowest mean negative log likelihood of the tokens to learn (SmartAD)."""
+    """Keep the samples of each task that suit this model (folder or hub id) best; by default the first samples."""
+    by: Literal["likelihood", "surprisal"] = "likelihood"
+    """What suits ``student`` best. ``likelihood``: the lowest mean negative log likelihood of the tokens to learn
+    (SmartAD). ``surprisal``: the lowest rank-surprisal ratio, which prefers text that is unexpected, but within the
+    student's reach (arXiv:2601.14249)."""
     prompt: str | None = None
     """System prompt for ``student``, as in ``TrainConfig``."""
 
@@ -149,6 +152,10 @@ class SelectConfig:
             raise ValueError(f"max_steps is {self.max_steps}: give at least 1")
         if self.per_task < 1:
             raise ValueError(f"per_task is {self.per_task}: give at least 1")
+        if self.by not in ("likelihood", "surprisal"):
+            raise ValueError(f"by is {self.by!r}: give likelihood or surprisal")
+        if self.by != "likelihood" and self.student is None:
+            raise ValueError(f"by {self.by} is about a student: give student too")
 
 
 class Selection(NamedTuple):
@@ -223,24 +230,26 @@ def _is_grounded(trajectory: Trajectory) -> bool:
 
 
 def _of_each_task(trajectories: Sequence[Trajectory], config: SelectConfig) -> list[Trajectory]:
-    """Up to ``per_task`` samples of each task: the likeliest for the student, or else the first."""
+    """Up to ``per_task`` samples of each task: those that suit the student best, or else the first."""
     tasks: dict[str, list[Trajectory]] = {}
     for trajectory in trajectories:
         sampled = trajectory.sampling.get("samples", 1) > 1
         task = trajectory.task_id.rpartition("#")[0] if sampled else trajectory.task_id
         tasks.setdefault(task, []).append(trajectory)
     several = [sample for samples in tasks.values() if len(samples) > config.per_task for sample in samples]
-    losses: dict[str, float] = {}
+    unsuitable: dict[str, float] = {}
     if config.student is not None and several:
         require("transformers", "train")
-        from agentdistill.training.likelihood import mean_nll  # imported here because torch takes seconds to import
+        # imported here because torch takes seconds to import
+        from agentdistill.training.likelihood import mean_nll, rank_surprisal_ratio
 
-        means = mean_nll(several, config.student, prompt=config.prompt)
-        losses = {sample.task_id: mean for sample, mean in zip(several, means, strict=True)}
+        measure = mean_nll if config.by == "likelihood" else rank_surprisal_ratio
+        values = measure(several, config.student, prompt=config.prompt)
+        unsuitable = {sample.task_id: value for sample, value in zip(several, values, strict=True)}
     return [
         sample
         for samples in tasks.values()
-        for sample in sorted(samples, key=lambda sample: losses.get(sample.task_id, 0.0))[: config.per_task]
+        for sample in sorted(samples, key=lambda sample: unsuitable.get(sample.task_id, 0.0))[: config.per_task]
     ]
 
 

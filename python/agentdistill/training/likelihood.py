@@ -1,4 +1,4 @@
-"""Log likelihoods: of a teacher's trajectories to an untrained student, and of a student's rollouts to its teacher.
+"""Likelihoods: of a teacher's trajectories to an untrained student, and of a student's rollouts to its teacher.
 
 Not here: how they are used (distillation.py selects among samples; step.py trains the student towards its teacher).
 """
@@ -14,6 +14,8 @@ from agentdistill.models.device import default_device
 from agentdistill.models.pretrained import load
 from agentdistill.training.examples import Example, Span, load_tokenizer, to_examples
 
+_HIGHEST_RANK = 100
+
 
 def mean_nll(trajectories: Sequence[Trajectory], model: str, *, prompt: str | None = None) -> list[float]:
     """For each trajectory, the mean negative log likelihood, in nats, of the tokens that ``model`` would learn from it.
@@ -24,6 +26,25 @@ def mean_nll(trajectories: Sequence[Trajectory], model: str, *, prompt: str | No
     student, tokenizer = _loaded(model)
     made = (to_examples([trajectory], tokenizer, prompt=prompt).examples for trajectory in trajectories)
     return [_mean([loss for example in examples for loss in _losses(example, student)]) for examples in made]
+
+
+def rank_surprisal_ratio(trajectories: Sequence[Trajectory], model: str, *, prompt: str | None = None) -> list[float]:
+    """For each trajectory, the mean rank of its tokens divided by their mean negative log likelihood, in 1/nat.
+
+    A low ratio marks text that ``model`` does not expect, but whose tokens are among those that it considers: there is
+    something to learn, within reach (arXiv:2601.14249). The likeliest token has rank 1, and ranks above 100 count as
+    100, as in the paper. Arguments, errors, and the value without an example are as for ``mean_nll``.
+    """
+    student, tokenizer = _loaded(model)
+    ratios = []
+    for trajectory in trajectories:
+        ranks, losses = list[int](), list[float]()
+        for example in to_examples([trajectory], tokenizer, prompt=prompt).examples:
+            logits, learnt = _learnt(example, student)
+            ranks += (1 + (logits > logits.gather(1, learnt[:, None])).sum(1)).clamp(max=_HIGHEST_RANK).tolist()
+            losses += torch.nn.functional.cross_entropy(logits, learnt, reduction="none").tolist()
+        ratios.append(sum(ranks) / sum(losses) if sum(losses) else float("inf"))
+    return ratios
 
 
 def with_teacher_targets(examples: Sequence[Example], student: str, teacher: str) -> list[Example]:
@@ -78,12 +99,17 @@ def _steps(spans: Sequence[Span]) -> list[range]:
 
 def _losses(example: Example, student: Any) -> list[float]:
     """The negative log likelihood of each token that is learnt."""
+    losses: list[float] = torch.nn.functional.cross_entropy(*_learnt(example, student), reduction="none").tolist()
+    return losses
+
+
+def _learnt(example: Example, student: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens that are learnt: the logits at their positions, in float32 (tokens, vocabulary), and their ids."""
     ids = torch.tensor([example["input_ids"]], device=student.device)
     learnt = torch.tensor(example["completion_mask"][1:], device=student.device).nonzero()[:, 0] + 1
     with torch.inference_mode():
         logits = student(input_ids=ids, logits_to_keep=learnt - 1, use_cache=False).logits[0]
-    losses: list[float] = torch.nn.functional.cross_entropy(logits.float(), ids[0, learnt], reduction="none").tolist()
-    return losses
+    return logits.float(), ids[0, learnt]
 
 
 def _mean(losses: list[float]) -> float:
