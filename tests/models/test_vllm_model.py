@@ -85,14 +85,21 @@ async def test_a_request_that_is_given_up(model: Model) -> None:
     assert (await model.generate(QUESTION, Sampling(max_tokens=3))).completion_tokens == 3
 
 
-async def test_a_killed_process_takes_its_engine_along(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["starting", "started"])
+async def test_a_killed_process_takes_its_engine_along(when: str, tiny_model: Path, tmp_path: Path) -> None:
     script = tmp_path / "load.py"
     script.write_text(
-        "import multiprocessing, sys\n"
+        "import multiprocessing, sys, threading, time\n"
         "from agentdistill.models.loading import load_model\n"
+        "def tell():\n"
+        "    while not (engine := multiprocessing.active_children()):\n"
+        "        time.sleep(0.1)\n"
+        "    time.sleep(1)\n"
+        "    print(*(process.pid for process in engine), flush=True)\n"
         "if __name__ == '__main__':\n"
+        f"    threading.Thread(target=tell if '{when}' == 'starting' else int).start()\n"
         "    model = load_model(f'vllm:{sys.argv[1]}')\n"
-        "    print(*(process.pid for process in multiprocessing.active_children()), flush=True)\n"
+        f"    '{when}' == 'started' and tell()\n"
         "    sys.stdin.read()\n"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, script, tiny_model, stdin=PIPE, stdout=PIPE)

@@ -9,10 +9,12 @@ import gc
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from multiprocessing import active_children
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 # vLLM reads these when it is imported.
@@ -86,22 +88,22 @@ class VllmModel(LocalModel):
             options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(files.adapter)} | options
             if (Path(files.adapter) / "tokenizer_config.json").exists():
                 tokenizer_files = files.adapter
-        before = set(active_children())
+        self._guard = _Guard()
         try:
-            with held_errors() as held:
+            with held_errors() as held, self._guard.watching():
                 tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
                 self._render = Renderer(tokenizer, template)
                 arguments = AsyncEngineArgs(model=files.model, tokenizer=tokenizer_files, **options)
                 tell(f"starting vLLM for {path_or_id}: this can take a few minutes")
                 self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
         except Exception as error:  # vLLM documents no list of exceptions
+            self._guard.dismiss()
             failure = ModelError(
                 f"vLLM cannot run {path_or_id} with {_options_text(options)}: {held.cause(error)}\nOptions follow the "
                 f"model: vllm:{path_or_id},max_model_len=4096,kv_cache_memory_bytes=2000000000"
             )
             failure.add_note(held.text)
             raise failure from error
-        self._guard = _guard(process.pid for process in set(active_children()) - before)
         gc.collect()
         gc.freeze()  # torch and vLLM create a million long-lived objects, which every collection would scan
         self._ids = count()  # request ids
@@ -164,19 +166,49 @@ class VllmModel(LocalModel):
 
     def _shut_down(self, engine: AsyncLLM) -> None:
         engine.shutdown()
-        self._guard.kill()
-        self._guard.communicate()
+        self._guard.dismiss()
         gc.unfreeze()
 
 
-def _guard(engine: Iterable[int | None]) -> "subprocess.Popen[bytes]":
-    """Start a process that kills the engine's processes when this process ends.
+class _Guard:
+    """A process that kills the engine's processes when this process ends, even while the engine is starting.
 
     Without it, they outlive a killed parent and keep the GPU's memory from the resumed run (vllm#55510). It is a shell
-    that blocks on a pipe whose other end only this process holds. It has its own session, so Ctrl-C does not end it.
+    that reads their ids from a pipe whose other end only this process holds. It has its own session, so Ctrl-C does not
+    end it.
     """
-    command = ["/bin/sh", "-c", 'read -r _; kill -9 "$@" 2>/dev/null', "sh", *map(str, engine)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def __init__(self) -> None:
+        script = 'while read -r pid; do set -- "$@" "$pid"; done; kill -9 "$@" 2>/dev/null'
+        self._shell = subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Kill the processes that the enclosed work starts, too."""
+        known, done = set(active_children()), Event()
+
+        def watch() -> None:
+            last = False
+            while not last:
+                last = done.wait(0.1)
+                new = set(active_children()) - known
+                known.update(new)
+                assert self._shell.stdin is not None
+                self._shell.stdin.write(b"".join(b"%d\n" % process.pid for process in new if process.pid))
+                self._shell.stdin.flush()
+
+        thread = Thread(target=watch, name="agentdistill-engine-guard")
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def dismiss(self) -> None:
+        """Kill nothing: the engine was shut down in order."""
+        self._shell.kill()
+        self._shell.communicate()
 
 
 def _completion(output: Any) -> Completion:
