@@ -118,7 +118,12 @@ BAD = [
     ("t.json", f'{{"examples": [{GOOD}, {{}}]}}', "t.json: example 2: it has no question"),
     ("t.csv", "question,answer\na,b\nc\n", "t.csv:3: the number of fields differs from the header"),
     ("t.csv", "question,answer\na,b,c\n", "t.csv:2: the number of fields differs from the header"),
-    ("t.csv", "question\na\n", "t.csv:2: the task has no answer"),
+    ("t.csv", "question\na\n", "t.csv: the columns are 'question': give question and answer"),
+    ("t.csv", "", "t.csv has no task with an answer"),
+    ("t.jsonl", '{"question": "?", "answers": ["x"]}', "t.jsonl:1: the task has no answer, but question, answers"),
+    ("t.jsonl", '{"question": "?", "answer": "x", "answer_aliases": [true]}', "give a list of strings or numbers"),
+    ("t.csv", "question,answer,answer_aliases\n?,x,y\n", "t.csv:2: its answer_aliases are 'y'"),
+    ("t.csv", f"question,answer,answer_aliases\n?,x,{'[' * 100_000}\n", "t.csv:2: its answer_aliases are"),
     ("t.csv", 'question,answer\n"a"b,c\n', "t.csv:2: not CSV"),
     ("t.txt", GOOD, "cannot load tasks from a .txt file: give .json, .jsonl, .csv"),
     ("t", GOOD, "from a file without a suffix"),
@@ -224,6 +229,20 @@ FILES: list[tuple[str, str, list[tuple[str, str, tuple[str, ...]]]]] = [
     ("both.jsonl", '{"question": "Q?", "answer": "a", "input": "x", "target": "y"}', [("Q?", "a", ())]),
     ("hashes.jsonl", '{"question": "Q?", "answer": "C#### is none"}\n', [("Q?", "C#### is none", ())]),
     ("long.csv", f"question,answer,context\nWho?,Me,{'x' * 200_000}\n", [("Who?", "Me", ())]),
+    *(
+        (
+            "decimals.jsonl",
+            f'{{"question": "Q?", "answer": {number}, "answer_aliases": [{number}]}}',
+            [("Q?", number, (number,))],
+        )
+        for number in ("1.10", "0.1234567890123456789", "1e5", "12345678901234567890.5", "-0.0")
+    ),
+    ("blanks.csv", "id, question , answer\n1,Q?, a\n", [("Q?", " a", ())]),
+    (
+        "python.csv",
+        "question,answer,answer_aliases\nWho?,Me,\"['I', 7]\"\n",
+        [("Who?", "Me", ("I", "7"))],
+    ),
     (
         "aliases.csv",
         'question,answer,answer_aliases\nWho?,Me,"[""I"", ""myself""]"\n',

@@ -8,6 +8,7 @@ SVAMP, with other names of the fields.
 Not here: where benchmarks are (``benchmark.py``).
 """
 
+import ast
 import contextlib
 import csv
 import hashlib
@@ -19,7 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from agentdistill.tasks.benchmark import BENCHMARKS, dataset_rows, is_dataset, located
 from agentdistill.tasks.task import Kind, Task, kind_of
@@ -138,18 +139,16 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
         csv.field_size_limit(1 << 30)  # a question may contain a whole document
         rows = csv.DictReader(lines, strict=True)
         try:
-            names = rows.fieldnames or ()
-            if not any(question in names for question in ("question", *(question for question, _ in _PUBLISHED))):
+            rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
+            if names and not any({question, answer} <= set(names) for question, answer in _PUBLISHED):
                 columns = ", ".join(names)
                 raise ValueError(f"{path}: the columns are {columns!r}: give question and answer, separated by commas")
-            if repeated := [name for name, n in Counter(rows.fieldnames or ()).items() if n > 1]:
+            if repeated := [name for name, n in Counter(names).items() if n > 1]:
                 raise ValueError(f"{path}: the column {repeated[0]!r} occurs twice")
             for row in rows:
                 where = f"{path}:{rows.line_num}"
                 if None in row or None in row.values():  # DictReader's marks for too many and too few
-                    raise ValueError(
-                        f"{where}: the number of fields differs from the header ({', '.join(rows.fieldnames or ())})"
-                    )
+                    raise ValueError(f"{where}: the number of fields differs from the header ({', '.join(names)})")
                 yield where, {name: value for name, value in row.items() if value or name in ("question", "answer")}
         except csv.Error as error:
             raise ValueError(f"{path}:{rows.line_num + 1}: not CSV: {error}") from error
@@ -159,7 +158,7 @@ _READERS = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
 
 
 def _json(text: str) -> Any:
-    return json.loads(text, parse_int=_integer)
+    return json.loads(text, parse_int=_integer, parse_float=_Decimal)
 
 
 def _integer(digits: str) -> int | str:
@@ -167,8 +166,22 @@ def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= sys.int_info.default_max_str_digits else digits
 
 
-_PUBLISHED = (("problem", "answer"), ("input", "target"), ("Question", "Answer"))
-"""Names of question and answer in published data sets."""
+class _Decimal(float):
+    """A number with the digits that it was written with."""
+
+    def __new__(cls, written: str) -> Self:
+        self = super().__new__(cls, written)
+        self.written = written
+        return self
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+_PUBLISHED = (("question", "answer"), ("problem", "answer"), ("input", "target"), ("Question", "Answer"))
+"""Names of question and answer, here and in published data sets."""
 
 
 def _as_question_and_answer(row: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +207,7 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: it has no question" + (f" but {_what(question)}" if "question" in row else ""))
     if "answer" not in row:
-        raise ValueError(f"{where}: the task has no answer")
+        raise ValueError(f"{where}: the task has no answer, but {', '.join(row)}")
     answer = _text(row["answer"])
     if answer and (final := _FINAL.search(answer)):
         answer = final[1]  # GSM8K's own files: a rationale, and the answer on its last line
@@ -210,10 +223,9 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     if own not in get_args(Kind):
         raise ValueError(f"{where}: its kind is {own!r}: give one of {', '.join(get_args(Kind))}")
     aliases = row.get("answer_aliases") or []
-    if isinstance(aliases, str) and aliases.startswith("["):  # in CSV
-        with contextlib.suppress(json.JSONDecodeError):
-            aliases = _json(aliases)
-    if not isinstance(aliases, list) or not all(isinstance(alias, str | int | float) for alias in aliases):
+    if isinstance(aliases, str):
+        aliases = _list(aliases)
+    if not isinstance(aliases, list) or not all(type(alias) in (str, int, float, _Decimal) for alias in aliases):
         raise ValueError(f"{where}: its answer_aliases are {aliases!r}: give a list of strings or numbers")
     known = ("id", "question", "answer", "task_set", "kind", "answer_aliases")
     metadata = {key: value for key, value in row.items() if key not in known}
@@ -221,6 +233,14 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     identifier = identifier or hashlib.sha256(question.encode()).hexdigest()[:12]
     texts = tuple(text for alias in aliases if (text := _text(alias)))
     return Task(identifier, question, answer, named, own, texts, metadata)
+
+
+def _list(text: str) -> Any:
+    """A list in a field of CSV, as JSON or as Python writes it, or else ``text``."""
+    for read in (_json, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return read(text)
+    return text
 
 
 def _text(value: Any) -> str | None:
