@@ -27,8 +27,11 @@ def normalize(text: str) -> str:
     Text that would become empty keeps its articles ("The The"), or else its punctuation ("!!!"), so that such texts are
     not all equal. Unlike SQuAD's script, which only considers ASCII, it also removes other punctuation, such as dashes
     and curly quotes, and compares letters however Unicode encodes them. Numbers keep their minus sign and what stands
-    between their digits, so that 5.5 is not 55, except for commas between thousands.
+    between their digits, so that 5.5 is not 55, except for commas between thousands. LaTeX's commands for text and
+    boxes do not count.
     """
+    while (plain := _LATEX.sub(r"\1", text)) != text:
+        text = plain
     folded = _WIDE.sub(lambda wide: unicodedata.normalize("NFKC", wide[0]), text.translate(_DASHES)).casefold()
     folded = unicodedata.normalize("NFC", "".join(c for c in folded if unicodedata.category(c) != "Cf"))
     pieces = _PIECES.findall(_THOUSANDS.sub("", folded).replace("$", ""))
@@ -37,6 +40,7 @@ def normalize(text: str) -> str:
     return " ".join(words) or " ".join(bare.split()) or " ".join(folded.split())
 
 
+_LATEX = re.compile(r"\\(?:boxed|text(?:bf|it|rm)?|math(?:bf|rm))\s*\{([^{}]*)\}")
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 _WIDE = re.compile("[\uff00-\uffef]+")  # full-width and half-width forms
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")

@@ -151,9 +151,12 @@ def solutions(conditions: list[Value]) -> Value:
 
 
 def solved(value: Value) -> Member | None:
-    """Solve inequalities in which a single variable stands alone on one side; None for other relations."""
+    """Solve inequalities in which a single variable, or its absolute value, stands alone on one side; None for other
+    relations."""
     if isinstance(value, Member):
         return value
+    if isinstance(value, Relation) and (member := _distance(value)):
+        return member
     relations = value.relations if isinstance(value, All) else (value,)
     low, high, low_open, high_open, names, holes = -oo, oo, True, True, set(), []
     for relation in relations:
@@ -184,6 +187,20 @@ def solved(value: Value) -> Member | None:
         return None
     whole: Value = Interval(low, high, low_open, high_open)
     return Member(names.pop(), Without(whole, Listing("{}", tuple(holes))) if holes else whole)
+
+
+def _distance(relation: Relation) -> Member | None:
+    """Solve ``|x| < a`` and ``|x| > a`` for a positive number a."""
+    left, right, is_open = relation.left, relation.right, relation.operator == "<"
+    if relation.operator not in ("<", "<="):
+        return None
+    match left, right:
+        case sympy.Abs(args=(Symbol() as name,)), Expr(is_positive=True):
+            return Member(name, Interval(-right, right, is_open, is_open))
+        case Expr(is_positive=True), sympy.Abs(args=(Symbol() as name,)):
+            outside = [Interval(-oo, -left, True, is_open), Interval(left, oo, is_open, True)]
+            return Member(name, union(outside))
+    return None
 
 
 def as_set(value: Value) -> Value:

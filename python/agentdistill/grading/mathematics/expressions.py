@@ -130,15 +130,17 @@ class Expressions(Cursor, ABC):
             self._depth -= 1
 
     def _implicit(self) -> Value:
-        was_number = self._kind() == "number"
+        was_number, begin = self._kind() == "number", self._at
         value = self._power()
         while self._starts_factor():
             if self._kind() in ("number", "recurring"):
-                raise UnreadError("two numbers in a row")
+                # Factors such as 2^{10} 3^5 are clear. Other numbers in a row may be anything.
+                if not (any(token == "^" for _, token in self._tokens[begin : self._at]) and self._peek(1) == "^"):
+                    raise UnreadError("two numbers in a row")
             is_mixed = was_number and isinstance(value, Integer) and self._peek() in (r"\frac", r"\dfrac", r"\tfrac")
-            before = self._at
+            begin = self._at
             other = self._power()
-            digits = "".join(token for _, token in self._tokens[before + 1 : self._at])
+            digits = "".join(token for _, token in self._tokens[begin + 1 : self._at])
             if is_mixed and re.fullmatch(r"\{?\d+\}?\{?\d+\}?", digits):
                 value = expr(value) + expr(other)
             else:
