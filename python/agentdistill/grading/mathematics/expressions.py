@@ -133,10 +133,10 @@ class Expressions(Cursor, ABC):
         was_number, begin = self._kind() == "number", self._at
         value = self._power()
         while self._starts_factor():
-            if self._kind() in ("number", "recurring"):
-                # Factors such as 2^{10} 3^5 are clear. Other numbers in a row may be anything.
-                if not (any(token == "^" for _, token in self._tokens[begin : self._at]) and self._peek(1) == "^"):
-                    raise UnreadError("two numbers in a row")
+            # Factors such as 2^{10} 3^5 are clear. Other numbers in a row may be anything.
+            are_powers = any(token == "^" for _, token in self._tokens[begin : self._at]) and self._peek(1) == "^"
+            if self._kind() in ("number", "recurring") and not are_powers:
+                raise UnreadError("two numbers in a row")
             is_mixed = was_number and isinstance(value, Integer) and self._peek() in (r"\frac", r"\dfrac", r"\tfrac")
             begin = self._at
             other = self._power()
