@@ -198,7 +198,7 @@ def _distance(relation: Relation) -> Member | None:
         case sympy.Abs(args=(Symbol() as name,)), Expr(is_positive=True):
             return Member(name, Interval(-right, right, is_open, is_open))
         case Expr(is_positive=True), sympy.Abs(args=(Symbol() as name,)):
-            outside = [Interval(-oo, -left, True, is_open), Interval(left, oo, is_open, True)]
+            outside: list[Value] = [Interval(-oo, -left, True, is_open), Interval(left, oo, is_open, True)]
             return Member(name, union(outside))
     return None
 
