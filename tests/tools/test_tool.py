@@ -79,8 +79,8 @@ def test_a_tool_s_arguments_may_have_any_name() -> None:
         return result + args + self + tool
 
     sandbox = Sandbox(sandbox_tools([python_tool(total)]))
-    observation, _ = sandbox.run(sandbox.initial, "total(result=1, args=2, tool=3)")
-    assert (observation.value, observation.error) == ("6", None)
+    observation, _ = sandbox.run(sandbox.initial, "total(result=1, args=2, self=3, tool=4)")
+    assert (observation.value, observation.error) == ("10", None)
 
 
 def undocumented() -> None:

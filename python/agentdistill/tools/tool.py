@@ -168,7 +168,7 @@ class _Timed:
         self._hanging = set[Future[Any]]()
         self._abandoned = False
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if len(self._hanging) >= MAX_HANGING_CALLS:
             raise TimeoutError(f"{self._tool.name} hangs: {len(self._hanging)} calls have not returned")
         result: Future[Any] = Future()
