@@ -26,7 +26,7 @@ from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.rollouts.prompt import assistant_turn, load_prompt
 from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import Tool
-from agentdistill.trajectories import is_right, steps_given, write_trajectories
+from agentdistill.trajectories import is_right, refuse_other_files, steps_given, write_trajectories
 
 # ---- generate ------------------------------------------------------------------------------------
 
@@ -180,12 +180,15 @@ def select(
 
     Files contain trajectories in the order in which they ended, which differs from run to run. Sorting makes the same
     trajectories give the same student. Steps whose code raised an error are kept on purpose, because the next step
-    shows how to recover. If ``output`` is given, the kept trajectories are written there, replacing an existing file.
+    shows how to recover. If ``output`` is given, the kept trajectories are written there, replacing an existing file
+    of trajectories.
 
     Raises ValueError if ``output`` is the file of the trajectories, TrajectoryError for a file that cannot be read,
-    OSError for one that cannot be written, ModelError for a student that does not exist.
+    OSError for one that cannot be written or is of another kind, ModelError for a student that does not exist.
     """
     config = config or SelectConfig()
+    if output is not None:
+        refuse_other_files(output)
     if isinstance(trajectories, str | Path):
         if output is not None:
             refuse_overwriting([trajectories], output)

@@ -3,14 +3,26 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentdistill._core import Trajectory, TrajectoryWriter
-from agentdistill.files.replacing import replacing
+from agentdistill._core import Trajectory, TrajectoryError, TrajectoryWriter, read_header
+from agentdistill.files.replacing import refuse_foreign, replacing
 
 
 def write_trajectories(trajectories: Sequence[Trajectory], run: str, output: Path) -> None:
     """Write a file with ``run`` (JSON) as its header. An existing file is replaced atomically."""
     with replacing(output) as new, TrajectoryWriter(new, run) as writer:
         writer.append(trajectories)
+
+
+def refuse_other_files(output: str | Path) -> None:
+    """Raise FileExistsError if the output is a file that is not of trajectories."""
+    refuse_foreign(output, _is_of_trajectories)
+
+
+def _is_of_trajectories(path: Path) -> bool:
+    try:
+        return read_header(path) is not None
+    except TrajectoryError:
+        return False
 
 
 def steps_given(trajectory: Trajectory) -> int:

@@ -12,6 +12,8 @@ from agentdistill.files.formats import convert
 from agentdistill.files.replacing import replacing
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.recipe import Step
+from agentdistill.results.regrading import regrade
+from agentdistill.results.report import write_report
 from agentdistill.rollouts.player import RolloutConfig
 
 MODEL = ScriptedModel("m", lambda *_: "Thought: x\nCode:\n```py\nfinal_answer(1)\n```<end_code>")
@@ -63,6 +65,48 @@ def test_links_are_not_followed(writer: str, target: str, recorded: Path, tmp_pa
     kept = tmp_path / target if (tmp_path / target).is_file() else tmp_path / target / "photo.jpg"
     assert kept.read_text() == "precious"
     assert sorted(os.listdir(kept.parent)) == [kept.name]
+
+
+PRECIOUS = {
+    "results": b'{"accuracy": 0.93, "weeks of work": true}',
+    "notes": b"important, and no newline",
+    "lines": b"a\nb\n",
+    "JSON lines": b'{"a": 1}\n{"a": 2}\n',
+    "a list": b'[{"a": 1},\n {"a": 2}]',
+    "bytes": bytes(range(256)),
+    "a table": None,
+}
+REPLACING = [
+    ("o.jsonl", select),
+    ("o.jsonl", lambda t, o: regrade(t, output=o, progress=False)),
+    ("o.html", lambda t, o: write_report([t], o)),
+    ("o.jsonl", lambda t, o: convert(t, o, progress=False)),
+    ("o.json", lambda t, o: convert(t, o, target="messages", progress=False)),
+    ("o.parquet", lambda t, o: convert(t, o, target="sharegpt", progress=False)),
+    ("o", lambda t, o: convert(t, o, target="prompt-completion", progress=False)),
+]
+
+
+@pytest.mark.parametrize("writer", range(len(REPLACING)))
+def test_only_files_of_the_same_kind_are_replaced(writer: int, recorded: Path, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs agentdistill[tables]")
+    pytest.importorskip("matplotlib", reason="needs agentdistill[report]")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    name, write = REPLACING[writer]
+    for content in PRECIOUS.values():
+        if content is None:
+            parquet.write_table(pyarrow.table({"a": [1, 2]}), tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(content)
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(OSError, match=f"{tmp_path}/{name}"):
+            write(recorded, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+    (tmp_path / name).unlink()
+    write(recorded, tmp_path / name)
+    written = (tmp_path / name).is_file() and (tmp_path / name).read_bytes()
+    write(recorded, tmp_path / name)
+    assert written == ((tmp_path / name).is_file() and (tmp_path / name).read_bytes())
 
 
 @pytest.mark.parametrize("inside", [None, "passages", "lock", "other"])

@@ -74,7 +74,7 @@ class Select:
     trajectories: Positional[Path]
     """JSONL file of trajectories."""
     output: Output
-    """JSONL file to write. An existing file is replaced."""
+    """JSONL file to write. An existing file of trajectories is replaced."""
     config: SelectConfig = field(default_factory=SelectConfig)
 
     def run(self) -> None:

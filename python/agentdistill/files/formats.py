@@ -12,13 +12,14 @@ Not here: selecting trajectories (distillation.py).
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from agentdistill._core import TrajectoryError
+from agentdistill._core import TrajectoryError, iter_trajectories, read_header
 from agentdistill._core import convert as convert_files
 from agentdistill.files.hub import data_files, is_id
-from agentdistill.files.replacing import refuse_overwriting
+from agentdistill.files.replacing import refuse_foreign, refuse_overwriting
 from agentdistill.files.tables import expand, read_table, saved_dataset, write_table
 from agentdistill.progress import FileProgress
 
@@ -59,9 +60,9 @@ def convert(
     ``inputs`` are files, patterns, datasets saved by Hugging Face's library, and ids of datasets on the hub.
     ``source`` is their format; by default it is detected from the first record of each file. ``output`` is a
     ``.jsonl``, ``.json`` (a list) or ``.parquet`` file or, without a suffix, a folder that ``datasets.load_from_disk``
-    reads. Existing output is replaced once the new one is complete. Records without a task are identified by their
-    question; several of one task are samples, of which ``select`` keeps one. Formats for training get the winner of
-    each step, as in the conversation; a trajectory without steps is left out.
+    reads. Existing output is replaced once the new one is complete, if it is one that ``convert`` can read. Records
+    without a task are identified by their question; several of one task are samples, of which ``select`` keeps one.
+    Formats for training get the winner of each step, as in the conversation; a trajectory without steps is left out.
 
     Raises TrajectoryError, with file and line, for a record that cannot be read; ValueError if the output is an input;
     OSError; AgentDistillError if tables need a library that is not installed.
@@ -78,6 +79,7 @@ def convert(
     shown = FileProgress("convert", "trajectories", "", visible=progress)
     is_table = output.suffix not in JSON_LINES
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}.") as folder, shown:
+        refuse_foreign(output, lambda file: _is_readable(file, Path(folder)))
         lines = [_as_lines(file, Path(folder) / f"{i}.in") if _is_table(file) else file for i, file in enumerate(files)]
         written = Path(folder) / "out.jsonl" if is_table else output
         try:
@@ -111,10 +113,19 @@ def _named(error: TrajectoryError, files: dict[Path, Path]) -> TrajectoryError:
     return TrajectoryError(message)
 
 
-def _as_lines(table: Path, lines: Path) -> Path:
-    """Write a table's rows to a JSON Lines file."""
+def _is_readable(file: Path, folder: Path) -> bool:
+    """Whether the first record of a file is a trajectory. ``folder`` is for temporary files."""
+    try:
+        lines = _as_lines(file, folder / "first.in", 1) if _is_table(file) else file
+        return next(iter_trajectories(lines), None) is not None or read_header(lines) is not None
+    except TrajectoryError:
+        return False
+
+
+def _as_lines(table: Path, lines: Path, most: int | None = None) -> Path:
+    """Write a table's rows, or the first ones, to a JSON Lines file."""
     with lines.open("w", encoding="utf-8") as file:
-        for number, row in enumerate(read_table(table, TrajectoryError).rows, 1):
+        for number, row in enumerate(islice(read_table(table, TrajectoryError).rows, most), 1):
             row = _without_nulls(row)
             try:
                 if "outcome" in row:  # ours

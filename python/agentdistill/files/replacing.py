@@ -1,7 +1,7 @@
 """Replace a file atomically: a reader sees the old content or the new, never a part."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,13 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def refuse_foreign(output: str | Path, is_ours: Callable[[Path], bool]) -> None:
+    """Raise FileExistsError if the output is a file of another kind, which a wrong ``-o`` would destroy."""
+    output = Path(output)
+    if output.is_file() and output.stat().st_size and not is_ours(output):
+        raise FileExistsError(17, "this is another kind of file and will not be replaced", str(output))
 
 
 def refuse_overwriting(inputs: Iterable[str | Path], output: str | Path) -> None:

@@ -14,7 +14,7 @@ from agentdistill.grading.squad import exact_match
 from agentdistill.results.evaluation import Evaluation
 from agentdistill.tasks.task import Kind
 from agentdistill.terminal import in_columns
-from agentdistill.trajectories import is_right, is_undecided, write_trajectories
+from agentdistill.trajectories import is_right, is_undecided, refuse_other_files, write_trajectories
 
 _SHOWN = 20
 """Maximum number of changes to show."""
@@ -120,6 +120,8 @@ def regrade(
     if to and folder:
         to.mkdir(parents=True, exist_ok=True)
         to = to / "trajectories.jsonl"
+    if to:
+        refuse_other_files(to)
     tasks = [task_of(trajectory, kind) for trajectory in trajectories]
     with grader_of(grader, to) as grade:
         new = graded(trajectories, tasks, grade, concurrency=concurrency, progress=progress)

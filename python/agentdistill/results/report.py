@@ -11,6 +11,7 @@ from itertools import combinations, cycle
 from pathlib import Path
 from typing import Any
 
+from agentdistill.files.replacing import refuse_foreign
 from agentdistill.results.arms import Arm, finished_training, load_arm, result_of, run_names, task_sets
 from agentdistill.results.comparison import Difference, compare, holm
 from agentdistill.results.evaluation import wilson_interval
@@ -36,6 +37,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
     if not arms:
         raise ValueError("nothing to report: give folders that evaluate wrote, or trajectory files")
     output = Path(output)
+    refuse_foreign(output, lambda file: file.read_bytes().startswith(b"<!doctype html>"))
     beside = output.with_name(f"{output.stem}_files")
     beside.mkdir(parents=True, exist_ok=True)
     markdown, latex = markdown_table(arms), latex_table(arms)
