@@ -208,6 +208,12 @@ BAD_INPUT: dict[str, tuple[dict[str, list[object]], list[str], list[str]]] = {
     "a tool that is not there": ({}, ["sandbox", "none.py", "--tool", "os:nothing"], ["nothing", "FILE.py:FUNCTION"]),
     "no script": ({}, ["sandbox", "none.py"], ["none.py"]),
     "a limit that cannot be": ({}, ["sandbox", "none.py", "--memory-mb", "1"], ["memory_mb"]),
+    "a negative limit": (
+        {"corpus.jsonl": [PASSAGE]},
+        ["index", "build", "corpus.jsonl", "-o", "wiki", "--memory", "-3"],
+        ["out of range", "memory"],
+    ),
+    "a port that cannot be": ({"t.jsonl": []}, ["view", "t.jsonl", "--port", "99999"], ["out of range", "port"]),
     "no retriever": (
         {},
         ["mcp", "--retriever", "http://127.0.0.1:9"],

@@ -71,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:  # `agentdistill ... | head`
         sys.exit(0)
+    except OverflowError as error:  # in the core or a socket
+        tell(f"agentdistill: a number is out of range: {', '.join([str(error), *getattr(error, '__notes__', ())])}")
+        sys.exit(1)
     except (AgentDistillError, ValueError, OSError) as error:
         tell(f"agentdistill: {error}")
         sys.exit(1)
