@@ -44,3 +44,61 @@ def test_a_forked_child_searches_runs_cells_and_plays(tmp_path: Path) -> None:
         [sys.executable, "-c", USE_EVERYTHING], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+CONNECTIONS = """
+import json, os, signal, sys
+from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from agentdistill import HttpRetriever, Task, load_model, rollout
+
+ports = defaultdict(set)  # of the connections that each process used
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections stay open
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        ports["child" if "by the child" in json.dumps(request) else "parent"].add(self.client_address[1])
+        message = {"role": "assistant", "content": "Code:\\n```py\\nfinal_answer(5)\\n```<end_code>"}
+        answer = {"result": [[{"id": "1", "contents": "title\\ntext"}]]} if "queries" in request else {
+            "id": "1", "object": "chat.completion", "created": 1, "model": "m",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        }
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+Thread(target=server.serve_forever, daemon=True).start()
+url = f"http://127.0.0.1:{server.server_port}"
+retriever, model = HttpRetriever(url), load_model(f"openai:{url}/v1:m")
+
+def ask(question):
+    assert retriever.search(question)[0].text == "text"
+    (played,) = rollout([Task("1", question, "5")], model, progress=False)
+    assert played.answer == "5", played
+
+ask("asked by the parent")
+child = os.fork()
+if child == 0:
+    signal.alarm(100)
+    ask("asked by the child")
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+ask("asked by the parent again")
+assert ports["child"] and not ports["child"] & ports["parent"], ports
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_has_connections_of_its_own() -> None:
+    run = subprocess.run([sys.executable, "-c", CONNECTIONS], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

@@ -60,6 +60,7 @@ ORDER = [
         "redaction",
         "retry",
         "event_loop",
+        "per_process",
         "terminal",
         "answers",
         "action_format",

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +36,7 @@ from agentdistill.models.model import (
 )
 from agentdistill.models.rendering import alternating, without_system
 from agentdistill.models.thoughts import between_tags
+from agentdistill.per_process import PerProcess
 from agentdistill.redaction import hide_in_environment, public_url, redacted
 from agentdistill.retry import Retries, is_transient, retry_after
 from agentdistill.well_formed import well_formed
@@ -68,7 +70,9 @@ class OpenAIModel(SampledModel):
         self._retries = Retries(self._where(), retries, ModelError)
         key = os.environ.get("OPENAI_API_KEY") or "none"
         hide_in_environment({"OPENAI_API_KEY": key})
-        self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
+        self._clients = PerProcess(
+            partial(openai.AsyncOpenAI, base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
+        )
         self._knows = _Abilities()
         self._continues: bool | None = None  # whether it can continue a partial turn; None: not known yet
         self._probing = asyncio.Lock()
@@ -100,7 +104,7 @@ class OpenAIModel(SampledModel):
         return replace(parts[0], completions=completions, completion_tokens=used)
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._clients.get().close()
 
     @property
     def refused(self) -> frozenset[str]:
@@ -191,7 +195,7 @@ class OpenAIModel(SampledModel):
         while True:
             wait, unreachable = None, False
             try:
-                response = await self._client.chat.completions.create(**arguments)
+                response = await self._clients.get().chat.completions.create(**arguments)
                 if show:
                     response = await _streamed(response, show)
                 self._retries.answered()
@@ -225,7 +229,7 @@ class OpenAIModel(SampledModel):
                 return ModelError(f"{self._where()} rejects the API key: {message}. Set OPENAI_API_KEY")
             case 404:
                 try:
-                    names = ", ".join([model.id async for model in self._client.models.list()]) or "none"
+                    names = ", ".join([model.id async for model in self._clients.get().models.list()]) or "none"
                 except openai.OpenAIError:
                     names = "unknown; does its URL end in /v1?"
                 return ModelError(f"{self._where()} has no such model: {message}. Its models: {names}")

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from agentdistill._core import Passage, RetrievalError, for_reading
+from agentdistill.per_process import PerProcess
 from agentdistill.redaction import hide_in_command, public_url, redacted
 from agentdistill.retry import Retries, is_transient, retry_after
 from agentdistill.well_formed import well_formed
@@ -49,7 +50,8 @@ class HttpRetriever:
         self._timeout = timeout
         user, _, password = map(unquote, user_info.partition(":"))
         # Not in the URL, which the library logs.
-        self._client = httpx2.Client(timeout=timeout, auth=(user, password) if user_info else None)
+        auth = (user, password) if user_info else None
+        self._clients = PerProcess(lambda: httpx2.Client(timeout=timeout, auth=auth))
         self._retries = Retries(self._where, retries, RetrievalError)
 
     def search(self, query: str, k: int = 3) -> list[Passage]:
@@ -89,13 +91,13 @@ class HttpRetriever:
         """Whether the server is ``serve-retrieval``, which searches by words. Others are assumed to search by meaning,
         as Search-R1's and the paper's do."""
         try:
-            answer = self._client.get(f"{self.url.rpartition('/')[0]}/health")
+            answer = self._clients.get().get(f"{self.url.rpartition('/')[0]}/health")
             return answer.is_success and "documents" in answer.json()
         except (httpx2.RequestError, ValueError, TypeError):
             return False
 
     def close(self) -> None:
-        self._client.close()
+        self._clients.get().close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens its own connections."""
@@ -106,7 +108,7 @@ class HttpRetriever:
         wanted = {"queries": [well_formed(query) for query in queries], "topk": k, "return_scores": True}
         deadline = time.monotonic() + self._timeout
         body = bytearray()
-        with self._client.stream("POST", self.url, json=wanted) as response:
+        with self._clients.get().stream("POST", self.url, json=wanted) as response:
             for chunk in response.iter_bytes():
                 body += chunk
                 if time.monotonic() > deadline or len(body) > MAX_RESPONSE_BYTES:

@@ -80,6 +80,7 @@ class _Server:
         self._tries = 0  # attempts to reconnect since the last answered call
         self._changing = threading.Lock()  # held while connecting and disconnecting
         self._closed = threading.Event()
+        self._process = os.getpid()
 
     def listed(self) -> list[mcp.Tool]:
         """Start the server for the first time, and list its tools."""
@@ -115,6 +116,8 @@ class _Server:
             self._disconnect("no longer in use")
 
     def _connected(self) -> mcp.Client:
+        if os.getpid() != self._process:
+            raise RuntimeError("this is a forked child of the process that started the MCP server: start it here, too")
         with self._changing:
             while self._client is None:
                 pause = self._retries.pause(self._tries, self._lost, unreachable=True)
