@@ -2,12 +2,12 @@
 //! stores the passages.
 //!
 //! An index has one field, which merges the title (once or several times) and the text. [`analyzer`] splits it into
-//! words. The index is a single, memory-mapped segment. A query is a bag of words: every string is a valid query, and a
-//! repeated word counts twice. Passages with equal scores come in the order of indexing. The parameters k1 and b belong
-//! to a search, not to the index.
+//! words. A query is a bag of words: every string is a valid query, and a repeated word counts twice. Passages with equal
+//! scores come in the order of indexing. The parameters k1 and b belong to a search, not to the index.
 //!
-//! An index is a folder that contains Tantivy's files, the files of the two modules, and [`METADATA`], which includes
-//! [`checksums`]. [`build`] creates it from passages or from [`jsonl`] files.
+//! An index is a [`folder`] that contains Tantivy's files, the files of the two modules, and metadata, which include
+//! [`checksums`]. [`build`] creates it from passages or from [`jsonl`] files, as one memory-mapped segment. [`update`]
+//! adds passages as further [`segments`], notes [`deletions`], and merges segments.
 //!
 //! Damage to an index is an error. Opening an index verifies all sizes and the contents of small files; a damaged index
 //! refuses every search. [`Bm25Index::check`] verifies every byte. Panics caused by damaged files are caught. Each
@@ -15,7 +15,7 @@
 //! during a search, reading past its new end kills the process (SIGBUS). Replace an index by building it again or by
 //! renaming folders, never by writing into its files.
 //!
-//! Not supported: dense retrieval, changing an index (build it again), and checking that ids are unique.
+//! Not supported: dense retrieval, and checking that the ids of a build are unique.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -26,33 +26,35 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use tantivy::error::DataCorruption;
-use tantivy::schema::Field;
 use tantivy::tokenizer::TextAnalyzer;
-use tantivy::{Index, ReloadPolicy, SegmentReader};
+use tantivy::{DocId, Index};
 
 pub use self::analyzer::Language;
-use self::block_bounds::BlockBounds;
-pub use self::build::{Bm25Builder, BuildOptions};
+pub use self::build::BuildOptions;
 pub use self::checksums::{Checksum, Checksums};
+use self::folder::{files, read_metadata};
 pub use self::jsonl::{Fields, Id, JsonlFile, Lines};
-use self::passages::Passages;
+use self::segments::Segments;
+pub use self::update::Bm25Builder;
 use crate::error::{AtPath, Error, Result};
-use crate::json;
 use crate::threads;
 
 mod analyzer;
 mod block_bounds;
 mod build;
 mod checksums;
+mod deletions;
+mod folder;
 mod jsonl;
 mod passages;
+mod segments;
+mod update;
 
 /// The version of the index format. It covers the analyzers, the schema, Tantivy's files and our own files.
 ///
-/// Version 4 normalises words (NFKC, case folding), keeps their combining marks, and has checksums. Version 3 can still
-/// be read.
-pub const VERSION: u32 = 4;
+/// Version 5 can have several segments and deletions. Version 4 normalises words (NFKC, case folding), keeps their
+/// combining marks, and has checksums. Versions 3 and 4 can still be read.
+pub const VERSION: u32 = 5;
 
 const OLDEST_VERSION: u32 = 3;
 
@@ -63,9 +65,6 @@ const MAX_QUERY_BYTES: usize = 1 << 20;
 
 /// The maximum size in bytes of a file that is verified when the index is opened.
 const VERIFIED_ON_OPEN: u64 = 4 << 20;
-
-/// The file that marks a folder as an index.
-const METADATA: &str = "agentdistill.json";
 
 /// One passage. Its score belongs to the query that found it, and is 0 outside a search.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -82,15 +81,24 @@ pub struct Passage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
     pub version: u32,
+    /// The number of passages, without deleted ones.
     pub documents: u64,
     /// The number of passages left out because they could not be parsed.
     pub skipped: u64,
     pub language: Language,
     /// How many times the title is counted.
     pub title_weight: u32,
+    /// The number of segments after the first one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub added_segments: usize,
     /// The checksums of all other files. Empty before version 4.
     #[serde(default)]
     pub checksums: Checksums,
+}
+
+/// Metadata of version 4 have no number of added segments, and their checksum does not cover one.
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// The BM25 parameters of a search.
@@ -130,8 +138,7 @@ pub struct Bm25Index {
     metadata: Metadata,
     parameters: Parameters,
     bytes: u64,
-    passages: Passages,
-    bounds: BlockBounds,
+    segments: Segments,
     analyzer: TextAnalyzer,
     mapped: Vec<Mapped>,
     /// Damage found when the index was opened. An index with damage refuses searches.
@@ -155,18 +162,14 @@ impl Bm25Index {
         let small = |_: &str, bytes| bytes <= VERIFIED_ON_OPEN;
         let damage = checksums::verify(path, &metadata.checksums, small).err();
         let unreadable = |error: tantivy::TantivyError| damaged(path, error);
-        let (segment, body) = segment(path).map_err(unreadable)?;
-        let passages = Passages::open(path).map_err(unreadable)?;
-        for held in [segment.num_docs() as usize, passages.len()] {
-            if held as u64 != metadata.documents {
-                return Err(damaged(path, format!("it holds {held} of {} passages", metadata.documents)));
-            }
+        let segments = Segments::open(path, 1 + metadata.added_segments, parameters).map_err(unreadable)?;
+        if segments.len() as u64 != metadata.documents {
+            return Err(damaged(path, format!("it holds {} of {} passages", segments.len(), metadata.documents)));
         }
-        let bounds = BlockBounds::open(&segment, body, path, parameters).map_err(unreadable)?;
         let analyzer = metadata.language.analyzer(metadata.version);
         let mapped = Mapped::all(path).at(path)?;
-        let (path, bytes) = (path.to_owned(), bytes_of(path)?);
-        Ok(Self { path, metadata, parameters, bytes, passages, bounds, analyzer, mapped, damage })
+        let bytes = mapped.iter().map(|file| file.bytes).sum();
+        Ok(Self { path: path.to_owned(), metadata, parameters, bytes, segments, analyzer, mapped, damage })
     }
 
     /// Verifies every byte of the index that is now at the path. An index of version 3 has no checksums, so only
@@ -182,12 +185,13 @@ impl Bm25Index {
                 let metadata = read_metadata(path)?;
                 checksums::verify(path, &metadata.checksums, |_, _| true).map_err(|found| damaged(path, found))?;
                 let unreadable = |error: tantivy::TantivyError| damaged(path, error);
-                let tantivy = Index::open_in_dir(path).map_err(unreadable)?;
-                let wrong = tantivy.validate_checksum().map_err(unreadable)?;
-                match wrong.iter().next() {
-                    None => Ok(()),
-                    Some(name) => Err(damaged(path, format!("{} is not what was written", name.display()))),
+                for segment in 0..=metadata.added_segments {
+                    let tantivy = Index::open_in_dir(segments::folder(path, segment)).map_err(unreadable)?;
+                    if let Some(name) = tantivy.validate_checksum().map_err(unreadable)?.iter().next() {
+                        return Err(damaged(path, format!("{} is not what was written", name.display())));
+                    }
                 }
+                Ok(())
             })
         })
     }
@@ -224,6 +228,15 @@ impl Bm25Index {
         self.parameters
     }
 
+    pub fn segments(&self) -> usize {
+        self.segments.count()
+    }
+
+    /// Returns the number of deleted passages that the segments still contain.
+    pub fn deleted(&self) -> usize {
+        self.segments.deleted()
+    }
+
     /// Returns the size on disk in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -241,14 +254,14 @@ impl Bm25Index {
     /// The errors of [`search`](Self::search).
     pub fn search_if(&self, query: &str, k: usize, accept: impl FnOnce(u64) -> bool) -> Result<Option<Vec<Passage>>> {
         let found = self.find(&mut self.analyzer.clone(), query, k)?;
-        let size = |&(_, number): &(f32, usize)| self.passages.size(number).map_err(|error| damaged(&self.path, error));
+        let size = |&(_, number): &(f32, DocId)| self.segments.size(number).map_err(|error| damaged(&self.path, error));
         if !accept(found.iter().map(size).sum::<Result<u64>>()?) {
             return Ok(None);
         }
         found.into_iter().map(|(score, number)| self.passage(number, score)).collect::<Result<_>>().map(Some)
     }
 
-    fn find(&self, analyzer: &mut TextAnalyzer, query: &str, k: usize) -> Result<Vec<(f32, usize)>> {
+    fn find(&self, analyzer: &mut TextAnalyzer, query: &str, k: usize) -> Result<Vec<(f32, DocId)>> {
         if k == 0 {
             return Err(Error::Argument("k must be at least 1".to_owned()));
         }
@@ -258,15 +271,11 @@ impl Bm25Index {
         if let Some(cut) = self.mapped.iter().find(|file| file.is_cut()) {
             return Err(damaged(&self.path, format!("{} was cut while it was open", cut.name)));
         }
-        caught(&self.path, || {
-            let top = self.bounds.top(&terms(analyzer, query), k.min(self.passages.len()));
-            let top = top.map_err(|error| damaged(&self.path, error))?;
-            Ok(top.into_iter().map(|(score, document)| (score, document as usize)).collect())
-        })
+        caught(&self.path, || self.segments.top(&terms(analyzer, query), k).map_err(|error| damaged(&self.path, error)))
     }
 
-    fn passage(&self, number: usize, score: f32) -> Result<Passage> {
-        self.passages.get(number, score).map_err(|error| damaged(&self.path, error))
+    fn passage(&self, number: DocId, score: f32) -> Result<Passage> {
+        self.segments.get(number, score).map_err(|error| damaged(&self.path, error))
     }
 }
 
@@ -279,13 +288,12 @@ struct Mapped {
 
 impl Mapped {
     fn all(folder: &Path) -> io::Result<Vec<Self>> {
-        let open = |entry: io::Result<fs::DirEntry>| {
-            let entry = entry?;
-            let file = File::open(entry.path())?;
+        let open = |name: String| {
+            let file = File::open(folder.join(&name))?;
             let bytes = file.metadata()?.len();
-            Ok(Self { name: entry.file_name().to_string_lossy().into_owned(), file, bytes })
+            Ok(Self { name, file, bytes })
         };
-        fs::read_dir(folder)?.map(open).collect()
+        files(folder)?.into_iter().map(open).collect()
     }
 
     fn is_cut(&self) -> bool {
@@ -334,72 +342,4 @@ fn terms(analyzer: &mut TextAnalyzer, query: &str) -> BTreeMap<String, usize> {
         }
     }
     terms
-}
-
-/// The only field: title and text, indexed but not stored. [`Passages`] stores the texts.
-const BODY: &str = "body";
-
-/// Returns the only segment of the index at `path`, and its field.
-fn segment(path: &Path) -> tantivy::Result<(SegmentReader, Field)> {
-    let reader = Index::open_in_dir(path)?.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-    let searcher = reader.searcher();
-    let segment = searcher.segment_readers().first().ok_or_else(|| DataCorruption::comment_only("it is empty"))?;
-    Ok((segment.clone(), segment.schema().get_field(BODY)?))
-}
-
-// ---- the folder --------------------------------------------------------------------------------
-
-fn read_metadata(path: &Path) -> Result<Metadata> {
-    let again = "build it with Bm25Index.build or `agentdistill index build`";
-    let file = path.join(METADATA);
-    let json = match fs::read(&file) {
-        Ok(json) => json,
-        Err(_) if !path.exists() => return Err(Error::retrieval(path, format!("there is no index here; {again}"))),
-        Err(_) if !file.exists() => return Err(Error::retrieval(path, format!("this is not an index; {again}"))),
-        Err(error) => return Err(error).at(&file),
-    };
-    #[derive(Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    let damaged = |found: String| Error::retrieval(file.as_path(), format!("damaged ({found}); {again}"));
-    let Version { version } = json::parse(&json).map_err(|error| damaged(error.to_string()))?;
-    if !(OLDEST_VERSION..=VERSION).contains(&version) {
-        let message = format!(
-            "this index is of version {version}, and this agentdistill reads versions {OLDEST_VERSION} to {VERSION}; {again}"
-        );
-        return Err(Error::retrieval(path, message));
-    }
-    let Stored { metadata, crc32 } = json::parse(&json).map_err(|error| damaged(error.to_string()))?;
-    if crc32.is_some_and(|crc32| crc32 != metadata.crc32()) || crc32.is_none() && version > OLDEST_VERSION {
-        return Err(damaged("it is not what was written".to_owned()));
-    }
-    Ok(metadata)
-}
-
-fn write_metadata(metadata: Metadata, folder: &Path) -> Result<()> {
-    let file = folder.join(METADATA);
-    let crc32 = Some(metadata.crc32());
-    let json = serde_json::to_vec_pretty(&Stored { metadata, crc32 }).expect("metadata is JSON");
-    fs::write(&file, json).at(&file)
-}
-
-/// The metadata as stored in their file.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    #[serde(flatten)]
-    metadata: Metadata,
-    /// The checksum of the metadata themselves. `None` before version 4.
-    crc32: Option<u32>,
-}
-
-impl Metadata {
-    fn crc32(&self) -> u32 {
-        crc32fast::hash(&serde_json::to_vec(self).expect("metadata is JSON"))
-    }
-}
-
-fn bytes_of(folder: &Path) -> Result<u64> {
-    let sizes = fs::read_dir(folder).at(folder)?.map(|entry| entry?.metadata());
-    sizes.map(|metadata| metadata.map(|metadata| metadata.len())).sum::<std::io::Result<u64>>().at(folder)
 }

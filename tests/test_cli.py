@@ -34,6 +34,9 @@ COMMANDS = [
     ("index", "build"),
     ("index", "info"),
     ("index", "search"),
+    ("index", "add"),
+    ("index", "delete"),
+    ("index", "merge"),
     ("index", "check"),
     ("serve-retrieval",),
     ("convert",),
@@ -112,6 +115,24 @@ def test_index_build_info_search(tmp_path: Path) -> None:
     assert "[1] Paris" in found.stdout
     found = agentdistill("index", "search", "wiki", "capital", "--json", cwd=tmp_path)
     assert [json.loads(line).pop("title") for line in found.stdout.splitlines()] == ["Paris"]
+
+
+def test_an_index_is_changed(tmp_path: Path) -> None:
+    write_lines(tmp_path / "corpus.jsonl", PASSAGE, {**PASSAGE, "id": "2", "title": "Rome", "text": "A city in Italy."})
+    write_lines(tmp_path / "new.jsonl", {"id": "2", "text": "Roma"})
+    commands = [
+        (["build", "corpus.jsonl", "-o", "wiki"], r"documents +2\nsegments +1\ndeleted +0\n"),
+        (["add", "wiki", "new.jsonl"], r"documents +2\nsegments +1\ndeleted +0\n"),
+        (["search", "wiki", "Roma"], r"\[2\] \nRoma\n"),
+        (["delete", "wiki", "1"], r"documents +1\nsegments +\d\ndeleted +\d\n"),
+        (["merge", "wiki"], r"documents +1\nsegments +1\ndeleted +0\n"),
+    ]
+    for command, said in commands:
+        run = agentdistill("index", *command, cwd=tmp_path)
+        assert run.returncode == 0 and re.search(said, run.stdout), (command, run.stdout, run.stderr)
+    run = agentdistill("index", "delete", "wiki", "1", cwd=tmp_path)
+    assert run.returncode == 1 and 'not in the index, for example "1"; nothing is deleted' in run.stderr, run.stderr
+    assert run.stderr.count("\n") == 1
 
 
 def test_a_damaged_index_is_found(tmp_path: Path) -> None:

@@ -99,6 +99,32 @@ class Bm25Index:
         Raises RetrievalError if there is no index, or if it has another version or is damaged; ValueError for
         parameters out of range.
         """
+    def add(
+        self,
+        passages: Iterable[tuple[str, str, str] | Passage | dict[str, Any]]
+        | str
+        | PathLike[str]
+        | Sequence[str | PathLike[str]],
+        *,
+        skip_bad: bool = False,
+        memory_mb: int = 1024,
+        progress: Callable[[int, float | None], object] | None = None,
+    ) -> Bm25Index:
+        """Add passages to the index that is now at the path, and open the result. They are given as to ``build``, whose
+        language and title weight apply. An added passage replaces those of the index with the same id.
+
+        Raises RetrievalError for a bad line, for an index that is damaged or older than version 4, and while another
+        process is changing it. Then nothing is changed.
+        """
+    def delete(self, ids: Sequence[str]) -> Bm25Index:
+        """Delete all passages with these ids from the index that is now at the path, and open the result.
+
+        Raises RetrievalError if an id is not in the index or no passage would remain, and for the reasons of ``add``.
+        Then nothing is deleted.
+        """
+    def merge(self, *, memory_mb: int = 1024) -> Bm25Index:
+        """Merge all segments of the index that is now at the path, without the deleted passages, and open the result:
+        the index that a build of its passages makes."""
     def check(self) -> None:
         """Verify every byte. Raises RetrievalError, which names the damaged files. An index of version 3 has no
         checksums, so it is verified only in part."""
@@ -111,8 +137,9 @@ class Bm25Index:
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """Search for many queries in parallel on all cores."""
     def info(self) -> dict[str, Any]:
-        """``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``, ``analyzer``, ``title_weight``,
-        and the search parameters ``k1`` and ``b``."""
+        """``documents``, ``segments``, ``deleted`` (passages that the segments still contain), ``bytes``, ``version``,
+        ``path``, ``skipped``, ``language``, ``analyzer``, ``title_weight``, and the search parameters ``k1`` and
+        ``b``."""
     def __len__(self) -> int: ...
 
 @final

@@ -52,22 +52,43 @@ impl PyBm25Index {
             skip_bad,
             memory: memory_mb.saturating_mul(1 << 20),
         };
-        let sources = sources(passages)?;
-        let mut builder = without_gil(py, || Bm25Builder::new(&path, options))??;
-        let total: u64 = sources.iter().map(|source| source.bytes).sum();
-        let tick = |documents: u64, bytes: u64| {
-            py.check_signals()?;
-            let share = (total > 0).then(|| bytes as f64 / total as f64);
-            progress.map_or(Ok(()), |progress| progress.call1((documents, share)).map(drop))
-        };
-        let mut before = 0;
-        for source in sources {
-            source.add_to(&mut builder, skip_bad, py, |documents, bytes| tick(documents, before + bytes))?;
-            before += source.bytes;
-        }
-        without_gil(py, || builder.wait())??;
-        tick(builder.documents(), total)?;
-        Ok(Self(Arc::new(without_gil(py, || builder.finish())??)))
+        let builder = without_gil(py, || Bm25Builder::new(&path, options))??;
+        Ok(Self(Arc::new(fill(py, builder, passages, skip_bad, progress)?)))
+    }
+
+    /// Add passages to the index that is now at the path, and open the result. They are given as to ``build``, whose
+    /// language and title weight apply. An added passage replaces those of the index with the same id.
+    ///
+    /// Raises RetrievalError for a bad line, for an index that is damaged or older than version 4, and while another
+    /// process is changing it. Then nothing is changed.
+    #[pyo3(signature = (passages, *, skip_bad = false, memory_mb = 1024, progress = None))]
+    fn add(
+        &self,
+        py: Python<'_>,
+        passages: &Bound<'_, PyAny>,
+        skip_bad: bool,
+        memory_mb: usize,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let options = BuildOptions { skip_bad, memory: memory_mb.saturating_mul(1 << 20), ..BuildOptions::default() };
+        let builder = without_gil(py, || Bm25Builder::extend(self.0.path(), self.0.parameters(), options))??;
+        Ok(Self(Arc::new(fill(py, builder, passages, skip_bad, progress)?)))
+    }
+
+    /// Delete all passages with these ids from the index that is now at the path, and open the result.
+    ///
+    /// Raises RetrievalError if an id is not in the index or no passage would remain, and for the reasons of ``add``.
+    /// Then nothing is deleted.
+    fn delete(&self, py: Python<'_>, ids: Vec<AnyText>) -> PyResult<Self> {
+        let ids = ids.into_iter().map(String::from);
+        Ok(Self(Arc::new(without_gil(py, || self.0.delete(ids))??)))
+    }
+
+    /// Merge all segments of the index that is now at the path, without the deleted passages, and open the result: the
+    /// index that a build of its passages makes.
+    #[pyo3(signature = (*, memory_mb = 1024))]
+    fn merge(&self, py: Python<'_>, memory_mb: usize) -> PyResult<Self> {
+        Ok(Self(Arc::new(without_gil(py, || self.0.merge(memory_mb.saturating_mul(1 << 20)))??)))
     }
 
     /// Open an index with the BM25 parameters ``k1`` (0 to 100: how much repetitions of a word count) and ``b`` (0 to
@@ -127,12 +148,14 @@ impl PyBm25Index {
         Ok((PyType::new::<Self>(py).getattr("open")?, (std::path::absolute(self.0.path())?, k1, b)))
     }
 
-    /// ``documents``, ``bytes``, ``version``, ``path``, ``skipped``, ``language``, ``analyzer``, ``title_weight``, and
-    /// the search parameters ``k1`` and ``b``.
+    /// ``documents``, ``segments``, ``deleted`` (passages that the segments still contain), ``bytes``, ``version``,
+    /// ``path``, ``skipped``, ``language``, ``analyzer``, ``title_weight``, and the search parameters ``k1`` and ``b``.
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let info = PyDict::new(py);
         let metadata = self.0.metadata();
         info.set_item("documents", metadata.documents)?;
+        info.set_item("segments", self.0.segments())?;
+        info.set_item("deleted", self.0.deleted())?;
         info.set_item("bytes", self.0.bytes())?;
         info.set_item("version", metadata.version)?;
         info.set_item("path", self.0.path().as_os_str())?;
@@ -179,6 +202,31 @@ pub struct PySearchTool(pub Arc<SearchTool>);
 #[pyo3(signature = (passages, *, compat = None))]
 pub fn for_reading(passages: Vec<Passage>, compat: Option<&str>) -> PyResult<String> {
     Ok(search_tool::for_reading(&passages, self::compat(compat)?))
+}
+
+/// Adds passages to a builder, and completes its index. `progress` is called as ``Bm25Index.build`` says.
+fn fill(
+    py: Python<'_>,
+    mut builder: Bm25Builder,
+    passages: &Bound<'_, PyAny>,
+    skip_bad: bool,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Bm25Index> {
+    let sources = sources(passages)?;
+    let total: u64 = sources.iter().map(|source| source.bytes).sum();
+    let tick = |documents: u64, bytes: u64| {
+        py.check_signals()?;
+        let share = (total > 0).then(|| bytes as f64 / total as f64);
+        progress.map_or(Ok(()), |progress| progress.call1((documents, share)).map(drop))
+    };
+    let mut before = 0;
+    for source in sources {
+        source.add_to(&mut builder, skip_bad, py, |documents, bytes| tick(documents, before + bytes))?;
+        before += source.bytes;
+    }
+    without_gil(py, || builder.wait())??;
+    tick(builder.documents(), total)?;
+    Ok(without_gil(py, || builder.finish())??)
 }
 
 /// A source of passages.

@@ -1,4 +1,4 @@
-//! Finds the exact top k by BM25 while reading few postings: block-max pruning over Tantivy's postings.
+//! Finds the exact top k of a segment by BM25 while reading few postings: block-max pruning over Tantivy's postings.
 //!
 //! Documents are divided into blocks of 512, in the order of indexing. For each frequent term and each block, the index
 //! stores one byte. It bounds the share that the term can add to the score of any document in the block. A query first
@@ -11,8 +11,9 @@
 //! Tantivy also prunes (block-max WAND). However, it visits documents in order, so its threshold stays low for long. It
 //! also aligns its bounds, each for 128 postings of one term, document by document.
 //!
-//! The stored bounds are for the default k1 and b. A search with other parameters converts them into valid bounds; see
-//! [`Segment::rescale`].
+//! The stored bounds are for the default k1 and b, and for the average length of the segment's documents. If the
+//! parameters or the average length of the whole index differ, they are converted into valid bounds; see
+//! [`Scorer::rescale`].
 //!
 //! The result is exact. Bounds are rounded up and widened by the maximum error of adding up in `f32`, so a skipped
 //! document is strictly worse than the k-th. Documents with equal scores come in the order of indexing. The idea is
@@ -24,7 +25,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
@@ -60,37 +61,34 @@ const GROUP: usize = 16;
 
 /// One segment, ready to be searched.
 pub(super) struct BlockBounds {
-    segment: Segment,
+    scorer: Scorer,
     bounds: OwnedBytes,
     table: OwnedBytes,
-    /// Maps each bound of the file to a bound for the current parameters. `None` for the default parameters.
+    /// Maps each bound of the file to a valid bound. `None` if the bounds of the file are valid.
     rescaled: Option<[u8; 256]>,
 }
 
 impl BlockBounds {
     /// Computes the bounds of a finished index and writes them to `folder`.
     pub(super) fn write(segment: &SegmentReader, field: Field, folder: &Path) -> Result<()> {
-        let segment = Segment::open(segment, field, Parameters::default())?;
+        let scorer = Scorer::open(segment, field)?;
         let mut file = BufWriter::new(File::create(folder.join(FILE))?);
         let mut table = Vec::new();
         let mut end = 0;
-        let mut terms = segment.inverted.terms().stream()?;
+        let mut terms = scorer.inverted.terms().stream()?;
         while terms.advance() {
             let term = terms.value();
             if term.doc_freq < FREQUENT {
                 continue;
             }
             let mut bounds = Vec::new();
-            let mut postings = segment.postings(term)?;
+            let mut postings = scorer.postings(term)?;
             while !postings.docs().is_empty() {
-                segment.bound(&postings, &mut bounds);
+                scorer.bound(&postings, &mut bounds);
                 postings.advance();
             }
-            let bytes = if bounds.len() * SPARSE < segment.blocks() {
-                bounds.concat()
-            } else {
-                dense(&bounds, segment.blocks())
-            };
+            let bytes =
+                if bounds.len() * SPARSE < scorer.blocks() { bounds.concat() } else { dense(&bounds, scorer.blocks()) };
             file.write_all(&bytes)?;
             end += bytes.len();
             table.extend([term.postings_range.start, end]);
@@ -101,7 +99,8 @@ impl BlockBounds {
         Ok(())
     }
 
-    pub(super) fn open(segment: &SegmentReader, field: Field, folder: &Path, parameters: Parameters) -> Result<Self> {
+    /// Opens a segment for searches with the default parameters and its own average length.
+    pub(super) fn open(segment: &SegmentReader, field: Field, folder: &Path) -> Result<Self> {
         let file = MmapDirectory::open(folder)?.open_read(Path::new(FILE))?.read_bytes()?;
         let (rest, rows) = file.split_last_chunk().ok_or_else(damaged)?;
         let start =
@@ -111,24 +110,50 @@ impl BlockBounds {
         if end != bounds.len() {
             return Err(damaged());
         }
-        let segment = Segment::open(segment, field, parameters)?;
-        let rescaled = (parameters != Parameters::default()).then(|| segment.rescale(parameters));
-        Ok(Self { segment, bounds, table, rescaled })
+        Ok(Self { scorer: Scorer::open(segment, field)?, bounds, table, rescaled: None })
     }
 
-    /// Returns the `k` documents with the highest scores above 0, best first, for words with their counts.
-    pub(super) fn top(&self, words: &BTreeMap<String, usize>, k: usize) -> Result<Vec<(Score, DocId)>> {
-        let mut terms = self.terms(words)?;
+    /// Selects the parameters of all searches, and the average length of the documents of the whole index.
+    pub(super) fn set_norms(&mut self, average: Score, parameters: Parameters) {
+        let scorer = &mut self.scorer;
+        let norms = norms(average, parameters);
+        self.rescaled = (scorer.norms != norms).then(|| scorer.rescale(&norms));
+        scorer.norms = norms;
+    }
+
+    /// Returns the number of words of all documents, deleted ones included.
+    pub(super) fn total_words(&self) -> u64 {
+        self.scorer.inverted.total_num_tokens()
+    }
+
+    pub(super) fn documents(&self) -> usize {
+        self.scorer.lengths.len()
+    }
+
+    /// Returns the postings of a word, and how many documents have it, deleted ones included.
+    pub(super) fn term(&self, word: &str) -> Result<Option<TermInfo>> {
+        Ok(self.scorer.inverted.get_term_info(&Term::from_field_text(self.scorer.field, word))?)
+    }
+
+    /// Offers to `best` the documents with the highest scores above 0. `terms` are the query's words with their weights,
+    /// by descending weight; heavy terms rule out a block soonest.
+    pub(super) fn search(&self, terms: Vec<(Score, TermInfo)>, best: &mut Best<'_>) -> Result<()> {
+        let open = |(weight, info)| {
+            let postings = self.scorer.postings(&info)?;
+            let bounds = self.bounds(&info, &postings)?;
+            let unit = weight / 255.0;
+            Ok(QueryTerm { weight, unit, bounds, info, postings, start: 0, next: 0, bound: 0, rest: 0.0 })
+        };
+        let mut terms = terms.into_iter().map(open).collect::<Result<Vec<_>>>()?;
         // A sum of n rounded numbers has at most n rounding errors, and so has the sum of their bounds.
         let slack = 1.0 + (2 * terms.len() + 8) as Score * Score::EPSILON;
-        let mut bounds = vec![0.0; self.segment.blocks()];
+        let mut bounds = vec![0.0; self.scorer.blocks()];
         for term in &terms {
             term.bounds.add_to(&mut bounds, term.unit);
         }
         bounds.iter_mut().for_each(|bound| *bound *= slack);
 
-        let mut best = Best::new(k);
-        let mut scores = vec![0.0; 1 << self.segment.block_bits];
+        let mut scores = vec![0.0; 1 << self.scorer.block_bits];
         let mut promising = Vec::new();
         for most in PHASES {
             promising.clear();
@@ -141,41 +166,18 @@ impl BlockBounds {
             for &(block, bound) in &promising {
                 bounds[block] = 0.0; // so that the block is scored only once
                 if bound > best.threshold {
-                    self.score(block, &mut terms, slack, &mut scores, &mut best)?;
+                    self.score(block, &mut terms, slack, &mut scores, best)?;
                 }
             }
         }
-        Ok(best.into_sorted())
-    }
-
-    /// Returns the query's words that the index contains, by descending weight. Heavy terms rule out a block soonest.
-    fn terms(&self, words: &BTreeMap<String, usize>) -> Result<Vec<QueryTerm<'_>>> {
-        let documents = self.segment.lengths.len();
-        let mut found = Vec::with_capacity(words.len());
-        for (word, &count) in words {
-            let term = Term::from_field_text(self.segment.field, word);
-            if let Some(info) = self.segment.inverted.get_term_info(&term)? {
-                let frequency = info.doc_freq as usize;
-                let idf =
-                    (1.0 + (documents.saturating_sub(frequency) as Score + 0.5) / (frequency as Score + 0.5)).ln();
-                found.push((count as Score * idf * (1.0 + self.segment.k1), info));
-            }
-        }
-        found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-        let open = |(weight, info)| {
-            let postings = self.segment.postings(&info)?;
-            let bounds = self.bounds(&info, &postings)?;
-            let unit = weight / 255.0;
-            Ok(QueryTerm { weight, unit, bounds, info, postings, start: 0, next: 0, bound: 0, rest: 0.0 })
-        };
-        found.into_iter().map(open).collect()
+        Ok(())
     }
 
     /// Returns the bounds of a term, from the file or, for a rare term, computed from its postings.
     fn bounds(&self, term: &TermInfo, postings: &BlockSegmentPostings) -> Result<Bounds<'_>> {
         if term.doc_freq < FREQUENT {
             let mut bounds = Vec::new();
-            self.segment.bound(postings, &mut bounds);
+            self.scorer.bound(postings, &mut bounds);
             return Ok(Bounds::Sparse(bounds.into()));
         }
         let rows = self.table.as_chunks().0;
@@ -184,7 +186,7 @@ impl BlockBounds {
         let row = rows.get(row).filter(|row| starts(row) == term.postings_range.start).ok_or_else(damaged)?;
         let bytes = self.bounds.get(start..ends(row)).ok_or_else(damaged)?;
         let bounds = match bytes.as_chunks() {
-            _ if bytes.len() == self.segment.blocks() => Bounds::Dense(bytes.into()),
+            _ if bytes.len() == self.scorer.blocks() => Bounds::Dense(bytes.into()),
             (entries, []) => Bounds::Sparse(entries.into()),
             _ => return Err(damaged()),
         };
@@ -201,7 +203,7 @@ impl BlockBounds {
         terms: &mut [QueryTerm<'_>],
         slack: Score,
         scores: &mut [Score],
-        best: &mut Best,
+        best: &mut Best<'_>,
     ) -> Result<()> {
         let mut rest = 0.0;
         for term in terms.iter_mut().rev() {
@@ -209,7 +211,7 @@ impl BlockBounds {
             rest += term.unit * Score::from(term.bound);
             term.rest = rest;
         }
-        let documents = self.segment.documents(block);
+        let documents = self.scorer.documents(block);
         let mut highest: Score = 0.0;
         scores.fill(0.0);
         for term in terms {
@@ -217,7 +219,7 @@ impl BlockBounds {
                 return Ok(());
             }
             if term.bound > 0 {
-                highest = highest.max(term.add(&self.segment, documents.clone(), scores)?);
+                highest = highest.max(term.add(&self.scorer, documents.clone(), scores)?);
             }
         }
         if highest >= best.threshold {
@@ -233,27 +235,27 @@ impl BlockBounds {
 }
 
 /// The data from which scores are computed.
-struct Segment {
+struct Scorer {
     field: Field,
     inverted: Arc<InvertedIndexReader>,
     /// The length of each document, as Tantivy stores it: coarsely, in one byte.
     lengths: OwnedBytes,
     /// For each length byte, the term frequency at which a term adds half of its weight.
     norms: [Score; 256],
+    /// The average length, before documents were deleted.
     average: Score,
-    k1: Score,
     block_bits: u32,
 }
 
-impl Segment {
-    fn open(segment: &SegmentReader, field: Field, parameters: Parameters) -> Result<Self> {
+impl Scorer {
+    fn open(segment: &SegmentReader, field: Field) -> Result<Self> {
         let inverted = segment.inverted_index(field)?;
         let lengths = segment.fieldnorms_readers().get_inner_file().open_read(field);
         let lengths = lengths.ok_or_else(|| DataCorruption::comment_only("there are no lengths"))?.read_bytes()?;
         let average = inverted.total_num_tokens() as Score / lengths.len() as Score;
-        let norms = std::array::from_fn(|length| norm(length as u8, average, parameters));
+        let norms = norms(average, Parameters::default());
         let block_bits = (BLOCK_BITS..).find(|bits| lengths.len() >> bits <= u16::MAX.into()).expect("it gets 0");
-        Ok(Self { field, inverted, lengths, norms, average, k1: parameters.k1, block_bits })
+        Ok(Self { field, inverted, lengths, norms, average, block_bits })
     }
 
     fn postings(&self, term: &TermInfo) -> Result<BlockSegmentPostings> {
@@ -289,20 +291,18 @@ impl Segment {
         }
     }
 
-    /// Returns, for each bound under the default parameters, a valid bound under `parameters`.
+    /// Returns, for each bound of the file, a valid bound under `norms`.
     ///
-    /// A share is f / (f + n), where n is the norm of the document's length. Other parameters give each length another
-    /// norm. Let r be the smallest ratio of the new norm to the default norm over all lengths in the segment. A share
-    /// of at most s means that n / f is at least (1 - s) / s. With the new norm, the share is therefore at most s / (s
-    /// + r (1 - s)).
-    fn rescale(&self, parameters: Parameters) -> [u8; 256] {
+    /// A share is f / (f + n), where n is the norm of the document's length. Other parameters, and another average
+    /// length, give each length another norm. Let r be the smallest ratio of the new norm to the norm of the file over
+    /// all lengths in the segment. A share of at most s means that n / f is at least (1 - s) / s. With the new norm, the
+    /// share is therefore at most s / (s + r (1 - s)).
+    fn rescale(&self, norms: &[Score; 256]) -> [u8; 256] {
         let mut is_there = [false; 256];
         self.lengths.iter().for_each(|&length| is_there[usize::from(length)] = true);
-        let ratio = |length: u8| {
-            let default = norm(length, self.average, Parameters::default());
-            f64::from(norm(length, self.average, parameters)) / f64::from(default)
-        };
-        let lowest = (0..=255).filter(|&length| is_there[usize::from(length)]).map(ratio).fold(f64::INFINITY, f64::min);
+        let stored = self::norms(self.average, Parameters::default());
+        let ratio = |length: usize| f64::from(norms[length]) / f64::from(stored[length]);
+        let lowest = (0..256).filter(|&length| is_there[length]).map(ratio).fold(f64::INFINITY, f64::min);
         std::array::from_fn(|bound| match bound as f64 / 255.0 {
             0.0 => 0,
             share => (255.0 * share / (share + lowest * (1.0 - share)) + ROUNDING).ceil().min(255.0) as u8,
@@ -313,9 +313,9 @@ impl Segment {
 /// A margin in 255ths. It exceeds the `f32` errors that go into a share.
 const ROUNDING: f64 = 1e-3;
 
-/// Returns the term frequency at which a term adds half of its weight, in a document of this length.
-fn norm(length: u8, average: Score, Parameters { k1, b }: Parameters) -> Score {
-    k1 * (1.0 - b + b * FieldNormReader::id_to_fieldnorm(length) as Score / average)
+/// Returns, for each length byte, the term frequency at which a term adds half of its weight.
+fn norms(average: Score, Parameters { k1, b }: Parameters) -> [Score; 256] {
+    std::array::from_fn(|length| k1 * (1.0 - b + b * FieldNormReader::id_to_fieldnorm(length as u8) as Score / average))
 }
 
 /// A word of the query, and the state of reading its postings.
@@ -337,9 +337,9 @@ struct QueryTerm<'a> {
 
 impl QueryTerm<'_> {
     /// Adds the term's scores for one block of `documents`, and returns the highest score among those that it changed.
-    fn add(&mut self, segment: &Segment, documents: Range<DocId>, scores: &mut [Score]) -> Result<Score> {
+    fn add(&mut self, scorer: &Scorer, documents: Range<DocId>, scores: &mut [Score]) -> Result<Score> {
         if documents.start < self.start {
-            self.postings = segment.postings(&self.info)?;
+            self.postings = scorer.postings(&self.info)?;
             self.next = 0;
         }
         self.start = documents.start;
@@ -347,7 +347,7 @@ impl QueryTerm<'_> {
             Some(&last) if last < documents.start => self.postings.seek(documents.start),
             _ => self.next + self.postings.docs()[self.next..].partition_point(|&document| document < documents.start),
         };
-        let lengths = &segment.lengths[documents.start as usize..documents.end as usize];
+        let lengths = &scorer.lengths[documents.start as usize..documents.end as usize];
         let mut highest: Score = 0.0;
         loop {
             let (docs, frequencies) = (&self.postings.docs()[self.next..], &self.postings.freqs()[self.next..]);
@@ -357,7 +357,7 @@ impl QueryTerm<'_> {
                     return Ok(highest);
                 }
                 let place = (document - documents.start) as usize;
-                let score = scores[place] + self.weight * segment.share(frequency, lengths[place]);
+                let score = scores[place] + self.weight * scorer.share(frequency, lengths[place]);
                 scores[place] = score;
                 highest = if score > highest { score } else { highest }; // one instruction; f32::max also handles NaN
             }
@@ -371,24 +371,34 @@ impl QueryTerm<'_> {
 }
 
 /// The best documents found so far.
-struct Best {
+pub(super) struct Best<'a> {
     k: usize,
     /// A heap with the worst document on top. The bits of scores above 0 have the order of the scores.
     heap: BinaryHeap<Reverse<(u32, Reverse<DocId>)>>,
     /// No document with a lower score is among the best.
     threshold: Score,
+    /// The number of the first document of the segment that is being searched, and its deleted documents.
+    first: DocId,
+    deleted: &'a BTreeSet<DocId>,
 }
 
-impl Best {
-    fn new(k: usize) -> Self {
-        Self { k, heap: BinaryHeap::with_capacity(k), threshold: Score::MIN_POSITIVE }
+impl<'a> Best<'a> {
+    pub(super) fn new(k: usize) -> Self {
+        const NONE: &BTreeSet<DocId> = &BTreeSet::new();
+        Self { k, heap: BinaryHeap::with_capacity(k), threshold: Score::MIN_POSITIVE, first: 0, deleted: NONE }
     }
 
+    /// Selects the segment whose documents are offered next.
+    pub(super) fn enter(&mut self, first: DocId, deleted: &'a BTreeSet<DocId>) {
+        (self.first, self.deleted) = (first, deleted);
+    }
+
+    /// Offers a document by its number in the segment.
     fn offer(&mut self, score: Score, document: DocId) {
-        if score < self.threshold {
+        if score < self.threshold || self.deleted.contains(&document) {
             return;
         }
-        let candidate = Reverse((score.to_bits(), Reverse(document)));
+        let candidate = Reverse((score.to_bits(), Reverse(self.first + document)));
         if self.heap.len() < self.k {
             self.heap.push(candidate);
         } else if let Some(mut worst) = self.heap.peek_mut().filter(|worst| candidate < **worst) {
@@ -399,7 +409,8 @@ impl Best {
         }
     }
 
-    fn into_sorted(self) -> Vec<(Score, DocId)> {
+    /// Returns the documents, best first, by their numbers in the index.
+    pub(super) fn into_sorted(self) -> Vec<(Score, DocId)> {
         let best = self.heap.into_sorted_vec();
         best.into_iter().map(|Reverse((score, Reverse(document)))| (Score::from_bits(score), document)).collect()
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::METADATA;
+use super::folder::{METADATA, files};
 
 /// The size and checksum of a file when the index was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,17 +21,16 @@ pub struct Checksum {
 /// Checksums by file name.
 pub type Checksums = BTreeMap<String, Checksum>;
 
-/// Computes the checksums of all files in a folder, except for the metadata file that will hold them.
-pub(super) fn compute(folder: &Path) -> io::Result<Checksums> {
-    let mut checksums = Checksums::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type()?.is_file() && name != METADATA && !name.ends_with(".lock") {
-            checksums.insert(name, compute_one(&entry.path())?);
+/// Computes the checksums of all files of an index, except for those that are `known` and for the metadata file that
+/// will hold them.
+pub(super) fn compute(folder: &Path, mut known: Checksums) -> io::Result<Checksums> {
+    for name in files(folder)? {
+        if name != METADATA && !name.ends_with(".lock") && !known.contains_key(&name) {
+            let checksum = compute_one(&folder.join(&name))?;
+            known.insert(name, checksum);
         }
     }
-    Ok(checksums)
+    Ok(known)
 }
 
 /// Verifies the sizes of all files, and the contents of those for which `counts` returns true. It gets the file's name

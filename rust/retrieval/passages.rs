@@ -108,6 +108,11 @@ impl Passages {
         Ok(Passage { score, ..passage })
     }
 
+    /// Reads all passages in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = io::Result<Passage>> {
+        (0..self.len()).map(|number| self.get(number, 0.0))
+    }
+
     /// Returns the range of a passage in the file.
     fn range(&self, number: usize) -> io::Result<Range<u64>> {
         let end = |number: usize| self.ends().get(number).map(|&end| u64::from_le_bytes(end));

@@ -66,7 +66,9 @@ def test_an_index_is_built_opened_and_searched(tmp_path: Path) -> None:
     assert "Snowball stems" in info.pop("analyzer")
     assert info == {
         "documents": 3,
-        "version": 4,
+        "segments": 1,
+        "deleted": 0,
+        "version": 5,
         "path": str(path),
         "skipped": 0,
         "language": "english",

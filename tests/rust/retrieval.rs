@@ -571,8 +571,8 @@ fn what_is_no_index_of_ours_is_refused() {
     build(&path, &[passage(0, "", "one")]).unwrap();
     let metadata = path.join("agentdistill.json");
     let written = fs::read_to_string(&metadata).unwrap();
-    fs::write(&metadata, written.replace("\"version\": 4", "\"version\": 1")).unwrap();
-    assert!(open("index").contains("of version 1, and this agentdistill reads versions 3 to 4; build it"));
+    fs::write(&metadata, written.replace("\"version\": 5", "\"version\": 1")).unwrap();
+    assert!(open("index").contains("of version 1, and this agentdistill reads versions 3 to 5; build it"));
     fs::write(&metadata, written.replace("\"title_weight\": 1", "\"title_weight\": 2")).unwrap();
     assert!(open("index").contains("damaged (it is not what was written)"));
     fs::write(&metadata, version_3(1)).unwrap();

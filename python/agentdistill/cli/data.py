@@ -61,6 +61,75 @@ class IndexBuild:
 
 
 @dataclass(frozen=True)
+class IndexAdd:
+    """Add passages to an index, and replace those with the same ids.
+
+    The index is replaced in one step when the change is complete; whoever has it open continues with the old one. The
+    language and the weight of titles are those of the index.
+
+    Example: agentdistill index add wiki new.jsonl
+    """
+
+    index: Positional[Path]
+    """Folder of the index."""
+    corpus: Positional[tuple[Path, ...]]
+    """Files, folders, or patterns, as in ``index build``."""
+    skip_bad: bool = False
+    """Skip and count records that are not passages, instead of stopping at the first one."""
+    memory: int = 1024
+    """Memory to use, approximately, in MB."""
+
+    def run(self) -> None:
+        if not self.corpus:
+            raise ValueError("no corpus: give files or folders of passages")
+        with FileProgress("add", "passages", "merging") as progress:
+            Bm25Index.open(self.index).add(
+                self.corpus, skip_bad=self.skip_bad, memory_mb=self.memory, progress=progress
+            )
+        IndexInfo(self.index).run()
+
+
+@dataclass(frozen=True)
+class IndexDelete:
+    """Delete passages from an index by their ids.
+
+    If an id is not in the index, nothing is deleted.
+
+    Example: agentdistill index delete wiki Q90 Q64
+    """
+
+    index: Positional[Path]
+    """Folder of the index."""
+    ids: Positional[tuple[str, ...]]
+    """Ids of the passages. All passages with one of these ids are deleted."""
+
+    def run(self) -> None:
+        if not self.ids:
+            raise ValueError("no ids: give those of the passages to delete")
+        Bm25Index.open(self.index).delete(self.ids)
+        IndexInfo(self.index).run()
+
+
+@dataclass(frozen=True)
+class IndexMerge:
+    """Merge the segments of an index and drop its deleted passages.
+
+    The result is the index that ``index build`` makes of the same passages.
+
+    Example: agentdistill index merge wiki
+    """
+
+    index: Positional[Path]
+    """Folder of the index."""
+    memory: int = 1024
+    """Memory to use, approximately, in MB."""
+
+    def run(self) -> None:
+        Bm25Index.open(self.index).merge(memory_mb=self.memory)
+        IndexInfo(self.index).run()
+
+
+@dataclass(frozen=True)
 class IndexInfo:
     """Show the language, size and other properties of an index.
 
@@ -121,7 +190,7 @@ class IndexSearch:
 
 @dataclass(frozen=True)
 class Index:
-    """Build, search and check BM25 indexes.
+    """Build, search, change and check BM25 indexes.
 
     Example: agentdistill index build corpus.jsonl -o wiki
     """
@@ -130,6 +199,9 @@ class Index:
         Annotated[IndexBuild, subcommand("build")]
         | Annotated[IndexInfo, subcommand("info")]
         | Annotated[IndexSearch, subcommand("search")]
+        | Annotated[IndexAdd, subcommand("add")]
+        | Annotated[IndexDelete, subcommand("delete")]
+        | Annotated[IndexMerge, subcommand("merge")]
         | Annotated[IndexCheck, subcommand("check")]
     )
 
