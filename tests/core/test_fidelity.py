@@ -6,6 +6,8 @@ does a listed one that no longer exists. Cells that use numpy run only if the gu
 
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from agentdistill._core import Limits, Observation, Sandbox
 
 Row = dict[str, Any]
+STDLIB_CELLS = Path(__file__).parents[1] / "golden" / "stdlib_cells.txt"
 DIFFERENCES = Path(__file__).parents[1] / "golden" / "cells_differences.jsonl"
 ENOUGH = {"stdlib": 0.995, "third_party": 0.98}
 ASKED = {"ans": 'globals().get("ans")', "solution()": "solution()"}
@@ -96,3 +99,26 @@ def expected(row: Row) -> list[tuple[str, str | None, str | None]]:
             return [*recorded, ("", None, value.removeprefix("EXC ").split(":")[0])]
         case value:
             return [*recorded, ("", value, None)]
+
+
+NATIVELY = """
+import contextlib, io, json, sys
+sys.argv, sys.stderr = [""], io.StringIO()
+for cell in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(cell, "cell", "exec"), {"__name__": "__main__"})
+    sys.stdout.write(json.dumps(printed.getvalue()) + "\\n")
+"""
+
+
+def test_the_standard_library_does_what_it_does_in_cpython() -> None:
+    """Cells that print the same in every version of CPython from 3.11 on."""
+    cells = STDLIB_CELLS.read_text(encoding="utf-8").split("\n----\n")
+    done = subprocess.run(
+        [sys.executable, "-c", NATIVELY], input=json.dumps(cells), capture_output=True, text=True, check=True
+    )
+    sandbox = Sandbox(limits=Limits(seconds=20))
+    observations = [observation for observation, _ in sandbox.run_many([(sandbox.initial, cell) for cell in cells])]
+    natively = list(map(json.loads, done.stdout.splitlines()))
+    for cell, observation, printed in zip(cells, observations, natively, strict=True):
+        assert (observation.stdout, observation.error) == (printed, None), cell

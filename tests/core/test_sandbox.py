@@ -66,6 +66,7 @@ def test_what_one_state_poisons_no_other_sees(sandbox: Sandbox, poison: str) -> 
         ("x = = 1", "exception", "SyntaxError: invalid syntax"),
         ("while True: pass", "timeout", "TimeoutError"),
         ("sum(range(10**12))", "killed", "killed"),
+        ("a = 3 ** 2048\nb = 5 ** a", "killed", "killed"),
         ("[0] * 10**9", "out_of_memory", "MemoryError"),
         ("fails()", "tool_error", "ToolError: KeyError: 'why'"),
         ("exits()", "tool_error", "ToolError: SystemExit: 3"),
