@@ -18,7 +18,7 @@ use super::Passage;
 
 /// For each passage: text, title, id, and then the lengths of text and title in eight bytes each. Numbers are
 /// little-endian.
-const FILE: &str = "passages";
+pub(super) const FILE: &str = "passages";
 
 /// Eight bytes for each passage: its end in [`FILE`].
 const ENDS: &str = "passage_ends";

@@ -16,10 +16,13 @@ use std::path::{Path, PathBuf};
 use super::build::{BuildOptions, Built, SegmentBuilder};
 use super::deletions::{self, Deletions};
 use super::folder::{BuildFolder, check_free, link, publish, read_metadata, sync, write_metadata};
-use super::passages::Passages;
+use super::passages::{self, Passages};
 use super::segments::{folder, segment_of};
-use super::{Bm25Index, Checksums, Lines, Metadata, Parameters, Passage, VERSION, checksums, damaged};
+use super::{Bm25Index, Checksums, Lines, Metadata, OLDEST_VERSION, Parameters, Passage, VERSION, checksums, damaged};
 use crate::error::{AtPath, Error, Result};
+
+/// The oldest version whose words are those of a new segment.
+const OLDEST_CHANGEABLE: u32 = 4;
 
 /// Builds an index, or adds passages to one: call [`add`](Self::add) or [`add_lines`](Self::add_lines), then
 /// [`finish`](Self::finish). A builder that is dropped before `finish` leaves nothing behind.
@@ -54,7 +57,7 @@ impl Bm25Builder {
     /// [`Error::Retrieval`] if there is no index, if it is damaged or older than version 4, or if another process is
     /// changing it; [`Error::Argument`] for too little memory; [`Error::Io`].
     pub fn extend(path: &Path, parameters: Parameters, options: BuildOptions) -> Result<Self> {
-        let (build_folder, old) = lock(path, parameters)?;
+        let (build_folder, old) = lock(path, parameters, OLDEST_CHANGEABLE)?;
         let Metadata { language, title_weight, .. } = old.metadata;
         Self::start(path, BuildOptions { language, title_weight, ..options }, build_folder, Some(old))
     }
@@ -135,7 +138,7 @@ impl Bm25Index {
     /// [`Error::Retrieval`] if an id is not in the index, if no passage would remain, or for the reasons of
     /// [`Bm25Builder::extend`]. Then nothing is deleted.
     pub fn delete(&self, ids: impl IntoIterator<Item = String>) -> Result<Self> {
-        let (build_folder, old) = lock(&self.path, self.parameters)?;
+        let (build_folder, old) = lock(&self.path, self.parameters, OLDEST_CHANGEABLE)?;
         let mut ids: HashSet<String> = ids.into_iter().collect();
         let deletions = old.deletions_of(&mut ids)?;
         if let Some(id) = ids.iter().min() {
@@ -155,9 +158,7 @@ impl Bm25Index {
     ///
     /// The errors of [`Bm25Builder`]'s methods.
     pub fn merge(&self, memory: usize) -> Result<Self> {
-        read_metadata(&self.path)?;
-        let build_folder = BuildFolder::open(&self.path)?;
-        let old = Self::open(&self.path, self.parameters)?;
+        let (build_folder, old) = lock(&self.path, self.parameters, OLDEST_VERSION)?;
         let Metadata { language, title_weight, .. } = old.metadata;
         let options = BuildOptions { language, title_weight, memory, ..BuildOptions::default() };
         let built = merged(&old, 0, &old.segments.deletions(), None, &build_folder, options)?;
@@ -171,16 +172,24 @@ impl Bm25Index {
     }
 }
 
-/// Opens the index at `path`, which no other process changes meanwhile.
-fn lock(path: &Path, parameters: Parameters) -> Result<(BuildFolder, Bm25Index)> {
+/// Opens the index at `path`, which no other process changes meanwhile. Its passages are verified, because files that
+/// are made of them get new checksums.
+fn lock(path: &Path, parameters: Parameters, oldest_version: u32) -> Result<(BuildFolder, Bm25Index)> {
     read_metadata(path)?; // before anything is created
     let build_folder = BuildFolder::open(path)?;
     let index = Bm25Index::open(path, parameters)?;
-    if index.metadata.version < 4 {
-        let message = "an index of version 3 cannot be changed; `agentdistill index merge` makes it a new one";
+    let Metadata { version, checksums, .. } = &index.metadata;
+    if *version < oldest_version {
+        let message = format!(
+            "an index of version {version} cannot be changed; `agentdistill index merge` makes it one of version {VERSION}"
+        );
         return Err(Error::retrieval(path, message));
     }
-    Ok((build_folder, index))
+    let verified = checksums::verify(path, checksums, |name, _| name.ends_with(passages::FILE));
+    match verified.err().or(index.damage.clone()) {
+        Some(damage) => Err(damaged(path, damage)),
+        None => Ok((build_folder, index)),
+    }
 }
 
 /// Adds a segment to an index.

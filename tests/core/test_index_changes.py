@@ -116,7 +116,7 @@ def test_a_change_that_is_not_possible_changes_nothing(tmp_path: Path) -> None:
     (path / "agentdistill.json").write_text(
         '{"version": 3, "documents": 2, "skipped": 0, "language": "english", "title_weight": 1}'
     )
-    with pytest.raises(RetrievalError, match="`agentdistill index merge` makes it a new one"):
+    with pytest.raises(RetrievalError, match="`agentdistill index merge` makes it one of version 5"):
         Bm25Index.open(path).add([("3", "", "three")])
     assert len(Bm25Index.open(path).merge().add([("3", "", "three")])) == 3
 
@@ -134,6 +134,25 @@ def test_damage_of_a_changed_index_is_an_error(tmp_path: Path) -> None:
         file.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(RetrievalError):
             Bm25Index.open(path).check()
+        file.write_bytes(whole)
+    Bm25Index.open(path).check()
+
+
+def test_damage_never_gets_a_new_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    rows = [(str(number), "", f"{'word ' * 400}{number}") for number in range(3_000)]
+    Bm25Index.build(rows, path)
+    for name in ("passages", "passage_ends"):
+        file = path / name
+        whole = file.read_bytes()
+        assert name != "passages" or len(whole) > 4 << 20, "so large that opening the index does not verify it"
+        file.unlink()
+        file.write_bytes(whole[:9] + bytes([whole[9] ^ 1]) + whole[10:])
+        index = Bm25Index.open(path)
+        for change in (index.merge, lambda: index.delete(["1"]), lambda: index.add([("1", "", "one")])):  # noqa: B023
+            with pytest.raises(RetrievalError, match=f"the index is damaged .{name} is not what was written"):
+                change()
+        file.unlink()
         file.write_bytes(whole)
     Bm25Index.open(path).check()
 
