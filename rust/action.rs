@@ -27,6 +27,7 @@ mod text;
 mod thinking;
 mod thought_code;
 mod tool_call;
+mod unfenced;
 
 /// A parsed completion: a Thought, and either code to run or a final answer in plain text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,15 @@ use flate2::bufread::GzDecoder;
 
 use crate::error::{AtPath, Result};
 
+/// How files of other compressions and encodings start.
+const OTHERS: [(&[u8], &str); 5] = [
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\xff\xfe", "text in UTF-16"),
+    (b"\xfe\xff", "text in UTF-16"),
+];
+
 /// A text file, decompressed while it is read.
 pub struct TextFile {
     text: Box<dyn BufRead + Send + Sync>,
@@ -31,7 +40,14 @@ impl TextFile {
             [0x28, 0xb5, 0x2f, 0xfd, ..] => {
                 (Box::new(BufReader::with_capacity(1 << 18, zstd::Decoder::with_buffer(file).at(path)?)), true)
             }
-            _ => (Box::new(file), false),
+            start => {
+                if let Some((_, name)) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
+                    let message =
+                        format!("this is {name}: give text in UTF-8, plain or compressed with gzip or Zstandard");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, message)).at(path);
+                }
+                (Box::new(file), false)
+            }
         };
         Ok(Self { text, is_compressed, bytes_read })
     }

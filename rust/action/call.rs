@@ -1,8 +1,9 @@
 //! Converts a tool call into the cell that makes the call and prints its result.
 //!
 //! `web_search` with `{"query": "x", "k": 2}` becomes `print(web_search(query="x", k=2))`. A call of a Python
-//! interpreter becomes the code that it passes. A call of `final_answer` is not printed, because it ends the episode.
+//! interpreter becomes the code that it passes, without the fence around it, if there is one. A call of `final_answer` is not printed, because it ends the episode.
 
+use super::code_tags::without_fence;
 use super::json::Json;
 use super::text::dedent;
 
@@ -13,14 +14,16 @@ const INTERPRETERS: [&str; 5] = ["python", "python_interpreter", "code_interpret
 const KEYWORDS: &str = " False None True and as assert async await break class continue def del elif else except finally \
                         for from global if import in is lambda nonlocal not or pass raise return try while with yield ";
 
-/// Returns the cell for a call whose arguments come from JSON: an object, an object in a string, or a single text.
+/// Returns the cell for a call whose arguments come from JSON: an object, an object in a string (brackets may be missing
+/// at its end), or a single text.
 /// Returns `None` if the call cannot be written in Python.
 pub fn cell_of_json(name: &str, arguments: &Json) -> Option<String> {
     match arguments {
         Json::Object(named) => cell(name, &[], named),
         Json::Text(text) if text.trim().is_empty() => cell(name, &[], &[]),
-        Json::Text(text) => match Json::read(text) {
+        Json::Text(text) => match Json::read_cut(text) {
             Some(Json::Object(named)) => cell(name, &[], &named),
+            Some(inner @ Json::Text(_)) => cell_of_json(name, &inner), // a text that was encoded twice
             Some(Json::Constant(word)) if word == Json::NONE => cell(name, &[], &[]),
             _ => cell(name, std::slice::from_ref(arguments), &[]),
         },
@@ -36,6 +39,7 @@ pub fn cell(name: &str, positional: &[Json], named: &[(String, Json)]) -> Option
     let only = arguments.next().filter(|_| arguments.next().is_none());
     if INTERPRETERS.contains(&name) || only.is_some() && named.iter().any(|(key, _)| key == "code") {
         let code = only.and_then(Json::as_text)?;
+        let code = &code[without_fence(code, 0..code.len())];
         return Some(dedent(code.trim_matches(['\r', '\n'])).trim_end().to_owned());
     }
     let name = identifier(name)?;

@@ -2,8 +2,8 @@
 //!
 //! The parser also accepts syntax that has only one meaning: Python's `True`, `False` and `None`, single quotes, raw
 //! line breaks and unknown escapes in strings, unquoted names, and a comma before a closing bracket. Numbers keep their
-//! digits, so integers of any size are exact. The caller decides about closing brackets that are missing or surplus at
-//! the end ([`Reader::lacking`]). Comments and `NaN` are not supported.
+//! digits, so integers of any size are exact, and may be `NaN` and `Infinity`. The caller decides about closing brackets
+//! that are missing or surplus at the end ([`Reader::lacking`]). Comments are not supported.
 //!
 //! This module uses no JSON repair crate. Those crates guess where strings end, and drop or invent text, but an action
 //! is carried out and must not be a guess.
@@ -33,6 +33,13 @@ impl Json {
         let mut reader = Reader::new(text);
         let value = reader.value()?;
         reader.is_at_end().then_some(value)
+    }
+
+    /// Like [`Json::read`], but brackets may be missing at the end of the text.
+    pub fn read_cut(text: &str) -> Option<Self> {
+        let mut reader = Reader::new(text);
+        let value = reader.value()?;
+        reader.peek().is_none().then_some(value)
     }
 
     pub fn as_text(&self) -> Option<&str> {
@@ -96,6 +103,10 @@ impl<'de> Deserialize<'de> for Json {
         let raw = <&RawValue>::deserialize(deserializer)?;
         Self::read(raw.get()).ok_or_else(|| de::Error::custom(format!("nested deeper than {MAX_DEPTH} levels")))
     }
+}
+
+fn is_number(word: &str) -> bool {
+    word.starts_with(|c: char| c == '-' || c.is_ascii_digit())
 }
 
 /// A parser that reads one value after another.
@@ -251,7 +262,10 @@ impl<'a> Reader<'a> {
             "true" | "True" => "True",
             "false" | "False" => "False",
             "null" | "None" => Json::NONE,
-            number => number.parse::<serde_json::Number>().ok().map(|_| number)?,
+            "NaN" => r#"float("nan")"#, // as Python's JSON encoder writes it
+            "Infinity" => r#"float("inf")"#,
+            "-Infinity" => r#"float("-inf")"#,
+            number => serde_json::from_str::<&RawValue>(number).ok().filter(|_| is_number(number))?.get(),
         };
         Some(Json::Constant(python.to_owned()))
     }

@@ -1,5 +1,7 @@
 //! A partial Python lexer, which finds the end of code that is embedded in a text.
 
+use std::collections::HashSet;
+
 use memchr::{memchr, memchr2, memchr3};
 
 /// Returns the end of the code that starts at `from`, and the position after the delimiter that closed it. Returns
@@ -73,6 +75,48 @@ pub fn end_of_brackets(code: &str) -> Option<usize> {
         }
     }
     None
+}
+
+/// Returns the names that an expression uses, including those in f-strings.
+pub fn names(code: &str) -> HashSet<&str> {
+    let mut found = HashSet::new();
+    let mut lexer = Lexer::default();
+    let (mut at, mut in_f_string, mut braces) = (0, false, 0);
+    while at < code.len() {
+        let (was_in_string, rest) = (lexer.in_string(), &code[at..]);
+        let piece = &rest[..lexer.step(rest, rest.len())];
+        if lexer.in_string() && !was_in_string {
+            let prefix = code[..at].rsplit(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+            in_f_string = prefix.contains(['f', 'F']);
+            braces = 0;
+        } else if was_in_string && in_f_string {
+            for part in piece.split_inclusive(['{', '}']) {
+                if braces > 0 {
+                    found.extend(names_in(part));
+                }
+                braces += i32::from(part.ends_with('{')) - i32::from(part.ends_with('}'));
+            }
+        } else if !was_in_string && !lexer.comment {
+            found.extend(names_in(piece));
+        }
+        at += piece.len();
+    }
+    found
+}
+
+/// Returns the names in code without strings. Attributes and names of keyword arguments are none.
+fn names_in(code: &str) -> impl Iterator<Item = &str> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
+    let mut rest = code;
+    std::iter::from_fn(move || {
+        rest = &rest[rest.find(is_word)?..];
+        let (word, after) = rest.split_at(rest.find(|c| !is_word(c)).unwrap_or(rest.len()));
+        rest = after;
+        let after = after.trim_start();
+        let is_keyword = after.starts_with('=') && !after.starts_with("==");
+        Some(if is_keyword { "" } else { word.split('.').next().unwrap_or_default() })
+    })
+    .filter(|name| name.starts_with(|c: char| c.is_alphabetic() || c == '_'))
 }
 
 /// A lexer for Python's strings, comments and brackets only.

@@ -3,8 +3,8 @@
 //!
 //! - **An action** is the first action after the thinking. It calls the tool with that name, in lower case, and passes
 //!   the text as its argument; `search` means `web_search`. An `Action Input` extends to the next label (such as
-//!   `Observation:`); if it is a JSON object, it holds keyword arguments. The text after the action is dropped, because
-//!   the model invented it.
+//!   `Observation:`); if it is a JSON object, it holds keyword arguments. `Action: search("...")` is a call in Python.
+//!   The text after the action is dropped, because the model invented it. `Action: None` is no action.
 //! - **A final answer** is the argument of `Finish`, or else text that is marked as an answer (`plain_answer.rs`).
 //! - **Thought** is the text before the action or the answer, without its label.
 
@@ -18,6 +18,7 @@ use super::call::{cell, cell_of_json};
 use super::code_tags::without_fence;
 use super::json::Json;
 use super::plain_answer::plain_answer;
+use super::python::end_of_brackets;
 use super::text::{thought, trimmed_all};
 use super::thinking::{Reply, after_thinking};
 use super::{Act, Action, FailureReason, ParseFailureKind, ParseResult};
@@ -30,7 +31,7 @@ pub fn read(completion: &str) -> ParseResult {
     let Reply::Spoken { body, action } = after_thinking(completion, first_call, |call| call.start..call.end) else {
         return Err(FailureReason::endless_thinking());
     };
-    let Some(Call { start, name, argument, is_input, .. }) = action else {
+    let Some(Call { start, name, argument, form, .. }) = action else {
         let (start, answer) = plain_answer(completion, body)
             .ok_or_else(|| FailureReason::no_action("Your reply has neither an action nor a final answer."))?;
         return Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)));
@@ -38,16 +39,19 @@ pub fn read(completion: &str) -> ParseResult {
     let argument = argument.ok_or_else(|| {
         FailureReason(ParseFailureKind::UnclosedCode, "Your action breaks off before its closing bracket.".into())
     })?;
-    if argument.is_empty() {
+    if argument.is_empty() && form != Form::Round {
         return Err(FailureReason(ParseFailureKind::EmptyCode, format!("Your action says nothing to {name}.")));
     }
     let thought = thought(completion, 0..start);
     if name == "finish" {
+        let argument = if form == Form::Round { unquoted(completion, argument) } else { argument };
         return Ok(Action::new(completion, thought, Act::Answer(argument)));
     }
     let tool = if name == "search" { "web_search" } else { &name };
     let text = &completion[argument.clone()];
-    let cell = match Json::read(text).filter(|_| is_input) {
+    let value = (form == Form::Input).then(|| Json::read_cut(text)).flatten();
+    let cell = match value {
+        _ if form == Form::Round && is_python(text) => Some(format!("print({tool}({text}))")),
         Some(named @ Json::Object(_)) => cell_of_json(tool, &named),
         Some(quoted @ Json::Text(_)) => cell(tool, &[quoted], &[]),
         _ => cell(tool, &[Json::from(text)], &[]),
@@ -57,15 +61,40 @@ pub fn read(completion: &str) -> ParseResult {
     Ok(Action::new(completion, thought, Act::Cell(cell, vec![argument])))
 }
 
-/// An action: `Action: name[argument]`, or the same in two lines.
+/// Returns whether the text between round brackets is Python's arguments, not a text without quotes.
+fn is_python(arguments: &str) -> bool {
+    static PYTHON: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r#"\A(?:\z|[\["'{\d.-]|[frbuFRBU]{1,2}["']|[^\W\d]\w*\s*=[^=])"#).expect("it is valid")
+    });
+    PYTHON.is_match(arguments)
+}
+
+fn unquoted(text: &str, range: Range<usize>) -> Range<usize> {
+    let inside = |quote| text[range.clone()].strip_prefix(quote)?.strip_suffix(quote);
+    match inside('"').or_else(|| inside('\'')) {
+        Some(answer) => range.start + 1..range.start + 1 + answer.len(),
+        None => range,
+    }
+}
+
+#[derive(PartialEq)]
+enum Form {
+    /// `Action: name[argument]`
+    Square,
+    /// `Action: name(arguments)`
+    Round,
+    /// `Action: name` and `Action Input: argument`
+    Input,
+}
+
+/// An action in one of the forms.
 struct Call {
     start: usize,
     /// In lower case.
     name: String,
     /// `None` if the bracket is not closed.
     argument: Option<Range<usize>>,
-    /// Whether the argument is an `Action Input`.
-    is_input: bool,
+    form: Form,
     end: usize,
 }
 
@@ -75,29 +104,51 @@ impl Call {
         static ACTION: LazyLock<Regex> = LazyLock::new(|| {
             Regex::new(
                 r"(?ximR) ^[\ \t*]* action (?:[\ \t]*\d+)? [\ \t]*\**[\ \t]*:[\ \t]*\** [\ \t]*
-                  (?P<name>[a-z_][a-z0-9_\ ./-]*?) [\ \t*]*
-                  (?: (?P<bracket>\[)
+                  (?:\r?\n[\ \t]*)? (?P<quote>[`\[]?) (?P<name>[a-z_][a-z0-9_\ ./-]*?) [`\]\ \t*]*
+                  (?: (?P<bracket>[\[(])
                     | (?:\r?\n[\ \t]*)+ [*]* action[\ \t]+input (?:[\ \t]*\d+)? [\ \t]*\**[\ \t]*:[\ \t]*\** )",
             )
             .expect("it is valid")
         });
-        let found = ACTION.captures(&text[from..])?; // the text after the thinking starts a line
+        // The text after the thinking starts a line.
+        ACTION.captures_iter(&text[from..]).find_map(|found| Self::of(text, from, &found))
+    }
+
+    /// Returns `None` if the line is no action.
+    fn of(text: &str, from: usize, found: &Captures<'_>) -> Option<Self> {
+        let name = lower(found);
         let whole = found.get(0)?.start() + from..found.get(0)?.end() + from;
-        let is_input = found.name("bracket").is_none();
         let rest = whole.end..whole.end + next_label(&text[whole.end..]);
-        let argument = if is_input {
-            Some(rest.clone())
-        } else {
-            closing_bracket(&text[rest.clone()]).map(|end| rest.start..rest.start + end)
+        let (form, range) = match found.name("bracket").map(|bracket| bracket.as_str()) {
+            None if NONE.contains(&&name[..]) => return None,
+            None => (Form::Input, Some(rest.clone())),
+            Some("[") => (Form::Square, closing_bracket(&text[rest.clone()]).map(|end| rest.start..rest.start + end)),
+            Some(_) => {
+                let opens = whole.end - 1;
+                let end = opens + end_of_brackets(&text[opens..rest.end])?;
+                let ends_line =
+                    text[end..].split('\n').next().is_none_or(|after| after.trim_matches('`').trim().is_empty());
+                // Prose may have brackets, too.
+                if name.contains(|c: char| !c.is_alphanumeric() && c != '_')
+                    || found.name("name")?.end() + from != opens
+                    || !ends_line
+                {
+                    return None;
+                }
+                (Form::Round, Some(whole.end..end - 1))
+            }
         };
-        let end = argument.as_ref().map_or(rest.end, |argument| argument.end);
-        let argument = argument.map(|range| {
-            let range = if is_input { without_fence(text, range) } else { range };
+        let end = range.as_ref().map_or(rest.end, |range| range.end);
+        let argument = range.map(|range| {
+            let range = if form == Form::Input { without_fence(text, range) } else { range };
             trimmed_all(text, range)
         });
-        Some(Self { start: whole.start, name: lower(&found), argument, is_input, end })
+        Some(Self { start: whole.start, name, argument, form, end })
     }
 }
+
+/// What models write for no action, before the answer.
+const NONE: [&str; 5] = ["none", "n/a", "null", "no_action", "nothing"];
 
 fn lower(found: &Captures<'_>) -> String {
     found["name"].to_lowercase().replace(' ', "_")

@@ -13,8 +13,7 @@
 //!   `<end_code>`, an `Observation:` or `Thought:` line, or a block in another language (```` ```output ````). The text
 //!   after the action is dropped, because the model invented it. If a block follows `Code:`, earlier blocks belong to
 //!   the Thought.
-//! - **A call of `final_answer` without a block** counts as code, if there is no block. It starts on its own line, and
-//!   nothing follows it. Small models forget the block most often for this call.
+//! - **A call of `final_answer` without a block** counts as code, if there is no block (`unfenced.rs`).
 //! - **A final answer in plain text**, if there is no code at all, is `<answer>...</answer>`; else the text after
 //!   `Final answer:`, on the same line or the lines below it; else `\boxed{...}`, if all boxes of the text agree. The
 //!   box is removed from the answer.
@@ -24,10 +23,11 @@ use std::ops::Range;
 use memchr::{memchr, memchr2};
 
 use super::plain_answer::plain_answer;
-use super::python::{end_of_brackets, end_of_code, is_whole};
+use super::python::{end_of_code, is_whole};
 use super::tags::cut_tag;
 use super::text::{loops, thought, trimmed};
 use super::thinking::{Reply, after_thinking};
+use super::unfenced::{Unfenced, unfenced_final_answer};
 use super::{Act, Action, FailureReason, ParseFailureKind, ParseResult};
 
 pub const INSTRUCTION: &str = "Write `Thought:` and what you think, then `Code:` and Python between ```py and ```<end_code>; \
@@ -62,8 +62,12 @@ pub fn read(completion: &str) -> ParseResult {
     if let Some(first) = found.blocks.first().filter(|_| !code.is_empty()) {
         return Ok(Action::new(completion, thought(completion, 0..first.start), Act::cell(completion, code)));
     }
-    if let Some(call) = body.and_then(|body| unfenced_final_answer(completion, body)) {
-        return Ok(Action::new(completion, thought(completion, 0..call.start), Act::cell(completion, vec![call.code])));
+    match body.and_then(|body| unfenced_final_answer(completion, body)) {
+        Some(Unfenced::Code { start, code }) => {
+            return Ok(Action::new(completion, thought(completion, 0..start), Act::cell(completion, vec![code])));
+        }
+        Some(Unfenced::NeedsBlock) => return Err(FailureReason::no_action("Your code is not in a block.")),
+        None => {}
     }
     if let Some((start, answer)) = body.and_then(|body| plain_answer(completion, body)) {
         return Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)));
@@ -81,41 +85,6 @@ pub fn read(completion: &str) -> ParseResult {
     } else {
         FailureReason::no_action("Your reply has neither code nor a final answer.")
     })
-}
-
-struct UnfencedCall {
-    /// The start of the line with the call, and of its `Code:` label.
-    start: usize,
-    code: Range<usize>,
-}
-
-/// Finds a call of `final_answer` at the start of a line, with nothing but the signs of an action's end after it.
-fn unfenced_final_answer(text: &str, from: usize) -> Option<UnfencedCall> {
-    const LONGEST_LABEL: usize = 80; // with indentation; keeps the search linear in a line of many calls
-    let (mut at, mut start) = (from, from);
-    loop {
-        let found = at + text[at..].find("final_answer(")?;
-        start = text[at..found].rfind('\n').map_or(start, |newline| at + newline + 1);
-        let end = found + end_of_brackets(&text[found..])?;
-        let before = &text[start..found];
-        if before.len() <= LONGEST_LABEL && may_precede_call(before) && ends_action(&text[end..]) {
-            return Some(UnfencedCall { start, code: found..end });
-        }
-        at = end;
-    }
-}
-
-fn may_precede_call(before: &str) -> bool {
-    let before = before.trim().trim_end_matches('`');
-    before.is_empty() || is_code_label(before)
-}
-
-/// Returns whether the text after a call is empty, or shows that the action is over.
-fn ends_action(after: &str) -> bool {
-    let mut lines = after.trim_start_matches('`').split('\n');
-    let is_blank = |line: &str| line.trim().is_empty();
-    lines.next().is_none_or(|line| is_blank(line) || is_over(line))
-        && lines.find(|line| !is_blank(line)).is_none_or(is_over)
 }
 
 /// Returns the code in fences, if the range starts with a fence. The range is the content of a pair of tags.
@@ -253,20 +222,20 @@ impl Opener<'_> {
     }
 }
 
-/// Returns whether a fence's language is Python: `py`, `python3`, `{.python}`.
+/// Returns whether a fence's language is Python: `py`, `python3`, `{.python}`, or Gemma's `tool_code`.
 fn is_python(language: &str) -> bool {
     let name = language.strip_prefix('{').unwrap_or(language);
     let name = name.strip_prefix('.').unwrap_or(name);
     let name = name.strip_suffix('}').unwrap_or(name);
-    let name = name.strip_suffix(['2', '3']).unwrap_or(name);
-    name.eq_ignore_ascii_case("py") || name.eq_ignore_ascii_case("python")
+    let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    ["py", "python", "ipython", "tool_code"].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
-const CODE_LABEL: &[&str] = &["code"];
+pub const CODE_LABEL: &[&str] = &["code"];
 
 /// Returns the text after a label such as `Code:`, if the text starts with one. Spaces and Markdown's `*` and `#`
 /// around the label are ignored.
-fn after_label<'a>(text: &'a str, words: &[&str]) -> Option<&'a str> {
+pub fn after_label<'a>(text: &'a str, words: &[&str]) -> Option<&'a str> {
     fn past_stars(text: &str) -> &str {
         text.trim_start().trim_start_matches('*').trim_start()
     }
@@ -277,12 +246,12 @@ fn after_label<'a>(text: &'a str, words: &[&str]) -> Option<&'a str> {
     past_stars(rest).strip_prefix(':').map(past_stars)
 }
 
-fn is_code_label(line: &str) -> bool {
+pub fn is_code_label(line: &str) -> bool {
     line.trim_end().ends_with([':', '*']) && after_label(line, CODE_LABEL).is_some_and(str::is_empty)
 }
 
 /// Returns whether the line shows that the action before it is over.
-fn is_over(line: &str) -> bool {
+pub fn is_over(line: &str) -> bool {
     let tag = line.trim_start().as_bytes().get(..END_CODE.len());
     tag.is_some_and(|tag| tag.eq_ignore_ascii_case(END_CODE.as_bytes()))
         || after_label(line, &["observation", "observations", "thought", "thoughts"]).is_some()

@@ -11,6 +11,8 @@
 //!   closing tag may be missing, because engines often cut off a stop sequence. In XML, a value that parses as a JSON
 //!   number, constant, list or object is that value; any other value is a text, because the tool's schema is not known
 //!   here.
+//! - **Without tags**, a reply that is only JSON with a name and arguments is a call, and so is one that ends in a fence
+//!   with such JSON. It may be in the marks of other templates, such as `[TOOL_CALLS]`.
 //! - **Almost valid JSON** is accepted if it has only one meaning (`json.rs`). Brackets may be missing or surplus
 //!   before the closing tag.
 //! - **A final answer**, if there is no call, is text that is marked as an answer (`plain_answer.rs`), or else the
@@ -43,7 +45,7 @@ pub fn read(completion: &str) -> ParseResult {
         Reply::Spoken { body, action } => (body, action),
         Reply::Unended { .. } => return Err(FailureReason::endless_thinking()),
     };
-    let Some(first) = first else { return answer(completion, body) };
+    let Some(first) = first.or_else(|| Block::untagged(completion, body)) else { return answer(completion, body) };
     let start = first.start;
     let mut blocks = vec![first];
     while let Some(last) = blocks.last()
@@ -109,6 +111,27 @@ impl Block {
         tagged.map(|tagged| Self::read(text, tagged.start, tagged.start + OPEN.len()))
     }
 
+    /// Finds calls in JSON that are the whole text from `from` or from its first fence, in the marks of other
+    /// templates or in none. Only JSON with arguments is a call, because an answer may be an object with a name.
+    fn untagged(text: &str, from: usize) -> Option<Self> {
+        const MARK: &str = r"(?:\[TOOL_CALLS\]|<\|python_tag\|>|<\|?(?:tool|function)_calls?\|?>)";
+        static OPENS: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(&format!(r"\A\s*{MARK}?\s*(?:```\w*\s*)?[\[{{]|(?m:^){MARK}?[ \t]*```\w*\s*[\[{{]"))
+                .expect("it is valid")
+        });
+        static CLOSES: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(r"(?:\s*(?:```|<\|?/(?:tool|function)_calls?\|?>|<\|eo[mt]_id\|>))*\s*\z").expect("it is valid")
+        });
+        let opens = OPENS.find(&text[from..])?;
+        let inside = from + opens.end() - 1;
+        let end = inside + CLOSES.find(&text[inside..])?.start();
+        let named = ["arguments", "parameters"].iter().any(|name| text[inside..end].contains(name));
+        let (calls, length) = named.then(|| whole_objects(&text[inside..end])).flatten()?;
+        (inside + length == end).then_some(())?;
+        let start = from + opens.start();
+        Some(Self { start, content: inside..end, cells: cells(calls), closed: true, end: text.len() })
+    }
+
     fn read(text: &str, start: usize, inside: usize) -> Self {
         let is_xml = text[inside..].trim_start().starts_with("<function");
         let read = if is_xml { functions(text, inside) } else { objects(text, inside) };
@@ -124,8 +147,7 @@ impl Block {
         Self {
             start,
             content: trimmed_all(text, inside..end),
-            cells: calls
-                .and_then(|calls| calls.into_iter().map(|(name, arguments)| cell_of_json(&name, &arguments)).collect()),
+            cells: calls.and_then(cells),
             closed,
             end: if closed { tag + CLOSE.len() } else { end },
         }
@@ -134,6 +156,10 @@ impl Block {
 
 /// A tool's name and its arguments.
 type Call = (String, Json);
+
+fn cells(calls: Vec<Call>) -> Option<Vec<String>> {
+    calls.into_iter().map(|(name, arguments)| cell_of_json(&name, &arguments)).collect()
+}
 
 // ---- JSON --------------------------------------------------------------------------------------
 
@@ -189,17 +215,19 @@ fn calls(value: Json) -> Option<Vec<Call>> {
 
 fn call(value: Json) -> Option<Call> {
     let Json::Object(fields) = value else { return None };
-    let (mut name, mut arguments) = (None, None);
+    let (mut name, mut arguments, mut others) = (None, None, false);
     for (field, value) in fields {
         match (&field[..], value) {
             ("function", function @ Json::Object(_)) => return call(function), // as in OpenAI's protocol
             ("name", Json::Text(text)) => name = Some(text),
             ("arguments", value) => arguments = Some(value),
             ("parameters", value) if arguments.is_none() => arguments = Some(value),
-            _ => {}
+            ("id" | "type" | "index", _) => {}
+            _ => others = true,
         }
     }
-    Some((name?, arguments.unwrap_or_default()))
+    // Without arguments, other fields may be meant as such: a call without them would be another one.
+    (arguments.is_some() || !others).then_some((name?, arguments.unwrap_or_default()))
 }
 
 // ---- XML ---------------------------------------------------------------------------------------

@@ -310,9 +310,10 @@ fn passage(item: &Bound<'_, PyAny>) -> Result<Passage, String> {
     }
     if let Ok(fields) = item.cast::<PyDict>() {
         let value = |name| fields.get_item(name).ok().flatten();
-        let [id, _id] = ["id", "_id"].map(|name| value(name).map_or(Id::Absent, |value| id_of(&value)));
-        let [title, text, contents] =
-            ["title", "text", "contents"].map(|name| value(name).map_or(Json::Null, |value| json(&value)));
+        let id = |name| value(name).map_or(Ok(Id::Absent), |value| id_of(&value));
+        let text = |name| value(name).map_or(Ok(Json::Null), |value| json(name, &value));
+        let (id, _id, title, text, contents) =
+            (id("id")?, id("_id")?, text("title")?, text("text")?, text("contents")?);
         return Fields { id, _id, title, text, contents }.passage();
     }
     match item.extract::<Vec<AnyText>>().map(<[AnyText; 3]>::try_from) {
@@ -321,29 +322,31 @@ fn passage(item: &Bound<'_, PyAny>) -> Result<Passage, String> {
     }
 }
 
-/// Converts a value of a field. Only strings keep their content; other types are represented by an empty list.
-fn json(value: &Bound<'_, PyAny>) -> Json {
-    if let Ok(text) = value.extract::<AnyText>() {
-        Json::String(text.0)
-    } else if value.is_none() {
-        Json::Null
-    } else {
-        Json::Array(vec![])
+/// Converts a value of a field: a string, or `None`.
+fn json(name: &str, value: &Bound<'_, PyAny>) -> Result<Json, String> {
+    match value.extract::<AnyText>() {
+        Ok(text) => Ok(Json::String(text.0)),
+        Err(_) if value.is_none() => Ok(Json::Null),
+        Err(_) => Err(format!("`{name}` is of the type {}, not a string", type_of(value))),
     }
 }
 
 /// Converts an id: a string, or an integer of any size.
-fn id_of(value: &Bound<'_, PyAny>) -> Id {
+fn id_of(value: &Bound<'_, PyAny>) -> Result<Id, String> {
     if let Ok(text) = value.extract::<AnyText>() {
-        return Id::Text(text.0);
+        return Ok(Id::Text(text.0));
     }
     // Calls __index__, so that numpy's integers count as integers.
     let number = if value.is_instance_of::<PyBool>() { None } else { value.call_method0("__index__").ok() };
     match number.and_then(|number| number.str().ok()) {
-        Some(digits) => Id::Text(digits.to_string()),
-        None if value.is_none() => Id::Absent,
-        None => Id::Other("neither a string nor an integer"),
+        Some(digits) => Ok(Id::Text(digits.to_string())),
+        None if value.is_none() => Ok(Id::Absent),
+        None => Err(format!("its id is of the type {}; it must be a string or an integer", type_of(value))),
     }
+}
+
+fn type_of(value: &Bound<'_, PyAny>) -> String {
+    value.get_type().name().map(|name| name.to_string()).unwrap_or_default()
 }
 
 /// Returns the shortest decimal of an `f32`: 1.2 instead of 1.2000000476837158.

@@ -63,11 +63,16 @@ pub struct Message {
     role: Role,
     #[serde(default)]
     content: Text,
-    /// vLLM and others name this field `reasoning`.
+    /// vLLM and others name this field `reasoning`, and Ollama's API names it `thinking`.
     #[serde(default)]
     reasoning_content: Text,
     #[serde(default)]
     reasoning: Text,
+    #[serde(default)]
+    thinking: Text,
+    /// What OpenAI's models say in place of a content.
+    #[serde(default)]
+    refusal: Text,
     #[serde(default)]
     tool_calls: Option<Vec<Call>>,
     /// The only call of a message in OpenAI's older protocol.
@@ -79,8 +84,8 @@ pub struct Message {
 }
 
 #[derive(Deserialize)]
+#[serde(try_from = "AnyCall")]
 pub struct Call {
-    #[serde(default)]
     id: Text,
     pub function: Function,
 }
@@ -90,6 +95,35 @@ pub struct Function {
     pub name: String,
     #[serde(default)]
     pub arguments: Json,
+}
+
+/// A call in OpenAI's API, of a function or of a custom tool, whose input is a text; or in LangChain's form.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AnyCall {
+    id: Text,
+    function: Option<Function>,
+    custom: Option<Custom>,
+    name: Option<String>,
+    args: Json,
+}
+
+#[derive(Deserialize)]
+struct Custom {
+    name: String,
+    #[serde(default)]
+    input: Json,
+}
+
+impl TryFrom<AnyCall> for Call {
+    type Error = &'static str;
+
+    fn try_from(call: AnyCall) -> Result<Self, Self::Error> {
+        let custom = call.custom.map(|custom| Function { name: custom.name, arguments: custom.input });
+        let flat = call.name.map(|name| Function { name, arguments: call.args });
+        let function = call.function.or(custom).or(flat).ok_or("a call without a function")?;
+        Ok(Self { id: call.id, function })
+    }
 }
 
 impl Message {
@@ -125,13 +159,17 @@ impl Messages {
     fn by(self, role: Role) -> Vec<Message> {
         match self {
             Self::List(messages) => messages,
-            Self::Text(text) => {
-                let none = || Text(None);
-                let (reasoning_content, reasoning, tool_call_id) = (none(), none(), none());
-                let content = Text(Some(text));
-                let (tool_calls, function_call) = (None, None);
-                vec![Message { role, content, reasoning_content, reasoning, tool_calls, function_call, tool_call_id }]
-            }
+            Self::Text(text) => vec![Message {
+                role,
+                content: Text(Some(text)),
+                reasoning_content: Text(None),
+                reasoning: Text(None),
+                thinking: Text(None),
+                refusal: Text(None),
+                tool_calls: None,
+                function_call: None,
+                tool_call_id: Text(None),
+            }],
         }
     }
 }
@@ -139,12 +177,14 @@ impl Messages {
 pub fn say_all(conversation: &mut Conversation, mut messages: Vec<Message>) {
     sort_results(&mut messages);
     for message in messages {
-        let Message { role, content, reasoning_content, reasoning, tool_calls, function_call, .. } = message;
-        let mut reasoning = reasoning_content.0.or(reasoning.0).unwrap_or_default();
+        let Message { role, content, refusal, tool_calls, function_call, .. } = message;
+        let reasonings = [message.reasoning_content, message.reasoning, message.thinking].into_iter();
+        let mut reasoning = reasonings.map(Text::or_empty).find(|text| !text.is_empty()).unwrap_or_default();
         let mut thought = if conversation.is_ours { String::new() } else { std::mem::take(&mut reasoning) };
-        join(&mut thought, content.or_empty());
-        let calls = tool_calls.into_iter().flatten().map(|call| call.function).chain(function_call);
-        match &calls.collect::<Vec<_>>()[..] {
+        join(&mut thought, content.0.or(refusal.0).unwrap_or_default());
+        let calls: Vec<Function> = tool_calls.into_iter().flatten().map(|call| call.function).collect();
+        let calls = if calls.is_empty() { Vec::from_iter(function_call) } else { calls }; // some clients write both
+        match &calls[..] {
             [] => conversation.say(role, thought),
             calls => _ = conversation.act(&thought, &code_of(calls)),
         }

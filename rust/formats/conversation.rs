@@ -87,6 +87,8 @@ pub struct Conversation {
 #[derive(Default)]
 pub struct Turn {
     text: String,
+    /// Whether the text ends with calls.
+    calls: bool,
     reasoning: String,
     message: String,
     pub prompt_token_ids: Option<Vec<u32>>,
@@ -120,11 +122,17 @@ impl Conversation {
         }
     }
 
-    /// Adds the model's next text. Texts without a message in between form one turn.
+    /// Adds the model's next text. Texts without a message in between form one turn, unless the first has called tools,
+    /// whose results are then missing in the log.
     pub fn turn(&mut self, text: String) -> &mut Turn {
         match self.turns.last_mut() {
-            Some(turn) if turn.message.is_empty() => join(&mut turn.text, text),
-            _ => self.turns.push(Turn { text, ..Turn::default() }),
+            Some(turn) if turn.message.is_empty() && !turn.calls => join(&mut turn.text, text),
+            last => {
+                if let Some(turn) = last.filter(|turn| turn.message.is_empty()) {
+                    turn.message = format!("{OBSERVATION}\n");
+                }
+                self.turns.push(Turn { text, ..Turn::default() });
+            }
         }
         self.turns.last_mut().expect("there is one now")
     }
@@ -139,7 +147,9 @@ impl Conversation {
         // If the thought itself looks like an action, tags mark it as a thought.
         let marked = || format!("<think>\n{thought}\n</think>\n{}", code_turn("", code));
         let text = if is_read || thought.is_empty() { text } else { marked() };
-        self.turn(text)
+        let turn = self.turn(text);
+        turn.calls = true;
+        turn
     }
 
     /// Adds the result of the last action.

@@ -95,7 +95,7 @@ impl<'de> de::Visitor<'de> for TextVisitor {
             }
         }
         match (kind.0.as_deref(), &text.0) {
-            (None | Some("text"), Some(_)) => Ok(text),
+            (None | Some("text" | "input_text" | "output_text"), Some(_)) => Ok(text), // OpenAI's two APIs
             (None, None) => Ok(Text(Some(Json::from(Value::Object(others)).literal()))),
             (Some(kind), _) => Err(de::Error::custom(format!("a part that is {kind}, not text"))),
         }

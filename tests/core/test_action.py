@@ -45,7 +45,7 @@ OUTCOMES = {
     "bare_fence": {"no_action": 71},
     "swe_other": {"no_action": 22},
     "intercode_action": {"no_action": 5535, "repetition": 18, "code": 2},
-    "smolagents_parsed_code_only": {"no_action": 23, "code": 3},
+    "smolagents_parsed_code_only": {"no_action": 26},
 }
 """Outcomes of the 12,463 outputs in model_outputs.jsonl.gz, by format."""
 

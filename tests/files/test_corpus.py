@@ -1,5 +1,6 @@
 """Every format of passages gives the same passages in the same order, and errors name what is wrong."""
 
+import bz2
 import gzip
 import json
 import re
@@ -147,7 +148,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
         RetrievalError,
         "passage 2: no field `te",
     ),
-    "a wrong type": (lambda folder: table(folder, id=["1"], text=[[1]]), RetrievalError, "passage 1: `text` is a list"),
+    "a wrong type": (lambda folder: table(folder, id=["1"], text=[[1]]), RetrievalError, "`text` is of the type list"),
     "no table": (
         lambda folder: written(folder / "a.parquet", b"junk" * 9),
         RetrievalError,
@@ -170,9 +171,28 @@ BAD: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
         RetrievalError,
         "passage 2: no field `id",
     ),
-    "bytes": (lambda folder: table(folder, id=[b"1"], text=["x"]), RetrievalError, "passage 1: its id is neither"),
-    "floats": (lambda folder: table(folder, id=[1.5], text=["x"]), RetrievalError, "passage 1: its id is neither"),
-    "objects": (lambda folder: table(folder, id=[{"a": 1}], text=["x"]), RetrievalError, "passage 1: its id is nei"),
+    "bytes": (lambda folder: table(folder, id=[b"1"], text=["x"]), RetrievalError, "1: its id is of the type bytes"),
+    "floats": (lambda folder: table(folder, id=[1.5], text=["x"]), RetrievalError, "1: its id is of the type float"),
+    "objects": (
+        lambda folder: table(folder, id=[{"a": 1}], text=["x"]),
+        RetrievalError,
+        "1: its id is of the type dict",
+    ),
+    "bytes as text": (
+        lambda folder: table(folder, id=["1"], text=[b"x"]),
+        RetrievalError,
+        "`text` is of the type bytes",
+    ),
+    "bzip2": (
+        lambda folder: written(folder / "a.bz2", bz2.compress(lines(FIRST))),
+        OSError,
+        "a.bz2: this is bzip2: give",
+    ),
+    "UTF-16": (
+        lambda folder: written(folder / "a.jsonl", lines(FIRST).decode().encode("utf-16")),
+        OSError,
+        "a.jsonl: this is text in UTF-16: give",
+    ),
     "a bad line": (
         lambda folder: written(folder / "a.jsonl", lines(FIRST) + b"{\n"),
         RetrievalError,

@@ -440,6 +440,7 @@ def asked(call: dict[str, Any]) -> dict[str, Any]:
 
 
 SEARCH = asked({"name": "search", "arguments": '{"query":"x"}'})
+ATIF_CALL = {"tool_call_id": "c", "function_name": "search", "arguments": {"query": "x"}}
 
 
 @pytest.mark.parametrize(
@@ -447,6 +448,8 @@ SEARCH = asked({"name": "search", "arguments": '{"query":"x"}'})
     [
         (SEARCH | {"reasoning": "I think"}, "I think", 'print(search(query="x"))'),
         (SEARCH | {"reasoning": "R", "reasoning_content": "R"}, "R", 'print(search(query="x"))'),
+        (SEARCH | {"reasoning_content": "", "thinking": "R"}, "R", 'print(search(query="x"))'),
+        (SEARCH | {"content": [{"type": "output_text", "text": "I search"}]}, "I search", 'print(search(query="x"))'),
         (SEARCH | {"content": "<think>hm</think>I search"}, "hm\nI search", 'print(search(query="x"))'),
         (SEARCH | {"content": "a\nCode:\n```py\nb()\n```"}, "a\nCode:\n```py\nb()\n```", 'print(search(query="x"))'),
         ({"function_call": {"name": "search", "arguments": '{"query":"x"}'}}, "", 'print(search(query="x"))'),
@@ -454,6 +457,16 @@ SEARCH = asked({"name": "search", "arguments": '{"query":"x"}'})
         (asked({"name": "calendar.list", "arguments": '{"day":"Mon"}'}), "", 'print(calendar_list(day="Mon"))'),
         (asked({"name": "f", "arguments": {"n": 10**30}}), "", f"print(f(n={10**30}))"),
         (asked({"name": "f", "arguments": ""}), "", "print(f())"),
+        (asked({"name": "f", "arguments": json.dumps('{"a": 1}')}), "", "print(f(a=1))"),
+        (asked({"name": "f", "arguments": '{"a": 1'}), "", "print(f(a=1))"),
+        (asked({"name": "f", "arguments": '{"a": 1e400, "b": NaN}'}), "", 'print(f(a=1e400, b=float("nan")))'),
+        (SEARCH | {"function_call": {"name": "search", "arguments": '{"query":"x"}'}}, "", 'print(search(query="x"))'),
+        ({"tool_calls": [{"id": "c1", "name": "search", "args": {"query": "x"}}]}, "", 'print(search(query="x"))'),
+        (
+            {"tool_calls": [{"id": "c1", "type": "custom", "custom": {"name": "python", "input": "x = 1"}}]},
+            "",
+            "x = 1",
+        ),
     ],
 )
 def test_calls_that_clients_write_otherwise(message: dict[str, Any], thought: str, code: str, tmp_path: Path) -> None:
@@ -469,6 +482,33 @@ def test_calls_that_clients_write_otherwise(message: dict[str, Any], thought: st
     assert isinstance(action, Action)
     assert (action.thought, action.code) == (thought, code)
     assert trajectory.answer == "Paris."
+
+
+def test_a_call_without_its_result_is_a_turn_of_its_own(tmp_path: Path) -> None:
+    """What follows it in the log is the next turn: here the answer."""
+    turns = [{"role": "assistant", "content": None} | SEARCH] * 2
+    messages = [{"role": "user", "content": "Q?"}, *turns, {"role": "assistant", "content": "Paris."}]
+    steps = [
+        {"step_id": 1, "source": "user", "message": "Q?"},
+        *({"step_id": n, "source": "agent", "message": "", "tool_calls": [ATIF_CALL]} for n in (2, 3)),
+        {"step_id": 4, "source": "agent", "message": "Paris."},
+    ]
+    agent = {"name": "a", "version": "1"}
+    atif = {"schema_version": "ATIF-v1.4", "session_id": "s", "agent": agent, "steps": steps}
+    for record in ({"messages": messages}, atif):
+        (tmp_path / "a.jsonl").write_text(json.dumps(record))
+        [trajectory] = iter_trajectories(tmp_path / "a.jsonl")
+        codes = [step.candidates[0].action.code for step in trajectory.steps]  # type: ignore[union-attr]
+        assert codes == ['print(search(query="x"))'] * 2 + [None]
+        assert [step.message for step in trajectory.steps] == ["Observation:\n"] * 2 + [""]
+        assert trajectory.answer == "Paris."
+
+
+def test_what_a_model_refuses_is_kept(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": None, "refusal": "I will not."}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}))
+    [trajectory] = iter_trajectories(tmp_path / "a.jsonl")
+    assert trajectory.steps[0].candidates[0].text == "I will not."
 
 
 def test_results_of_parallel_calls_are_in_the_order_of_the_calls(tmp_path: Path) -> None:
@@ -521,6 +561,7 @@ def test_real_completions_are_read_as_the_rollout_reads_them(shared_data: Path, 
         (42, "42"),
         ([1, 2.5, True], "1\n2.5\nTrue"),
         ([[1, "a"]], '[1, "a"]'),
+        ([{"type": "input_text", "text": "Q"}], "Q"),
         ({"a": None}, '{"a": None}'),
         ([{"a": None}], '{"a": None}'),
     ],
