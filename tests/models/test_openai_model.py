@@ -506,6 +506,12 @@ async def test_a_prefix_is_asked_for_where_it_cannot_be_given(
     assert last["content"].endswith("\nThought: I am")
 
 
+@pytest.mark.parametrize("url", ["http://h:port/v1", "http://h/\x1b"])
+def test_what_is_no_url(url: str) -> None:
+    with pytest.raises(ValueError, match="the URL of the model m is not valid"):
+        load_model(f"openai:{url}:m")
+
+
 @pytest.mark.parametrize("n", [0, -1])
 async def test_n_must_be_positive(server: Server, n: int) -> None:
     with pytest.raises(ValueError, match="give at least 1"):

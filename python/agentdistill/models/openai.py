@@ -70,9 +70,11 @@ class OpenAIModel(SampledModel):
         self._retries = Retries(self._where(), retries, ModelError)
         key = os.environ.get("OPENAI_API_KEY") or "none"
         hide_in_environment({"OPENAI_API_KEY": key})
-        self._clients = PerProcess(
-            partial(openai.AsyncOpenAI, base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
-        )
+        make = partial(openai.AsyncOpenAI, base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
+        try:
+            self._clients = PerProcess(make)
+        except httpx2.InvalidURL as error:
+            raise ValueError(f"the URL of the model {name} is not valid: {error}") from None
         self._knows = _Abilities()
         self._continues: bool | None = None  # whether it can continue a partial turn; None: not known yet
         self._probing = asyncio.Lock()

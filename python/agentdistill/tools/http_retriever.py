@@ -37,6 +37,10 @@ class HttpRetriever:
         Raises ValueError for an invalid URL.
         """
         hide_in_command([url])
+        try:
+            httpx2.URL(url)
+        except httpx2.InvalidURL as error:
+            raise ValueError(f"the URL of the retriever is not valid: {error}") from None
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError("this is not the URL of a retriever: give http://HOST:PORT")
