@@ -9,11 +9,11 @@
 //! [`checksums`]. [`build`] creates it from passages or from [`jsonl`] files, as one memory-mapped segment. [`update`]
 //! adds passages as further [`segments`], notes [`deletions`], and merges segments.
 //!
-//! Damage to an index is an error. Opening an index verifies all sizes and the contents of small files; a damaged index
-//! refuses every search. [`Bm25Index::check`] verifies every byte. Panics caused by damaged files are caught. Each
-//! search first checks that no file was truncated after it was mapped. There is one exception: if a file is truncated
-//! during a search, reading past its new end kills the process (SIGBUS). Replace an index by building it again or by
-//! renaming folders, never by writing into its files.
+//! Damage to an index is an error. Opening an index verifies all sizes and the contents of small files before it reads
+//! them. [`Bm25Index::check`] verifies every byte. Panics caused by damaged files are caught. Each search first checks
+//! that no file was truncated after it was mapped. There is one exception: if a file is truncated during a search,
+//! reading past its new end kills the process (SIGBUS). Replace an index by building it again or by renaming folders,
+//! never by writing into its files.
 //!
 //! Not supported: dense retrieval, and checking that the ids of a build are unique.
 
@@ -141,8 +141,6 @@ pub struct Bm25Index {
     segments: Segments,
     analyzer: TextAnalyzer,
     mapped: Vec<Mapped>,
-    /// Damage found when the index was opened. An index with damage refuses searches.
-    damage: Option<String>,
 }
 
 impl Bm25Index {
@@ -160,7 +158,7 @@ impl Bm25Index {
     fn open_files(path: &Path, parameters: Parameters) -> Result<Self> {
         let metadata = read_metadata(path)?;
         let small = |_: &str, bytes| bytes <= VERIFIED_ON_OPEN;
-        let damage = checksums::verify(path, &metadata.checksums, small).err();
+        checksums::verify(path, &metadata.checksums, small).map_err(|found| damaged(path, found))?;
         let unreadable = |error: tantivy::TantivyError| damaged(path, error);
         let segments = Segments::open(path, 1 + metadata.added_segments, parameters).map_err(unreadable)?;
         if segments.len() as u64 != metadata.documents {
@@ -169,7 +167,7 @@ impl Bm25Index {
         let analyzer = metadata.language.analyzer(metadata.version);
         let mapped = Mapped::all(path).at(path)?;
         let bytes = mapped.iter().map(|file| file.bytes).sum();
-        Ok(Self { path: path.to_owned(), metadata, parameters, bytes, segments, analyzer, mapped, damage })
+        Ok(Self { path: path.to_owned(), metadata, parameters, bytes, segments, analyzer, mapped })
     }
 
     /// Verifies every byte of the index that is now at the path. An index of version 3 has no checksums, so only
@@ -264,9 +262,6 @@ impl Bm25Index {
     fn find(&self, analyzer: &mut TextAnalyzer, query: &str, k: usize) -> Result<Vec<(f32, DocId)>> {
         if k == 0 {
             return Err(Error::Argument("k must be at least 1".to_owned()));
-        }
-        if let Some(damage) = &self.damage {
-            return Err(damaged(&self.path, damage));
         }
         if let Some(cut) = self.mapped.iter().find(|file| file.is_cut()) {
             return Err(damaged(&self.path, format!("{} was cut while it was open", cut.name)));

@@ -101,6 +101,10 @@ impl RetrievalServer {
     ///
     /// [`Error::Argument`] if `host` is not a valid address; [`Error::Io`] if the port is in use or may not be used.
     pub fn start(index: Arc<Bm25Index>, host: &str, port: u16) -> Result<Self> {
+        Self::start_with(index, host, port, ANSWER_TIMEOUT)
+    }
+
+    fn start_with(index: Arc<Bm25Index>, host: &str, port: u16, answer_timeout: Duration) -> Result<Self> {
         let name = format!("{host}:{port}");
         let at = |error| std::result::Result::<(), _>::Err(error).at(Path::new(&name)).unwrap_err();
         let no_host = |error| Error::Argument(format!("{host} is not an address to listen at: {error}"));
@@ -113,7 +117,7 @@ impl RetrievalServer {
         let (stop, stopping) = oneshot::channel();
         let (ended, end) = oneshot::channel();
         runtime.spawn(async move {
-            accept(listener, index, stopping).await;
+            accept(listener, index, answer_timeout, stopping).await;
             let _ = ended.send(());
         });
         let process = std::process::id();
@@ -142,7 +146,12 @@ impl Drop for RetrievalServer {
 }
 
 /// Accepts connections until the server is stopped, and then waits for the open ones.
-async fn accept(listener: tokio::net::TcpListener, index: Arc<Bm25Index>, mut stopping: oneshot::Receiver<()>) {
+async fn accept(
+    listener: tokio::net::TcpListener,
+    index: Arc<Bm25Index>,
+    answer_timeout: Duration,
+    mut stopping: oneshot::Receiver<()>,
+) {
     let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let service = Arc::new(Service { index, memory: Arc::new(Semaphore::new(MEMORY)), is_loopback });
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -167,7 +176,7 @@ async fn accept(listener: tokio::net::TcpListener, index: Arc<Bm25Index>, mut st
             .timer(TokioTimer::new())
             .header_read_timeout(REQUEST_TIMEOUT)
             .max_buf_size(MAX_HEADER_BYTES)
-            .serve_connection(TokioIo::new(WriteTimeout::new(stream, ANSWER_TIMEOUT)), answers);
+            .serve_connection(TokioIo::new(WriteTimeout::new(stream, answer_timeout)), answers);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             let _ = connection.await; // a failure concerns only this client
@@ -417,4 +426,49 @@ fn respond(status: StatusCode, body: Bytes) -> Answer {
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::retrieval::{Bm25Builder, BuildOptions};
+
+    #[test]
+    fn clients_that_do_not_read_lose_their_connections_and_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut builder = Bm25Builder::new(&folder.path().join("index"), BuildOptions::default()).unwrap();
+        let text = format!("alpha {}", "lorem ipsum ".repeat(512 << 10));
+        for number in 0..4 {
+            let passage = Passage { id: number.to_string(), title: String::new(), text: text.clone(), score: 0.0 };
+            builder.add(passage).unwrap();
+        }
+        let index = Arc::new(builder.finish().unwrap());
+        let server = RetrievalServer::start_with(index, "127.0.0.1", 0, Duration::from_secs(1)).unwrap();
+
+        let is_accepted = |stream: &mut TcpStream| {
+            let body = r#"{"queries": ["alpha"], "topk": 4}"#;
+            let head = "POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+            write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).unwrap();
+            assert!(status == *b"HTTP/1.1 200" || status == *b"HTTP/1.1 503", "{}", status.escape_ascii());
+            status.ends_with(b"200")
+        };
+        let connect = || TcpStream::connect(server.address()).unwrap();
+        // Together they ask for more than MEMORY, so the last ones may be refused.
+        let mut clients: Vec<_> = std::iter::repeat_with(connect).take(11).collect();
+        clients.retain_mut(is_accepted);
+        for client in &mut clients {
+            let started = Instant::now();
+            while client.write(b" ").is_ok() {
+                assert!(started.elapsed() < Duration::from_secs(60), "the connection is still open");
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        assert!(is_accepted(&mut connect()));
+    }
 }

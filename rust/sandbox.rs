@@ -160,7 +160,10 @@ enum SandboxError {
     Guest(#[from] wasmtime::Error),
     #[error("no memory for a slot of the sandbox: {0}")]
     Memory(std::io::Error),
-    #[error("no thread to run a cell on: {0}")]
+    #[error(
+        "no thread to run a cell on: {0}. The number of threads (`ulimit -u`, the cgroup's pids.max), address space \
+         (`ulimit -v`) or mappings (vm.max_map_count) is used up"
+    )]
     Thread(std::io::Error),
     #[error(
         "the States of this process take {} MiB of memory, and no more of them can be written to the temporary folder: \

@@ -13,7 +13,7 @@ use tantivy::error::DataCorruption;
 use tantivy::postings::TermInfo;
 use tantivy::schema::Field;
 use tantivy::tokenizer::TextAnalyzer;
-use tantivy::{DocId, Index, ReloadPolicy, Result, Score, SegmentReader};
+use tantivy::{DocId, Index, Result, Score, SegmentReader};
 
 use super::block_bounds::{Best, BlockBounds};
 use super::deletions::Deletions;
@@ -33,12 +33,13 @@ pub(super) fn segment_of(file: &str) -> usize {
     file.split_once('/').and_then(|(segment, _)| segment.parse().ok()).unwrap_or(0)
 }
 
-/// Opens Tantivy's files in a segment's folder, and returns their field, too.
+/// Opens Tantivy's files in a segment's folder, and returns their field, too. A reader of the whole index would also
+/// parse the store, which is not needed here. Wrong lengths in it end the process, because Tantivy allocates memory for
+/// them without a check.
 pub(super) fn open_postings(folder: &Path) -> Result<(SegmentReader, Field)> {
-    let reader = Index::open_in_dir(folder)?.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-    let searcher = reader.searcher();
-    let segment = searcher.segment_readers().first().ok_or_else(|| DataCorruption::comment_only("it is empty"))?;
-    Ok((segment.clone(), segment.schema().get_field(BODY)?))
+    let segments = Index::open_in_dir(folder)?.searchable_segments()?;
+    let segment = segments.first().ok_or_else(|| DataCorruption::comment_only("it is empty"))?;
+    Ok((SegmentReader::open(segment)?, segment.schema().get_field(BODY)?))
 }
 
 pub(super) struct Segments {

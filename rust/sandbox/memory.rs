@@ -273,11 +273,12 @@ impl Drop for Mapping {
 }
 
 /// Explains a failed reservation. The usual cause is a limit of the process (`ulimit -v`), although reserved address
-/// space takes no memory.
+/// space takes no memory. Rarely, it is the number of mappings.
 fn no_address_space(reserved: usize, error: io::Error) -> io::Error {
     let message = format!(
         "{error}. A slot reserves {} GiB of address space, which takes no memory: raise the limit of this process \
-         (`ulimit -v unlimited`) and bound its memory by a cgroup instead",
+         (`ulimit -v unlimited`) and bound its memory by a cgroup instead. If the process has very many mappings, raise \
+         vm.max_map_count",
         reserved >> 30
     );
     io::Error::new(error.kind(), message)
@@ -451,5 +452,21 @@ mod tests {
         memory.find_written(&mut written);
         let listed = |page: usize| written.contains(&(page as u32));
         assert!(listed(0) && listed(PAGES - 1) && !listed(PAGES / 2), "{written:?}");
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn many_memories_leave_the_process_regions() {
+        const LARGE: usize = 40_000;
+        let image = Arc::new(Image::new(&[7; PAGE]).unwrap());
+        let memory = || Mapping::map(image.clone(), LARGE * PAGE, LARGE * PAGE, true).unwrap();
+        let memories = [memory(), memory(), memory()];
+        for memory in &memories {
+            for page in (0..LARGE).step_by(2) {
+                assert!(memory.allow_write(memory.base.as_ptr() as usize + page * PAGE));
+            }
+        }
+        let regions = std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        assert!(regions < 40_000, "{regions}");
     }
 }

@@ -23,19 +23,28 @@ pub struct Protection {
     /// One bit for each chunk.
     writable: Box<[AtomicU64]>,
     count: AtomicUsize,
+    /// The number of ranges that were made writable one by one.
+    ranges: AtomicUsize,
 }
+
+/// The number of ranges of all memories of the process.
+static RANGES: AtomicUsize = AtomicUsize::new(0);
 
 impl Protection {
     /// The number of chunks that become writable at once if the preceding chunks were written to, as when a large
     /// object is created.
     const RUN: usize = 16;
+    /// The maximum number of ranges of all memories. Each one adds up to two regions to the process, which Linux allows
+    /// 65,530 by default (vm.max_map_count), and allocators, threads and other libraries also need some.
+    const MAX_RANGES: usize = 16 << 10;
 
     /// Creates the protection of a mapping at `base`. At most `reserved` bytes of it are accessible, and nothing is
     /// writable.
     pub fn new(base: NonNull<u8>, reserved: usize) -> Self {
         let chunk = rustix::param::page_size().max(PAGE);
         let words = reserved.div_ceil(chunk).div_ceil(64);
-        Self { base, chunk, writable: (0..words).map(|_| AtomicU64::new(0)).collect(), count: AtomicUsize::new(0) }
+        let writable = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Self { base, chunk, writable, count: AtomicUsize::new(0), ranges: AtomicUsize::new(0) }
     }
 
     /// Returns the number of writable chunks.
@@ -75,6 +84,7 @@ impl Protection {
         let words = self.writable.iter().take(len.div_ceil(64 * self.chunk));
         words.for_each(|word| word.store(0, Ordering::Relaxed));
         self.count.store(0, Ordering::Release);
+        self.forget_ranges();
         Ok(())
     }
 
@@ -99,11 +109,18 @@ impl Protection {
         if chunks.is_empty() {
             return Ok(());
         }
-        match self.make_writable(&chunks, len) {
-            // Linux allows no more regions of memory for this process (vm.max_map_count), so merge many into one.
-            Err(_) => self.make_writable(&(0..len.div_ceil(self.chunk)), len),
-            done => done,
+        self.ranges.fetch_add(1, Ordering::Relaxed);
+        if RANGES.fetch_add(1, Ordering::Relaxed) < Self::MAX_RANGES && self.make_writable(&chunks, len).is_ok() {
+            return Ok(());
         }
+        // There are too many regions, so merge those of this memory into one.
+        self.make_writable(&(0..len.div_ceil(self.chunk)), len)?;
+        self.forget_ranges();
+        Ok(())
+    }
+
+    fn forget_ranges(&self) {
+        RANGES.fetch_sub(self.ranges.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     fn make_writable(&self, chunks: &Range<usize>, len: usize) -> io::Result<()> {
@@ -119,6 +136,12 @@ impl Protection {
         // every writable chunk is known.
         unsafe { mprotect(self.base.as_ptr().add(start).cast(), end - start, access) }?;
         Ok(())
+    }
+}
+
+impl Drop for Protection {
+    fn drop(&mut self) {
+        self.forget_ranges();
     }
 }
 
