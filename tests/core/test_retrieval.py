@@ -236,3 +236,36 @@ def test_a_file_that_was_cut_while_it_was_open_is_an_error(tmp_path: Path) -> No
             index.search("alpha w7")
         file.write_bytes(whole)
     assert len(index.search("alpha w7")) == 3
+
+
+DAMAGED_STORE = """
+import json, sys
+from pathlib import Path
+from agentdistill import Bm25Index, RetrievalError
+
+folder = Path("index")
+Bm25Index.build([("1", "", "one"), ("2", "", "two")], folder)
+(store,) = folder.glob("*.store")
+content = bytearray(store.read_bytes())
+number = lambda at: int.from_bytes(content[at : at + 4], "little")
+end = len(content) - 8 - number(len(content) - 8)  # Tantivy's footer ends with its length and a magic number
+blocks = number(end - 24)  # the place of the list of blocks, in the footer of the store
+content[blocks : blocks + 8] = bytes([0x7F] * 7 + [0xFF])  # a length of 2**56
+store.unlink()
+store.write_bytes(content)
+try:
+    sys.exit(f"it was opened: {Bm25Index.open(folder)}")
+except RetrievalError as error:
+    assert "the index is damaged" in str(error) and store.name in str(error), error
+metadata = json.loads((folder / "agentdistill.json").read_text())
+version_3 = {"version": 3} | {name: metadata[name] for name in ("documents", "skipped", "language", "title_weight")}
+(folder / "agentdistill.json").write_text(json.dumps(version_3))  # without checksums
+assert [passage.id for passage in Bm25Index.open(folder).search("two")] == ["2"]
+"""
+
+
+def test_a_damaged_length_does_not_end_the_process(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", DAMAGED_STORE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr

@@ -532,26 +532,6 @@ fn damage_is_an_error() {
     open().unwrap().check().unwrap();
 }
 
-/// A length in Tantivy's store that says 2⁵⁶ entries, for which memory would be allocated.
-#[test]
-fn damage_does_not_end_the_process() {
-    let folder = tempdir().unwrap();
-    let path = folder.path().join("index");
-    build(&path, &[passage(0, "", "one"), passage(1, "", "two")]).unwrap();
-    let files = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
-    let store = files.into_iter().find(|file| file.extension().is_some_and(|kind| kind == "store")).unwrap();
-    let mut bytes = fs::read(&store).unwrap();
-    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    let end = bytes.len() - 8 - number(bytes.len() - 8); // Tantivy's footer ends with its length and a magic number
-    let index = number(end - 24); // the footer of the store starts with a version, and the place of its index
-    bytes[index..index + 8].copy_from_slice(&[0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0xff]);
-    replace(&store, &bytes);
-    let open = || Bm25Index::open(&path, Parameters::default());
-    assert!(open().err().unwrap().to_string().contains("the index is damaged"));
-    replace(&path.join("agentdistill.json"), version_3(2).as_bytes());
-    assert_eq!(open().unwrap().search("one", 3).unwrap().len(), 1);
-}
-
 /// Replaces a file by another one. A memory-mapped file must not be written to.
 fn replace(path: &Path, bytes: &[u8]) {
     let new = path.with_extension("new");
