@@ -244,13 +244,13 @@ from pathlib import Path
 from agentdistill import Bm25Index, RetrievalError
 
 folder = Path("index")
-Bm25Index.build([("1", "", "one"), ("2", "", "two")], folder)
+Bm25Index.build([(str(n), "", f"word{n}") for n in range(300)], folder)
 (store,) = folder.glob("*.store")
 content = bytearray(store.read_bytes())
 number = lambda at: int.from_bytes(content[at : at + 4], "little")
 end = len(content) - 8 - number(len(content) - 8)  # Tantivy's footer ends with its length and a magic number
 blocks = number(end - 24)  # the place of the list of blocks, in the footer of the store
-content[blocks : blocks + 8] = bytes([0x7F] * 7 + [0xFF])  # a length of 2**56
+content[blocks : blocks + 6] = bytes([0x7F] * 5 + [0xFF])  # a length of 2**42
 store.unlink()
 store.write_bytes(content)
 try:
@@ -260,7 +260,7 @@ except RetrievalError as error:
 metadata = json.loads((folder / "agentdistill.json").read_text())
 version_3 = {"version": 3} | {name: metadata[name] for name in ("documents", "skipped", "language", "title_weight")}
 (folder / "agentdistill.json").write_text(json.dumps(version_3))  # without checksums
-assert [passage.id for passage in Bm25Index.open(folder).search("two")] == ["2"]
+assert [passage.id for passage in Bm25Index.open(folder).search("word7")] == ["7"]
 """
 
 
