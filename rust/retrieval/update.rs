@@ -186,10 +186,8 @@ fn lock(path: &Path, parameters: Parameters, oldest_version: u32) -> Result<(Bui
         return Err(Error::retrieval(path, message));
     }
     let verified = checksums::verify(path, checksums, |name, _| name.ends_with(passages::FILE));
-    match verified.err().or(index.damage.clone()) {
-        Some(damage) => Err(damaged(path, damage)),
-        None => Ok((build_folder, index)),
-    }
+    verified.map_err(|damage| damaged(path, damage))?;
+    Ok((build_folder, index))
 }
 
 /// Adds a segment to an index.
