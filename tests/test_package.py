@@ -21,7 +21,7 @@ ONLY_IMPORTERS = {
     "httpx2": {"tools/http_retriever", "models/openai"},
     "pyarrow": {"files/tables"},
     "torch": {
-        *("training/settings", "training/step", "training/student", "training/memory"),
+        *("training/settings", "training/step", "training/student", "training/memory", "training/reinforcement"),
         *("training/shares", "training/likelihood"),
         "models/transformers",
         "models/pretrained",
@@ -33,7 +33,7 @@ ONLY_IMPORTERS = {
         *("models/transformers", "models/pretrained", "models/vllm"),
         *("demo/pretrain", "demo/run"),
     },
-    "trl": {"training/trainer", "training/settings", "training/step"},
+    "trl": {"training/trainer", "training/settings", "training/step", "training/reinforcement"},
     "peft": {"training/settings", "training/student", "models/pretrained"},
     "bitsandbytes": {"training/student"},
     "tyro": {"cli/commands", "cli/arguments", "cli/data", "cli/distill", "cli/evaluate", "cli/experiment", "cli/serve"},

@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from agentdistill.tasks.task import Task
     from agentdistill.tools.http_retriever import HttpRetriever
     from agentdistill.tools.tool import Tool, python_tool, web_search
-    from agentdistill.training.config import TrainConfig
+    from agentdistill.training.config import ImproveConfig, TrainConfig
     from agentdistill.training.correction import correct
+    from agentdistill.training.reinforcement import improve
     from agentdistill.training.trainer import train
 
 _LAZY = {
@@ -63,6 +64,7 @@ _LAZY = {
     "SelectConfig": "distillation",
     "GenerateConfig": "distillation",
     "TrainConfig": "training.config",
+    "ImproveConfig": "training.config",
     "HttpRetriever": "tools.http_retriever",
     "Task": "tasks.task",
     "load_tasks": "tasks.loading",
@@ -75,6 +77,7 @@ _LAZY = {
     "convert": "files.formats",
     "correct": "training.correction",
     "train": "training.trainer",
+    "improve": "training.reinforcement",
     "evaluate": "results.evaluation",
     "Grade": "grading.grade",
     "grade": "grading.grade",
@@ -92,6 +95,7 @@ __all__ = [
     "GenerateConfig",
     "Grade",
     "HttpRetriever",
+    "ImproveConfig",
     "Limits",
     "ModelError",
     "Observation",
@@ -120,6 +124,7 @@ __all__ = [
     "f1",
     "generate",
     "grade",
+    "improve",
     "iter_trajectories",
     "load_model",
     "load_tasks",

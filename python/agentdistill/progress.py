@@ -99,18 +99,20 @@ class Shown(ABC):
 
 
 class StepProgress(Shown):
-    """Steps of a training run. The caller keeps ``step`` and ``loss`` up to date."""
+    """Steps of a training run. The caller keeps ``step`` and ``value`` up to date."""
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str, total: int, name: str = "loss") -> None:
+        """``name`` says what ``value`` is."""
         super().__init__(title, total, MofNCompleteColumn(), TimeRemainingColumn())
         self.step = 0
-        self.loss = "?"
+        self.value = "?"
+        self._name = name
 
     def _done(self) -> float:
         return self.step
 
     def _state(self) -> str:
-        return f"loss {self.loss}"
+        return f"{self._name} {self.value}"
 
     def _line(self) -> str:
         return f"step {self.step}/{self._total}, {self._state()}"

@@ -10,7 +10,7 @@ from agentdistill.progress import StepProgress
 model = ScriptedModel("script", lambda *_: "Thought: Known.\\nCode:\\n```py\\nfinal_answer(42)\\n```<end_code>")
 trajectories = rollout([Task(str(i), "What is 6 * 7?", "42") for i in range(3)], model)
 with StepProgress("train <b>", 2) as shown:
-    shown.step, shown.loss = 2, "0.125"
+    shown.step, shown.value = 2, "0.125"
 trajectories[0]
 """
 

@@ -15,7 +15,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 from agentdistill._core import AgentDistillError
 from agentdistill.cli.data import Convert, Index, ServeRetrieval
-from agentdistill.cli.distill import Correct, Generate, Inspect, Select, Train
+from agentdistill.cli.distill import Correct, Generate, Improve, Inspect, Select, Train
 from agentdistill.cli.evaluate import Evaluate, Grade, Report, View
 from agentdistill.cli.experiment import Demo, Run
 from agentdistill.cli.serve import Ask, Chat, Mcp, RunSandbox, Serve
@@ -30,7 +30,14 @@ class Command(Protocol):
 
 GROUPS: dict[str, dict[str, type[Command]]] = {
     "Data": {"index": Index, "serve-retrieval": ServeRetrieval, "convert": Convert},
-    "Distil": {"generate": Generate, "select": Select, "correct": Correct, "inspect": Inspect, "train": Train},
+    "Distil": {
+        "generate": Generate,
+        "select": Select,
+        "correct": Correct,
+        "inspect": Inspect,
+        "train": Train,
+        "improve": Improve,
+    },
     "Evaluate": {"evaluate": Evaluate, "grade": Grade, "report": Report, "view": View},
     "Serve": {"ask": Ask, "chat": Chat, "serve": Serve},
     "Tools": {"sandbox": RunSandbox, "mcp": Mcp, "run": Run, "demo": Demo},

@@ -1,4 +1,4 @@
-"""Commands that distil a student: generate, select, correct, inspect, train."""
+"""Commands that distil a student: generate, select, correct, inspect, train, improve."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from agentdistill.models.loading import model_files
 from agentdistill.rollouts.engine import check_complete
 from agentdistill.rollouts.wording import Compat
 from agentdistill.terminal import printable, say
-from agentdistill.training.config import TrainConfig
+from agentdistill.training.config import ImproveConfig, TrainConfig
 from agentdistill.training.correction import CorrectConfig, correct
 from agentdistill.training.examples import (
     Example,
@@ -181,6 +181,35 @@ class Train:
         student = train(
             self.trajectories, self.model, self.output, self.config, push_to=self.push_to, overwrite=self.overwrite
         )
+        say(f"student: {student}")
+
+
+@dataclass(frozen=True)
+class Improve:
+    """Let a trained student go on learning from its own rollouts (GRPO).
+
+    Each step samples several episodes of a few tasks, and learns from which of them are correct. If you stop the
+    command, running it again resumes it from the last checkpoint.
+
+    Example: agentdistill improve student --tasks train.jsonl --steps 200 -o improved
+    """
+
+    student: Positional[str]
+    """The student: a folder or a hub id. Arguments of its chat template may follow: PATH,enable_thinking=false."""
+    files: TaskFiles
+    output: Output
+    """Folder for the improved student, the rollouts and the configuration."""
+    tools: Tools = field(default_factory=Tools)
+    overwrite: bool = False
+    """Delete an existing training run at the output, finished or not."""
+    config: ImproveConfig = field(default_factory=ImproveConfig)
+
+    def run(self) -> None:
+        from agentdistill.training.reinforcement import improve  # here, since torch takes seconds to import
+
+        tasks = self.files.load()
+        with self.tools.open(self.config.tool_seconds) as tools:
+            student = improve(self.student, tasks, tools, self.config, output=self.output, overwrite=self.overwrite)
         say(f"student: {student}")
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from transformers.cache_utils import Cache
@@ -61,13 +61,26 @@ class TransformersModel(LocalModel):
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
-        self.name = path_or_id
         model, tokenizer = load(path_or_id, device or default_device(), **options)
+        self._set_up(model, tokenizer, path_or_id, batch_size, template)
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, name: str) -> Self:
+        """Run a model that is already loaded, for example one in training. Its weights must not change before
+        ``close``."""
+        self = cls.__new__(cls)
+        self._set_up(model, tokenizer, name, 128, None)
+        return self
+
+    def _set_up(
+        self, model: Any, tokenizer: Any, name: str, batch_size: int, template: Mapping[str, Any] | None
+    ) -> None:
         others = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
         if others:
-            raise ModelError(f"{path_or_id} has layers of {', '.join(sorted(others))}: run it with vllm:{path_or_id}")
+            raise ModelError(f"{name} has layers of {', '.join(sorted(others))}: run it with vllm:{name}")
+        self.name = name
         self._render = Renderer(tokenizer, template)
-        self._decoder = _Decoder(model, tokenizer, self._render, batch_size, path_or_id)
+        self._decoder = _Decoder(model, tokenizer, self._render, batch_size, name)
         self._thread: threading.Thread | None = None
 
     async def _complete(

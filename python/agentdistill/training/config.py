@@ -1,4 +1,4 @@
-"""The settings of a training run, their defaults, and checks that refuse impossible values.
+"""The settings of training and of reinforcement learning, their defaults, and checks that refuse impossible values.
 
 Not here: how they become settings of TRL and PEFT on this machine (settings.py).
 """
@@ -6,6 +6,7 @@ Not here: how they become settings of TRL and PEFT on this machine (settings.py)
 from dataclasses import dataclass
 from typing import Literal
 
+from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.rollouts.wording import Compat
 from agentdistill.training.examples import SpanKind
 
@@ -143,3 +144,70 @@ class TrainConfig:
     def weighted(self) -> bool:
         """Whether the loss of some tokens counts more than that of others."""
         return self.teacher is not None or any(weight != 1 for weight in self.weights.values())
+
+
+@dataclass(frozen=True)
+class ImproveConfig(RolloutConfig):
+    """Settings of reinforcement learning, and of its rollouts. Sampling is unmodified by default, since GRPO assumes
+    that episodes are samples of the student."""
+
+    temperature: float | None = 1.0
+    """Sampling temperature of the rollouts."""
+    top_p: float = 1.0
+    """Nucleus sampling of the rollouts: total probability of the tokens sampled from."""
+    method: Literal["grpo"] = "grpo"
+    """The algorithm: GRPO, group-relative policy optimization."""
+    steps: int = 100
+    """Optimizer steps. Each one samples ``tasks_per_step`` tasks, ``group`` times each."""
+    tasks_per_step: int = 4
+    """Tasks per optimizer step."""
+    group: int = 8
+    """Episodes per task and step, which are compared with each other."""
+    parse_failure_penalty: float = 0.0
+    """Subtracted from an episode's reward for each completion that has no usable action."""
+    weights: Literal["lora", "full"] = "lora"
+    """"lora" trains an adapter on all linear layers, "full" all weights."""
+    rank: int = 64
+    """LoRA rank; the scaling alpha is twice that."""
+    learning_rate: float | None = None
+    """Learning rate, constant. By default 2e-5 for LoRA and 1e-6 for all weights."""
+    device_batch_size: int = 4
+    """Episodes per forward pass. It divides ``tasks_per_step * group``."""
+    max_length: int = 4096
+    """Maximum number of tokens to learn from per episode; later turns are left out."""
+    precision: Literal["bfloat16", "float32"] | None = None
+    """Precision of the arithmetic of a step. By default bfloat16 on GPUs and on CPUs that have it, else float32."""
+    save_steps: int = 10
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "tasks_per_step", "device_batch_size", "max_length", "save_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
+        if self.method != "grpo" or self.weights not in ("lora", "full"):
+            raise ValueError(f"method is {self.method!r} and weights {self.weights!r}: give grpo, and lora or full")
+        if self.group < 2:
+            raise ValueError(f"group is {self.group}: give at least 2, since the episodes of a task are compared")
+        if self.tasks_per_step * self.group % self.device_batch_size:
+            raise ValueError(
+                f"device_batch_size is {self.device_batch_size}: give a divisor of the {self.tasks_per_step} x "
+                f"{self.group} episodes of a step"
+            )
+        _ = self.training
+        if self.candidates > 1 or self.kind != "agent" or self.temperature == 0 or self.ray:
+            raise ValueError("the student learns as a plain agent: no candidates, cot, temperature 0 or ray")
+
+    @property
+    def training(self) -> TrainConfig:
+        """What of these settings concerns the student's weights."""
+        rate = self.learning_rate or (2e-5 if self.weights == "lora" else 1e-6)
+        return TrainConfig(
+            method=self.weights,
+            rank=self.rank,
+            alpha=2 * self.rank,
+            dropout=0.0,
+            learning_rate=rate,
+            precision=self.precision,
+            seed=self.seed,
+        )

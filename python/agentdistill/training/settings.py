@@ -1,4 +1,4 @@
-"""Translate a TrainConfig into the configurations of TRL and PEFT.
+"""Translate a TrainConfig or an ImproveConfig into the configurations of TRL and PEFT.
 
 Settings of theirs that TrainConfig lacks are passed through by name (``sft_config``, ``lora_config``). A name that they
 do not have, that is set here already, or that would have no effect is refused.
@@ -14,7 +14,7 @@ from typing import Any
 
 from agentdistill._core import AgentDistillError
 from agentdistill.models.loading import split_options
-from agentdistill.training.config import TrainConfig
+from agentdistill.training.config import ImproveConfig, TrainConfig
 from agentdistill.training.run_folder import checkpoints, processes
 
 _log = logging.getLogger(__name__)
@@ -100,6 +100,40 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
     if config.weighted and more.keys() & {"loss_type", "label_smoothing_factor"}:
         raise ValueError("sft_config changes the loss, and so do weights or a teacher: give only one of them")
     settings = _constructed("sft_config", SFTConfig, {**ours, **usual, **more})
+    one_gpu(settings)
+    return settings
+
+
+def grpo_settings(config: ImproveConfig, output: Path) -> Any:
+    """The GRPOConfig of a run on this machine."""
+    import torch
+    from trl import GRPOConfig
+
+    from agentdistill.models.device import cpu_has_bfloat16  # imported here because it imports torch
+
+    gpu = torch.cuda.is_available()
+    settings = GRPOConfig(
+        output_dir=str(checkpoints(output)),
+        run_name=output.name,
+        max_steps=config.steps,
+        num_generations=config.group,
+        per_device_train_batch_size=config.device_batch_size,
+        gradient_accumulation_steps=config.tasks_per_step * config.group // config.device_batch_size,
+        temperature=1.0 if config.temperature is None else config.temperature,
+        learning_rate=config.training.rate,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        bf16=config.precision == "bfloat16" if config.precision else gpu or cpu_has_bfloat16(),
+        use_cpu=not gpu,
+        gradient_checkpointing=gpu,
+        save_steps=config.save_steps,
+        save_total_limit=1,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        seed=config.seed,
+        dataloader_pin_memory=gpu,
+    )
     one_gpu(settings)
     return settings
 

@@ -157,7 +157,7 @@ def _fit(
     from agentdistill.training.step import StudentTrainer
     from agentdistill.training.student import check_separation, load_student, save_student
 
-    transformers_logging.disable_progress_bar()  # _progress shows its own
+    transformers_logging.disable_progress_bar()  # show_progress shows its own
     held_out = _held_out(examples, config)
     labelled = [_labelled(example, config) for example in examples]
     rows = Dataset.from_list([row for number, row in enumerate(labelled) if number not in held_out])
@@ -190,11 +190,11 @@ def _fit(
                 callback.logging_dir = str(output / "tensorboard")  # its default is deleted with the checkpoints
         trainer.remove_callback(PrinterCallback)
         if progress and is_first():
-            trainer.add_callback(_progress(f"train {output.name}"))
+            trainer.add_callback(show_progress(f"train {output.name}"))
         trainer.train(resume_from_checkpoint=last)
     student = save_student(trainer.model, model, tokenizer, output, config)
     if is_first():
-        result = {**_history(trainer.state), "resumed_from": last}
+        result = {**history(trainer.state), "resumed_from": last}
         write_card(student, output.name, run, result)
         write_modelfile(output, student, tokenizer)
         write_record(output, run, result)
@@ -230,7 +230,7 @@ def _held_out(examples: Sequence[Example], config: TrainConfig) -> set[int]:
     return held_out
 
 
-def _history(state: Any) -> dict[str, Any]:
+def history(state: Any) -> dict[str, Any]:
     """The steps, losses and seconds of a run, from its trainer's logs."""
     logged, measured = ([entry for entry in state.log_history if name in entry] for name in ("loss", "eval_loss"))
     return {
@@ -243,19 +243,19 @@ def _history(state: Any) -> dict[str, Any]:
     }
 
 
-def _progress(title: str) -> Any:
-    """A callback that shows steps and loss."""
+def show_progress(title: str, shown_value: str = "loss") -> Any:
+    """A callback that shows steps and a logged value."""
     from transformers import TrainerCallback
 
     class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.shown = StepProgress(title, state.max_steps)
+            self.shown = StepProgress(title, state.max_steps, shown_value)
             self.shown.step = state.global_step
             self.shown.__enter__()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
-            if "loss" in logs:
-                self.shown.loss = f"{float(logs['loss']):.3f}"
+            if shown_value in logs:
+                self.shown.value = f"{float(logs[shown_value]):.3f}"
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.shown.step = state.global_step

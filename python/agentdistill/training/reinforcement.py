@@ -1,0 +1,219 @@
+"""Let a trained student go on learning from its own rollouts: reinforcement learning with GRPO (arXiv:2402.03300).
+
+In each step the student solves a few tasks, each several times, as an agent with the task's tools. The reward of an
+episode is its grade. TRL's GRPOTrainer raises the probability of what was sampled in episodes that are better than
+others of the same task, and lowers the rest. Observations, prompts and ends of turns that were not sampled have no
+loss. A run can be killed at any time; the same call resumes it from its last checkpoint. Its folder holds what that of
+``train`` does (trainer.py), and
+
+    rollouts/       the episodes of each step, step-000001.jsonl and so on
+
+Weights are never copied: transformers.py decodes with the model that is trained. Not here: training on a teacher's
+trajectories (trainer.py), and several processes.
+"""
+
+import os
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agentdistill._core import ParseFailure, Trajectory
+from agentdistill.event_loop import run_blocking
+from agentdistill.extras import require
+from agentdistill.models.loading import model_files
+from agentdistill.models.model import ModelError
+from agentdistill.rollouts.engine import check_complete, rollout
+from agentdistill.tasks.task import Task
+from agentdistill.tools.tool import Tool
+from agentdistill.training.config import ImproveConfig
+from agentdistill.training.examples import load_tokenizer, student_named
+from agentdistill.training.run_folder import (
+    checkpoints,
+    claim,
+    clear,
+    last_checkpoint,
+    processes,
+    write_record,
+)
+from agentdistill.training.trainer import history, show_progress
+
+
+class Sampled(NamedTuple):
+    """An episode as GRPO learns from it."""
+
+    prompt: list[int]
+    completion: list[int]
+    """Everything after the prompt: the student's turns, and the observations between them."""
+    mask: list[int]
+    """1 for each id of the completion that the student sampled, else 0."""
+
+
+def improve(
+    student: str | Path,
+    tasks: Sequence[Task],
+    tools: Sequence[Tool] = (),
+    config: ImproveConfig | None = None,
+    *,
+    output: str | Path,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train ``student`` (a folder or hub id) on its own rollouts of ``tasks``; return the folder to load it from.
+
+    Each task needs an answer, which grades the episodes. ``overwrite`` removes an existing training run at ``output``.
+
+    Raises ValueError for a task without an answer, too few tasks for a step, or an ``output`` of another run;
+    ModelError if the student is not there; AgentDistillError without agentdistill[train], and if episodes keep failing
+    for another reason than the student; OSError for files that cannot be written.
+    """
+    require("trl", "train")
+    config = config or ImproveConfig()
+    output = Path(output)
+    if unknown := [task.id for task in tasks if task.answer is None]:
+        raise ValueError(f"task {unknown[0]!r} has no answer, so its episodes have no reward")
+    if len(tasks) < config.tasks_per_step:
+        raise ValueError(f"{len(tasks)} tasks, and {config.tasks_per_step} in each step: give more tasks")
+    if processes() > 1:
+        raise ValueError("reinforcement learning runs in one process: start it without torchrun")
+    name, template = student_named(str(student))
+    files = model_files(name)
+    if files.adapter is not None:
+        raise ModelError(f"{student} is an adapter: merge it first")
+    tokenizer = load_tokenizer(files.model, template)
+    run = {"model": str(student), "tasks": len(tasks), **config.settings(), "learning_rate": config.training.rate}
+    if overwrite:
+        clear(output)
+    if not claim(output, run):
+        _fit(files.model, tokenizer, tasks, tools, output, config, run, progress)
+    return output if config.weights == "full" else output / "merged"
+
+
+def _fit(
+    model: str,
+    tokenizer: Any,
+    tasks: Sequence[Task],
+    tools: Sequence[Tool],
+    output: Path,
+    config: ImproveConfig,
+    run: dict[str, Any],
+    progress: bool,
+) -> None:
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func may change; its version is locked
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from transformers.utils import logging as transformers_logging
+    from trl import GRPOTrainer
+
+    from agentdistill.models.transformers import TransformersModel
+    from agentdistill.training.settings import grpo_settings, lora_settings
+    from agentdistill.training.student import load_student, save_student
+
+    transformers_logging.disable_progress_bar()  # show_progress shows its own
+    settings = grpo_settings(config, output)
+
+    def rollouts(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
+        """Let the student as it is now solve the tasks of this step. (TRL's own order of tasks begins anew on resume.)"""
+        step = trainer.state.global_step + 1
+        episodes = [
+            replace(task, id=f"{task.id}@{step}#{number}")
+            for task in tasks_of_step(tasks, step, config)
+            for number in range(config.group)
+        ]
+        file = output / "rollouts" / f"step-{step:06}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        file.unlink(missing_ok=True)  # of a run that was killed in this step
+        with _decoding(trainer.model):
+            policy = TransformersModel.of(trainer.model, tokenizer, model)
+            try:
+                made = rollout(episodes, policy, tools, config, output=file, progress=False)
+            finally:
+                run_blocking(policy.close())
+        check_complete(made, file)
+        learnt = [as_sampled(trajectory, config.max_length) for trajectory in made]
+        return {
+            "prompt_ids": [one.prompt for one in learnt],
+            "completion_ids": [one.completion for one in learnt],
+            "env_mask": [one.mask for one in learnt],
+            "logprobs": None,  # type: ignore[dict-item]  # the policy did not change, so TRL computes them
+            "reward": [reward(trajectory, config.parse_failure_penalty) for trajectory in made],
+        }
+
+    trainer = GRPOTrainer(
+        model=load_student(model, config.training, bfloat16=settings.bf16),
+        reward_funcs=_recorded_reward,
+        args=settings,
+        train_dataset=Dataset.from_list([{"prompt": ""}] * config.tasks_per_step),  # one epoch is one step
+        processing_class=tokenizer,
+        peft_config=lora_settings(config.training, multimodal=False) if config.training.adapts else None,
+        rollout_func=rollouts,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if progress:
+        trainer.add_callback(show_progress(f"improve {output.name}", "reward"))
+    last = last_checkpoint(output)
+    trainer.train(resume_from_checkpoint=last)
+    save_student(trainer.model, model, tokenizer, output, config.training)
+    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    write_record(output, run, {**history(trainer.state), "rewards": rewards, "resumed_from": last})
+    shutil.rmtree(checkpoints(output), ignore_errors=True)
+
+
+def tasks_of_step(tasks: Sequence[Task], step: int, config: ImproveConfig) -> list[Task]:
+    """The tasks of a step, counted from 1. All tasks come once, in random order, before any comes again."""
+    first = (step - 1) * config.tasks_per_step
+    chosen = []
+    for place in range(first, first + config.tasks_per_step):
+        epoch, index = divmod(place, len(tasks))
+        chosen.append(random.Random(f"{config.seed}/{epoch}").sample(tasks, len(tasks))[index])
+    return chosen
+
+
+@contextmanager
+def _decoding(model: Any) -> Iterator[None]:
+    """Use a model that is being trained for decoding, in its own precision: accelerate's ``forward`` would compute one
+    part of it in bfloat16."""
+    autocasting = model.__dict__.pop("forward", None)
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+        if autocasting is not None:
+            model.forward = autocasting
+
+
+def reward(trajectory: Trajectory, parse_failure_penalty: float = 0.0) -> float | None:
+    """The reward of an episode: its grade, less the penalties. None if the grader could not decide."""
+    if trajectory.score is None and trajectory.answer is not None:
+        return None
+    unusable = sum(isinstance(step.candidates[step.winner].action, ParseFailure) for step in trajectory.steps)
+    return (trajectory.score or 0.0) - parse_failure_penalty * unusable
+
+
+def _recorded_reward(
+    prompts: list[str], completions: list[str], reward: list[float | None], **_: Any
+) -> list[float | None]:
+    return reward
+
+
+def as_sampled(trajectory: Trajectory, max_length: int) -> Sampled:
+    """An episode as one sequence, with exactly the token ids that the student read and sampled.
+
+    The sequence ends before the first turn that does not fit into ``max_length`` tokens, or whose prompt does not begin
+    with the ids before it, because the chat template drops earlier thinking.
+    """
+    prompt = list(trajectory.steps[0].prompt_token_ids or ())
+    ids, mask = list(prompt), [0] * len(prompt)
+    for step in trajectory.steps:
+        given, written = step.prompt_token_ids or [], step.candidates[step.winner].token_ids or []
+        if given[: len(ids)] != ids or len(given) + len(written) > max_length:
+            break
+        mask += [0] * (len(given) - len(ids)) + [1] * len(written)
+        ids = [*given, *written]
+    if len(ids) == len(prompt):  # nothing to learn, and TRL needs a completion
+        return Sampled(prompt[: max_length - 1], prompt[max_length - 1 :][:1] or prompt[-1:], [0])
+    return Sampled(prompt, ids[len(prompt) :], mask[len(prompt) :])
