@@ -116,13 +116,10 @@ def _fit(
     settings = grpo_settings(config, output)
 
     def rollouts(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
-        """Let the student as it is now solve the tasks of this step. (TRL's own order of tasks begins anew on resume.)"""
+        """Let the student as it is now solve the tasks of this step: TRL's own order of tasks begins anew on resume."""
         step = trainer.state.global_step + 1
-        episodes = [
-            replace(task, id=f"{task.id}@{step}#{number}")
-            for task in tasks_of_step(tasks, step, config)
-            for number in range(config.group)
-        ]
+        asked = [task for task in tasks_of_step(tasks, step, config) for _ in range(config.group)]
+        episodes = [replace(task, id=f"{task.id}@{step}#{number}") for number, task in enumerate(asked)]
         file = output / "rollouts" / f"step-{step:06}.jsonl"
         file.parent.mkdir(exist_ok=True)
         file.unlink(missing_ok=True)  # of a run that was killed in this step
