@@ -155,7 +155,7 @@ def test_all_tasks_come_once_before_any_comes_again() -> None:
 
 
 def test_exactly_the_sampled_tokens_are_learnt(student: Path) -> None:
-    config = RolloutConfig(prompt="", max_tokens=11, max_steps=3, last_word=False)  # every turn is cut off
+    config = RolloutConfig(prompt="", max_tokens=11, max_steps=2, last_word=False)  # every turn is cut off
     [episode] = rollout(TASKS[:1], f"transformers:{student}", config=config, progress=False)
     turns = [(step.prompt_token_ids or [], step.candidates[0].token_ids or []) for step in episode.steps]
     assert len(turns) > 1
