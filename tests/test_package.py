@@ -21,7 +21,7 @@ ONLY_IMPORTERS = {
     "httpx2": {"tools/http_retriever", "models/openai"},
     "pyarrow": {"files/tables"},
     "torch": {
-        *("training/settings", "training/step", "training/student", "training/memory", "training/reinforcement"),
+        *("training/settings", "training/step", "training/student", "training/memory"),
         *("training/shares", "training/likelihood"),
         "models/transformers",
         "models/pretrained",
@@ -29,7 +29,7 @@ ONLY_IMPORTERS = {
         "demo/pretrain",
     },
     "transformers": {
-        *("training/trainer", "training/student", "training/examples"),
+        *("training/trainer", "training/student", "training/examples", "training/reinforcement"),
         *("models/transformers", "models/pretrained", "models/vllm"),
         *("demo/pretrain", "demo/run"),
     },
@@ -46,7 +46,7 @@ ONLY_IMPORTERS = {
         f"grading/mathematics/{name}"
         for name in ("building", "calculus", "comparing", "expressions", "reading", "sets", "tokens", "values")
     },
-    "datasets": {"tasks/benchmark", "training/trainer"},
+    "datasets": {"training/reinforcement", "tasks/benchmark", "training/trainer"},
     "huggingface_hub": {"files/hub", "training/trainer", "training/model_card"},
     "matplotlib": {"results/plots", "demo/page"},
 }
