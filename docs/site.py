@@ -79,6 +79,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         file = posixpath.normpath(posixpath.join(folder, target))
         there = PAGES.get(file, file.removeprefix("docs/"))
         if files.get_file_from_path(there):
+            there = posixpath.relpath(there, posixpath.dirname(page.file.src_uri) or ".")
             return f"{image}[{text}]({there}{anchor})"
         return text if (ROOT / file).exists() else link[0]  # mkdocs reports a broken link
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,11 @@ def test_the_laptop_recipe(shared_data: Path, tmp_path: Path) -> None:
     for folder in results:
         said = json.loads((folder / "results.json").read_text())
         assert {one["task_set"]: one["n"] for one in said["sets"]} == {"test": 1, "gsm_hard": 1, "svamp": 1}
+    publish = [sys.executable, RECIPE.with_name("publish.py"), tmp_path / "runs", tmp_path / "published"]
+    subprocess.run(publish, check=True)
+    assert (tmp_path / "published" / "tables.md").read_text().count("| 135M |") == 2 * len(ARMS) + 5
+    assert (tmp_path / "published" / "report.html").exists()
+    assert str(tmp_path) not in (tmp_path / "published" / "results.json").read_text()
 
 
 TEACHER = ("agent", "cot", "ftp")
