@@ -44,6 +44,7 @@ COMMANDS = [
     ("select",),
     ("correct",),
     ("inspect",),
+    ("improve",),
     ("train",),
     ("evaluate",),
     ("grade",),

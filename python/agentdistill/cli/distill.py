@@ -186,7 +186,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Improve:
-    """Let a trained student go on learning from its own rollouts (GRPO).
+    """Train a student further on its own rollouts (GRPO).
 
     Each step samples several episodes of a few tasks, and learns from which of them are correct. If you stop the
     command, running it again resumes it from the last checkpoint.
