@@ -509,7 +509,7 @@ async def test_a_prefix_is_asked_for_where_it_cannot_be_given(
 @pytest.mark.parametrize("url", ["http://h:port/v1", "http://h/\x1b"])
 def test_what_is_no_url(url: str) -> None:
     with pytest.raises(ValueError, match="the URL of the model m is not valid"):
-        load_model(f"openai:{url}:m")
+        OpenAIModel(url, "m")
 
 
 @pytest.mark.parametrize("n", [0, -1])
