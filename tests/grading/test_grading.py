@@ -200,3 +200,9 @@ def test_a_file_without_a_function(tmp_path: Path) -> None:
         function_grader(f"{tmp_path / 'mine.py'}:nothing")
     with pytest.raises(FileNotFoundError, match=r"none\.py"):
         function_grader(f"{tmp_path / 'none.py'}:f")
+
+
+def test_deeply_nested_commands_end_soon() -> None:
+    """Each level costs a pass over the text: without a limit, this would take minutes."""
+    assert normalize(r"\text{" * 40_000 + "Paris" + "}" * 40_000).endswith("paris")
+    assert normalize(r"\text{" * 40 + "Paris" + "}" * 40) == "paris"

@@ -30,8 +30,10 @@ def normalize(text: str) -> str:
     between their digits, so that 5.5 is not 55, except for commas between thousands. LaTeX's commands for text and
     boxes do not count.
     """
-    while (plain := _LATEX.sub(r"\1", text)) != text:
-        text = plain
+    for _ in range(_MAX_NESTING):
+        text, removed = _LATEX.subn(r"\1", text)
+        if not removed:
+            break
     folded = _WIDE.sub(lambda wide: unicodedata.normalize("NFKC", wide[0]), text.translate(_DASHES)).casefold()
     folded = unicodedata.normalize("NFC", "".join(c for c in folded if unicodedata.category(c) != "Cf"))
     pieces = _PIECES.findall(_THOUSANDS.sub("", folded).replace("$", ""))
@@ -41,6 +43,8 @@ def normalize(text: str) -> str:
 
 
 _LATEX = re.compile(r"\\(?:boxed|text(?:bf|it|rm)?|math(?:bf|rm))\s*\{([^{}]*)\}")
+_MAX_NESTING = 50
+"""LaTeX's commands in each other; deeper ones stay, since each level costs a pass over the text."""
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 _WIDE = re.compile("[\uff00-\uffef]+")  # full-width and half-width forms
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
