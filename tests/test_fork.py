@@ -38,14 +38,6 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_searches_runs_cells_and_plays(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", USE_EVERYTHING], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-
-
 CONNECTIONS = """
 import json, os, signal, sys
 from collections import defaultdict
@@ -99,6 +91,7 @@ assert ports["child"] and not ports["child"] & ports["parent"], ports
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_has_connections_of_its_own() -> None:
-    run = subprocess.run([sys.executable, "-c", CONNECTIONS], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("script", [USE_EVERYTHING, CONNECTIONS], ids=["everything works", "connections are its own"])
+def test_a_forked_child(script: str, tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -189,9 +189,9 @@ def select(
     config = config or SelectConfig()
     if output is not None:
         refuse_other_files(output)
-    if isinstance(trajectories, str | Path):
-        if output is not None:
+        if isinstance(trajectories, str | Path):
             refuse_overwriting([trajectories], output)
+    if isinstance(trajectories, str | Path):
         trajectories = read_trajectories(trajectories)
     reasons = [_why_dropped(trajectory, config) for trajectory in trajectories]
     good = [trajectory for trajectory, reason in zip(trajectories, reasons, strict=True) if reason is None]

@@ -1,7 +1,8 @@
 //! Converts a tool call into the cell that makes the call and prints its result.
 //!
 //! `web_search` with `{"query": "x", "k": 2}` becomes `print(web_search(query="x", k=2))`. A call of a Python
-//! interpreter becomes the code that it passes, without the fence around it, if there is one. A call of `final_answer` is not printed, because it ends the episode.
+//! interpreter becomes the code that it passes, without the fence around it, if there is one. A call of `final_answer`
+//! is not printed, because it ends the episode.
 
 use super::code_tags::without_fence;
 use super::json::Json;
@@ -14,9 +15,8 @@ const INTERPRETERS: [&str; 5] = ["python", "python_interpreter", "code_interpret
 const KEYWORDS: &str = " False None True and as assert async await break class continue def del elif else except finally \
                         for from global if import in is lambda nonlocal not or pass raise return try while with yield ";
 
-/// Returns the cell for a call whose arguments come from JSON: an object, an object in a string (brackets may be missing
-/// at its end), or a single text.
-/// Returns `None` if the call cannot be written in Python.
+/// Returns the cell for a call whose arguments come from JSON: an object, an object in a string (brackets may be
+/// missing at its end), or a single text. Returns `None` if the call cannot be written in Python.
 pub fn cell_of_json(name: &str, arguments: &Json) -> Option<String> {
     match arguments {
         Json::Object(named) => cell(name, &[], named),

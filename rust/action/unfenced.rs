@@ -69,10 +69,11 @@ fn needs_code(code: &str, indentation: &str, call: &str) -> bool {
                 |(?:import\b|from\b.*\bimport\b)([^\n]*)
             )",
         )
-        .unwrap()
+        .expect("it is valid")
     });
-    static OPENS: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"^\s*(?:if|elif|else|for|while|with|def|try|except|finally)\b.*:\s*$").unwrap());
+    static OPENS: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"^\s*(?:if|elif|else|for|while|with|def|try|except|finally)\b.*:\s*$").expect("it is valid")
+    });
     let used = names(call);
     let defines = |words: &str| !used.is_disjoint(&names(words));
     let last = code.trim_end().rfind('\n').map_or(0, |newline| newline + 1);

@@ -7,8 +7,7 @@ this process only says "see root cause above".
 import os
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 _ERROR = re.compile(rb"Traceback \(most recent call last\)| ERROR |Process EngineCore")
 _CAUSE = re.compile(r"^(?:\(.*?\) ERROR .*?\] )?[\w.]*((?:Error|Exception): .+)$", re.MULTILINE)
@@ -16,15 +15,31 @@ _KILLED = re.compile(r"Failed core proc\(s\): \{[^}]*: -9\b")
 
 
 class HeldErrors:
-    """What was held back, complete once the work has failed."""
+    """While the enclosed work starts a process, hold back that process's errors on standard error.
 
-    def __init__(self) -> None:
-        self._output, self._input = os.pipe()
+    If the work succeeds they are written then, and if it fails they stay in ``text``.
+    """
+
+    def __enter__(self) -> Self:
+        self._output, write_end = os.pipe()
         self._terminal = os.dup(2)
         self._held = bytearray()
         self._hold = threading.Lock()
         self._starting = True
         self._thread = threading.Thread(target=self._forward, name="agentdistill-engine-errors", daemon=True)
+        os.dup2(write_end, 2)
+        os.close(write_end)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            with self._hold:
+                self._starting = False
+                os.write(self._terminal, self._held)
+        os.dup2(self._terminal, 2)
+        if kind is not None:
+            self._thread.join(timeout=5)  # the engine has ended, and with it the pipe, unless others inherited it too
 
     @property
     def text(self) -> str:
@@ -37,20 +52,6 @@ class HeldErrors:
         causes = _CAUSE.findall(self.text)
         return causes[-1].partition(": ")[2] if causes else str(error)
 
-    def _begin(self) -> None:
-        os.dup2(self._input, 2)
-        os.close(self._input)
-        self._thread.start()
-
-    def _end(self, failed: bool) -> None:
-        if not failed:
-            with self._hold:
-                self._starting = False
-                os.write(self._terminal, self._held)
-        os.dup2(self._terminal, 2)
-        if failed:
-            self._thread.join(timeout=5)  # the engine has ended, and with it the pipe, unless others inherited it too
-
     def _forward(self) -> None:
         """Copy from the pipe for as long as the engine runs: it keeps the pipe as its standard error."""
         while part := os.read(self._output, 1 << 16):
@@ -61,19 +62,3 @@ class HeldErrors:
                     os.write(self._terminal, part)
         os.close(self._output)
         os.close(self._terminal)
-
-
-@contextmanager
-def held_errors() -> Iterator[HeldErrors]:
-    """While the enclosed work starts a process, hold back that process's errors on standard error.
-
-    If the work succeeds they are written then, and if it fails they stay in ``text``.
-    """
-    held = HeldErrors()
-    held._begin()
-    failed = True
-    try:
-        yield held
-        failed = False
-    finally:
-        held._end(failed)

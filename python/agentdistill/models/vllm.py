@@ -33,7 +33,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from agentdistill.models.device import default_dtype
-from agentdistill.models.engine_errors import held_errors
+from agentdistill.models.engine_errors import HeldErrors
 from agentdistill.models.loading import model_files
 from agentdistill.models.local import LocalModel
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling, Show
@@ -90,7 +90,7 @@ class VllmModel(LocalModel):
                 tokenizer_files = files.adapter
         self._guard = _Guard()
         try:
-            with held_errors() as held, self._guard.watching():
+            with HeldErrors() as held, self._guard.watching():
                 tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
                 self._render = Renderer(tokenizer, template)
                 arguments = AsyncEngineArgs(model=files.model, tokenizer=tokenizer_files, **options)

@@ -24,13 +24,10 @@ from typing import Any, NamedTuple
 from agentdistill._core import ParseFailure, Trajectory
 from agentdistill.event_loop import run_blocking
 from agentdistill.extras import require
-from agentdistill.models.loading import model_files
-from agentdistill.models.model import ModelError
 from agentdistill.rollouts.engine import check_complete, rollout
 from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import Tool
 from agentdistill.training.config import ImproveConfig
-from agentdistill.training.examples import load_tokenizer, student_named
 from agentdistill.training.run_folder import (
     checkpoints,
     claim,
@@ -39,7 +36,8 @@ from agentdistill.training.run_folder import (
     processes,
     write_record,
 )
-from agentdistill.training.trainer import history, show_progress
+from agentdistill.training.trainer import base_of, history, show_progress
+from agentdistill.trajectories import is_undecided
 
 
 class Sampled(NamedTuple):
@@ -79,16 +77,12 @@ def improve(
         raise ValueError(f"{len(tasks)} tasks, and {config.tasks_per_step} in each step: give more tasks")
     if processes() > 1:
         raise ValueError("reinforcement learning runs in one process: start it without torchrun")
-    name, template = student_named(str(student))
-    files = model_files(name)
-    if files.adapter is not None:
-        raise ModelError(f"{student} is an adapter: merge it first")
-    tokenizer = load_tokenizer(files.model, template)
+    base, tokenizer = base_of(str(student))
     run = {"model": str(student), "tasks": len(tasks), **config.settings(), "learning_rate": config.training.rate}
     if overwrite:
         clear(output)
     if not claim(output, run):
-        _fit(files.model, tokenizer, tasks, tools, output, config, run, progress)
+        _fit(base, tokenizer, tasks, tools, output, config, run, progress)
     return output if config.weights == "full" else output / "merged"
 
 
@@ -139,13 +133,15 @@ def _fit(
             "reward": [reward(trajectory, config.parse_failure_penalty) for trajectory in made],
         }
 
+    weights = load_student(model, config.training, bfloat16=settings.bf16)
+    multimodal = weights.config.get_text_config() is not weights.config
     trainer = GRPOTrainer(
-        model=load_student(model, config.training, bfloat16=settings.bf16),
+        model=weights,
         reward_funcs=_recorded_reward,
         args=settings,
         train_dataset=Dataset.from_list([{"prompt": ""}] * config.tasks_per_step),  # one epoch is one step
         processing_class=tokenizer,
-        peft_config=lora_settings(config.training, multimodal=False) if config.training.adapts else None,
+        peft_config=lora_settings(config.training, multimodal=multimodal) if config.training.adapts else None,
         rollout_func=rollouts,
     )
     trainer.remove_callback(PrinterCallback)
@@ -185,7 +181,7 @@ def _decoding(model: Any) -> Iterator[None]:
 
 def reward(trajectory: Trajectory, parse_failure_penalty: float = 0.0) -> float | None:
     """The reward of an episode: its grade, less the penalties. None if the grader could not decide."""
-    if trajectory.score is None and trajectory.answer is not None:
+    if is_undecided(trajectory):
         return None
     unusable = sum(isinstance(step.candidates[step.winner].action, ParseFailure) for step in trajectory.steps)
     return (trajectory.score or 0.0) - parse_failure_penalty * unusable

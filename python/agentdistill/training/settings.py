@@ -49,8 +49,6 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
     import torch
     from trl import SFTConfig
 
-    from agentdistill.models.device import cpu_has_bfloat16  # imported here because it imports torch
-
     if config.report_to != "none" and find_spec(config.report_to) is None:
         raise AgentDistillError(
             f"{config.report_to} is not installed: pip install {config.report_to}, or report to none"
@@ -63,18 +61,14 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
         checkpointing = gpu or longest > 2 * tokens
     saving: Any = "epoch" if config.save_steps is None else "steps"
     ours: dict[str, Any] = {
-        "output_dir": str(checkpoints(output)),
-        "run_name": output.name,
+        **_in_common(config, output),
         "per_device_train_batch_size": at_once,
         "per_device_eval_batch_size": at_once,
         "gradient_accumulation_steps": accumulated,
         "num_train_epochs": config.epochs,
-        "learning_rate": config.rate,
         "lr_scheduler_type": config.schedule,
         "warmup_steps": config.warmup,
         "adam_beta2": config.beta2,
-        "bf16": config.precision == "bfloat16" if config.precision else gpu or cpu_has_bfloat16(),
-        "use_cpu": not gpu,
         "gradient_checkpointing": checkpointing,
         "train_sampling_strategy": "group_by_length" if config.group_by_length else "random",
         "restore_callback_states_from_checkpoint": True,  # the patience used so far
@@ -89,11 +83,7 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
         "save_strategy": saving,
         "save_only_model": config.shard,  # with_shares saves the rest too
         "save_steps": config.save_steps or 500,
-        "save_total_limit": 1,
         "report_to": config.report_to,
-        "disable_tqdm": True,
-        "seed": config.seed,
-        "dataloader_pin_memory": gpu,
     }
     usual = {"weight_decay": 0.0, "logging_steps": 5, "logging_first_step": True}
     more = _extra_settings("sft_config", config.sft_config, SFTConfig, {*ours, *_OURS}, _WITHOUT_EFFECT)
@@ -109,33 +99,42 @@ def grpo_settings(config: ImproveConfig, output: Path) -> Any:
     import torch
     from trl import GRPOConfig
 
-    from agentdistill.models.device import cpu_has_bfloat16  # imported here because it imports torch
-
-    gpu = torch.cuda.is_available()
     settings = GRPOConfig(
-        output_dir=str(checkpoints(output)),
-        run_name=output.name,
+        **_in_common(config.training, output),
         max_steps=config.steps,
         num_generations=config.group,
         per_device_train_batch_size=config.device_batch_size,
         gradient_accumulation_steps=config.tasks_per_step * config.group // config.device_batch_size,
         temperature=1.0 if config.temperature is None else config.temperature,
-        learning_rate=config.training.rate,
         lr_scheduler_type="constant",
         weight_decay=0.0,
-        bf16=config.precision == "bfloat16" if config.precision else gpu or cpu_has_bfloat16(),
-        use_cpu=not gpu,
-        gradient_checkpointing=gpu,
+        gradient_checkpointing=torch.cuda.is_available(),
         save_steps=config.save_steps,
-        save_total_limit=1,
         logging_steps=1,
         report_to="none",
-        disable_tqdm=True,
-        seed=config.seed,
-        dataloader_pin_memory=gpu,
     )
     one_gpu(settings)
     return settings
+
+
+def _in_common(config: TrainConfig, output: Path) -> dict[str, Any]:
+    """Settings of both trainers."""
+    import torch
+
+    from agentdistill.models.device import cpu_has_bfloat16  # imported here because it imports torch
+
+    gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(checkpoints(output)),
+        "run_name": output.name,
+        "learning_rate": config.rate,
+        "bf16": config.precision == "bfloat16" if config.precision else gpu or cpu_has_bfloat16(),
+        "use_cpu": not gpu,
+        "save_total_limit": 1,
+        "disable_tqdm": True,
+        "seed": config.seed,
+        "dataloader_pin_memory": gpu,
+    }
 
 
 def one_gpu(settings: Any) -> None:

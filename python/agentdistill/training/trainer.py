@@ -91,13 +91,9 @@ def train(
     config = config or TrainConfig()
     output = Path(output)
     trajectories = read_trajectories(examples) if isinstance(examples, str | Path) else None
-    name, template = student_named(str(model))
-    files = model_files(name)
-    if files.adapter is not None:
-        raise ModelError(f"{model} is an adapter: merge it, or train on its base {files.model}")
-    tokenizer = load_tokenizer(files.model, template)
-    known = AutoConfig.from_pretrained(files.model)
-    config = _within_context(config, known, files.model)
+    base, tokenizer = base_of(str(model))
+    known = AutoConfig.from_pretrained(base)
+    config = _within_context(config, known, base)
     given = cast("Sequence[Example]", examples) if trajectories is None else _render(trajectories, tokenizer, config)
     fitting = _check(given, config)
     student = output if config.method == "full" else output / "merged"
@@ -118,11 +114,21 @@ def train(
         if config.teacher is not None:
             from agentdistill.training.likelihood import with_teacher_targets
 
-            fitting = with_teacher_targets(fitting, files.model, config.teacher)
-        _fit(fitting, files.model, tokenizer, output, config, settings, lora, run, progress)
+            fitting = with_teacher_targets(fitting, base, config.teacher)
+        _fit(fitting, base, tokenizer, output, config, settings, lora, run, progress)
     if push_to is not None and is_first():
         _push(student, push_to)
     return student
+
+
+def base_of(model: str) -> tuple[str, Any]:
+    """The weights to train, as a folder or hub id, and the tokenizer. Raises ModelError for an adapter, and if the
+    model is not there."""
+    name, template = student_named(model)
+    files = model_files(name)
+    if files.adapter is not None:
+        raise ModelError(f"{model} is an adapter: merge it, or train on its base {files.model}")
+    return files.model, load_tokenizer(files.model, template)
 
 
 # ---- training ------------------------------------------------------------------------------------
