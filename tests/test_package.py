@@ -38,8 +38,8 @@ ONLY_IMPORTERS = {
     "bitsandbytes": {"training/student"},
     "tyro": {"cli/commands", "cli/arguments", "cli/data", "cli/distill", "cli/evaluate", "cli/experiment", "cli/serve"},
     "mcp": {"serving/mcp_server", "tools/mcp"},
-    "uvicorn": {"serving/chat_server", "serving/connection"},
-    "starlette": {"serving/chat_server"},
+    "uvicorn": {"serving/api_server", "serving/connection"},
+    "starlette": {"serving/api_server", "serving/chat_server"},
     "smolagents": {"serving/smolagents"},
     "ray": {"rollouts/cluster"},
     "sympy": {

@@ -1,10 +1,10 @@
-"""Limits on each client connection to ``agentdistill serve``, with or without a valid API key.
+"""Limits on each client connection to ``agentdistill serve`` and ``record``, with or without a valid API key.
 
 A request's head may have ``HEAD_BYTES`` and must arrive within ``HEAD_SECONDS``. A client must read its response within
 ``READ_SECONDS``. At most ``MAX_CONNECTIONS`` are open: when another one arrives, the connection that has been idle
 longest is closed. uvicorn has no such limits.
 
-Not here: limits on the body of a request and on its episode (chat_server.py).
+Not here: limits on the body of a request (api_server.py) and on its episode (chat_server.py).
 """
 
 import asyncio
