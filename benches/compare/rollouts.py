@@ -54,7 +54,7 @@ IN_FLIGHT = 256
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", nargs="?", type=Path, help="folder of a demo")
-    parser.add_argument("--size", default="L", help="which of its students")
+    parser.add_argument("--size", default="M", help="which of its students")
     arguments = parser.parse_args()
     engine()
     if arguments.demo:

@@ -1,7 +1,7 @@
 //! Splits text into words. There is one analyzer for each language, and it is used for passages and queries alike.
 //!
 //! Text is first normalised (NFKC), so that composed and decomposed characters, ligatures and full-width forms compare
-//! equal. For most languages, a word is a run of letters, digits and their combining marks. It is case folded and
+//! equal, and characters that nobody sees, such as soft hyphens, are removed. For most languages, a word is a run of letters, digits and their combining marks. It is case folded and
 //! reduced to its stem by Snowball; stop words are dropped if Tantivy has a list for the language. [`Language::Cjk`] is
 //! for text without spaces between words: every pair of neighbouring characters is a word, as in Lucene's CJKAnalyzer,
 //! and no dictionary is needed. [`Language::None`] uses no knowledge of any language.
@@ -162,7 +162,7 @@ impl Tokenizer for Words {
     fn token_stream<'a>(&'a mut self, text: &'a str) -> WordStream<'a> {
         let text = if self.normalised && !text.is_ascii() {
             self.text.clear();
-            self.text.extend(text.nfkc());
+            self.text.extend(text.nfkc().filter(|&character| !is_invisible(character)));
             &self.text
         } else {
             text
@@ -258,6 +258,14 @@ impl TokenStream for WordStream<'_> {
     fn token_mut(&mut self) -> &mut Token {
         self.token
     }
+}
+
+/// Returns whether this character only says how its neighbours look or break. Two others end a word as a space does:
+/// the zero-width space, and the zero-width non-joiner, which Persian has between the parts of a word.
+fn is_invisible(character: char) -> bool {
+    matches!(character,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{200d}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{e0100}'..='\u{e01ef}')
 }
 
 /// Converts the wide form of an ASCII character, common in Chinese and Japanese text, into the ASCII character.

@@ -321,6 +321,13 @@ fn languages() {
         ("none", "x\u{304}y", "y", false),
         ("none", "हिन्दी", "हिन", false),
         ("none", "தமிழ்நாடு", "தமிழ்நாடு", true),
+        // Characters that nobody sees, within words and between them.
+        ("none", "co\u{ad}opera\u{2060}te", "cooperate", true),
+        ("none", "cooperate", "co\u{200d}ope\u{fe0f}rate", true),
+        ("none", "\u{feff}first", "first", true),
+        ("none", "שלום\u{200f}", "שלום", true),
+        ("none", "می\u{200c}خواهم", "خواهم", true),
+        ("none", "one\u{200b}two", "two", true),
     ];
     for (name, text, query, expected) in cases {
         let folder = tempdir().unwrap();

@@ -1,12 +1,12 @@
 """Pretrain the demo's base models and their tokenizer (base/), which replace Qwen2.5 and are a thousand times smaller.
 
-    python -m agentdistill.demo.pretrain OUTPUT [--sizes S M L]
+    python -m agentdistill.demo.pretrain OUTPUT [--sizes S M]
 
 The generated text differs from the demo's: other names, numbers, relations and wordings, and no Thought, search or
 final_answer. It teaches what any base model can do: find and copy text, read records, write calls and sums in Python,
 count, do small sums, and take turns in a chat. Words of the demo occur only in random lists, and in the tokenizer.
 
-All three take about an hour on two cores. Not here: fine-tuning (training/).
+Both take less than an hour on two cores. Not here: fine-tuning (training/).
 """
 
 import argparse
@@ -27,11 +27,10 @@ from agentdistill.demo.world import PROBLEMS, RELATIONS, share, word
 SIZES = {
     "S": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 2},
     "M": {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 4, "num_attention_heads": 3},
-    "L": {"hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 4, "num_attention_heads": 5},
 }
-"""0.26, 0.63 and 1.6 million parameters, embeddings included."""
+"""0.26 and 0.63 million parameters, embeddings included."""
 
-STEPS = {"S": (3200, 4e-3), "M": (2100, 4e-3), "L": (1500, 3e-3)}
+STEPS = {"S": (3200, 4e-3), "M": (2100, 4e-3)}
 """Steps, and the highest learning rate."""
 
 STEP_TOKENS = 4096

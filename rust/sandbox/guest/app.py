@@ -438,6 +438,7 @@ warnings.simplefilter("ignore")
 sys.setrecursionlimit(1000)
 time.sleep = sleep
 time.process_time = time.thread_time = time.monotonic  # one clock, which starts with the first State
+sys.argv = [""]  # argparse and others read the name of the program from it
 builtins.input = no_input
 builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
 builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
