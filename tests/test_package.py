@@ -23,14 +23,12 @@ ONLY_IMPORTERS = {
     "torch": {
         *("training/settings", "training/step", "training/student", "training/memory"),
         *("training/shares", "training/likelihood"),
-        "models/transformers",
-        "models/pretrained",
-        "models/device",
+        *("models/transformers", "models/key_value_slots", "models/pretrained", "models/device"),
         "demo/pretrain",
     },
     "transformers": {
         *("training/trainer", "training/student", "training/examples", "training/reinforcement"),
-        *("models/transformers", "models/pretrained", "models/vllm"),
+        *("models/key_value_slots", "models/pretrained", "models/vllm"),
         *("demo/pretrain", "demo/run"),
     },
     "trl": {"training/trainer", "training/settings", "training/step", "training/reinforcement"},

@@ -33,14 +33,13 @@ SMALLEST = [folder for folder in CHAT if folder.name.startswith("smollm2")]
 pytestmark = pytest.mark.skipif(
     not CHAT, reason="no real models: `make models`, then AGENTDISTILL_MODELS=target/models says where they are"
 )
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # set for tiny models
 SHORT = ("--prompt", "")  # a system prompt is most of what such a small task costs on a CPU
 SUMS = [Task(f"sum{i}", f"What is {i} + {i + 3}?", str(2 * i + 3), "sums", "math") for i in range(8)]
 
 
 def agentdistill(*arguments: object, cwd: Path) -> str:
     command = [sys.executable, "-m", "agentdistill", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Traceback" not in done.stderr
     return done.stdout
@@ -161,7 +160,7 @@ def served(model: Path, cwd: Path) -> Iterator[str]:
     command += ["--max-tokens", "32", "--max-steps", "1"]
     with (
         (cwd / "log").open("w") as log,
-        subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stdout=log, stderr=log) as server,
+        subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log) as server,
     ):
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
         while True:

@@ -403,6 +403,7 @@ class WitWorld(wit_world.WitWorld):
     """The functions that the host calls."""
 
     def set_up(self, seed: int, tools: list[str]) -> None:
+        sys.argv = [""]  # argparse reads the program's name from it; componentize-py empties it as an instance starts
         random.seed(seed)
         if "numpy" in preload.OTHERS:
             sys.modules["numpy"].random.seed([seed & 0xFFFFFFFF, seed >> 32])
@@ -438,7 +439,6 @@ warnings.simplefilter("ignore")
 sys.setrecursionlimit(1000)
 time.sleep = sleep
 time.process_time = time.thread_time = time.monotonic  # one clock, which starts with the first State
-sys.argv = [""]  # argparse and others read the name of the program from it
 builtins.input = no_input
 builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
 builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
