@@ -12,7 +12,8 @@ they pin versions of sympy's parsers that differ from ours:
 - the grader of Qwen2.5-Math's evaluation (a checkout's folder ``evaluation``, with ``latex2sympy`` in it), which the
   paper's code has as well: its own extraction of a boxed answer, ``strip_string``, ``math_equal``.
 
-A peer that cannot be imported is said to be absent. A comparison of more than 5 s, or one that raises, is a refusal.
+A peer that cannot be imported is said to be absent. A comparison of more than 5 s of processor time, or one that
+raises, is a refusal.
 """
 
 import argparse
@@ -103,17 +104,17 @@ def serve(peer: str) -> None:
     def stop(*_: object) -> None:
         raise TimeoutError
 
-    signal.signal(signal.SIGALRM, stop)
+    signal.signal(signal.SIGPROF, stop)
     for line in sys.stdin:
         reference, answer = json.loads(line)
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             verdict: bool | None = bool(equal(reference, answer))
         except TimeoutError:
             verdict = None
         except Exception:
             verdict = False
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(verdict), flush=True)
 
 

@@ -107,8 +107,9 @@ _IN_BASE = re.compile(r"(\w+)\$?,?\s*\(?(?:in\s+)?base[\s-](\d{1,2})\)?\.?$")
 _HALF = re.compile(r"(?<![\w.)}^/])(\d+/\d+)\s(?=[A-Za-z(]|\\(?:sqrt|pi)\b)")
 """A fraction before a factor: 1/2 x is (1/2)x, not 1/(2x)."""
 _ANNOUNCED = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b|:|=)\s*:?|"
-    r"\u7b54\u6848[\u662f\u4e3a:]*|(?:it|this|that)\s+is\b)\s*(?=\S)",
+    r"^(\*\*|__)?(?:(?:so|thus|hence|therefore),?\s+)?"
+    r"(?:(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer(?:\1)?\s*(?:is\b|:|=)\s*:?|"
+    r"\u7b54\u6848[\u662f\u4e3a:]*|(?:it|this|that)\s+is\b)(?:\1)?\s*(?=\S)",
     re.IGNORECASE,
 )
 _ARRAY = re.compile(r"\[+[-+.\deE\s]*\d[\s.]+[-+.\deE\s\[\]]*\]+")
@@ -194,9 +195,14 @@ def undress(text: str, *, is_reference: bool = False, has_value: bool = True) ->
 
 
 def _unwrapped(text: str) -> str:
-    """Remove a box, emphasis, quotes or dollar signs that surround the whole text."""
+    """Remove a box, "The answer is", emphasis, quotes or dollar signs that surround the whole text."""
     text = " ".join(_LAYOUT.sub(" ", _boxed(text.rpartition("####")[2])).split())
     text = re.sub(r"\\[lr](?:brace|angle)(?![a-z])", lambda found: _BRACKETS[found[0]], text)
+    return _bare(_ANNOUNCED.sub("", _bare(text)))
+
+
+def _bare(text: str) -> str:
+    """Remove emphasis, quotes or dollar signs that surround the whole text."""
     while inner := _WRAPPED.fullmatch(text) or TEXT.fullmatch(text) or _DISPLAYED.fullmatch(text):
         text = inner[inner.lastindex or 0].strip()
     return text
@@ -208,7 +214,7 @@ def _respelled(text: str) -> str:
     text = _KEY.sub(r"\2", _MODULE.sub("", _PRINTED.sub(r"\1", text)))
     if _GROUPS.fullmatch(text):
         text = re.sub("[ _']", "", text)
-    text = re.sub(r"[\s,;?]+$|(?<!\\)\\$|^=\s*", "", _ANNOUNCED.sub("", text))
+    text = re.sub(r"[\s,;?]+$|(?<!\\)\\$|^=\s*", "", text)
     text = re.sub(r"^(?:minus|negative)\s+(?=[\d$\\])", "-", text, flags=re.IGNORECASE)
     text = _magnitude(_IN_BASE.sub(r"\1_{\2}", text))
     text = _domain(_REPEATED.sub(r"\1\\overline{\2\3}", text))
