@@ -67,7 +67,7 @@ def test_a_folder_is_graded_again(evaluated: Path, tmp_path: Path) -> None:
     result = regrade(evaluated, generous, tmp_path / "new", progress=False)
     assert [change.after.task_id for change in result.changes] == ["f1", "f3"]
     assert [(c.before.score, c.before.grader, c.after.score, c.after.grader) for c in result.changes] == [
-        (0.0, "exact_match-4", 1.0, "generous-1")
+        (0.0, "exact_match-5", 1.0, "generous-1")
     ] * 2
     lines = str(result).splitlines()
     assert [line.split() for line in lines[1:4]] == [
@@ -75,7 +75,7 @@ def test_a_folder_is_graded_again(evaluated: Path, tmp_path: Path) -> None:
         ["sums", "1", "0", "1", "1", "0", "0"],
         ["graded", "by", "generous-1"],
     ]
-    assert lines[4] == "0 -> 1  f1: 'President Nixon' for 'Richard Nixon' [exact_match-4 -> generous-1]"
+    assert lines[4] == "0 -> 1  f1: 'President Nixon' for 'Richard Nixon' [exact_match-5 -> generous-1]"
     file = tmp_path / "new" / "trajectories.jsonl"
     assert read_trajectories(file) == result.trajectories
     assert read_header(file) == read_header(evaluated / "trajectories.jsonl")
@@ -114,9 +114,9 @@ def test_scores_of_several_graders_are_said_to_be(
     regrade(folder, generous, folder, progress=False)
     more = [*TASKS, replace(TASKS[1], id="f4")]
     evaluation = evaluate(more, model, config=RolloutConfig(concurrency=1), output=folder, progress=False)
-    assert evaluation.graders == ["exact_match-4", "generous-1"]
+    assert evaluation.graders == ["exact_match-5", "generous-1"]
     (warning,) = caplog.messages
-    assert "answers of the kind fact were graded by exact_match-4 and generous-1" in warning
+    assert "answers of the kind fact were graded by exact_match-5 and generous-1" in warning
 
 
 def test_the_kind_can_be_said(evaluated: Path) -> None:
@@ -199,7 +199,7 @@ def test_an_answer_that_was_not_graded_is_counted_as_that(evaluated: Path, tmp_p
         ["facts", "2", "1", "1", "2", "2", "0"],
         ["sums", "1", "0", "1", "1", "0", "0"],
     ]
-    assert "1 -> none  f2: 'Ann' for 'Ann' [exact_match-4 -> sometimes-2]" in str(result)
+    assert "1 -> none  f2: 'Ann' for 'Ann' [exact_match-5 -> sometimes-2]" in str(result)
     evaluation = Evaluation.load(tmp_path / "new" / "results.json")
     assert [(s.n, s.correct, s.undecided) for s in evaluation.sets] == [(3, 2, 1), (1, 1, 0)]
     assert "not_graded 1" in str(evaluation)

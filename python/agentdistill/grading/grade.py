@@ -48,7 +48,7 @@ def grade(task: Task, answer: str | None) -> Grade:
         raise ValueError(f"task {task.id!r} has no answer to compare with")
     if task.kind == "math":
         return Grade(_math_score(task, answer or "", math_equal), math_grader())
-    return Grade(float(any(exact_match(right, answer or "") for right in task.answers)), "exact_match-4")
+    return Grade(float(any(exact_match(right, answer or "") for right in task.answers)), "exact_match-5")
 
 
 def _math_score(task: Task, answer: str, equal: Callable[[str, str], bool]) -> float | None:
