@@ -129,7 +129,7 @@ def test_grades() -> None:
     task = Task("1", "?", "5", kind="math")
     assert grade(task, "5.0").score == 1
     assert grade(task, "6").score == grade(task, None).score == 0
-    assert grade(task, "5").grader.startswith("math-4+sympy-")
+    assert grade(task, "5").grader.startswith("math-5+sympy-")
     with pytest.raises(ValueError, match="'2' has no answer to compare with"):
         grade(Task("2", "?"), "5")
 
@@ -165,7 +165,7 @@ REPLY = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "
 
 
 @pytest.mark.parametrize(
-    "name, mathematics, score", [("judge:{}", "math-4", 0), ("math-reference+judge:{}", "math-reference", 1)]
+    "name, mathematics, score", [("judge:{}", "math-5", 0), ("math-reference+judge:{}", "math-reference", 1)]
 )
 async def test_a_judge_grades_facts_and_another_grader_mathematics(
     name: str, mathematics: str, score: float, tmp_path: Path

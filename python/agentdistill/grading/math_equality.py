@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from agentdistill.grading.mathematics.numbers import alike, close, number
 from agentdistill.grading.mathematics.text import Dressed, undress_pair
-from agentdistill.grading.mathematics.units import scales
+from agentdistill.grading.mathematics.units import same_time, scales
 from agentdistill.grading.mathematics.words import chosen, is_prose
 from agentdistill.grading.mathematics.worker import WORKER, UndecidedError
 from agentdistill.grading.squad import normalize
@@ -44,6 +44,8 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
     are_words = is_prose(expected.text), is_prose(given.text)
     if any(are_words):
         return all(are_words) and normalize(expected.text) == normalize(given.text)
+    if (is_same := same_time((expected.text, expected.unit), (given.text, given.unit))) is not None:
+        return is_same
     if (sizes := scales(expected.unit, given.unit)) is None:
         return False
     if _are_different_variables(expected, given):
@@ -79,4 +81,4 @@ def _tokens(text: str) -> list[str]:
 @cache
 def math_grader() -> str:
     """Name and version of this grader."""
-    return f"math-4+sympy-{version('sympy')}"
+    return f"math-5+sympy-{version('sympy')}"

@@ -157,7 +157,8 @@ class Expressions(Cursor, ABC):
         if kind == "command":
             name = token[1:]
             return name in FUNCTIONS or name in GREEK_NAMES or name in _OTHER_FACTORS
-        return token in ("(", "{") or (token == "[" and self._closes_group())
+        is_end = self._peek(1) in (r"\cup", r"\setminus", "U")  # ]0, 1[ \cup ...
+        return token in ("(", "{") or (token == "[" and not is_end and self._closes_group())
 
     def _closes_bar(self) -> bool:
         return any(token == "|" for _, token in self._tokens[self._at + 1 :])
@@ -214,7 +215,7 @@ class Expressions(Cursor, ABC):
             return recurring(token)
         if kind == "name":
             return self._name(token)
-        if token in ("(", "[", "{", r"\{"):
+        if token in ("(", "[", "]", "{", r"\{"):
             return self._bracketed(token)
         if token in ("|", r"\lvert", r"\vert", r"\|") and token != r"\|":
             return self._absolute(token)

@@ -18,6 +18,8 @@ _NOISE_DIGITS = 11
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,9})?")
 _BASE = re.compile(r"((?=[A-Z]*\d)[\dA-Z]+)_\{?(\d{1,2})\}?")
 _LIST = re.compile(r"\[([^\[\](){}]*,[^\[\](){}]*)\]")
+_TRANSPOSED = re.compile(r"^[(\[]([^\[\](){}]*,[^\[\](){}]*)[)\]]\^\{?(?:T|\\top)\}?$")
+"""A column written as a row."""
 _POWER_OF_TEN = re.compile(r"(?:([-+]?[\d.,]+) ?(?:\\times|\\cdot|\*|x) ?)?10(?:\^|\*\*)(?:\{([-+]?\d+)\}|([-+]?\d+))")
 _RECURRING = re.compile(r"([-+]?)(\d*)\.(\d*)\\(?:overline|bar)\{(\d+)\}")
 _MIXED = re.compile(r"([-+]?)(\d+)(?: ?\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+))")
@@ -28,6 +30,7 @@ def alike(expected: str, given: str) -> tuple[str, str]:
     reference is a matrix, an answer that is a list becomes a column."""
     if r"\begin{" in expected and (column := re.fullmatch(r"\[([^\[\]]*)\]", given)):
         given = "[[" + column[1].replace(",", "],[") + "]]"
+    expected, given = (_TRANSPOSED.sub(r"[\1]", text) for text in (expected, given))
     if (found := _LIST.fullmatch(given)) and "," in expected and not re.search(r"[\[\](){}]", expected):
         given = found[1]
     digits = re.compile(r"[\dA-Z]+")

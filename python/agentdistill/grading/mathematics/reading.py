@@ -171,7 +171,7 @@ class _Parser(Calculus):
                 raise UnreadError("a remainder of a sum without brackets")
 
     def _bracketed(self, opening: str) -> Value:
-        closings = {"(": (")", "]"), "[": ("]", ")", "["), "{": ("}",), r"\{": (r"\}",)}[opening]
+        closings = {"(": (")", "]"), "[": ("]", ")", "["), "]": ("[", "]"), "{": ("}",), r"\{": (r"\}",)}[opening]
         if opening == "{" and self._take("}"):
             if self._is_latex:
                 raise UnreadError("an empty group")
@@ -183,6 +183,10 @@ class _Parser(Calculus):
         items = self._within(lambda: self._items(")"))
         has_comma = self._tokens[self._at - 1][1] == ","
         closing = self._expect(*closings)
+        if opening == "]" or closing == "[":  # ]0, 1] is (0, 1], and [0, 1[ is [0, 1)
+            opening, closing = opening.replace("]", "("), closing.replace("[", ")")
+            if len(items) != 2:
+                raise UnreadError("an interval without two ends")
         if len(items) == 1 and closing == closings[0] and not has_comma:
             return items[0]
         if len(items) == 1 and closing != closings[0]:

@@ -42,7 +42,7 @@ _CHARACTERS: dict[str | int, str | None] = {
     "\N{EMPTY SET}": r"\emptyset ",
     "\N{PLUS-MINUS SIGN}": r"\pm ",
     "\N{MINUS-OR-PLUS SIGN}": r"\mp ",
-    "\N{DEGREE SIGN}": None,
+    "\N{DEGREE SIGN}": r"^\circ ",
     "\N{ELEMENT OF}": r"\in ",
     "\N{SET MINUS}": r"\setminus ",
     "\N{LOGICAL AND}": r"\land ",
@@ -56,7 +56,8 @@ _CHARACTERS: dict[str | int, str | None] = {
     "\N{RIGHT FLOOR}": r"\rfloor ",
     "\N{LEFT CEILING}": r"\lceil ",
     "\N{RIGHT CEILING}": r"\rceil ",
-    "\N{PRIME}": "'",
+    **dict.fromkeys("\N{PRIME}\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}", "'"),
+    **dict.fromkeys("\N{DOUBLE PRIME}\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}", '"'),
     "\N{CENT SIGN}": " cents",
     "\N{IDEOGRAPHIC FULL STOP}": ".",
     "\N{HORIZONTAL ELLIPSIS}": "...",
@@ -77,7 +78,7 @@ _DELIMITERS = re.compile(r"\\(?:left|right|middle)(?![a-z])|\\displaystyle\b|\\\
 _SEGMENT = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _AROUND = re.compile(r"[\s.,:;]*[A-Za-z]{2,}[A-Za-z\s.,:;]*")
 """Words around mathematics in dollar signs."""
-_DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)\s*[({]?)([\d.]+)\s*\^\s*(?:\\circ|\{\\circ\})")
+_DEGREES = re.compile(r"(\\?(?:sin|cos|tan|cot|sec|csc|cis)\s*[({]?)([\d.]+)\s*\^\s*(?:\\circ|\{\\circ\})")
 """An angle in degrees in a trigonometric function. Elsewhere the degree sign is dropped."""
 _INEQUALITY = re.compile(r"([A-Za-z])\s*([<>]=?|\\(?:le|ge)q?|\\[lg]t)(?![a-z])\s*([^<>,=]+)")
 _PRINTED = re.compile(
@@ -114,6 +115,8 @@ _ANNOUNCED = re.compile(
 )
 _ARRAY = re.compile(r"\[+[-+.\deE\s]*\d[\s.]+[-+.\deE\s\[\]]*\]+")
 """An array as numpy prints it, without commas."""
+_ROWS = re.compile(r"\[(?:\s*[-+\d./]+(?:[,\s]+[-+\d./]+)+\s*;)+(?:\s*[-+\d./]+)(?:[,\s]+[-+\d./]+)+\s*\]")
+"""A matrix as in MATLAB, with its rows parted by semicolons."""
 _STRING = re.compile(r"""(?<=[\[{(,\s])(['"])([^'"\[\](){}]*)\1(?=\s*[,\])}])""")
 """A string in a Python list."""
 _MAGNITUDE = re.compile(
@@ -126,6 +129,11 @@ _PHRASES = {
     **dict.fromkeys(
         ("no solution", "no solutions", "no real solution", "no real solutions", "empty set"), r"\emptyset"
     ),
+    **dict.fromkeys(("all positive real numbers", "positive real numbers", "positive reals"), r"(0,\infty)"),
+    **dict.fromkeys(
+        ("all non-negative real numbers", "non-negative real numbers", "non-negative reals"), r"[0,\infty)"
+    ),
+    "dne": "does not exist",
 }
 _LETTERS = re.compile(r"\W*\w\W*(?:,\s*\(?\w\)?)*,?\s+(?:and|or)\s+\(?\w\)?\W*")
 _EACH = r"(?:(?:where|for|with|and|all|any|some|every|each|an?|arbitrary|is|be|being)\s+)*"
@@ -151,6 +159,8 @@ def undress_pair(reference: str, answer: str) -> tuple[Dressed, Dressed]:
     """Undress a reference and an answer to compare with it. If the reference is in words, so is the answer: "January 5"
     is not "May 5"."""
     expected = undress(reference, is_reference=True)
+    if re.fullmatch("[A-Za-z]+", expected.unit):  # what the reference has as a unit is none of the answer's variables
+        answer = re.sub(rf"(?<=\d)\s+{expected.unit}$", rf"\\text{{ {expected.unit}}}", answer)
     return expected, undress(answer, has_value=not is_prose(expected.text))
 
 
@@ -177,7 +187,7 @@ def undress(text: str, *, is_reference: bool = False, has_value: bool = True) ->
     text = re.sub(r"\^\s*\{?\\circ\}?", "", text)
     word = text.strip().rstrip(".").lower()
     text = spelled_out(word) or text
-    text = _PHRASES.get(word.removeprefix("the "), text)
+    text = _PHRASES.get(word.removeprefix("the ").replace("nonneg", "non-neg"), text)
     text = _joined(_union(text))
     if re.search(r"[\d=]", text) or _LETTERS.fullmatch(text):
         text = re.sub(r"\s*,?\s*\b(?:and|or)\b\s*", ", ", text)
@@ -218,9 +228,15 @@ def _respelled(text: str) -> str:
     text = re.sub(r"^(?:minus|negative)\s+(?=[\d$\\])", "-", text, flags=re.IGNORECASE)
     text = _magnitude(_IN_BASE.sub(r"\1_{\2}", text))
     text = _domain(_REPEATED.sub(r"\1\\overline{\2\3}", text))
+    text = re.sub(r"^\((\w+)\)_", r"\1_", text)
+    text = re.sub(r"(?<=:\d\d)(?=[ap]\.?m\b)", " ", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<=\d)\s*X\s*(?=10\s*\^)", r"\\times ", text).replace("+/-", r"\pm ")
     text = re.sub(r"^(\d+)\s+to\s+(\d+)$", r"\1:\2", text)
     text = re.sub(r"^(\d+)\s+(?:out\s+of|in)\s+(\d+)$", r"\1/\2", text)
     text = re.sub(r"\(\s*\\?mod\s+(\w+)\s*\)", r"\\pmod{\1}", text)
+    if _ROWS.fullmatch(text):
+        text = "[" + re.sub(r"[^;]+", lambda row: "[" + ",".join(re.split(r"[,\s]+", row[0].strip())) + "]", text[1:-1])
+        text = text.replace(";", ",") + "]"
     if _ARRAY.fullmatch(text):
         text = re.sub(r"\]\s*\[", "],[", re.sub(r"(?<=[\d.])\s+(?=[-+.\d])", ",", text))
     if "[" in text or "{" in text:

@@ -54,6 +54,7 @@ FUNCTIONS: dict[str, Callable[..., Expr]] = {
     "root": lambda value, degree: value ** (1 / degree),
     "det": sympy.Function("det"),
     "deg": sympy.Function("deg"),
+    "cis": lambda angle: sympy.exp(sympy.I * angle),
 }
 PRINTED = {
     "Interval", "FiniteSet", "Union", "Complement", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Matrix",
@@ -67,6 +68,7 @@ CONSTANTS: dict[str, Value] = {
     "inf": oo,
     "infty": oo,
     "infinity": oo,
+    "Infinity": oo,
     "emptyset": Union(()),
     "EmptySet": Union(()),
     "GoldenRatio": sympy.GoldenRatio,

@@ -12,7 +12,7 @@ GREEK = (
 )
 _NAMES = re.compile(
     r"(?:Interval|Union|Reals|Integers|EmptySet|True|False|arc|"
-    r"sqrt|a?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|lcm|gcd|mod|comb|GoldenRatio|infinity|inf|infty|pi|pmatrix|cdot|frac)+|"
+    r"sqrt|a?(?:sin|cos|tan|cot|sec|csc)h?|cis|log|exp|lcm|gcd|mod|comb|GoldenRatio|infinity|inf|infty|pi|pmatrix|cdot|frac)+|"
     + "|".join(GREEK),
     re.IGNORECASE,
 )
@@ -47,7 +47,7 @@ def changes(before: str, after: str) -> bool:
 _CHOICE = re.compile(r"\(?([A-Z])\)?")
 _CHOSEN = re.compile(
     r"(?:(?i:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer))\s*(?::|is\b)?\s*)?\(?([A-Z])\)?"
-    r"|(?:\((?=[A-Z]\))|(?=[A-Z][.)]))([A-Z])[.):]+\s*\S.*"
+    r"|(?:\((?=[A-Z]\))|(?=[A-Z][.):]))([A-Z])[.):]+\s*\S.*"
 )
 _NO_TEXT = re.compile(r"\(?[A-Z][.):]+\s*(?:(?:and|or|not|is|are)\b|[-+*/^=_,]|[A-Z]\W*$)")
 """A letter that is not followed by the text of its choice."""
