@@ -54,6 +54,7 @@ COMMANDS = [
     ("ask",),
     ("chat",),
     ("serve",),
+    ("record",),
     ("sandbox",),
     ("mcp",),
     ("demo",),

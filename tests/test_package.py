@@ -17,7 +17,7 @@ MODULES = {path.relative_to(PACKAGE).as_posix().removesuffix(".py"): path for pa
 # The only modules that may import a heavy library, at any depth.
 ONLY_IMPORTERS = {
     "vllm": {"models/vllm"},
-    "openai": {"models/openai"},
+    "openai": {"models/openai", "models/forwarding"},
     "httpx2": {"tools/http_retriever", "models/openai"},
     "pyarrow": {"files/tables"},
     "torch": {
@@ -37,7 +37,7 @@ ONLY_IMPORTERS = {
     "tyro": {"cli/commands", "cli/arguments", "cli/data", "cli/distill", "cli/evaluate", "cli/experiment", "cli/serve"},
     "mcp": {"serving/mcp_server", "tools/mcp"},
     "uvicorn": {"serving/api_server", "serving/connection"},
-    "starlette": {"serving/api_server", "serving/chat_server"},
+    "starlette": {"serving/api_server", "serving/chat_server", "serving/gateway"},
     "smolagents": {"serving/smolagents"},
     "ray": {"rollouts/cluster"},
     "sympy": {

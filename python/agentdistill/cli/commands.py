@@ -18,7 +18,7 @@ from agentdistill.cli.data import Convert, Index, ServeRetrieval
 from agentdistill.cli.distill import Correct, Generate, Improve, Inspect, Select, Train
 from agentdistill.cli.evaluate import Evaluate, Grade, Report, View
 from agentdistill.cli.experiment import Demo, Run
-from agentdistill.cli.serve import Ask, Chat, Mcp, RunSandbox, Serve
+from agentdistill.cli.serve import Ask, Chat, Mcp, Record, RunSandbox, Serve
 from agentdistill.terminal import prepare, tell
 
 
@@ -39,7 +39,7 @@ GROUPS: dict[str, dict[str, type[Command]]] = {
         "improve": Improve,
     },
     "Evaluate": {"evaluate": Evaluate, "grade": Grade, "report": Report, "view": View},
-    "Serve": {"ask": Ask, "chat": Chat, "serve": Serve},
+    "Serve": {"ask": Ask, "chat": Chat, "serve": Serve, "record": Record},
     "Tools": {"sandbox": RunSandbox, "mcp": Mcp, "run": Run, "demo": Demo},
 }
 """The commands by group and name."""

@@ -1,4 +1,4 @@
-"""Commands that use an agent, or only its sandbox: ask, chat, serve, sandbox, mcp."""
+"""Commands that use an agent, its model, or only its sandbox: ask, chat, serve, record, sandbox, mcp."""
 
 import os
 import signal
@@ -6,17 +6,19 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
 from agentdistill._core import Sandbox
-from agentdistill.cli.arguments import CellLimits, ModelSpec, Search, Tools
+from agentdistill.cli.arguments import CellLimits, ModelSpec, Output, Search, TaskFiles, Tools
 from agentdistill.extras import require
+from agentdistill.models.loading import opened
 from agentdistill.rollouts.engine import player_of
 from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.serving.chat import Conversation, chat, show_answer
 from agentdistill.serving.repl import Repl, run_file
-from agentdistill.terminal import tell
+from agentdistill.terminal import say, tell
 from agentdistill.tools.tool import sandbox_tools
 
 
@@ -57,6 +59,25 @@ class Chat:
 
 
 @dataclass(frozen=True)
+class Listen:
+    """Where a server of OpenAI's protocol listens, and for whom."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. An address that other machines can reach needs an API key."""
+    port: int = 8000
+    """Port to listen on; 0 picks a free one."""
+    name: str | None = None
+    """Name of the model for clients. Default: its own name."""
+    api_key: str | None = None
+    """Key that clients must send. Set AGENTDISTILL_API_KEY instead to keep it out of process lists."""
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of a server."""
+        key = os.environ.get("AGENTDISTILL_API_KEY") or None if self.api_key is None else self.api_key
+        return {"host": self.host, "port": self.port, "name": self.name, "api_key": key}
+
+
+@dataclass(frozen=True)
 class Serve:
     """Serve an agent over HTTP with OpenAI's protocol.
 
@@ -68,14 +89,7 @@ class Serve:
     """
 
     model: ModelSpec
-    host: str = "127.0.0.1"
-    """Address to listen on. An address that other machines can reach needs an API key."""
-    port: int = 8000
-    """Port to listen on; 0 picks a free one."""
-    name: str | None = None
-    """Name of the model for clients. Default: its own name."""
-    api_key: str | None = None
-    """Key that clients must send. Set AGENTDISTILL_API_KEY instead to keep it out of process lists."""
+    listen: Listen = field(default_factory=Listen)
     request_seconds: float = 600.0
     """Time limit of a request, in seconds. After that it ends without an answer."""
     tools: Tools = field(default_factory=Tools)
@@ -85,28 +99,65 @@ class Serve:
         require("uvicorn", "serve")
         from agentdistill.serving.chat_server import ChatServer
 
-        stopped = threading.Event()
-
-        def stop(number: int, frame: object) -> None:
-            stopped.set()
-            signal.signal(number, signal.SIG_DFL)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
+        stopped = _stop_signal()
         with (
             self.tools.open(self.config.tool_seconds) as tools,
             player_of(self.model, tools, self.config) as player,
-            ChatServer(
-                player,
-                self.host,
-                self.port,
-                name=self.name,
-                api_key=os.environ.get("AGENTDISTILL_API_KEY") or None if self.api_key is None else self.api_key,
-                seconds=self.request_seconds,
-            ) as server,
+            ChatServer(player, seconds=self.request_seconds, **self.listen.options()) as server,
         ):
             tell(f"serving {server.name} at {server.url}")
             stopped.wait()
+
+
+@dataclass(frozen=True)
+class Record:
+    """Record what any agent does with a model, as trajectories.
+
+    The model is served with OpenAI's protocol: set the URL that is printed as the base URL of your agent's client. Each
+    conversation becomes a trajectory, with the token ids and log probabilities that the model returned. It is written
+    after --idle-seconds without a request, and at the end: Ctrl-C or SIGTERM writes all. A client can name its session
+    with the header X-Session-ID, and end it with POST /v1/sessions/NAME.
+
+    Example: agentdistill record --model vllm:student --tasks train.jsonl -o recorded.jsonl
+    """
+
+    model: ModelSpec
+    output: Output
+    """JSONL file for the trajectories. A file that was recorded with the same model is appended to."""
+    tasks: tuple[Path, ...] = ()
+    """Task files or benchmarks. A conversation about the question of one of them gets its reference answer."""
+    idle_seconds: float = 600.0
+    """Seconds without a request after which a conversation is written."""
+    listen: Listen = field(default_factory=Listen)
+
+    def run(self) -> None:
+        require("uvicorn", "serve")
+        from agentdistill.serving.gateway import Gateway
+
+        stopped = _stop_signal()
+        tasks = TaskFiles(self.tasks).load() if self.tasks else []
+        with (
+            opened(self.model) as model,
+            Gateway(
+                model, self.output, tasks=tasks, idle_seconds=self.idle_seconds, **self.listen.options()
+            ) as gateway,
+        ):
+            tell(f"recording {gateway.name} at {gateway.url}")
+            stopped.wait()
+        say(f"{gateway.written} trajectories in {self.output}")
+
+
+def _stop_signal() -> threading.Event:
+    """An event that Ctrl-C or SIGTERM sets. A second signal ends the process."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        stopped.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return stopped
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ Not here: the implementations (a module for each engine), selecting one by name 
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from agentdistill._core import AgentDistillError
 from agentdistill.models.thoughts import reasoning, split_thinking
@@ -18,6 +18,17 @@ from agentdistill.well_formed import well_formed
 
 class ModelError(AgentDistillError):
     """A model cannot be loaded or reached, or does not answer. The message names the model and says what to do."""
+
+
+class ServerRefusal(ModelError):
+    """A server answered a request with an error, or not at all. ``status`` and ``body`` are for the program that sent
+    it."""
+
+    def __init__(self, status: int, message: str, body: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        error = {"message": message, "type": "server_error", "param": None, "code": None}
+        self.body = body or {"error": error}
 
 
 class Message(NamedTuple):
@@ -174,6 +185,16 @@ class StreamingModel(Protocol):
 
         Text of failed attempts that were retried is shown too.
         """
+        ...
+
+
+@runtime_checkable
+class ForwardingModel(Protocol):
+    """A model on a server of OpenAI's protocol."""
+
+    async def forward(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a client's own request for a chat completion, and return the response, with token ids and log
+        probabilities if the server gives them. Raises ServerRefusal."""
         ...
 
 

@@ -23,6 +23,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from agentdistill.models.control_tokens import neutralized
+from agentdistill.models.forwarding import Forwarder
 from agentdistill.models.model import (
     NEUTRAL,
     Completion,
@@ -75,6 +76,7 @@ class OpenAIModel(SampledModel):
             self._clients = PerProcess(make)
         except httpx2.InvalidURL as error:
             raise ValueError(f"the URL of the model {name} is not valid: {error}") from None
+        self._forwarder = Forwarder(lambda: self._clients.get(), self._where(), {"model": name, **self._template})
         self._knows = _Abilities()
         self._continues: bool | None = None  # whether it can continue a partial turn; None: not known yet
         self._probing = asyncio.Lock()
@@ -104,6 +106,10 @@ class OpenAIModel(SampledModel):
                 show(completions[0].text)
         used = sum(part.completion_tokens for part in parts)
         return replace(parts[0], completions=completions, completion_tokens=used)
+
+    async def forward(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a client's own request, and return the response. Raises ServerRefusal."""
+        return await self._forwarder.send(request)
 
     async def close(self) -> None:
         await self._clients.get().close()

@@ -6,13 +6,15 @@ of a single server (openai.py).
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentdistill.models.model import Generation, Message, ModelError, Sampling
+from agentdistill.models.model import Generation, Message, ModelError, Sampling, ServerRefusal
 
 if TYPE_CHECKING:
     from agentdistill.models.openai import OpenAIModel
+
+T = TypeVar("T")
 
 RETRIES = 3
 """How often a request is retried on one server, which takes seconds, before the next server is tried."""
@@ -43,6 +45,13 @@ class Replicas:
     async def generate(
         self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, prefix: str = ""
     ) -> Generation:
+        return await self._ask(lambda server: server.generate(messages, sampling, n=n, prefix=prefix))
+
+    async def forward(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._ask(lambda server: server.forward(request))
+
+    async def _ask(self, ask: "Callable[[OpenAIModel], Awaitable[T]]") -> T:
+        """Ask the least busy server, and another one if that fails."""
         left = set(range(len(self._servers)))
         while True:
             now = time.monotonic()
@@ -50,8 +59,10 @@ class Replicas:
             left.remove(at)
             self._asked[at] += 1
             try:
-                return await self._servers[at].generate(messages, sampling, n=n, prefix=prefix)
-            except ModelError:
+                return await ask(self._servers[at])
+            except ModelError as error:
+                if isinstance(error, ServerRefusal) and error.status < 500:  # the request is at fault, not the server
+                    raise
                 self._rests[at] = time.monotonic() + REST
                 if not left:
                     raise

@@ -37,6 +37,8 @@ GRACE_SECONDS = 10
 """Time limit for running requests to finish when the server stops."""
 
 
+Json = dict[str, Any]
+
 _Endpoint = Callable[[Request], Awaitable[Response]]
 _Body = TypeVar("_Body", bound=BaseModel)
 
@@ -74,11 +76,11 @@ class ApiServer(ABC):
         self._server = uvicorn.Server(uvicorn.Config(self._app(), timeout_graceful_shutdown=GRACE_SECONDS, **options))
 
     @abstractmethod
-    async def complete(self, body: Any, request: Request) -> Response:
+    async def complete(self, body: Json, request: Request) -> Response:
         """Answer a request for a chat completion. ``body`` is its JSON object. Raises Refused."""
 
     @abstractmethod
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Json:
         """What ``GET /health`` reports besides the status."""
 
     def more_endpoints(self) -> dict[str, _Endpoint]:
@@ -97,9 +99,9 @@ class ApiServer(ABC):
     def _app(self) -> Starlette:
         posts = {"/v1/chat/completions": self._completions, **self.more_endpoints()}
         routes = [
-            Route("/health", self._protected(self._health)),
-            Route("/v1/models", self._authorized(self._models)),
-            Route("/v1/models/{name:path}", self._authorized(self._model)),
+            Route("/health", self._protected(self._get_health)),
+            Route("/v1/models", self._authorized(self._get_models)),
+            Route("/v1/models/{name:path}", self._authorized(self._get_model)),
             *(Route(path, self._authorized(endpoint), methods=["POST"]) for path, endpoint in posts.items()),
         ]
         self._paths = ["GET /health", "GET /v1/models", *(f"POST {path}" for path in posts)]
@@ -139,17 +141,17 @@ class ApiServer(ABC):
 
         return guarded
 
-    async def _health(self, request: Request) -> Response:
+    async def _get_health(self, request: Request) -> Response:
         return json_response({"status": "ok", **self.health()})
 
-    async def _models(self, request: Request) -> Response:
+    async def _get_models(self, request: Request) -> Response:
         return json_response({"object": "list", "data": [self._model_object()]})
 
-    async def _model(self, request: Request) -> Response:
+    async def _get_model(self, request: Request) -> Response:
         self._check_name(request.path_params["name"])
         return json_response(self._model_object())
 
-    def _model_object(self) -> dict[str, Any]:
+    def _model_object(self) -> Json:
         return {"id": self.name, "object": "model", "created": self._started, "owned_by": "agentdistill"}
 
     def _check_name(self, name: Any) -> None:
@@ -195,17 +197,17 @@ class ChatCompletion:
         self._model = model
         self._created = int(time.time())
 
-    def whole(self, choices: Sequence[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Json], usage: dict[str, int]) -> Json:
         return self._object("chat.completion", choices, usage=usage)
 
-    def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    def chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._object("chat.completion.chunk", [choice])
 
-    def usage_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
+    def usage_chunk(self, usage: dict[str, int]) -> Json:
         return self._object("chat.completion.chunk", [], usage=usage)
 
-    def _object(self, kind: str, choices: Sequence[dict[str, Any]], **more: object) -> dict[str, Any]:
+    def _object(self, kind: str, choices: Sequence[Json], **more: object) -> Json:
         return {
             "id": self.id,
             "object": kind,
@@ -230,7 +232,16 @@ def validated(form: type[_Body], body: Any) -> _Body:
         raise Refused(400, f"{where}: {first['msg']}", param=where) from None
 
 
-def event(body: dict[str, Any]) -> str:
+def joined_text(content: Any) -> Any:
+    """Join a message's content if it consists of text parts. Raises ValueError for parts that are not text."""
+    if not isinstance(content, list):
+        return content or ""
+    if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
+        raise ValueError("it has parts that are not text; the model reads only text")
+    return "\n".join(str(part.get("text", "")) for part in content)
+
+
+def event(body: Json) -> str:
     """A server-sent event."""
     return f"data: {json.dumps(body)}\n\n"  # ASCII: some clients treat U+0085 and U+2028 as line ends
 
@@ -240,7 +251,7 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
     return Response(json.dumps(body), status, headers, media_type="application/json")
 
 
-async def json_object(request: Request) -> dict[str, Any]:
+async def json_object(request: Request) -> Json:
     """The JSON object in a request's body. Raises Refused."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         # Browsers let pages of other sites send simple content types without a CORS preflight.
@@ -261,6 +272,12 @@ async def json_object(request: Request) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Refused(400, "the request is not a JSON object")
     return content
+
+
+async def until_disconnected(request: Request) -> None:
+    """Wait until the client disconnects. Its request must have been read completely."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

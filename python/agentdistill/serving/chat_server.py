@@ -15,7 +15,7 @@ Source: https://platform.openai.com/docs/api-reference/chat
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import ClientDisconnect, Request
@@ -23,7 +23,17 @@ from starlette.responses import Response, StreamingResponse
 
 from agentdistill._core import Trajectory
 from agentdistill.rollouts.player import FAILED, Player
-from agentdistill.serving.api_server import ApiServer, ChatCompletion, Refused, event, json_response, validated
+from agentdistill.serving.api_server import (
+    ApiServer,
+    ChatCompletion,
+    Json,
+    Refused,
+    event,
+    joined_text,
+    json_response,
+    until_disconnected,
+    validated,
+)
 from agentdistill.tasks.task import Task
 
 _log = logging.getLogger(__name__)
@@ -59,10 +69,10 @@ class ChatServer(ApiServer):
         """Number of running episodes, plus steps of cancelled episodes that have not ended yet."""
         return len(self._episodes) + self._player.abandoned
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Json:
         return {"episodes": self._running()}
 
-    async def complete(self, body: Any, request: Request) -> Response:
+    async def complete(self, body: Json, request: Request) -> Response:
         chat_request = _parse(body)
         question = as_question([(message.role, message.content) for message in chat_request.messages])
         if (running := self._running()) >= self._player.at_once:
@@ -95,18 +105,9 @@ class ChatServer(ApiServer):
         return json_response(completion.whole([choice], _usage(trajectory)))
 
 
-def _as_text(content: Any) -> Any:
-    """Join a message's content if it consists of text parts. Raises ValueError for parts that are not text."""
-    if not isinstance(content, list):
-        return content or ""
-    if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
-        raise ValueError("it has parts that are not text; the agent reads only text")
-    return "\n".join(str(part.get("text", "")) for part in content)
-
-
 class _Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_as_text)] = ""
+    content: Annotated[str, BeforeValidator(joined_text)] = ""
 
 
 class _StreamOptions(BaseModel):
@@ -184,7 +185,7 @@ async def _ended(episode: "asyncio.Task[Trajectory]", request: Request | None = 
     If the client disconnects first, cancels the episode and raises ClientDisconnect. Raises Refused if the model or
     the sandbox fails.
     """
-    gone = asyncio.ensure_future(_left(request) if request else asyncio.Event().wait())
+    gone = asyncio.ensure_future(until_disconnected(request) if request else asyncio.Event().wait())
     try:
         await asyncio.wait([episode, gone], return_when=asyncio.FIRST_COMPLETED)
         if not episode.done():
@@ -202,12 +203,6 @@ async def _ended(episode: "asyncio.Task[Trajectory]", request: Request | None = 
     return trajectory
 
 
-async def _left(request: Request) -> None:
-    """Wait until the client disconnects. Its request must have been read completely."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _content(trajectory: Trajectory | None) -> str:
     """The agent's answer; "" if there is none."""
     return (trajectory.answer if trajectory else None) or ""
@@ -223,7 +218,7 @@ def _usage(trajectory: Trajectory | None) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _parse(body: Any) -> _ChatRequest:
+def _parse(body: Json) -> _ChatRequest:
     chat_request = validated(_ChatRequest, body)
     for name, nothing in _UNSUPPORTED.items():
         if (chat_request.model_extra or {}).get(name) not in (None, nothing):
