@@ -181,12 +181,16 @@ def test_an_agent_in_our_form_keeps_its_sampled_ids_in_training(tiny_model: Path
     from agentdistill.training.examples import load_tokenizer, to_examples
 
     with recording(f"transformers:{tiny_model}", tmp_path / "t.jsonl") as gateway, client(gateway) as asking:
-        asking.chat.completions.create(model=gateway.name, messages=ASKED, max_tokens=8)
-    [trajectory] = read_trajectories(tmp_path / "t.jsonl")
-    made = to_examples([trajectory], load_tokenizer(str(tiny_model)), prompt="")
-    step = trajectory.steps[0]
-    sampled = [*(step.prompt_token_ids or ()), *(step.candidates[0].token_ids or ())]
-    assert made.recorded == 1 and made.examples[0]["input_ids"][: len(sampled)] == sampled
+        for seed in range(16):
+            asking.chat.completions.create(model=gateway.name, messages=ASKED, max_tokens=1, seed=seed)
+    trajectories = read_trajectories(tmp_path / "t.jsonl")
+    whole = [one for one in trajectories if one.steps[0].candidates[0].text.strip().isascii()]  # whole characters
+    made = to_examples(whole, load_tokenizer(str(tiny_model)), prompt="")
+    assert made.recorded == len(whole) > 0
+    for trajectory, example in zip(whole, made.examples, strict=True):
+        step = trajectory.steps[0]
+        sampled = [*(step.prompt_token_ids or ()), *(step.candidates[0].token_ids or ())]
+        assert example["input_ids"][: len(sampled)] == sampled
 
 
 # ---- sessions --------------------------------------------------------------------------------------

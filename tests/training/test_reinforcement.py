@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentdistill import Task, improve, read_trajectories, rollout, train
+from agentdistill import AgentDistillError, Task, improve, read_trajectories, rollout, train
 from agentdistill.models.model import ModelError
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.player import RolloutConfig
@@ -54,6 +54,15 @@ def student(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(examples, tiny_model, tmp_path_factory.mktemp("student") / "s", learning, progress=False)
 
 
+def test_a_library_to_report_to_that_is_not_installed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentdistill.training.settings.find_spec", lambda name: None)
+    with pytest.raises(AgentDistillError, match="wandb is not installed: pip install wandb"):
+        improve(tiny_model, TASKS, config=replace(CONFIG, report_to="wandb"), output=tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()
+
+
 def weights(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
@@ -65,6 +74,8 @@ def test_a_step_follows_the_gradient_of_grpo(student: Path, tmp_path: Path) -> N
     from transformers import AutoModelForCausalLM
 
     improved = improve(student, TASKS, config=CONFIG, output=tmp_path / "improved", progress=False)
+    card = (improved / "README.md").read_text()
+    assert f"on its own rollouts of {len(TASKS)} tasks" in card and (improved / "reward.png").exists()
     episodes = read_trajectories(tmp_path / "improved" / "rollouts" / "step-000001.jsonl")
     groups: dict[str, list[float]] = {}
     for episode in episodes:

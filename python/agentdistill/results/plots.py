@@ -5,7 +5,7 @@ the plots show (report.py, demo/page.py).
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from itertools import cycle
@@ -90,6 +90,14 @@ def within_page(markup: str, description: str) -> Html:
         markup = markup.replace(colour, f"var(--{variable})")
     markup = markup.replace("<svg", f'<svg role="img" aria-label="{html(description)}"', 1)
     return Html(f"<figure>{markup}</figure>")
+
+
+def plot_rewards(rewards: Sequence[float]) -> Any:
+    """Plot the mean reward of each step of reinforcement learning."""
+    with figure(width=6.0) as (plot, (axis,)):
+        axis.plot(range(1, len(rewards) + 1), rewards, color=COLOURS[0])
+        axis.set(xlabel="step", ylabel="mean reward")
+    return plot
 
 
 def plot_losses(runs: Mapping[str, dict[str, Any]]) -> Any:

@@ -179,6 +179,8 @@ class ImproveConfig(RolloutConfig):
     """Precision of the arithmetic of a step. By default bfloat16 on GPUs and on CPUs that have it, else float32."""
     save_steps: int = 10
     """Steps between two checkpoints."""
+    report_to: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
+    """Service to log the rewards to, besides ``train.json``. Its library must be installed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,4 +212,5 @@ class ImproveConfig(RolloutConfig):
             learning_rate=rate,
             precision=self.precision,
             seed=self.seed,
+            report_to=self.report_to,
         )

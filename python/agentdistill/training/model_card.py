@@ -1,6 +1,6 @@
-"""Write a student's model card and a plot of its losses beside its weights.
+"""Write a student's model card beside its weights, with a plot of its losses or rewards.
 
-Not here: the figures themselves (trainer.py writes them to train.json).
+Not here: the figures themselves (trainer.py and reinforcement.py write them to train.json).
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from agentdistill._core import __version__
-from agentdistill.results.plots import plot_losses, save
+from agentdistill.results.plots import plot_losses, plot_rewards, save
 
 CARD = """\
 ---
@@ -17,14 +17,14 @@ CARD = """\
 ---
 # {name}
 
-{base}, trained by agentdistill {version} on {examples} examples of a teacher's trajectories (fingerprint `{data}`).
+{base}, {how}.
 It thinks, calls tools from Python code in a sandbox, and answers:
 
     agentdistill ask "..." --model vllm:PATH_OF_THIS_FOLDER --index INDEX
 
-![Losses](loss.png)
+![Each step's {plotted}]({plotted}.png)
 
-{steps} steps, {learnt}. The base model's licence applies to this model too. Settings:
+{learnt}. The base model's licence applies to this model too. Settings:
 
 | | |
 |---|---|
@@ -33,14 +33,34 @@ It thinks, calls tools from Python code in a sandbox, and answers:
 
 
 def write_card(student: Path, name: str, run: dict[str, Any], result: dict[str, Any]) -> None:
-    """Write README.md and loss.png into a student's folder. ``run`` and ``result`` are as in train.json."""
+    """Write the card of a student that was trained on trajectories. ``run`` and ``result`` are as in train.json."""
     save(plot_losses({"training": {**run, **result}}), student / "loss.png")
+    how = (
+        f"trained by agentdistill {__version__} on {run['examples']} examples of a teacher's trajectories "
+        f"(fingerprint `{run['data']}`)"
+    )
+    learnt = [f"last loss {result['losses'][-1]:.3f}"] if result["losses"] else []
+    learnt += [f"lowest held-out loss {min(result['held_out_losses']):.3f}"] if result["held_out_losses"] else []
+    _write(student, name, run, how, [f"{result['steps']} steps", *learnt], "loss")
+
+
+def write_improved_card(student: Path, name: str, run: dict[str, Any], result: dict[str, Any]) -> None:
+    """Write the card of a student that was trained on its own rollouts. ``run`` and ``result`` are as in train.json."""
+    rewards = result["rewards"]
+    save(plot_rewards(rewards), student / "reward.png")
+    how = f"trained by agentdistill {__version__} on its own rollouts of {run['tasks']} tasks, by GRPO"
+    tenth = max(1, len(rewards) // 10)
+    first, last = (sum(part) / tenth for part in (rewards[:tenth], rewards[-tenth:]))
+    learnt = [f"mean reward {first:.3f} in the first tenth of the steps and {last:.3f} in the last"]
+    _write(student, name, run, how, [f"{result['steps']} steps", *learnt], "reward")
+
+
+def _write(student: Path, name: str, run: dict[str, Any], how: str, learnt: list[str], plotted: str) -> None:
     base = str(run["model"])
     local = Path(base).exists()
-    shown = {key: value for key, value in run.items() if key not in ("model", "examples", "data")}
-    shown["teacher"] = shown["teacher"] and _name(shown["teacher"])
-    losses = [f"last loss {result['losses'][-1]:.3f}"] if result["losses"] else []
-    losses += [f"lowest held-out loss {min(result['held_out_losses']):.3f}"] if result["held_out_losses"] else []
+    shown = {key: value for key, value in run.items() if key not in ("model", "examples", "data", "tasks")}
+    if shown.get("teacher"):
+        shown["teacher"] = _name(shown["teacher"])
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -51,11 +71,9 @@ def write_card(student: Path, name: str, run: dict[str, Any], result: dict[str, 
         metadata=metadata.to_yaml(),
         name=name,
         base=_name(base) if local else f"[{base}](https://huggingface.co/{base})",
-        version=__version__,
-        examples=run["examples"],
-        data=run["data"],
-        steps=result["steps"],
-        learnt=", ".join(losses),
+        how=how,
+        plotted=plotted,
+        learnt=", ".join(learnt),
         settings="\n".join(f"| {key} | {value} |" for key, value in shown.items()),
     )
     (student / "README.md").write_text(card, encoding="utf-8")

@@ -28,6 +28,7 @@ from agentdistill.rollouts.engine import check_complete, rollout
 from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import Tool
 from agentdistill.training.config import ImproveConfig
+from agentdistill.training.model_card import write_improved_card
 from agentdistill.training.run_folder import (
     checkpoints,
     claim,
@@ -36,7 +37,7 @@ from agentdistill.training.run_folder import (
     processes,
     write_record,
 )
-from agentdistill.training.trainer import base_of, history, show_progress
+from agentdistill.training.trainer import base_of, history, report, show_progress
 from agentdistill.trajectories import is_undecided
 
 
@@ -79,10 +80,14 @@ def improve(
         raise ValueError("reinforcement learning runs in one process: start it without torchrun")
     base, tokenizer = base_of(str(student))
     run = {"model": str(student), "tasks": len(tasks), **config.settings(), "learning_rate": config.training.rate}
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func may change; its version is locked
+    from agentdistill.training.settings import grpo_settings  # imported here because it imports torch
+
+    settings = grpo_settings(config, output)
     if overwrite:
         clear(output)
     if not claim(output, run):
-        _fit(base, tokenizer, tasks, tools, output, config, run, progress)
+        _fit(base, tokenizer, tasks, tools, output, config, settings, run, progress)
     return output if config.weights == "full" else output / "merged"
 
 
@@ -93,21 +98,19 @@ def _fit(
     tools: Sequence[Tool],
     output: Path,
     config: ImproveConfig,
+    settings: Any,
     run: dict[str, Any],
     progress: bool,
 ) -> None:
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func may change; its version is locked
     from datasets import Dataset
-    from transformers import PrinterCallback
     from transformers.utils import logging as transformers_logging
     from trl import GRPOTrainer
 
     from agentdistill.models.transformers import TransformersModel
-    from agentdistill.training.settings import grpo_settings, lora_settings
+    from agentdistill.training.settings import lora_settings
     from agentdistill.training.student import load_student, save_student
 
     transformers_logging.disable_progress_bar()  # show_progress shows its own
-    settings = grpo_settings(config, output)
 
     def rollouts(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
         """Let the student as it is now solve the tasks of this step: TRL's own order of tasks begins anew on resume."""
@@ -144,14 +147,16 @@ def _fit(
         peft_config=lora_settings(config.training, multimodal=multimodal) if config.training.adapts else None,
         rollout_func=rollouts,
     )
-    trainer.remove_callback(PrinterCallback)
+    report(trainer, output)
     if progress:
         trainer.add_callback(show_progress(f"improve {output.name}", "reward"))
     last = last_checkpoint(output)
     trainer.train(resume_from_checkpoint=last)
-    save_student(trainer.model, model, tokenizer, output, config.training)
+    saved = save_student(trainer.model, model, tokenizer, output, config.training)
     rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-    write_record(output, run, {**history(trainer.state), "rewards": rewards, "resumed_from": last})
+    result = {**history(trainer.state), "rewards": rewards, "resumed_from": last}
+    write_improved_card(saved, output.name, run, result)
+    write_record(output, run, result)
     shutil.rmtree(checkpoints(output), ignore_errors=True)
 
 

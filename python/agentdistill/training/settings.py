@@ -49,10 +49,6 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
     import torch
     from trl import SFTConfig
 
-    if config.report_to != "none" and find_spec(config.report_to) is None:
-        raise AgentDistillError(
-            f"{config.report_to} is not installed: pip install {config.report_to}, or report to none"
-        )
     gpu = torch.cuda.is_available()
     tokens = _cpu_tokens(model.get_text_config())
     at_once, accumulated = _passes(config, longest, None if gpu else tokens)
@@ -83,7 +79,6 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
         "save_strategy": saving,
         "save_only_model": config.shard,  # with_shares saves the rest too
         "save_steps": config.save_steps or 500,
-        "report_to": config.report_to,
     }
     usual = {"weight_decay": 0.0, "logging_steps": 5, "logging_first_step": True}
     more = _extra_settings("sft_config", config.sft_config, SFTConfig, {*ours, *_OURS}, _WITHOUT_EFFECT)
@@ -95,7 +90,8 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
 
 
 def grpo_settings(config: ImproveConfig, output: Path) -> Any:
-    """The GRPOConfig of a run on this machine."""
+    """The GRPOConfig of a run on this machine. Raises AgentDistillError if the library of ``report_to`` is not
+    installed."""
     import torch
     from trl import GRPOConfig
 
@@ -111,7 +107,6 @@ def grpo_settings(config: ImproveConfig, output: Path) -> Any:
         gradient_checkpointing=torch.cuda.is_available(),
         save_steps=config.save_steps,
         logging_steps=1,
-        report_to="none",
     )
     one_gpu(settings)
     return settings
@@ -123,6 +118,10 @@ def _in_common(config: TrainConfig, output: Path) -> dict[str, Any]:
 
     from agentdistill.models.device import cpu_has_bfloat16  # imported here because it imports torch
 
+    if config.report_to != "none" and find_spec(config.report_to) is None:
+        raise AgentDistillError(
+            f"{config.report_to} is not installed: pip install {config.report_to}, or report to none"
+        )
     gpu = torch.cuda.is_available()
     return {
         "output_dir": str(checkpoints(output)),
@@ -134,6 +133,7 @@ def _in_common(config: TrainConfig, output: Path) -> dict[str, Any]:
         "disable_tqdm": True,
         "seed": config.seed,
         "dataloader_pin_memory": gpu,
+        "report_to": config.report_to,
     }
 
 

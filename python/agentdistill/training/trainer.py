@@ -154,8 +154,7 @@ def _fit(
     progress: bool,
 ) -> None:
     from datasets import Dataset
-    from transformers import EarlyStoppingCallback, PrinterCallback
-    from transformers.integrations import TensorBoardCallback
+    from transformers import EarlyStoppingCallback
     from transformers.utils import logging as transformers_logging
     from trl import pack_dataset
 
@@ -191,10 +190,7 @@ def _fit(
         if config.method == "qlora":  # TRL casts the adapter to bfloat16
             for learnt in trainer.model.parameters():
                 learnt.data = learnt.data.float() if learnt.requires_grad else learnt.data
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
-                callback.logging_dir = str(output / "tensorboard")  # its default is deleted with the checkpoints
-        trainer.remove_callback(PrinterCallback)
+        report(trainer, output)
         if progress and is_first():
             trainer.add_callback(show_progress(f"train {output.name}"))
         trainer.train(resume_from_checkpoint=last)
@@ -234,6 +230,17 @@ def _held_out(examples: Sequence[Example], config: TrainConfig) -> set[int]:
     if held_out and len(held_out) == len(examples):
         raise ValueError("all examples are of one question, so none can be held out: give held_out 0")
     return held_out
+
+
+def report(trainer: Any, output: Path) -> None:
+    """Print nothing, and log for TensorBoard, if that is wanted, to ``output``."""
+    from transformers import PrinterCallback
+    from transformers.integrations import TensorBoardCallback
+
+    trainer.remove_callback(PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(output / "tensorboard")  # its default is deleted with the checkpoints
 
 
 def history(state: Any) -> dict[str, Any]:
