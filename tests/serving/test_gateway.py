@@ -20,7 +20,7 @@ from agentdistill.models.loading import opened
 from agentdistill.models.model import Generation, Message, Model, ModelError, Sampling
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.trajectories import steps_given
-from scripted_server import Server, raw, status
+from scripted_server import Server, hang_up, raw, status
 
 pytest.importorskip("uvicorn", reason="needs agentdistill[serve]")
 from agentdistill.serving.gateway import Gateway
@@ -184,7 +184,7 @@ def test_an_agent_in_our_form_keeps_its_sampled_ids_in_training(tiny_model: Path
         for seed in range(16):
             asking.chat.completions.create(model=gateway.name, messages=ASKED, max_tokens=1, seed=seed)
     trajectories = read_trajectories(tmp_path / "t.jsonl")
-    whole = [one for one in trajectories if one.steps[0].candidates[0].text.strip().isascii()]  # whole characters
+    whole = [one for one in trajectories if one.steps[0].candidates[0].text.strip()]  # others end within a character
     made = to_examples(whole, load_tokenizer(str(tiny_model)), prompt="")
     assert made.recorded == len(whole) > 0
     for trajectory, example in zip(whole, made.examples, strict=True):
@@ -280,18 +280,32 @@ def at(server: Server) -> str:
     return f"openai:http://127.0.0.1:{server.server_port}/v1:small"
 
 
-def test_the_errors_of_a_server_are_passed_on(server: Server, tmp_path: Path) -> None:
-    server.script = [status(429, "slow down", kind="rate_limit_exceeded"), raw("[]"), raw("<html>")]
-    with (
-        recording(f"openai:http://127.0.0.1:{server.server_port}/v1:small", tmp_path / "t.jsonl") as gateway,
-        client(gateway) as asking,
-    ):
+def reply(**message: Any) -> str:
+    return json.dumps({"choices": [{"message": {"role": "assistant"} | message}]})
+
+
+# What a server answers -> what the client reads.
+BROKEN = {
+    "a list": (raw("[]"), "not a chat completion"),
+    "no JSON": (raw("<html>"), "not a chat completion"),
+    "no choices": (raw('{"choices": []}'), "choices"),
+    "ids that are none": (raw('{"choices": [{"message": {}, "token_ids": ["x"]}]}'), "token_ids"),
+    "a call of nothing": (raw(reply(tool_calls=[{"id": "1"}])), "cannot be recorded: .*a call without a function"),
+    "nothing": (hang_up, "cannot be reached"),
+    "an error": (status(500, "on fire"), "on fire"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_the_errors_of_a_server_are_passed_on(case: str, server: Server, tmp_path: Path) -> None:
+    answer, said = BROKEN[case]
+    server.script = [answer, status(429, "slow down", kind="rate_limit_exceeded")]
+    with recording(at(server), tmp_path / "t.jsonl") as gateway, client(gateway) as asking:
+        with pytest.raises(openai.InternalServerError, match=said):
+            asking.chat.completions.create(model="small", messages=ASKED)
         with pytest.raises(openai.RateLimitError, match="slow down") as refused:
             asking.chat.completions.create(model="small", messages=ASKED)
         assert refused.value.code == "rate_limit_exceeded"
-        for _ in range(2):
-            with pytest.raises(openai.InternalServerError, match="not a chat completion"):
-                asking.chat.completions.create(model="small", messages=ASKED)
     assert read_trajectories(tmp_path / "t.jsonl") == []
 
 
@@ -300,10 +314,10 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments"
 
 def test_a_server_gets_the_request_of_the_client_and_no_more_than_it_takes(server: Server, tmp_path: Path) -> None:
     message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
-    reply = {"id": "i", "object": "chat.completion", "created": 1, "model": "small", "choices": [
+    completion = {"id": "i", "object": "chat.completion", "created": 1, "model": "small", "choices": [
         {"index": 0, "message": message, "finish_reason": "tool_calls", "logprobs": None}
     ]}  # fmt: skip
-    server.script = [status(400, "unknown parameter: return_token_ids"), raw(json.dumps(reply))]
+    server.script = [status(400, "unknown parameter: return_token_ids"), raw(json.dumps(completion))]
     tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
     with (
         recording(f"openai:http://127.0.0.1:{server.server_port}/v1:small", tmp_path / "t.jsonl") as gateway,
@@ -384,7 +398,8 @@ def test_the_command_writes_everything_at_its_end(number: signal.Signals, tmp_pa
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"AGENTDISTILL_API_KEY": "k"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as gateway:
-        url = gateway.stderr.readline().removeprefix("recording a at ").strip()
+        _, said, url = (begun := gateway.stderr.readline().strip()).partition("recording a at ")
+        assert said, begun
         with openai.OpenAI(base_url=url, api_key="k", max_retries=0) as asking:
             messages: Any = [{"role": role, "content": content} for role, content in recorded.messages]
             asking.chat.completions.create(model="a", messages=messages)

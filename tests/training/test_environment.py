@@ -1,6 +1,7 @@
-"""Our tasks and sandbox as an environment of TRL: the real trainer, and a tiny model that learnt to call the tool."""
+"""Our tasks and sandbox as an environment of TRL, with the real trainer."""
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,73 +50,58 @@ def test_a_task_without_an_answer_has_no_reward() -> None:
 
 def test_the_tool_is_described_to_a_model() -> None:
     transformers = pytest.importorskip("transformers", reason="needs agentdistill[train]")
-    tool = type(environment(TASKS, [python_tool(double)])()).python  # type: ignore[attr-defined]
+    tool = environment(TASKS, [python_tool(double)])().python  # type: ignore[attr-defined]
     function = transformers.utils.get_json_schema(tool)["function"]
     assert function["name"] == "python" and function["parameters"]["required"] == ["code"]
     assert "Twice the number." in function["description"] and "final_answer" in function["description"]
 
 
-CALLS = '<tool_call>\n{"name": "python", "arguments": {"code": "final_answer(6 * 7)"}}\n</tool_call>'
-
-
-def learn(model: Any, tokenizer: Any, conversation: list[dict[str, Any]], tool: Any) -> None:
-    """Train the model until it says what the assistant says in a conversation."""
-    import torch
-
-    shown = tokenizer.apply_chat_template(conversation, tools=[tool], tokenize=False)
-    ids = torch.tensor([tokenizer(shown, add_special_tokens=False)["input_ids"]])
-    labels = torch.full_like(ids, -100)
-    for said in (f"{CALLS}<|im_end|>", "Done.<|im_end|>"):
-        part = tokenizer(said, add_special_tokens=False)["input_ids"]
-        start = next(i for i in range(ids.shape[1] - 1, -1, -1) if ids[0, i : i + len(part)].tolist() == part)
-        labels[0, start : start + len(part)] = ids[0, start : start + len(part)]
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(500):
-        loss = model(input_ids=ids, labels=labels).loss
-        if loss < 0.003:
-            return
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    raise AssertionError(f"the tiny model has not learnt to call the tool: loss {loss}")
-
-
-def test_the_real_trainer_runs_the_tool_and_gets_the_reward(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_real_trainer_runs_the_tool_and_gets_the_reward(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is sampled is scripted: two rollouts call the tool, and one of them is right."""
     trl = pytest.importorskip("trl", reason="needs agentdistill[train]")
+    import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     templates = Path(inspect.getfile(trl)).parent / "chat_templates"
     tokenizer.chat_template = (templates / "qwen2_5.jinja").read_text(encoding="utf-8")
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    make = environment(TASKS[:1])
-    arguments = {"code": "final_answer(6 * 7)"}
-    conversation = [
-        *rows(TASKS)[0]["prompt"],
-        {
-            "role": "assistant",
-            "tool_calls": [{"type": "function", "function": {"name": "python", "arguments": arguments}}],
-        },
-        {"role": "tool", "name": "python", "content": "Final answer: 42"},
-        {"role": "assistant", "content": "Done."},
-    ]
-    learn(model, tokenizer, conversation, type(make()).python)  # type: ignore[attr-defined]
+    before = {name: weights.clone() for name, weights in model.named_parameters()}
+
+    def call(code: str) -> str:
+        return f"<tool_call>\n{json.dumps({'name': 'python', 'arguments': {'code': code}})}\n</tool_call><|im_end|>"
+
+    turns = [[call("final_answer(6 * 7)"), call("final_answer(6 + 7)")], ["Done.<|im_end|>"] * 2]
+    seen = []
+
+    def sampled(input_ids: Any, **_: Any) -> Any:
+        seen.append(tokenizer.decode(input_ids[0]))
+        said = tokenizer(turns.pop(0), add_special_tokens=False, padding=True, return_tensors="pt")["input_ids"]
+        return torch.cat([input_ids, said], dim=1)
+
+    monkeypatch.setattr(model, "generate", sampled)
     settings = trl.GRPOConfig(
         str(tmp_path),
         max_steps=1,
         per_device_train_batch_size=2,
         num_generations=2,
-        max_completion_length=300,
-        temperature=0.01,
+        max_completion_length=400,
         report_to=[],
         use_cpu=True,
+        bf16=False,
         save_strategy="no",
     )
+    data = Dataset.from_list(rows(TASKS[:1]))
+    make = environment(TASKS[:1])
     trainer = trl.GRPOTrainer(
-        model, args=settings, train_dataset=Dataset.from_list(rows(TASKS[:1])), processing_class=tokenizer,
-        environment_factory=make,
-    )  # fmt: skip
+        model, args=settings, train_dataset=data, processing_class=tokenizer, environment_factory=make
+    )
     trainer.train()
     [logged] = [entry for entry in trainer.state.log_history if "reward" in entry]
-    assert logged["reward"] == 1 and logged["tools/call_frequency"] == 1 and logged["tools/failure_frequency"] == 0
+    assert logged["reward"] == 0.5 and logged["tools/call_frequency"] == 1 and logged["tools/failure_frequency"] == 0
+    assert "What is 6 * 7?" in seen[0] and "Final answer: 42" in seen[1]
+    assert any(not torch.equal(before[name], weights) for name, weights in model.named_parameters())

@@ -6,9 +6,10 @@ addition, unless the server has refused them. Nothing is retried: errors go to t
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import openai
+from pydantic import BaseModel, Field, ValidationError
 
 from agentdistill.models.model import ServerRefusal
 from agentdistill.redaction import redacted
@@ -47,10 +48,12 @@ class Forwarder:
                 raise ServerRefusal(502, message) from error
             except ValueError:  # no JSON
                 response = None
-            if not isinstance(response, dict) or not _has_choices(response):
-                raise ServerRefusal(502, f"the response of {self._where} is not a chat completion")
+            try:
+                _Reply.model_validate(response)
+            except ValidationError as error:
+                raise ServerRefusal(502, f"the response of {self._where} is not a chat completion: {error}") from error
             self._added = added
-            return response
+            return cast("dict[str, Any]", response)
 
     def _refusal(self, error: openai.APIStatusError) -> ServerRefusal:
         try:
@@ -61,8 +64,34 @@ class Forwarder:
         return ServerRefusal(error.status_code, message, body if isinstance(body, dict) else None)
 
 
-def _has_choices(response: dict[str, Any]) -> bool:
-    choices = response.get("choices")
-    return isinstance(choices, list) and all(
-        isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices
-    )
+class _Token(BaseModel):
+    logprob: float
+
+
+class _Logprobs(BaseModel):
+    content: list[_Token] | None = None
+
+
+class _Choice(BaseModel):
+    message: dict[str, Any]
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+    token_ids: list[int] | None = None
+
+
+class _CachedTokens(BaseModel):
+    cached_tokens: int | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _CachedTokens | None = None
+
+
+class _Reply(BaseModel):
+    """What callers rely on in a response."""
+
+    choices: list[_Choice] = Field(min_length=1)
+    prompt_token_ids: list[int] | None = None
+    usage: _Usage | None = None

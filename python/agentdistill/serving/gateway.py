@@ -98,7 +98,10 @@ class Gateway(ApiServer):
             raise Refused(400, f"these messages cannot be recorded: {error}", param="messages") from None
         began = time.time()
         reply = await _unless_left(self._reply(body, chat_request), request)
-        session = self._recorder.add(_session(chat_request, request), body, reply, began, time.time())
+        try:
+            session = self._recorder.add(_session(chat_request, request), body, reply, began, time.time())
+        except TrajectoryError as error:
+            raise Refused(502, f"the reply of the model cannot be recorded: {error}") from None
         headers = {SESSION: session.encode("ascii", "replace").decode()}
         shown = _shown(reply, chat_request)
         if chat_request.stream:

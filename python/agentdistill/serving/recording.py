@@ -110,7 +110,9 @@ class Recorder:
 
     def add(self, session: str | None, request: Json, reply: Json, began: float, ended: float) -> str:
         """Record a reply to a request with valid messages, and return its session's name. ``session``: the name from
-        the client. The times are in seconds."""
+        the client. The times are in seconds. Raises TrajectoryError for a reply that cannot be recorded."""
+        for choice in reply["choices"]:
+            _as_trajectory([], [_reply_message(choice)], {"question": "-"})
         messages = request["messages"]
         keys = _keys(messages)
         sampling = {name: request[name] for name in _SAMPLING if request.get(name) is not None}
@@ -183,8 +185,8 @@ class Recorder:
             about = details if details and leaf is last else {}
             try:
                 trajectory = self._trajectory(conversation, _path(leaf), about)
-            except AgentDistillError as error:  # the messages were checked, so the server's reply is not valid
-                _log.error("session %s: its last reply cannot be recorded: %s", conversation.session, error)
+            except AgentDistillError as error:  # not expected, since each message was checked; the others are written
+                _log.error("session %s cannot be recorded: %s", conversation.session, error)
                 continue
             self._writer.append([trajectory])
             self._ids.add(trajectory.task_id)

@@ -60,12 +60,12 @@ def environment(
     known = {task.id: task for task in tasks}
     sandbox = Sandbox(sandbox_tools(tools, tool_seconds), limits)
 
-    def python(self: Environment, code: str) -> str:
-        return self._run(code)
+    class SandboxEnvironment(Environment):  # TRL reads the tools from the class, and the annotations of their arguments
+        def python(self, code: str) -> str:
+            return self._run(code)
 
-    python.__doc__ = _PYTHON.format(_SECTION.sub(r"\1\2 -", describe_tools(tools)))
-    with_tool = type("SandboxEnvironment", (Environment,), {"python": python})  # TRL reads the tools from the class
-    return lambda: with_tool(known, sandbox)
+    SandboxEnvironment.python.__doc__ = _PYTHON.format(_SECTION.sub(r"\1\2 -", describe_tools(tools)))
+    return lambda: SandboxEnvironment(known, sandbox)
 
 
 def rows(tasks: Sequence[Task]) -> list[dict[str, Any]]:
