@@ -1,5 +1,6 @@
 """Read numbers in words: "twenty-one", "five hundred", "two dozen", "three quarters"."""
 
+import re
 from fractions import Fraction
 
 _SMALL = {word: number for number, word in enumerate((
@@ -21,8 +22,8 @@ _PARTS = {
 
 def spelled_out(text: str) -> str | None:
     """The number that ``text`` consists of, in digits or as a LaTeX fraction; None if it is anything else."""
-    words = text.lower().replace("-", " ").split()
-    if not words:
+    words = re.sub(r"(?<=[a-z])-", " ", text.lower()).split()
+    if not words or words[-1].isdecimal():
         return None
     sign = -1 if words[0] in ("minus", "negative") else 1
     number = _fraction(words[1:] if sign < 0 else words)
@@ -49,6 +50,8 @@ def _fraction(words: list[str]) -> Fraction | None:
 
 
 def _integer(words: list[str]) -> int | None:
+    if len(words) == 1 and words[0].isdecimal() and len(words[0]) < 10:
+        return int(words[0])
     if words and words[0] in ("a", "an") and len(words) > 1 and words[1] in MULTIPLIERS:
         words = ["one", *words[1:]]
     total, group, previous = 0, -1, ""

@@ -109,8 +109,8 @@ _HALF = re.compile(r"(?<![\w.)}^/])(\d+/\d+)\s(?=[A-Za-z(]|\\(?:sqrt|pi)\b)")
 """A fraction before a factor: 1/2 x is (1/2)x, not 1/(2x)."""
 _ANNOUNCED = re.compile(
     r"^(\*\*|__)?(?:(?:so|thus|hence|therefore),?\s+)?"
-    r"(?:(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer(?:\1)?\s*(?:is\b|:|=)\s*:?|"
-    r"\u7b54\u6848[\u662f\u4e3a:]*|(?:it|this|that)\s+is\b)(?:\1)?\s*(?=\S)",
+    r"(?:(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer(?:\1)?\s*(?:is\b|[:\uff1a=])\s*:?|"
+    r"\u7b54\u6848[\u662f\u4e3a:\uff1a]*|(?:it|this|that)\s+is\b)(?:\1)?\s*(?=\S)",
     re.IGNORECASE,
 )
 _ARRAY = re.compile(r"\[+[-+.\deE\s]*\d[\s.]+[-+.\deE\s\[\]]*\]+")

@@ -24,24 +24,34 @@ def is_prose(text: str) -> bool:
 
 
 _CHANGED_BEFORE = re.compile(
-    r"(?:\b(?:not|no|than|least|most|over|under|above|below|except|error|up to|within|almost|nearly|minus|"
-    r"negative|twice|thrice|double|triple|half|quarter|third|root|square|cube|reciprocal|inverse|opposite|multiple|power|"
+    r"(?:\b(?:not|no|than|least|most|over|under|above|below|except(?: for)?|excluding|but|from|up to|to the|within|"
+    r"almost|nearly|exceeds?|close to|plus|minus|times|(?:divi\w+|multipl\w+)\s+by|(?:divisors?|factors?|digits?)\s+of|"
+    r"(?:end|start|begin)\w*\s+(?:in|with|at|by)|negative|twice|thrice|double|triple|half|quarter|third|root|square|"
+    r"cube|reciprocal|inverse|opposite|multiple|power|"
+    r"step|question|problem|equation|exercise|version|code|line|page|chapter|figure|table|"
     r"January|February|March|April|May|June|July|August|September|October|November|December)|n't)"
     r"(?:\s+(?:be|of|the))*[\s:$(\\]*$",
     re.IGNORECASE,
 )
 _CHANGED_AFTER = re.compile(
-    r"(?:st|nd|rd|th)\b|[\s$)\\]*(?:(?:dozen|score|hundred|thousand|million|billion|trillion|hal(?:f|ves)|thirds?|fourths?|"
-    r"(?:fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?|squared|cubed|factorial|minus|plus|over|divided|below|"
-    r"under|not)\b|(?:less|more|fewer|greater)\s+than\b|(?:is|are|was)(?:\s+not\b|n't|\s+(?:wrong|incorrect))|"
-    r"or\s+(?:more|less|fewer|greater|higher|lower|above|below|so)\b|(?:raised\s+)?to\s+the\b|raised\b|and\s+(?:up|above|over|below|counting)\b|at\s+(?:most|least)\b)",
+    r"(?:st|nd|rd|th)\b|[\s$)\\]*(?:(?:dozen|score|hundred|thousand|million|billion|trillion|hal(?:f|ves)|thirds?|"
+    r"fourths?|(?:fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?|squared|cubed|factorial|minus|plus|over|"
+    r"divided|below|under|mod(?:ulo)?|choose|less\s+\w+|times\s+(?!as\b)\w+)\b|(?:less|more|fewer|greater)\s+than\b|"
+    r"(?:raised\s+)?to\s+the\b|raised\b|and\s+(?:up|above|over|below|counting)\b|at\s+(?:most|least)\b)",
     re.IGNORECASE,
 )
+_DOUBTED = re.compile(
+    r"\b(?:not|never|cannot|either|neither|or|between|maybe|perhaps|probably|possibly|unsure|(?:might|could|may)\s+be|"
+    r"wrong|incorrect|error|exception|traceback|timeout|timed\s+out|fail(?:s|ed)?|"
+    r"and\s+\w+\s+(?:hal(?:f|ves)|thirds?|quarters?|\w+ths?))\b|n't\b",
+    re.IGNORECASE,
+)
+"""Words anywhere in a sentence that make it uncertain whether its number is the answer."""
 
 
 def changes(before: str, after: str) -> bool:
-    """Whether the words around a number make another value of it: "at least 5", "twice 5", "5 squared"."""
-    return bool(_CHANGED_BEFORE.search(before) or _CHANGED_AFTER.match(after))
+    """Whether the words around a number make another value of it, or none: "at least 5", "twice 5", "5 squared"."""
+    return bool(_CHANGED_BEFORE.search(before) or _CHANGED_AFTER.match(after) or _DOUBTED.search(f"{before} , {after}"))
 
 
 _CHOICE = re.compile(r"\(?([A-Z])\)?")
