@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from agentdistill.grading.mathematics.numbers import NUMBER
 from agentdistill.grading.mathematics.spelled import MULTIPLIERS, spelled_out
-from agentdistill.grading.mathematics.units import split_unit
+from agentdistill.grading.mathematics.units import leading_unit, split_unit
 from agentdistill.grading.mathematics.words import TEXT, changes, is_prose
 
 
@@ -78,6 +78,8 @@ _DELIMITERS = re.compile(r"\\(?:left|right|middle)(?![a-z])|\\displaystyle\b|\\\
 _SEGMENT = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _AROUND = re.compile(r"[\s.,:;]*[A-Za-z]{2,}[A-Za-z\s.,:;]*")
 """Words around mathematics in dollar signs."""
+_NAMED = re.compile(r"([A-Za-z][A-Za-z\s,']*)\b(?:is|are|was|were|equals?)\s*:?\s+(\S.*?)[\s.]*", re.DOTALL)
+"""A sentence that names a value in its end: "The probability is 1/2."."""
 _DEGREES = re.compile(r"(\\?(?:sin|cos|tan|cot|sec|csc|cis)\s*[({]?)([\d.]+)\s*\^\s*(?:\\circ|\{\\circ\})")
 """An angle in degrees in a trigonometric function. Elsewhere the degree sign is dropped."""
 _INEQUALITY = re.compile(r"([A-Za-z])\s*([<>]=?|\\(?:le|ge)q?|\\[lg]t)(?![a-z])\s*([^<>,=]+)")
@@ -172,11 +174,15 @@ def undress(text: str, *, is_reference: bool = False, has_value: bool = True) ->
     text = _respelled(_unwrapped(text))
     text, unit = split_unit(re.sub(r"\s*\bper ?cent\b", "%", text))
     if has_value and (is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text))):
+        named = None if is_reference else _NAMED.fullmatch(text)
+        if named and not changes(named[1], "") and not is_prose((value := undress(named[2])).text):
+            return value
         found = list(_SEGMENT.finditer(text)) or list(NUMBER.finditer(text))
         if len(found) == 1 and not (is_reference and re.search("[A-Za-z]", text[: found[0].start()])):
             before, after = (TEXT.sub(r" \1 ", part) for part in text.split(found[0][0], 1))
             if not changes(before, after):
-                return undress(next(filter(None, found[0].groups()), found[0].group()))
+                value = next(filter(None, found[0].groups()), found[0].group())
+                return undress(value + leading_unit(after))
     text = _SCRIPTS.sub(_script, text)
     text = _THOUSANDS.sub("", _DELIMITERS.sub("", text))
     text = re.sub(r"\s+_", "_", TEXT.sub(r" \1 ", text))

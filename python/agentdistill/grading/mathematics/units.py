@@ -70,6 +70,7 @@ _CURRENCY = re.compile(r"(\$?-?)\s*(\\\$|\$(?!.*\$)|US\\?\$|€|£|¥|₹|Rs\.?)
 _AMOUNT = re.compile(rf"(\d+(?:\.\d+)?)\s*({_NAME})(?![A-Za-z])\.?")
 _JOINED = re.compile(r"\s*,?\s*(?:and\b)?\s*")
 _FEET = re.compile(r"(\d+)\s*'\s*(\d+(?:\.\d+)?)\s*(?:\"|'')")
+_LEADING = re.compile(rf"\s*(?:\\?%|{_PLAIN}(?:\s*(?:/|per\b)\s*{_PLAIN})?)(?![\w^])")
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?")
 
 
@@ -89,6 +90,12 @@ def split_unit(text: str) -> tuple[str, str]:
         if not is_letter and not changes("", said):
             text, unit = tail[1] + tail[5], unit or said
     return text, unit
+
+
+def leading_unit(text: str) -> str:
+    """The unit that a text after a number begins with; "" if there is none."""
+    found = _LEADING.match(text)
+    return found[0] if found else ""
 
 
 def _total(text: str) -> tuple[str, str] | None:
