@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import version
 
 from agentdistill.grading.mathematics.numbers import alike, close, number
-from agentdistill.grading.mathematics.text import Dressed, undress_pair
+from agentdistill.grading.mathematics.text import Dressed, named_words, undress_pair
 from agentdistill.grading.mathematics.units import same_time, scales
 from agentdistill.grading.mathematics.words import chosen, is_prose
 from agentdistill.grading.mathematics.worker import WORKER, UndecidedError
@@ -24,6 +24,8 @@ __all__ = ["UndecidedError", "math_equal", "math_grader"]
 
 _LONGEST = 2_000
 """An answer with more characters than this is wrong."""
+_LITERAL = re.compile(r"[EI]|\d{4}-\d{4}")
+"""A reference that has no value: a letter, which is not what sympy prints for e and i, or a range of years."""
 
 
 def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
@@ -43,7 +45,10 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
         return True
     are_words = is_prose(expected.text), is_prose(given.text)
     if any(are_words):
-        return all(are_words) and normalize(expected.text) == normalize(given.text)
+        words = (given.text, named_words(given.text))
+        return all(are_words) and normalize(expected.text) in map(normalize, words)
+    if _LITERAL.fullmatch(expected.text):
+        return expected.text == given.text
     if (is_same := same_time((expected.text, expected.unit), (given.text, given.unit))) is not None:
         return is_same
     if (sizes := scales(expected.unit, given.unit)) is None:

@@ -233,6 +233,8 @@ class _Comparison:
                 return rest.brackets in ("()", "") and self._in_order(in_order, rest.items)
         if one.brackets == "[]" and other.brackets == "{}" and len(some) == 2 and isinstance(some[0], Expr):
             return False  # the reference may be an interval
+        if set(brackets) == {"", "()"} and len(one.items) > 2:  # (1, 2, 3) is no interval
+            return self._in_order(one.items, other.items)
         if one.brackets in ("", "{}") or other.brackets in ("", "{}"):
             loose = {"", "{}", "[]"}
             if not set(brackets) <= loose:

@@ -59,6 +59,7 @@ _CHARACTERS: dict[str | int, str | None] = {
     **dict.fromkeys("\N{PRIME}\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}", "'"),
     **dict.fromkeys("\N{DOUBLE PRIME}\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}", '"'),
     "\N{CENT SIGN}": " cents",
+    "\N{MICRO SIGN}": r"\mu ",
     "\N{IDEOGRAPHIC FULL STOP}": ".",
     "\N{HORIZONTAL ELLIPSIS}": "...",
     **{letter: rf"\mathbb{{{name}}}" for letter, name in zip("\u211d\u2124\u2115\u211a\u2102", "RZNQC", strict=True)},
@@ -175,8 +176,8 @@ def undress(text: str, *, is_reference: bool = False, has_value: bool = True) ->
     text, unit = split_unit(re.sub(r"\s*\bper ?cent\b", "%", text))
     if has_value and (is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text))):
         named = None if is_reference else _NAMED.fullmatch(text)
-        if named and not changes(named[1], "") and not is_prose((value := undress(named[2])).text):
-            return value
+        if named and not changes(named[1], "") and not is_prose((value_named := undress(named[2])).text):
+            return value_named
         found = list(_SEGMENT.finditer(text)) or list(NUMBER.finditer(text))
         if len(found) == 1 and not (is_reference and re.search("[A-Za-z]", text[: found[0].start()])):
             before, after = (TEXT.sub(r" \1 ", part) for part in text.split(found[0][0], 1))
@@ -187,7 +188,8 @@ def undress(text: str, *, is_reference: bool = False, has_value: bool = True) ->
     text = _THOUSANDS.sub("", _DELIMITERS.sub("", text))
     text = re.sub(r"\s+_", "_", TEXT.sub(r" \1 ", text))
     text = re.sub(r"\\[dt]frac", r"\\frac", text).replace(r"\%", "%")
-    text = _DEGREES.sub(r"\1{\\frac{\2\\pi}{180}}", text.replace(r"\varnothing", r"\emptyset"))
+    text = text.replace(r"\varnothing", r"\emptyset").replace(r"\varphi", r"\phi").replace(r"\varepsilon", r"\epsilon")
+    text = _DEGREES.sub(r"\1{\\frac{\2\\pi}{180}}", text)
     if not unit and re.search(r"\d\s*\^\s*\{?\\circ\}?\s*$", text):
         unit = "degree"
     text = re.sub(r"\^\s*\{?\\circ\}?", "", text)
@@ -208,6 +210,12 @@ def undress(text: str, *, is_reference: bool = False, has_value: bool = True) ->
     equation = text if "=" in text else ""
     right = re.sub(r"\s*([-+*/^=(){}\[\]]|,(?!\s+\d{3}(?!\d)))\s*", r"\1", right)
     return Dressed(re.sub(r"^\(([A-Za-z])\)$", r"\1", right), unit, equation)
+
+
+def named_words(text: str) -> str:
+    """The words that a sentence ends in, after "is": "odd" for "The function is odd". "" for any other text."""
+    named = _NAMED.fullmatch(text)
+    return named[2] if named and not changes(named[1], "") else ""
 
 
 def _unwrapped(text: str) -> str:
@@ -237,7 +245,7 @@ def _respelled(text: str) -> str:
     text = re.sub(r"^\((\w+)\)_", r"\1_", text)
     text = re.sub(r"(?<=:\d\d)(?=[ap]\.?m\b)", " ", text, flags=re.IGNORECASE)
     text = re.sub(r"(?<=\d)\s*X\s*(?=10\s*\^)", r"\\times ", text).replace("+/-", r"\pm ")
-    text = re.sub(r"^(\d+)\s+to\s+(\d+)$", r"\1:\2", text)
+    text = re.sub(r"^(\d+)\s*(?:\s|\\text\s*\{\s*)to(?:\s*\}|\s)\s*(\d+)$", r"\1:\2", text)
     text = re.sub(r"^(\d+)\s+(?:out\s+of|in)\s+(\d+)$", r"\1/\2", text)
     text = re.sub(r"\(\s*\\?mod\s+(\w+)\s*\)", r"\\pmod{\1}", text)
     if _ROWS.fullmatch(text):

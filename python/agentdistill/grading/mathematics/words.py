@@ -42,7 +42,7 @@ _CHANGED_AFTER = re.compile(
 )
 _DOUBTED = re.compile(
     r"\b(?:not|never|cannot|either|neither|or|between|maybe|perhaps|probably|possibly|unsure|(?:might|could|may)\s+be|"
-    r"wrong|incorrect|error|exception|traceback|timeout|timed\s+out|fail(?:s|ed)?|if|unless|one\s+of|"
+    r"wrong|incorrect|false|doubt\w*|error|exception|traceback|timeout|timed\s+out|fail(?:s|ed)?|if|unless|one\s+of|"
     r"(?:less|more|fewer|greater|larger|smaller|higher|lower)\s+than|and\s+an?\s+\w+|"
     r"and\s+\w+\s+(?:hal(?:f|ves)|thirds?|quarters?|\w+ths?))\b|n't\b",
     re.IGNORECASE,
