@@ -94,6 +94,34 @@ def test_a_step_follows_the_gradient_of_grpo(student: Path, tmp_path: Path) -> N
                 loss = loss - advantage * logprobs[n - 1, token]
                 tokens += 1
     (loss / tokens).backward()
+    assert_a_step_against_the_gradient(model, student, improved)
+
+
+def test_a_step_follows_the_gradient_of_distillation(student: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """As for GRPO. The tasks need no answers; the teacher is the untrained model."""
+    from transformers import AutoModelForCausalLM
+
+    config = replace(CONFIG, method="distill", teacher=str(tiny_model), group=1, device_batch_size=1)
+    tasks = [replace(task, answer=None) for task in TASKS]
+    improved = improve(student, tasks, config=config, output=tmp_path / "improved", progress=False)
+    episodes = read_trajectories(tmp_path / "improved" / "rollouts" / "step-000001.jsonl")
+    model, teacher = (AutoModelForCausalLM.from_pretrained(folder) for folder in (student, tiny_model))
+    divergence, tokens = torch.zeros(()), 0
+    for episode in episodes:
+        prompt, completion, mask = as_sampled(episode, 4096)
+        ids = torch.tensor([prompt + completion])
+        own, theirs = (each(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for each in (model, teacher))
+        sampled = torch.tensor(mask, dtype=torch.bool)
+        divergence = divergence + (own.exp() * (own - theirs.detach())).sum(-1)[sampled].sum()
+        tokens += int(sampled.sum())
+    (divergence / tokens).backward()
+    record = json.loads((tmp_path / "improved" / "train.json").read_text())["result"]
+    assert record["losses"] == pytest.approx([(divergence / tokens).item()], rel=1e-3) and record["rewards"] == []
+    assert "mean loss" in (improved / "README.md").read_text()
+    assert_a_step_against_the_gradient(model, student, improved)
+
+
+def assert_a_step_against_the_gradient(model: Any, student: Path, improved: Path) -> None:
     before, after = weights(student), weights(improved)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if name in before}
     typical = torch.cat([gradient.abs().flatten() for gradient in gradients.values()]).mean()
@@ -198,6 +226,8 @@ def test_the_reward_is_the_grade_less_penalties(tiny_model: Path) -> None:
         ({"candidates": 4}, "plain agent"),
         ({"steps": 0}, "steps is 0"),
         ({"weights": "qlora"}, "lora or full"),
+        ({"method": "distill"}, "distill needs a teacher"),
+        ({"teacher": "x"}, "grpo none"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
@@ -213,4 +243,10 @@ def test_what_cannot_be_improved(tiny_model: Path, tiny_adapter: Path, tmp_path:
         improve(tiny_model, TASKS[:1], config=CONFIG, output=output)
     with pytest.raises(ModelError, match="is an adapter"):
         improve(tiny_adapter, TASKS, config=CONFIG, output=output)
+    other = load_tokenizer(str(tiny_model))
+    other.add_tokens(["another"])
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="another tokenizer"):
+        config = replace(CONFIG, method="distill", teacher=str(tmp_path / "other"))
+        improve(tiny_model, TASKS, config=config, output=output)
     assert not output.exists()

@@ -92,11 +92,11 @@ def within_page(markup: str, description: str) -> Html:
     return Html(f"<figure>{markup}</figure>")
 
 
-def plot_rewards(rewards: Sequence[float]) -> Any:
-    """Plot the mean reward of each step of reinforcement learning."""
+def plot_steps(values: Sequence[float], measure: str) -> Any:
+    """Plot a mean value of each step of training, such as the reward."""
     with figure(width=6.0) as (plot, (axis,)):
-        axis.plot(range(1, len(rewards) + 1), rewards, color=COLOURS[0])
-        axis.set(xlabel="step", ylabel="mean reward")
+        axis.plot(range(1, len(values) + 1), values, color=COLOURS[0])
+        axis.set(xlabel="step", ylabel=f"mean {measure}")
     return plot
 
 

@@ -155,8 +155,11 @@ class ImproveConfig(RolloutConfig):
     """Sampling temperature of the rollouts."""
     top_p: float = 1.0
     """Nucleus sampling of the rollouts: total probability of the tokens sampled from."""
-    method: Literal["grpo"] = "grpo"
-    """The algorithm: GRPO, group-relative policy optimization."""
+    method: Literal["grpo", "distill"] = "grpo"
+    """"grpo" learns from rewards: group-relative policy optimization. "distill" learns the distribution of a teacher at
+    each token that the student sampled: on-policy distillation."""
+    teacher: str | None = None
+    """The teacher of "distill": a folder or hub id of a model with the student's tokenizer."""
     steps: int = 100
     """Optimizer steps. Each one samples ``tasks_per_step`` tasks, ``group`` times each."""
     tasks_per_step: int = 4
@@ -187,9 +190,15 @@ class ImproveConfig(RolloutConfig):
         for name in ("steps", "tasks_per_step", "device_batch_size", "max_length", "save_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
-        if self.method != "grpo" or self.weights not in ("lora", "full"):
-            raise ValueError(f"method is {self.method!r} and weights {self.weights!r}: give grpo, and lora or full")
-        if self.group < 2:
+        if self.method not in ("grpo", "distill") or self.weights not in ("lora", "full"):
+            raise ValueError(
+                f"method is {self.method!r} and weights {self.weights!r}: give grpo or distill, and lora or full"
+            )
+        if (self.method == "distill") != (self.teacher is not None):
+            raise ValueError(
+                f"method is {self.method!r} and teacher {self.teacher!r}: distill needs a teacher, grpo none"
+            )
+        if self.group < (2 if self.method == "grpo" else 1):
             raise ValueError(f"group is {self.group}: give at least 2, since the episodes of a task are compared")
         if self.tasks_per_step * self.group % self.device_batch_size:
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from agentdistill._core import __version__
-from agentdistill.results.plots import plot_losses, plot_rewards, save
+from agentdistill.results.plots import plot_losses, plot_steps, save
 
 CARD = """\
 ---
@@ -46,13 +46,13 @@ def write_card(student: Path, name: str, run: dict[str, Any], result: dict[str, 
 
 def write_improved_card(student: Path, name: str, run: dict[str, Any], result: dict[str, Any]) -> None:
     """Write the card of a student that was trained on its own rollouts. ``run`` and ``result`` are as in train.json."""
-    rewards = result["rewards"]
-    save(plot_rewards(rewards), student / "reward.png")
-    how = f"trained by agentdistill {__version__} on its own rollouts of {run['tasks']} tasks, by GRPO"
-    tenth = max(1, len(rewards) // 10)
-    first, last = (sum(part) / tenth for part in (rewards[:tenth], rewards[-tenth:]))
-    learnt = [f"mean reward {first:.3f} in the first tenth of the steps and {last:.3f} in the last"]
-    _write(student, name, run, how, [f"{result['steps']} steps", *learnt], "reward")
+    measure, values = ("reward", result["rewards"]) if result["rewards"] else ("loss", result["losses"])
+    save(plot_steps(values, measure), student / f"{measure}.png")
+    how = f"trained by agentdistill {__version__} on its own rollouts of {run['tasks']} tasks, by {run['method']}"
+    tenth = max(1, len(values) // 10)
+    first, last = (sum(part) / tenth for part in (values[:tenth], values[-tenth:]))
+    learnt = [f"mean {measure} {first:.3f} in the first tenth of the steps and {last:.3f} in the last"]
+    _write(student, name, run, how, [f"{result['steps']} steps", *learnt], measure)
 
 
 def _write(student: Path, name: str, run: dict[str, Any], how: str, learnt: list[str], plotted: str) -> None:

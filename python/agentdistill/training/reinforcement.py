@@ -1,10 +1,11 @@
-"""Let a trained student go on learning from its own rollouts: reinforcement learning with GRPO (arXiv:2402.03300).
+"""Let a trained student go on learning from its own rollouts: by GRPO (arXiv:2402.03300), or from a teacher.
 
 In each step the student solves a few tasks, each several times, as an agent with the task's tools. The reward of an
 episode is its grade. TRL's GRPOTrainer raises the probability of what was sampled in episodes that are better than
-others of the same task, and lowers the rest. Observations, prompts and ends of turns that were not sampled have no
-loss. A run can be killed at any time; the same call resumes it from its last checkpoint. Its folder holds what that of
-``train`` does (trainer.py), and
+others of the same task, and lowers the rest. With a teacher, TRL's DistillationTrainer moves the student towards the
+teacher's distribution at each token instead (on_policy_distillation.py). Observations, prompts and ends of turns that
+were not sampled have no loss. A run can be killed at any time; the same call resumes it from its last checkpoint. Its
+folder holds what that of ``train`` does (trainer.py), and
 
     rollouts/       the episodes of each step, step-000001.jsonl and so on
 
@@ -28,6 +29,7 @@ from agentdistill.rollouts.engine import check_complete, rollout
 from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import Tool
 from agentdistill.training.config import ImproveConfig
+from agentdistill.training.examples import load_tokenizer
 from agentdistill.training.model_card import write_improved_card
 from agentdistill.training.run_folder import (
     checkpoints,
@@ -63,27 +65,31 @@ def improve(
 ) -> Path:
     """Train ``student`` (a folder or hub id) on its own rollouts of ``tasks``; return the folder to load it from.
 
-    Each task needs an answer, which grades the episodes. ``overwrite`` removes an existing training run at ``output``.
+    Each task needs an answer, which grades the episodes, unless the student learns from a teacher. ``overwrite``
+    removes an existing training run at ``output``.
 
-    Raises ValueError for a task without an answer, too few tasks for a step, or an ``output`` of another run;
-    ModelError if the student is not there; AgentDistillError without agentdistill[train], and if episodes keep failing
-    for another reason than the student; OSError for files that cannot be written.
+    Raises ValueError for a task without an answer, a teacher with another tokenizer, too few tasks for a step, or an
+    ``output`` of another run; ModelError if the student or the teacher is not there; AgentDistillError without
+    agentdistill[train], and if episodes keep failing for another reason than the student; OSError for files that cannot
+    be written.
     """
     require("trl", "train")
     config = config or ImproveConfig()
     output = Path(output)
-    if unknown := [task.id for task in tasks if task.answer is None]:
+    if config.method == "grpo" and (unknown := [task.id for task in tasks if task.answer is None]):
         raise ValueError(f"task {unknown[0]!r} has no answer, so its episodes have no reward")
     if len(tasks) < config.tasks_per_step:
         raise ValueError(f"{len(tasks)} tasks, and {config.tasks_per_step} in each step: give more tasks")
     if processes() > 1:
         raise ValueError("reinforcement learning runs in one process: start it without torchrun")
     base, tokenizer = base_of(str(student))
+    if config.teacher and load_tokenizer(config.teacher).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"{config.teacher} has another tokenizer than {student}: it cannot score its tokens")
     run = {"model": str(student), "tasks": len(tasks), **config.settings(), "learning_rate": config.training.rate}
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func may change; its version is locked
-    from agentdistill.training.settings import grpo_settings  # imported here because it imports torch
+    from agentdistill.training.settings import improve_settings  # imported here because it imports torch
 
-    settings = grpo_settings(config, output)
+    settings = improve_settings(config, output)
     if overwrite:
         clear(output)
     if not claim(output, run):
@@ -106,6 +112,8 @@ def _fit(
     from transformers.utils import logging as transformers_logging
     from trl import GRPOTrainer
 
+    from agentdistill.models.device import default_device
+    from agentdistill.models.pretrained import load
     from agentdistill.models.transformers import TransformersModel
     from agentdistill.training.settings import lora_settings
     from agentdistill.training.student import load_student, save_student
@@ -138,18 +146,24 @@ def _fit(
 
     weights = load_student(model, config.training, bfloat16=settings.bf16)
     multimodal = weights.config.get_text_config() is not weights.config
-    trainer = GRPOTrainer(
-        model=weights,
-        reward_funcs=_recorded_reward,
-        args=settings,
-        train_dataset=Dataset.from_list([{"prompt": ""}] * config.tasks_per_step),  # one epoch is one step
-        processing_class=tokenizer,
-        peft_config=lora_settings(config.training, multimodal=multimodal) if config.training.adapts else None,
-        rollout_func=rollouts,
-    )
+    common = {
+        "model": weights,
+        "args": settings,
+        "processing_class": tokenizer,
+        "peft_config": lora_settings(config.training, multimodal=multimodal) if config.training.adapts else None,
+    }
+    if config.teacher:
+        from agentdistill.training.on_policy_distillation import OnPolicyTrainer
+
+        teacher, _ = load(config.teacher, default_device(), dtype="bfloat16" if settings.bf16 else "float32")
+        rows = Dataset.from_list([{"prompt": ""}] * config.tasks_per_step * config.group)  # one epoch is one step
+        trainer = OnPolicyTrainer(rollouts=rollouts, teacher_model=teacher, train_dataset=rows, **common)
+    else:
+        rows = Dataset.from_list([{"prompt": ""}] * config.tasks_per_step)
+        trainer = GRPOTrainer(reward_funcs=_recorded_reward, rollout_func=rollouts, train_dataset=rows, **common)
     report(trainer, output)
     if progress:
-        trainer.add_callback(show_progress(f"improve {output.name}", "reward"))
+        trainer.add_callback(show_progress(f"improve {output.name}", "loss" if config.teacher else "reward"))
     last = last_checkpoint(output)
     trainer.train(resume_from_checkpoint=last)
     saved = save_student(trainer.model, model, tokenizer, output, config.training)
@@ -185,8 +199,9 @@ def _decoding(model: Any) -> Iterator[None]:
 
 
 def reward(trajectory: Trajectory, parse_failure_penalty: float = 0.0) -> float | None:
-    """The reward of an episode: its grade, less the penalties. None if the grader could not decide."""
-    if is_undecided(trajectory):
+    """The reward of an episode: its grade, less the penalties. None if the grader could not decide, or the task has no
+    answer."""
+    if trajectory.reference is None or is_undecided(trajectory):
         return None
     unusable = sum(isinstance(step.candidates[step.winner].action, ParseFailure) for step in trajectory.steps)
     return (trajectory.score or 0.0) - parse_failure_penalty * unusable

@@ -89,24 +89,31 @@ def sft_settings(config: TrainConfig, output: Path, longest: int, model: Any) ->
     return settings
 
 
-def grpo_settings(config: ImproveConfig, output: Path) -> Any:
-    """The GRPOConfig of a run on this machine. Raises AgentDistillError if the library of ``report_to`` is not
-    installed."""
+def improve_settings(config: ImproveConfig, output: Path) -> Any:
+    """The GRPOConfig or DistillationConfig of a run on this machine. Raises AgentDistillError if the library of
+    ``report_to`` is not installed."""
     import torch
-    from trl import GRPOConfig
+    from trl import DistillationConfig, GRPOConfig
 
-    settings = GRPOConfig(
+    ours: dict[str, Any] = {
         **_in_common(config.training, output),
-        max_steps=config.steps,
-        num_generations=config.group,
-        per_device_train_batch_size=config.device_batch_size,
-        gradient_accumulation_steps=config.tasks_per_step * config.group // config.device_batch_size,
-        temperature=1.0 if config.temperature is None else config.temperature,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
-        gradient_checkpointing=torch.cuda.is_available(),
-        save_steps=config.save_steps,
-        logging_steps=1,
+        "max_steps": config.steps,
+        "per_device_train_batch_size": config.device_batch_size,
+        "gradient_accumulation_steps": config.tasks_per_step * config.group // config.device_batch_size,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "gradient_checkpointing": torch.cuda.is_available(),
+        "save_steps": config.save_steps,
+        "logging_steps": 1,
+    }
+    settings = (
+        DistillationConfig(**ours)  # its defaults: reverse KL at temperature 1
+        if config.method == "distill"
+        else GRPOConfig(
+            **ours,
+            num_generations=config.group,
+            temperature=1.0 if config.temperature is None else config.temperature,
+        )
     )
     one_gpu(settings)
     return settings
