@@ -163,6 +163,16 @@ def test_gsm8k_is_read_as_it_is_published(shared_data: Path) -> None:
     assert all(task.answer and re.fullmatch(r"-?[\d,.]+", task.answer) for task in tasks)
 
 
+def test_flashrag_is_read_as_it_is_published(tmp_path: Path) -> None:
+    row = {"id": "test_0", "question": "Q?", "golden_answers": ["a", "b"], "metadata": {"type": "x"}}
+    path = write(tmp_path, "t.jsonl", json.dumps(row))
+    [task] = load_tasks(path)
+    assert (task.id, task.answers, dict(task.metadata)) == ("test_0", ("a", "b"), {"metadata": {"type": "x"}})
+    write(tmp_path, "t.jsonl", json.dumps(row | {"golden_answers": []}))
+    with pytest.raises(ValueError, match="the task has no answer, but"):
+        load_tasks(path)
+
+
 def test_other_bad_arguments(tmp_path: Path) -> None:
     path = write(tmp_path, "t.jsonl", GOOD)
     with pytest.raises(ValueError, match="limit is 0"):

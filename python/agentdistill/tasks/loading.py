@@ -2,8 +2,8 @@
 
 The fields are ``question`` and ``answer``. ``id``, ``task_set`` (or ``dataset_name``), ``kind`` and ``answer_aliases``
 are optional. All other fields are kept as metadata. Published files can be loaded unchanged: the paper's own, objects
-with ``metadata`` and ``examples``; GSM8K's, where a rationale ends in the answer; and those of MATH, GSM-Hard and
-SVAMP, with other names of the fields.
+with ``metadata`` and ``examples``; GSM8K's, where a rationale ends in the answer; those of MATH, GSM-Hard and SVAMP,
+with other names of the fields; and FlashRAG's, with several ``golden_answers``.
 
 Not here: where benchmarks are (``benchmark.py``).
 """
@@ -186,6 +186,10 @@ _PUBLISHED = (("question", "answer"), ("problem", "answer"), ("input", "target")
 
 def _as_question_and_answer(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a published data set with its question and answer under these names."""
+    match row:
+        case {"golden_answers": [first, *rest]} if "answer" not in row:  # FlashRAG
+            others = {key: value for key, value in row.items() if key != "golden_answers"}
+            return others | {"answer": first, "answer_aliases": rest}
     for question, answer in _PUBLISHED:
         if "question" not in row and question in row and answer in row:
             text = row[question]

@@ -79,7 +79,7 @@ _DELIMITERS = re.compile(r"\\(?:left|right|middle)(?![a-z])|\\displaystyle\b|\\\
 _SEGMENT = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _AROUND = re.compile(r"[\s.,:;]*[A-Za-z]{2,}[A-Za-z\s.,:;]*")
 """Words around mathematics in dollar signs."""
-_NAMED = re.compile(r"([A-Za-z][A-Za-z\s,']*)\b(?:is|are|was|were|equals?)\s*:?\s+(\S.*?)[\s.]*", re.DOTALL)
+_NAMED = re.compile(r"((?:[A-Za-z\s,']|\$[A-Za-z]\$)+)\b(?:is|are|was|were|equals?)\s*:?\s+(\S.*?)[\s.]*", re.DOTALL)
 """A sentence that names a value in its end: "The probability is 1/2."."""
 _DEGREES = re.compile(r"(\\?(?:sin|cos|tan|cot|sec|csc|cis)\s*[({]?)([\d.]+)\s*\^\s*(?:\\circ|\{\\circ\})")
 """An angle in degrees in a trigonometric function. Elsewhere the degree sign is dropped."""
@@ -93,6 +93,8 @@ _MODULE = re.compile(r"\b(?:np|numpy|math|cmath|sympy|sp)\.(?=[A-Za-z])")
 _KEY = re.compile(r"""(['"])([A-Za-z]\w*)\1(?=\s*:)""")
 _WRAPPED = re.compile(r"""(\*{1,3}|`+|"|')((?:(?!\1).)+)\1\.?""", re.DOTALL)
 """Markdown emphasis, or quotes."""
+_RESULT = re.compile(r"""\{\s*(['"])(?:final_)?(?:answer|result)\1\s*:\s*([^:{}]+?)\s*\}""")
+"""A dictionary with only the answer."""
 _DISPLAYED = re.compile(r"\\\[(?!.*\\\[)(.*)\\\]\.?|\\\((?!.*\\\()(.*)\\\)\.?|\$\$?([^$]+)\$?\$\.?")
 _LAYOUT = re.compile(
     r"\\(?:textcolor|color|[hv]space\*?)\s*\{[^{}]*\}|\\underline(?![a-z])|"
@@ -100,6 +102,8 @@ _LAYOUT = re.compile(
     r"^\s*\\(?:therefore|implies|Rightarrow|Longrightarrow)(?![A-Za-z])|(?:\\[,;:! ]|\\\\|\s)+$|"
     r"\\(?:begin|end)\s*\{(?:align|aligned|equation|gather|math|displaymath)\*?\}"
 )
+_TAGGED = re.compile(r"<((?:final_)?answer|b|strong)>(.+)</\1>", re.DOTALL | re.IGNORECASE)
+_FRAMES = (_WRAPPED, TEXT, _DISPLAYED, _RESULT, _TAGGED)
 _BOX = re.compile(r"\\(?:boxed|fbox)\{")
 _LISTED = re.compile(r"[\s$]*(?:[,;]|,?\s*(?:and|or)\b|,?\s*\\text\s*\{\s*(?:and|or)\s*\})[\s$]*")
 """What is between boxes that are one answer together."""
@@ -174,13 +178,19 @@ def undress(text: str, *, is_reference: bool = False, has_value: bool = True) ->
     """
     text = _respelled(_unwrapped(text))
     text, unit = split_unit(re.sub(r"\s*\bper ?cent\b", "%", text))
-    if has_value and (is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text))):
+    if (
+        has_value
+        and text[:1] not in ("(", "[", "{", "<")
+        and (is_prose(TEXT.sub(r" \1 ", text)) or _AROUND.fullmatch(_SEGMENT.sub("", text)))
+    ):
         named = None if is_reference else _NAMED.fullmatch(text)
         if named and not changes(named[1], "") and not is_prose((value_named := undress(named[2])).text):
             return value_named
         found = list(_SEGMENT.finditer(text)) or list(NUMBER.finditer(text))
         if len(found) == 1 and not (is_reference and re.search("[A-Za-z]", text[: found[0].start()])):
             before, after = (TEXT.sub(r" \1 ", part) for part in text.split(found[0][0], 1))
+            if "=" in found[0][0]:  # for $n = 5$
+                before += found[0][0].partition("=")[0] + "="
             if not changes(before, after):
                 value = next(filter(None, found[0].groups()), found[0].group())
                 return undress(value + leading_unit(after))
@@ -227,7 +237,7 @@ def _unwrapped(text: str) -> str:
 
 def _bare(text: str) -> str:
     """Remove emphasis, quotes or dollar signs that surround the whole text."""
-    while inner := _WRAPPED.fullmatch(text) or TEXT.fullmatch(text) or _DISPLAYED.fullmatch(text):
+    while inner := next(filter(None, (form.fullmatch(text) for form in _FRAMES)), None):
         text = inner[inner.lastindex or 0].strip()
     return text
 
@@ -239,6 +249,7 @@ def _respelled(text: str) -> str:
     if _GROUPS.fullmatch(text):
         text = re.sub("[ _']", "", text)
     text = re.sub(r"[\s,;?]+$|(?<!\\)\\$|^=\s*", "", text)
+    text = re.sub(r"^(?:so|thus|hence|therefore),?\s+(?=\$|\\|[a-z]\s*=)", "", text, flags=re.IGNORECASE)
     text = re.sub(r"^(?:minus|negative)\s+(?=[\d$\\])", "-", text, flags=re.IGNORECASE)
     text = _magnitude(_IN_BASE.sub(r"\1_{\2}", text))
     text = _domain(_REPEATED.sub(r"\1\\overline{\2\3}", text))

@@ -105,6 +105,8 @@ class Cursor:
             end, kind, token = found.end(), found.lastgroup, found[found.lastgroup]
             if kind == "name":
                 self._tokens += [("name", name) for name in self._split(token)]
+            elif kind == "indexed" and self._tokens and self._tokens[-1][1].endswith("frac"):  # \frac n2
+                self._tokens += [("name", token[0]), ("number", token[1:])]
             elif kind in ("logarithm", "indexed"):  # log10(x) and x1, as in Python
                 digits = token.lstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
                 index = [("mark", "_"), ("mark", "{"), ("number", digits), ("mark", "}")]

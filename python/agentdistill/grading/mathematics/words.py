@@ -12,7 +12,7 @@ GREEK = (
 )
 _NAMES = re.compile(
     r"(?:Interval|Union|Reals|Integers|EmptySet|True|False|arc|"
-    r"sqrt|a?(?:sin|cos|tan|cot|sec|csc)h?|cis|log|exp|lcm|gcd|mod|comb|GoldenRatio|infinity|inf|infty|pi|pmatrix|cdot|frac)+|"
+    r"sqrt|a?(?:sin|cos|tan|cot|sec|csc)h?|cis|max|min|log|exp|lcm|gcd|mod|comb|GoldenRatio|infinity|inf|infty|pi|pmatrix|cdot|frac)+|"
     + "|".join(GREEK),
     re.IGNORECASE,
 )
@@ -28,8 +28,8 @@ _CHANGED_BEFORE = re.compile(
     r"almost|nearly|exceeds?|close to|plus|minus|times|(?:divi\w+|multipl\w+)\s+by|(?:divisors?|factors?|digits?)\s+of|"
     r"(?:end|start|begin)\w*\s+(?:in|with|at|by)|negative|twice|thrice|double|triple|half|quarter|third|root|square|"
     r"cube|reciprocal|inverse|opposite|multiple|power|"
-    r"step|question|problem|equation|exercise|version|code|line|page|chapter|figure|table|"
-    r"January|February|March|April|May|June|July|August|September|October|November|December)|n't)"
+    r"steps?|iterations?|attempts?|question|problem|equation|exercise|version|code|line|page|chapter|figure|table|"
+    r"(?:let|for|at|with)\s+\$?[a-z]\$?\s*(?:=|be|is)|January|February|March|April|May|June|July|August|September|October|November|December)|n't)"
     r"(?:\s+(?:be|of|the))*[\s:$(\\]*$",
     re.IGNORECASE,
 )
@@ -41,10 +41,10 @@ _CHANGED_AFTER = re.compile(
     re.IGNORECASE,
 )
 _DOUBTED = re.compile(
-    r"\b(?:not|never|cannot|either|neither|or|between|maybe|perhaps|probably|possibly|unsure|(?:might|could|may)\s+be|"
-    r"wrong|incorrect|false|doubt\w*|error|exception|traceback|timeout|timed\s+out|fail(?:s|ed)?|if|unless|one\s+of|"
+    r"\b(?:not|never|cannot|either|neither|or|between|maybe|perhaps|probably|possibly|unsure|unable|unknown|insufficient|assum\w+|(?:might|could|may)\s+be|"
+    r"wrong|incorrect|none|true|false|doubt\w*|\w*error|\w*exception|traceback|timeout|timed\s+out|fail(?:s|ed)?|if|unless|when|suppose|def|lambda|one\s+of|"
     r"(?:less|more|fewer|greater|larger|smaller|higher|lower)\s+than|and\s+an?\s+\w+|"
-    r"and\s+\w+\s+(?:hal(?:f|ves)|thirds?|quarters?|\w+ths?))\b|n't\b",
+    r"and\s+\w+\s+(?:hal(?:f|ves)|thirds?|quarters?|\w+ths?))\b|n't\b|://",
     re.IGNORECASE,
 )
 """Words anywhere in a sentence that make it uncertain whether its number is the answer."""
