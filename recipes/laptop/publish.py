@@ -105,18 +105,21 @@ def tables(folder: Path) -> str:
             if one in own and other in own and (mean := compare(own[one], own[other])):
                 cells = [points(compare(on(own[one], name), on(own[other], name))) for name in SETS]
                 differences.append([of, f"{ARMS[one]}, over {ARMS[other]}", *cells, points(mean), chance(mean.p)])
+    teachers = [folder / "teacher" / f"{name}.jsonl.gz" for name in TRAINED]
+    made = {path.name.removesuffix(".jsonl.gz"): path for path in teachers if path.exists()}
+    taught = {name: load_arm(path, name) for name, path in made.items()}
     teacher = []
-    for name in TRAINED:
-        if (made := folder / "teacher" / f"{name}.jsonl.gz").exists():
-            [found] = load_arm(made, name).evaluation.sets
-            percent_right = f"{100 * found.accuracy:.1f}"
-            teacher.append([name, str(found.n), str(found.correct), percent_right, f"{found.completion_tokens:,}"])
+    for name, arm in taught.items():
+        [found] = arm.evaluation.sets
+        over = points(compare(arm.right, taught["agent"].right)) if name != "agent" else ""
+        cells = [str(found.n), str(found.correct), f"{100 * found.accuracy:.1f}", over, f"{found.completion_tokens:,}"]
+        teacher.append([name, *cells])
     return "\n".join(
         [
             table(["student", "arm", "n", *SETS.values(), "mean"], accuracy),
             table(["student", "arm", "tokens", "steps", *(f"{name}, no answer" for name in SETS.values())], cost),
             table(["student", "arms", *SETS.values(), "mean", "p of the mean"], differences),
-            table(["teacher", "tasks", "correct", "%", "tokens"], teacher),
+            table(["teacher", "tasks", "correct", "%", "over agent", "tokens"], teacher),
         ]
     )
 
