@@ -3,7 +3,8 @@
 //! `POST /retrieve` with `{"queries": [...], "topk": 3, "return_scores": true}` returns
 //! `{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}`, one list for each query. Without
 //! `return_scores`, a list contains the documents alone. `contents` is `"Title"\ntext`. `GET /health` describes the
-//! index.
+//! index. `POST /page` with `{"title": "..."}`, which Search-R1 does not have, returns `{"result": [[...]]}` with the
+//! documents that have this title.
 //!
 //! Errors have FastAPI's form, `{"detail": ...}`: 422 for an invalid request, 413 for a request that is too large, and
 //! 503 when the requests and answers of all clients take too much memory. Web pages are refused with 403. A request
@@ -40,7 +41,7 @@ use tokio::time::{sleep, timeout};
 
 use self::write_timeout::WriteTimeout;
 use crate::error::{AtPath, Error, Result};
-use crate::retrieval::{Bm25Index, Passage};
+use crate::retrieval::{Bm25Index, MAX_PAGE_BYTES, Passage};
 use crate::threads;
 
 mod write_timeout;
@@ -208,8 +209,12 @@ impl Service {
 async fn answer(service: Arc<Service>, request: Request<Incoming>) -> std::result::Result<Answer, Infallible> {
     let (expected, path) = match request.uri().path() {
         "/retrieve" => (Method::POST, "/retrieve"),
+        "/page" => (Method::POST, "/page"),
         "/health" => (Method::GET, "/health"),
-        _ => return Ok(refusal(StatusCode::NOT_FOUND, "no such endpoint: use POST /retrieve or GET /health")),
+        _ => {
+            let endpoints = "POST /retrieve, POST /page or GET /health";
+            return Ok(refusal(StatusCode::NOT_FOUND, format_args!("no such endpoint: use {endpoints}")));
+        }
     };
     if request.method() != expected {
         let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, format_args!("{path} accepts only {expected}"));
@@ -235,10 +240,12 @@ async fn answer(service: Arc<Service>, request: Request<Incoming>) -> std::resul
     }
     let body = timeout(REQUEST_TIMEOUT, read_body(&service, request.into_body())).await;
     let timed_out = || Err((StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive".to_owned()));
-    Ok(match body.unwrap_or_else(|_| timed_out()) {
-        Ok((body, _room)) => retrieve(&service, &body).await.unwrap_or_else(|(status, detail)| refusal(status, detail)),
-        Err((status, detail)) => refusal(status, detail),
-    })
+    let answer = match body.unwrap_or_else(|_| timed_out()) {
+        Ok((body, _room)) if path == "/page" => read_page(&service, &body).await,
+        Ok((body, _room)) => retrieve(&service, &body).await,
+        Err(refused) => Err(refused),
+    };
+    Ok(answer.unwrap_or_else(|(status, detail)| refusal(status, detail)))
 }
 
 /// Returns whether the `Host` is a loopback name or address, or is absent, as before HTTP/1.1. Without this check, a
@@ -289,18 +296,38 @@ async fn read_body(
     Ok((bytes, room))
 }
 
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> std::result::Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
+}
+
+async fn read_page(service: &Arc<Service>, body: &[u8]) -> std::result::Result<Answer, Refusal> {
+    let PageRequest { title } = parse(body)?;
+    let room = vec![service.reserve(MAX_PAGE_BYTES as u64).ok_or_else(out_of_memory)?];
+    let (service, (done, found)) = (service.clone(), oneshot::channel());
+    threads::spawn(move || drop(done.send(service.index.page(&title))));
+    let page = found.await.map_err(lost)?;
+    let page = page.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(answer_with(result(&[page], false), room))
+}
+
 async fn retrieve(service: &Arc<Service>, body: &[u8]) -> std::result::Result<Answer, Refusal> {
-    let wanted = serde_json::from_slice(body).map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
-    let SearchRequest { queries, topk, return_scores } = wanted;
+    let SearchRequest { queries, topk, return_scores } = parse(body)?;
     let k = topk.filter(|&k| k > 0).unwrap_or(TOP_K); // in Search-R1, 0 also selects the default
     if queries.len().saturating_mul(k) > MAX_PASSAGES {
         let limit = format!("queries times topk is more than {MAX_PASSAGES} passages");
         return Err((StatusCode::PAYLOAD_TOO_LARGE, limit));
     }
     let found = search(service, queries, k).await?;
-    let json = result(&found.passages, return_scores);
-    // The memory stays reserved until the client has read the answer.
-    Ok(respond(StatusCode::OK, Bytes::from_owner(ReservedBody { json, _room: found.room })))
+    Ok(answer_with(result(&found.passages, return_scores), found.room))
+}
+
+/// Returns an answer whose memory stays reserved until the client has read it.
+fn answer_with(json: Vec<u8>, room: Vec<OwnedSemaphorePermit>) -> Answer {
+    respond(StatusCode::OK, Bytes::from_owner(ReservedBody { json, _room: room }))
+}
+
+fn lost<E>(_: E) -> Refusal {
+    (StatusCode::INTERNAL_SERVER_ERROR, "the search failed".to_owned())
 }
 
 /// The results of some queries, and the memory reserved for them.
@@ -340,7 +367,6 @@ async fn search(service: &Arc<Service>, mut queries: Vec<String>, k: usize) -> s
     }
     let mut all = Found::default();
     for part in parts {
-        let lost = |_| (StatusCode::INTERNAL_SERVER_ERROR, "the search failed".to_owned());
         let part = part.await.map_err(lost)??;
         all.passages.extend(part.passages);
         all.room.extend(part.room);
@@ -373,6 +399,11 @@ fn search_part(
         found.passages.push(passages.ok_or_else(|| refused.unwrap_or_else(out_of_memory))?);
     }
     Ok(found)
+}
+
+#[derive(Deserialize)]
+struct PageRequest {
+    title: String,
 }
 
 #[derive(Deserialize)]

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from agentdistill.tasks.loading import load_tasks
     from agentdistill.tasks.task import Task
     from agentdistill.tools.http_retriever import HttpRetriever
+    from agentdistill.tools.page import open_page
     from agentdistill.tools.tool import Tool, python_tool, web_search
     from agentdistill.training.config import ImproveConfig, TrainConfig
     from agentdistill.training.correction import correct
@@ -59,6 +60,7 @@ _LAZY = {
     "ScriptedModel": "models.scripted",
     "python_tool": "tools.tool",
     "web_search": "tools.tool",
+    "open_page": "tools.page",
     "Tool": "tools.tool",
     "RolloutConfig": "rollouts.player",
     "SelectConfig": "distillation",
@@ -129,6 +131,7 @@ __all__ = [
     "load_model",
     "load_tasks",
     "math_equal",
+    "open_page",
     "parse_action",
     "python_tool",
     "read_trajectories",

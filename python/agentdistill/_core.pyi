@@ -136,6 +136,9 @@ class Bm25Index:
         """The index as a sandbox tool that returns ``k`` passages, at most 100, in the form of ``search_text``."""
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
         """Search for many queries in parallel on all cores."""
+    def page(self, title: str) -> list[Passage]:
+        """The passages with this title, in the order of indexing. Case does not count. They are found by the title's
+        words: all with the title among the best 1,000, and those before and after these. At most about 4 MiB."""
     def info(self) -> dict[str, Any]:
         """``documents``, ``segments``, ``deleted`` (passages that the segments still contain), ``bytes``, ``version``,
         ``path``, ``skipped``, ``language``, ``analyzer``, ``title_weight``, and the search parameters ``k1`` and

@@ -142,6 +142,12 @@ impl PyBm25Index {
         Ok(without_gil(py, || self.0.search_batch(&queries, k))??)
     }
 
+    /// The passages with this title, in the order of indexing. Case does not count. They are found by the title's words:
+    /// all with the title among the best 1,000, and those before and after these. At most about 4 MiB.
+    fn page(&self, py: Python<'_>, title: AnyText) -> PyResult<Vec<Passage>> {
+        Ok(without_gil(py, || self.0.page(&title.0))??)
+    }
+
     /// Pickle by path: the process that unpickles it opens the same folder.
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (PathBuf, f32, f32))> {
         let Parameters { k1, b } = self.0.parameters();

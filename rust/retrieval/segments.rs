@@ -138,6 +138,17 @@ impl Segments {
         segment.passages.get((number - segment.first) as usize, score)
     }
 
+    /// Returns the numbers of the passages before this one that are not deleted, the nearest first.
+    pub(super) fn before(&self, number: DocId) -> impl Iterator<Item = DocId> {
+        (0..number).rev().filter(|&number| self.is_live(number))
+    }
+
+    /// Returns the numbers of the passages after this one that are not deleted.
+    pub(super) fn after(&self, number: DocId) -> impl Iterator<Item = DocId> {
+        let end = self.segments.last().map_or(0, |last| last.first + last.passages.len() as DocId);
+        (number + 1..end).filter(|&number| self.is_live(number))
+    }
+
     /// Returns the passages of a segment that are not in `deletions`, with their numbers in the segment, in order.
     pub(super) fn passages(
         &self,
@@ -176,6 +187,11 @@ impl Segments {
         }
         ids.retain(|id| !found.contains(id));
         Ok(all)
+    }
+
+    fn is_live(&self, number: DocId) -> bool {
+        let segment = self.segment(number);
+        !segment.deletions.passages.contains(&(number - segment.first))
     }
 
     fn segment(&self, number: DocId) -> &Segment {

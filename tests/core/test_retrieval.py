@@ -269,3 +269,40 @@ def test_a_damaged_length_does_not_end_the_process(tmp_path: Path) -> None:
         [sys.executable, "-c", DAMAGED_STORE], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def pages(sizes: list[tuple[str, int]]) -> list[tuple[str, str, str]]:
+    """Pages of some passages, of which only every third names its title."""
+    parts = [(title, part) for title, size in sizes for part in range(size)]
+    texts = (f"part {part}" + (f" of {title}" if part % 3 == 0 else "") for title, part in parts)
+    return [(str(number), title, text) for number, ((title, _), text) in enumerate(zip(parts, texts, strict=True))]
+
+
+TOWNS = [("Long Corran", 1500), ("Corran", 30), ("corran", 2), ("", 4), ("Strand", 1), ("The Who", 2), ("Corran", 3)]
+
+
+def test_a_page_has_the_passages_of_its_title_in_order(tmp_path: Path) -> None:
+    passages = pages(TOWNS)
+    index = Bm25Index.build(passages, tmp_path / "index")
+
+    def check(index: Bm25Index, title: str) -> int:
+        expected = [passage for passage in passages if passage[1].lower() == title.strip().lower()]
+        found = index.page(title)
+        assert [(passage.id, passage.title, passage.text) for passage in found] == expected
+        return len(expected)
+
+    for title, size in (("Long Corran", 1500), (" CORRAN\n", 35), ("Strand", 1), ("The Who", 2), ("part", 0), ("?", 0)):
+        assert check(index, title) == size
+    assert index.page("") == []  # passages without a title are not a page
+    gone = [passage for passage in passages if passage[1] == "Corran"][4]
+    new = [("n1", "Strand", "more"), ("n2", "Holm", "new"), (passages[7][0], "Long Corran", "replaced")]
+    index = index.delete([gone[0]]).add(new)
+    passages = [passage for passage in passages if passage not in (gone, passages[7])] + new
+    for title, size in (("Long Corran", 1500), ("Corran", 34), ("Strand", 2), ("Holm", 1)):
+        assert check(index, title) == size
+        assert index.merge().page(title) == index.page(title)
+
+
+def test_a_page_has_a_maximum_size(tmp_path: Path) -> None:
+    index = Bm25Index.build([(str(n), "Corran", "x" * 999_990) for n in range(9)], tmp_path / "index")
+    assert [passage.id for passage in index.page("Corran")] == ["0", "1", "2", "3", "4"]

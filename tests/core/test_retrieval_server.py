@@ -78,6 +78,13 @@ def test_answers_are_those_of_search_r1(url: str, index: Bm25Index) -> None:
     assert retrieve(url, queries=[]).json() == {"result": []}
 
 
+def test_a_page_is_answered(url: str) -> None:
+    answer = httpx2.post(f"{url}/page", json={"title": 'the "eternal" city'})
+    identifier, title, text = PASSAGES[1]
+    assert answer.json() == {"result": [[{"id": identifier, "contents": f'"{title}"\n{text}'}]]}
+    assert httpx2.post(f"{url}/page", json={"title": "Rome"}).json() == {"result": [[]]}
+
+
 REFUSED = [
     ("POST", "/retrieve", b"junk", 422, "expected value"),
     ("POST", "/retrieve", b"", 422, "EOF"),
@@ -90,9 +97,12 @@ REFUSED = [
     ("POST", "/retrieve", b'{"queries": ["one"], "topk": 100001}', 413, "more than 100000 passages"),
     ("POST", "/retrieve", json.dumps({"queries": ["x"] * 50_000, "topk": 3}).encode(), 413, "more than 100000"),
     ("POST", "/retrieve", b'{"queries": ["' + b"x" * (16 << 20) + b'"]}', 413, "larger than 16777216 bytes"),
+    ("POST", "/page", b"{}", 422, "missing field `title`"),
+    ("POST", "/page", b'{"title": 1}', 422, "invalid type"),
     ("GET", "/retrieve", b"", 405, "accepts only POST"),
+    ("GET", "/page", b"", 405, "accepts only POST"),
     ("POST", "/health", b"", 405, "accepts only GET"),
-    ("GET", "/", b"", 404, "use POST /retrieve or GET /health"),
+    ("GET", "/", b"", 404, "use POST /retrieve, POST /page or GET /health"),
 ]
 
 

@@ -17,7 +17,9 @@ from agentdistill.named_function import named_function
 from agentdistill.tasks.loading import load_tasks
 from agentdistill.tasks.task import Kind, Task
 from agentdistill.terminal import say
+from agentdistill.tools.page import open_page
 from agentdistill.tools.tool import TOOL_SECONDS, Tool, python_tool, web_search
+from agentdistill.tools.tool import Search as SearchFunction
 
 Output = Annotated[Path, arg(aliases=["-o"])]
 
@@ -64,6 +66,9 @@ class Search:
 class Tools(Search):
     """The tools that the agent's code can call."""
 
+    open_page: bool = False
+    """Also give the agent open_page(title), which reads a whole page: all passages with this title, in parts. Needs
+    --index, or --retriever with ``serve-retrieval``. The paper's agent has no such tool."""
     tool: tuple[str, ...] = ()
     """Functions of your own that it can call: FILE.py:FUNCTION or MODULE:FUNCTION, each with a docstring."""
     mcp: tuple[str, ...] = ()
@@ -72,9 +77,8 @@ class Tools(Search):
     @contextmanager
     def open(self, seconds: float = TOOL_SECONDS) -> Iterator[tuple[Tool, ...]]:
         """The tools. A call may take ``seconds``."""
-        search = self.load()
         own = tuple(python_tool(named_function(name).function) for name in self.tool)
-        tools = own if search is None else (search, *own)
+        tools = (*self._search_tools(), *own)
         if not self.mcp:
             yield tools
             return
@@ -83,6 +87,17 @@ class Tools(Search):
 
         with mcp_tools(self.mcp, seconds) as theirs:
             yield tools + theirs
+
+    def _search_tools(self) -> tuple[Tool, ...]:
+        """``web_search`` and ``open_page``, as far as they are wanted."""
+        search = self.load()
+        if not self.open_page:
+            return () if search is None else (search,)
+        if search is None or not isinstance(search.function, SearchFunction):
+            raise ValueError("--open-page needs something to read: give --index or --retriever")
+        retriever = search.function.retriever
+        retriever.page("page")  # so that a server without pages fails now and not in every cell
+        return search, open_page(retriever)
 
 
 @dataclass(frozen=True)

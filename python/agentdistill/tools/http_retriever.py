@@ -1,7 +1,8 @@
 """Search through a server with Search-R1's protocol (``agentdistill serve-retrieval`` or another).
 
-``POST /retrieve`` with ``{"queries", "topk", "return_scores"}`` returns ``{"result": [[...], ...]}``. Transient
-failures are retried (retry.py); all others raise RetrievalError at once.
+``POST /retrieve`` with ``{"queries", "topk", "return_scores"}`` returns ``{"result": [[...], ...]}``, and so does
+``POST /page`` with ``{"title"}``, which only ``serve-retrieval`` has. Transient failures are retried (retry.py); all
+others raise RetrievalError at once.
 
 Not here: serving.
 """
@@ -49,6 +50,7 @@ class HttpRetriever:
         user_info, _, host = parts.netloc.rpartition("@")
         path = parts.path if parts.path.strip("/") else "/retrieve"
         self.url = parts._replace(netloc=host, path=path).geturl()
+        self._base = self.url.rpartition("/")[0]
         self._where = f"the retriever at {public_url(self.url)}"
         self._copy = partial(HttpRetriever, url, retries=retries, timeout=timeout)
         self._timeout = timeout
@@ -77,11 +79,22 @@ class HttpRetriever:
         """The same for several queries, in one request. Raises ValueError for ``k`` < 1."""
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
+        wanted = {"queries": [well_formed(query) for query in queries], "topk": k, "return_scores": True}
+        return self._post(self.url, wanted, len(queries))
+
+    def page(self, title: str) -> list[Passage]:
+        """The passages with this title, as ``Bm25Index.page`` returns them. Raises RetrievalError, also for servers
+        other than ``serve-retrieval``, which have no pages."""
+        (passages,) = self._post(f"{self._base}/page", {"title": well_formed(title)}, 1)
+        return passages
+
+    def _post(self, url: str, wanted: dict[str, Any], results: int) -> list[list[Passage]]:
+        """Make a request, and repeat it after transient failures."""
         attempt = 0
         while True:
             wait, unreachable = None, False
             try:
-                return self._ask(queries, k)
+                return self._ask(url, wanted, results)
             except _TransientError as failed:
                 problem, wait = str(failed), failed.wait
             except httpx2.RequestError as error:
@@ -95,7 +108,7 @@ class HttpRetriever:
         """Whether the server is ``serve-retrieval``, which searches by words. Others are assumed to search by meaning,
         as Search-R1's and the paper's do."""
         try:
-            answer = self._clients.get().get(f"{self.url.rpartition('/')[0]}/health")
+            answer = self._clients.get().get(f"{self._base}/health")
             return answer.is_success and "documents" in answer.json()
         except (httpx2.RequestError, ValueError, TypeError):
             return False
@@ -107,24 +120,24 @@ class HttpRetriever:
         """Another process opens its own connections."""
         return self._copy, ()
 
-    def _ask(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+    def _ask(self, url: str, wanted: dict[str, Any], results: int) -> list[list[Passage]]:
         """Make one attempt. Raises RetrievalError for a permanent failure, else _TransientError or another error."""
-        wanted = {"queries": [well_formed(query) for query in queries], "topk": k, "return_scores": True}
         deadline = time.monotonic() + self._timeout
         body = bytearray()
-        with self._clients.get().stream("POST", self.url, json=wanted) as response:
+        with self._clients.get().stream("POST", url, json=wanted) as response:
             for chunk in response.iter_bytes():
                 body += chunk
                 if time.monotonic() > deadline or len(body) > MAX_RESPONSE_BYTES:
                     raise _TransientError(f"its response is too long or too slow ({len(body)} bytes so far)")
         self._retries.answered()
         if response.is_success:
-            return _passages(bytes(body), len(queries))
+            return _passages(bytes(body), results)
         excerpt = " ".join(bytes(body[:500]).decode("utf-8", "replace").split())
         problem = f"status {response.status_code}: {excerpt}"
         if is_transient(response.status_code):
             raise _TransientError(problem, retry_after(response.headers))
-        hint = ". Does its URL end in /retrieve?" if response.status_code in (404, 405) else ""
+        advice = "Does its URL end in /retrieve?" if url == self.url else "Only serve-retrieval returns pages"
+        hint = f". {advice}" if response.status_code in (404, 405) else ""
         raise RetrievalError(redacted(f"{self._where} rejects the request with {problem}{hint}"))
 
 
