@@ -18,6 +18,7 @@ use text::{dedent, in_characters, joined, loops};
 pub mod call;
 mod code_tags;
 pub mod json;
+mod native_calls;
 mod plain_answer;
 mod python;
 mod react;

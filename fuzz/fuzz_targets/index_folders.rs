@@ -42,7 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
     fs::write(path, &changed).unwrap();
     if let Ok(index) = Bm25Index::open(folder, Parameters::default()) {
         let checked = index.check().is_ok();
-        assert!(!checked || changed == *content, "{} is damaged, and no checksum says so", path.display());
+        assert!(!checked || is_same(&changed, content), "{} is damaged, and no checksum says so", path.display());
         for query in ["passage", "thing3 thing5", "title about", "absent"] {
             let _ = index.search(query, 5);
         }
@@ -51,3 +51,9 @@ fuzz_target!(|bytes: &[u8]| {
     }
     fs::write(path, content).unwrap();
 });
+
+/// Returns whether the content is the same, or JSON that differs only in white space, which checksums of metadata ignore.
+fn is_same(changed: &[u8], content: &[u8]) -> bool {
+    let json = |bytes| serde_json::from_slice::<serde_json::Value>(bytes);
+    changed == content || json(changed).is_ok_and(|changed| json(content).is_ok_and(|content| changed == content))
+}

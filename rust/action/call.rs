@@ -21,7 +21,7 @@ pub fn cell_of_json(name: &str, arguments: &Json) -> Option<String> {
     match arguments {
         Json::Object(named) => cell(name, &[], named),
         Json::Text(text) if text.trim().is_empty() => cell(name, &[], &[]),
-        Json::Text(text) => match Json::read_cut(text) {
+        Json::Text(text) => match Json::read_cut(text).or_else(|| Json::read(without_token(text)?)) {
             Some(Json::Object(named)) => cell(name, &[], &named),
             Some(inner @ Json::Text(_)) => cell_of_json(name, &inner), // a text that was encoded twice
             Some(Json::Constant(word)) if word == Json::NONE => cell(name, &[], &[]),
@@ -33,8 +33,15 @@ pub fn cell_of_json(name: &str, arguments: &Json) -> Option<String> {
     }
 }
 
+/// Returns a text without the control token that a server left at its end, such as `<|call|>`; `None` without one.
+fn without_token(text: &str) -> Option<&str> {
+    Some(text.trim_end().strip_suffix("|>")?.rsplit_once("<|")?.0)
+}
+
 /// Returns the cell that calls `name` with these positional and keyword arguments.
 pub fn cell(name: &str, positional: &[Json], named: &[(String, Json)]) -> Option<String> {
+    let name = name.trim();
+    let name = name.strip_prefix("functions.").unwrap_or(name); // the namespace of all tools, of gpt-oss and Kimi
     let mut arguments = positional.iter().chain(named.iter().map(|(_, value)| value));
     let only = arguments.next().filter(|_| arguments.next().is_none());
     if INTERPRETERS.contains(&name) || only.is_some() && named.iter().any(|(key, _)| key == "code") {

@@ -1,5 +1,6 @@
 //! Parses ReAct's lines: `Thought: ...`, then `Action: Search[...]` or `Action: Finish[...]`, numbered or not.
-//! LangChain's form in two lines, `Action: search` and `Action Input: ...`, is also accepted.
+//! LangChain's form in two lines, `Action: search` and `Action Input: ...`, is also accepted, and so is its structured
+//! form, `Action:` and JSON with `action` and `action_input`.
 //!
 //! - **An action** is the first action after the thinking. It calls the tool with that name, in lower case, and passes
 //!   the text as its argument; `search` means `web_search`. An `Action Input` extends to the next label (such as
@@ -16,7 +17,7 @@ use regex::{Captures, Regex};
 
 use super::call::{cell, cell_of_json};
 use super::code_tags::without_fence;
-use super::json::Json;
+use super::json::{Json, Reader};
 use super::plain_answer::plain_answer;
 use super::python::end_of_brackets;
 use super::text::{thought, trimmed_all};
@@ -32,6 +33,9 @@ pub fn read(completion: &str) -> ParseResult {
         return Err(FailureReason::endless_thinking());
     };
     let Some(Call { start, name, argument, form, .. }) = action else {
+        if let Some(action) = structured(completion, body) {
+            return action;
+        }
         let (start, answer) = plain_answer(completion, body)
             .ok_or_else(|| FailureReason::no_action("Your reply has neither an action nor a final answer."))?;
         return Ok(Action::new(completion, thought(completion, 0..start), Act::Answer(answer)));
@@ -59,6 +63,38 @@ pub fn read(completion: &str) -> ParseResult {
     let cell =
         cell.ok_or_else(|| FailureReason(ParseFailureKind::BadCall, format!("No tool can be called {name}.")))?;
     Ok(Action::new(completion, thought, Act::Cell(cell, vec![argument])))
+}
+
+/// Reads an action in JSON: `{"action": "search", "action_input": ...}`. The input is a text or keyword arguments.
+fn structured(completion: &str, from: usize) -> Option<ParseResult> {
+    static JSON: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(?mi)^[ \t*]*action[ \t]*\**[ \t]*:\**\s*(?:```(?:json)?\s*)?\{").expect("it is valid")
+    });
+    let found = JSON.find_at(completion, from)?;
+    let inside = found.end() - 1;
+    let mut reader = Reader::new(&completion[inside..]);
+    let Some(Json::Object(fields)) = reader.value() else {
+        let what = "Your action is not a JSON object that ends.";
+        return Some(Err(FailureReason(ParseFailureKind::BadCall, what.into())));
+    };
+    let field = |names: [&str; 2]| fields.iter().find(|(name, _)| names.contains(&&name[..])).map(|(_, value)| value);
+    let name = field(["action", "name"])?.as_text()?.trim().to_lowercase();
+    let input = field(["action_input", "arguments"]).cloned().unwrap_or_default();
+    let tool = match &name[..] {
+        "search" => "web_search",
+        "finish" | "final answer" | "final_answer" => "final_answer",
+        name => name,
+    };
+    let cell = match &input {
+        Json::Text(_) => cell(tool, std::slice::from_ref(&input), &[]),
+        _ if tool == "final_answer" => cell(tool, std::slice::from_ref(&input), &[]),
+        _ => cell_of_json(tool, &input),
+    };
+    let act = cell.map(|cell| {
+        let content = inside..inside + reader.position();
+        Action::new(completion, thought(completion, from..found.start()), Act::Cell(cell, vec![content]))
+    });
+    Some(act.ok_or_else(|| FailureReason(ParseFailureKind::BadCall, format!("No tool can be called {name}."))))
 }
 
 /// Returns whether the text between round brackets is Python's arguments, not a text without quotes.
@@ -103,10 +139,10 @@ impl Call {
     fn find(text: &str, from: usize) -> Option<Self> {
         static ACTION: LazyLock<Regex> = LazyLock::new(|| {
             Regex::new(
-                r"(?ximR) ^[\ \t*]* action (?:[\ \t]*\d+)? [\ \t]*\**[\ \t]*:[\ \t]*\** [\ \t]*
+                r"(?ximR) ^[\ \t*]* action (?:[\ \t]*\d+)? [\ \t]*\**[\ \t]*[:：][\ \t]*\** [\ \t]*
                   (?:\r?\n[\ \t]*)? (?P<quote>[`\[]?) (?P<name>[a-z_][a-z0-9_\ ./-]*?) [`\]\ \t*]*
                   (?: (?P<bracket>[\[(])
-                    | (?:\r?\n[\ \t]*)+ [*]* action[\ \t]+input (?:[\ \t]*\d+)? [\ \t]*\**[\ \t]*:[\ \t]*\** )",
+                    | (?:\r?\n[\ \t]*)+ [*]* (?:action[\ \t_]*)?input (?:[\ \t]*\d+)? [\ \t]*\**[\ \t]*[:：][\ \t]*\** )",
             )
             .expect("it is valid")
         });

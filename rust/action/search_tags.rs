@@ -1,12 +1,12 @@
-//! Parses a query between tags: `<search>...</search>` (Search-R1) or `<|begin_of_query|>...<|end_of_query|>`
-//! (R1-Searcher).
+//! Parses a query between tags: `<search>...</search>` (Search-R1), `<|begin_of_query|>...<|end_of_query|>`
+//! (R1-Searcher) or `<|begin_search_query|>...<|end_search_query|>` (Search-o1).
 //!
 //! - **A query** becomes a call of `web_search`. Only the first one counts; the text after it is dropped, because the
 //!   model invented it. The closing tag may be missing, because engines often cut off a stop sequence.
 //! - **A final answer** before any query is `<answer>...</answer>`, or else text that is marked as an answer
 //!   (`plain_answer.rs`).
-//! - **Thought** is the text before the query or the answer. R1-Searcher searches while it thinks, so a query inside
-//!   `<think>` counts if the thinking has not ended, or if documents follow the query there.
+//! - **Thought** is the text before the query or the answer. R1-Searcher and Search-o1 search while they think, so a query
+//!   inside `<think>` counts if the thinking has not ended, or if documents follow the query there.
 
 use super::call::cell;
 use super::json::Json;
@@ -19,9 +19,13 @@ use super::{Act, Action, FailureReason, ParseFailureKind, ParseResult};
 pub const INSTRUCTION: &str = "Think, then ask between <search> and </search>, or write the answer between <answer> and \
                        </answer>.";
 
-const QUERIES: [(&str, &str); 2] = [("<search>", "</search>"), ("<|begin_of_query|>", "<|end_of_query|>")];
+const QUERIES: [(&str, &str); 3] = [
+    ("<search>", "</search>"),
+    ("<|begin_of_query|>", "<|end_of_query|>"),
+    ("<|begin_search_query|>", "<|end_search_query|>"),
+];
 /// Tags that open the results of a query.
-const DOCUMENTS: [&str; 2] = ["<information>", "<|begin_of_documents|>"];
+const DOCUMENTS: [&str; 3] = ["<information>", "<|begin_of_documents|>", "<|begin_search_result|>"];
 
 pub fn read(completion: &str) -> ParseResult {
     let first_query = |from: usize| {

@@ -9,13 +9,17 @@ use std::sync::LazyLock;
 use memchr::memmem;
 use regex::Regex;
 
-/// The tags of Qwen, DeepSeek and most other models; then variants, Magistral and Seed-OSS.
-const TAGS: [(&str, &str); 5] = [
+/// The tags of Qwen, DeepSeek and most other models; then variants, Magistral, Seed-OSS, Kimi-VL and
+/// OpenThinker.
+const TAGS: [(&str, &str); 8] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
+    ("<reasoning>", "</reasoning>"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
 ];
 
 /// Matches any of the tags.

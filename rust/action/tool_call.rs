@@ -3,6 +3,8 @@
 //! - JSON (Hermes, Qwen): `<tool_call>{"name": "web_search", "arguments": {"query": "..."}}</tool_call>`
 //! - XML (Qwen3-Coder, Qwen3.5):
 //!   `<tool_call><function=web_search><parameter=query>...</parameter></function></tool_call>`
+//! - the same as `<invoke name="web_search"><parameter name="query">...</parameter></invoke>` (MiniMax)
+//! - pairs (GLM): `<tool_call>web_search<arg_key>query</arg_key><arg_value>...</arg_value></tool_call>`
 //!
 //! The rules:
 //!
@@ -12,7 +14,8 @@
 //!   number, constant, list or object is that value; any other value is a text, because the tool's schema is not known
 //!   here.
 //! - **Without tags**, a reply that is only JSON with a name and arguments is a call, and so is one that ends in a fence
-//!   with such JSON. It may be in the marks of other templates, such as `[TOOL_CALLS]`.
+//!   with such JSON. It may be in the marks of other templates, such as `[TOOL_CALLS]`. Other models' own tokens are
+//!   also read (`native_calls.rs`).
 //! - **Almost valid JSON** is accepted if it has only one meaning (`json.rs`). Brackets may be missing or surplus
 //!   before the closing tag.
 //! - **A final answer**, if there is no call, is text that is marked as an answer (`plain_answer.rs`), or else the
@@ -27,6 +30,7 @@ use regex::Regex;
 
 use super::call::cell_of_json;
 use super::json::{Json, Reader};
+use super::native_calls::NativeCalls;
 use super::plain_answer::plain_answer;
 use super::tags::{Content, Tagged, cut_tag};
 use super::text::{loops, thought, trimmed_all};
@@ -38,6 +42,8 @@ pub const INSTRUCTION: &str = "Think, then call a tool: <tool_call>{\"name\": ..
 
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
+/// Tokens that end a turn, which some servers leave in the text.
+const END_OF_TURN: [&str; 6] = ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "</s>"];
 
 pub fn read(completion: &str) -> ParseResult {
     let first_call = |from| Block::find(completion, from);
@@ -45,7 +51,8 @@ pub fn read(completion: &str) -> ParseResult {
         Reply::Spoken { body, action } => (body, action),
         Reply::Unended { .. } => return Err(FailureReason::endless_thinking()),
     };
-    let Some(first) = first.or_else(|| Block::untagged(completion, body)) else { return answer(completion, body) };
+    let untagged = || Block::native(completion, body).or_else(|| Block::untagged(completion, body));
+    let Some(first) = first.or_else(untagged) else { return answer(completion, body) };
     let start = first.start;
     let mut blocks = vec![first];
     while let Some(last) = blocks.last()
@@ -53,6 +60,8 @@ pub fn read(completion: &str) -> ParseResult {
         // Only white space may separate two calls. With other text between them, the model invented the first call's
         // result.
         && completion[last.end..next.start].trim().is_empty()
+        // An opening tag at the end is meant as the closing one.
+        && !next.content.is_empty()
     {
         blocks.push(next);
     }
@@ -100,13 +109,18 @@ impl Block {
     /// Finds the first block at or after `from`.
     fn find(text: &str, from: usize) -> Option<Self> {
         // Qwen3-Coder sometimes omits the tag around its functions.
-        static BARE: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new(r"(?m)^[ \t]*<function=[^\s<>]+>").expect("it is valid"));
+        static BARE: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(
+                r"(?m)^[ \t]*(?:<(?:minimax:tool_call|function_calls)>\s*)?<(?:function=[^\s<>]+|invoke name=[^\n<>]+)>",
+            )
+            .expect("it is valid")
+        });
         let tagged = Tagged::find(text, from, (OPEN, CLOSE), Content::Calls);
         let until = tagged.as_ref().map_or(text.len(), |tagged| tagged.start);
         if let Some(bare) = BARE.find_at(&text[..until], from) {
             let start = bare.end() - bare.as_str().trim_start().len();
-            return Some(Self::read(text, start, start));
+            let inside = bare.start() + bare.as_str().rfind('<').unwrap_or(0);
+            return Some(Self::read(text, start, inside));
         }
         tagged.map(|tagged| Self::read(text, tagged.start, tagged.start + OPEN.len()))
     }
@@ -132,9 +146,18 @@ impl Block {
         Some(Self { start, content: inside..end, cells: cells(calls), closed: true, end: text.len() })
     }
 
+    fn native(text: &str, from: usize) -> Option<Self> {
+        let NativeCalls { start, content, calls, closed } = NativeCalls::find(text, from)?;
+        Some(Self { start, content, cells: calls.and_then(cells), closed, end: text.len() })
+    }
+
     fn read(text: &str, start: usize, inside: usize) -> Self {
-        let is_xml = text[inside..].trim_start().starts_with("<function");
-        let read = if is_xml { functions(text, inside) } else { objects(text, inside) };
+        let begin = text[inside..].trim_start();
+        let read = if begin.starts_with("<function") || begin.starts_with("<invoke ") {
+            functions(text, inside)
+        } else {
+            pairs(text, inside).or_else(|| objects(text, inside))
+        };
         let (calls, end) = match read {
             Some((calls, end)) => (Some(calls), end),
             None => {
@@ -192,7 +215,7 @@ fn whole_objects(text: &str) -> Option<(Vec<Call>, usize)> {
         let end = reader.position();
         let rest = text[end..].trim_start_matches(|c: char| c.is_whitespace() || "`;,]}".contains(c));
         let rest = &rest[..rest.len() - cut_tag(rest, CLOSE)];
-        if rest.is_empty() || rest.starts_with(CLOSE) || rest.starts_with(OPEN) {
+        if rest.is_empty() || [CLOSE, OPEN].iter().chain(&END_OF_TURN).any(|tag| rest.starts_with(tag)) {
             let surplus = text.len()
                 - end
                 - text[end..].trim_start_matches(|c: char| c.is_whitespace() || "`;,]}".contains(c)).len();
@@ -236,7 +259,7 @@ fn call(value: Json) -> Option<Call> {
 fn functions(text: &str, inside: usize) -> Option<(Vec<Call>, usize)> {
     let mut calls = Vec::new();
     let mut at = Cursor { text, at: inside };
-    while let Some(name) = at.opening("function") {
+    while let Some(name) = at.opening("function").or_else(|| at.opening("invoke")) {
         let arguments = match at.rest().starts_with('{') {
             true => {
                 let mut reader = Reader::new(at.rest());
@@ -246,7 +269,7 @@ fn functions(text: &str, inside: usize) -> Option<(Vec<Call>, usize)> {
             }
             false => parameters(&mut at)?,
         };
-        if !at.closing("</function>") && !at.rest().starts_with(CLOSE) {
+        if !at.closing("</function>") && !at.closing("</invoke>") && !at.rest().starts_with(CLOSE) {
             return None;
         }
         calls.push((name, arguments));
@@ -264,12 +287,30 @@ fn parameters(at: &mut Cursor<'_>) -> Option<Json> {
         let end = ends.find(|&end| {
             let next = rest[end + END.len()..].trim_start();
             let is_cut = || next.len() < CLOSE.len() && cut_tag(next, "</function>") == next.len();
-            ["<parameter=", "</function>", "<function=", CLOSE].iter().any(|tag| next.starts_with(tag)) || is_cut()
+            let tags = ["<parameter=", "<parameter ", "</function>", "<function=", "</invoke>", "<invoke ", CLOSE];
+            tags.iter().any(|tag| next.starts_with(tag)) || is_cut()
         })?;
         named.push((name.clone(), value(&name, &rest[..end])));
         at.at += end + END.len();
     }
     Some(Json::Object(named))
+}
+
+/// Parses a name and pairs of keys and values, and returns the call with the end position.
+fn pairs(text: &str, inside: usize) -> Option<(Vec<Call>, usize)> {
+    static NAME: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\A\s*([\w.-]+)\s*<arg_key>").expect("it is valid"));
+    static PAIR: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"\A\s*<arg_key>([^<]*)</arg_key>\s*<arg_value>(?s:(.*?))</arg_value>").expect("it is valid")
+    });
+    let name = NAME.captures(&text[inside..])?.get(1)?;
+    let mut at = inside + name.end();
+    let mut named = Vec::new();
+    while let Some(found) = PAIR.captures(&text[at..]) {
+        let key = found[1].trim().to_owned();
+        named.push((key.clone(), value(&key, &found[2])));
+        at += found[0].len();
+    }
+    (!named.is_empty()).then(|| (vec![(name.as_str().to_owned(), Json::Object(named))], at))
 }
 
 /// Returns a parameter's value. The template adds a line break before and after it.
@@ -298,7 +339,7 @@ impl<'a> Cursor<'a> {
         rest.trim_start()
     }
 
-    /// Consumes `<tag=name>` and the white space after it, if they come next. Returns the name.
+    /// Consumes `<tag=name>` or `<tag name="name">`, and the white space after it, if they come next. Returns the name.
     fn opening(&mut self, tag: &str) -> Option<String> {
         let name = self.opening_raw(tag)?;
         self.rest();
@@ -307,9 +348,11 @@ impl<'a> Cursor<'a> {
 
     /// Like `opening`, but keeps the white space after the tag.
     fn opening_raw(&mut self, tag: &str) -> Option<String> {
-        let rest = self.rest().strip_prefix('<')?.strip_prefix(tag)?.strip_prefix('=')?;
-        let (name, _) = rest.split_once('>').filter(|(name, _)| name.len() < 200 && !name.contains(['<', '\n']))?;
-        self.at += "<=>".len() + tag.len() + name.len();
+        let all = self.rest();
+        let rest = all.strip_prefix('<')?.strip_prefix(tag)?;
+        let rest = rest.strip_prefix('=').or_else(|| rest.strip_prefix(" name="))?;
+        let (name, rest) = rest.split_once('>').filter(|(name, _)| name.len() < 200 && !name.contains(['<', '\n']))?;
+        self.at += all.len() - rest.len();
         Some(name.trim().trim_matches(['"', '\'']).to_owned())
     }
 

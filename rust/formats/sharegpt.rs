@@ -37,7 +37,6 @@ pub struct Record {
 #[derive(Deserialize)]
 struct Turn {
     from: String,
-    #[serde(default)]
     value: Text,
     #[serde(default)]
     reasoning_content: Text,
