@@ -49,7 +49,7 @@ BASE = Path(__file__).parent / "base"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Settings of the demo. The defaults take less than 8 minutes on two cores."""
+    """Settings of the demo. The defaults took 4 minutes on two cores."""
 
     sizes: tuple[str, ...] = ("S", "M")
     """Students, of about 0.26 and 0.6 million parameters (paper: 0.5 to 7 billion)."""
