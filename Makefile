@@ -31,8 +31,7 @@ test-rust: .venv/packages
 	AGENTDISTILL_PAGEMAP=0 $(RUST_TESTS) sandbox
 	cargo test --release --doc
 
-# Two processes, since half of the tests' time is waiting for servers and engines. A file stays in one process, to share fixtures. With
-# three, engines that share a core slow each other down.
+# Two processes, since half of the tests' time is waiting for servers and engines. A file stays in one process, to share fixtures.
 test-python: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 	AGENTDISTILL_PAGEMAP=0 $(BIN)/python -m pytest -n 2 tests/core/test_sandbox.py tests/core/test_numpy.py

@@ -5,8 +5,8 @@
 //!   model invented it. The closing tag may be missing, because engines often cut off a stop sequence.
 //! - **A final answer** before any query is `<answer>...</answer>`, or else text that is marked as an answer
 //!   (`plain_answer.rs`).
-//! - **Thought** is the text before the query or the answer. R1-Searcher and Search-o1 search while they think, so a query
-//!   inside `<think>` counts if the thinking has not ended, or if documents follow the query there.
+//! - **Thought** is the text before the query or the answer. R1-Searcher and Search-o1 search while they think, so a
+//!   query inside `<think>` counts if the thinking has not ended, or if documents follow the query there.
 
 use super::call::cell;
 use super::json::Json;

@@ -1,10 +1,11 @@
 //! Splits text into words. There is one analyzer for each language, and it is used for passages and queries alike.
 //!
 //! Text is first normalised (NFKC), so that composed and decomposed characters, ligatures and full-width forms compare
-//! equal, and characters that nobody sees, such as soft hyphens, are removed. For most languages, a word is a run of letters, digits and their combining marks. It is case folded and
-//! reduced to its stem by Snowball; stop words are dropped if Tantivy has a list for the language. [`Language::Cjk`] is
-//! for text without spaces between words: every pair of neighbouring characters is a word, as in Lucene's CJKAnalyzer,
-//! and no dictionary is needed. [`Language::None`] uses no knowledge of any language.
+//! equal, and characters that nobody sees, such as soft hyphens, are removed. For most languages, a word is a run of
+//! letters, digits and their combining marks. It is case folded and reduced to its stem by Snowball; stop words are
+//! dropped if Tantivy has a list for the language. [`Language::Cjk`] is for text without spaces between words: every
+//! pair of neighbouring characters is a word, as in Lucene's CJKAnalyzer, and no dictionary is needed.
+//! [`Language::None`] uses no knowledge of any language.
 //!
 //! Indexes of version 3 use the words of that version: not normalised, without combining marks, in lower case.
 //!

@@ -11,7 +11,7 @@ import json
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from agentdistill.event_loop import event_loop
@@ -41,6 +41,7 @@ Json = dict[str, Any]
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
 _Body = TypeVar("_Body", bound=BaseModel)
+_Result = TypeVar("_Result")
 
 
 class ApiServer(ABC):
@@ -222,6 +223,22 @@ class _Named(BaseModel):
     model: str
 
 
+class _StreamOptions(BaseModel):
+    include_usage: bool | None = None
+
+
+class Streamable(BaseModel):
+    """The fields of a request that say whether the completion is sent as a stream."""
+
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the stream ends with the number of tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
 def validated(form: type[_Body], body: Any) -> _Body:
     """A request's body in the given form. Raises Refused with the first field that is wrong."""
     try:
@@ -274,8 +291,28 @@ async def json_object(request: Request) -> Json:
     return content
 
 
-async def until_disconnected(request: Request) -> None:
-    """Wait until the client disconnects. Its request must have been read completely."""
+def event_stream(events: AsyncIterator[str], headers: dict[str, str] | None = None) -> Response:
+    """A response of server-sent events."""
+    return StreamingResponse(
+        events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", **(headers or {})}
+    )
+
+
+async def unless_disconnected(work: Awaitable[_Result], request: Request) -> _Result:
+    """Await ``work``. If the client, whose request was read completely, disconnects first, cancels the work and raises
+    ClientDisconnect."""
+    asked, gone = asyncio.ensure_future(work), asyncio.ensure_future(_until_disconnected(request))
+    try:
+        await asyncio.wait([asked, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            raise ClientDisconnect
+        return await asked
+    finally:
+        gone.cancel()
+        asked.cancel()
+
+
+async def _until_disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

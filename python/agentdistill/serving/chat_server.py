@@ -18,8 +18,8 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response
 
 from agentdistill._core import Trajectory
 from agentdistill.rollouts.player import FAILED, Player
@@ -28,10 +28,12 @@ from agentdistill.serving.api_server import (
     ChatCompletion,
     Json,
     Refused,
+    Streamable,
     event,
+    event_stream,
     joined_text,
     json_response,
-    until_disconnected,
+    unless_disconnected,
     validated,
 )
 from agentdistill.tasks.task import Task
@@ -90,9 +92,7 @@ class ChatServer(ApiServer):
 
         episode.add_done_callback(ended)
         if chat_request.stream:
-            usage = bool(chat_request.stream_options and chat_request.stream_options.include_usage)
-            events = _events(completion, episode, output, usage=usage)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+            return event_stream(_events(completion, episode, output, usage=chat_request.wants_usage))
         trajectory = await _ended(episode, request)
         reasoning = "".join(iter(output.get_nowait, None))  # None is the end
         message = {
@@ -110,19 +110,13 @@ class _Message(BaseModel):
     content: Annotated[str, BeforeValidator(joined_text)] = ""
 
 
-class _StreamOptions(BaseModel):
-    include_usage: bool | None = None
-
-
-class _ChatRequest(BaseModel):
+class _ChatRequest(Streamable):
     """The fields of a request's body that the server uses."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str
     messages: list[_Message] = Field(min_length=1)
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
 
 
 # Parameters that an agent does not support, each with the one value that is accepted because it has no effect.
@@ -185,17 +179,10 @@ async def _ended(episode: "asyncio.Task[Trajectory]", request: Request | None = 
     If the client disconnects first, cancels the episode and raises ClientDisconnect. Raises Refused if the model or
     the sandbox fails.
     """
-    gone = asyncio.ensure_future(until_disconnected(request) if request else asyncio.Event().wait())
     try:
-        await asyncio.wait([episode, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not episode.done():
-            raise ClientDisconnect
-        trajectory = await episode
+        trajectory = await (unless_disconnected(episode, request) if request else episode)
     except TimeoutError:
         return None
-    finally:
-        gone.cancel()
-        episode.cancel()
     if trajectory.outcome in FAILED:
         _log.error("%s: %s: %s", trajectory.task_id, trajectory.outcome, trajectory.error)
         what = {"model_error": "model", "sandbox_error": "sandbox"}.get(trajectory.outcome, "server")

@@ -12,16 +12,15 @@ what is written to the file (recording.py). A stream is sent when the completion
 Source: https://platform.openai.com/docs/api-reference/chat
 """
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response
 
 from agentdistill._core import TrajectoryError
 from agentdistill.event_loop import run_blocking
@@ -30,10 +29,12 @@ from agentdistill.serving.api_server import (
     ApiServer,
     Json,
     Refused,
+    Streamable,
     event,
+    event_stream,
     json_object,
     json_response,
-    until_disconnected,
+    unless_disconnected,
     validated,
 )
 from agentdistill.serving.recording import Recorder
@@ -41,7 +42,6 @@ from agentdistill.serving.text_model import completed
 from agentdistill.tasks.task import Task
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 SESSION = "X-Session-ID"
 """The header that names a session, in requests and responses."""
@@ -93,23 +93,19 @@ class Gateway(ApiServer):
     async def complete(self, body: Json, request: Request) -> Response:
         chat_request = validated(_ChatRequest, body)
         try:
-            self._recorder.check(body["messages"])
+            given = self._recorder.check(body["messages"])
         except TrajectoryError as error:
             raise Refused(400, f"these messages cannot be recorded: {error}", param="messages") from None
         began = time.time()
-        reply = await _unless_left(self._reply(body, chat_request), request)
+        reply = await unless_disconnected(self._reply(body, chat_request), request)
         try:
-            session = self._recorder.add(_session(chat_request, request), body, reply, began, time.time())
+            session = self._recorder.add(_session(chat_request, request), body, given, reply, began, time.time())
         except TrajectoryError as error:
             raise Refused(502, f"the reply of the model cannot be recorded: {error}") from None
         headers = {SESSION: session.encode("ascii", "replace").decode()}
         shown = _shown(reply, chat_request)
         if chat_request.stream:
-            usage = bool(chat_request.stream_options and chat_request.stream_options.include_usage)
-            chunks = _chunks(shown, usage=usage)
-            return StreamingResponse(
-                chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers}
-            )
+            return event_stream(_chunks(shown, usage=chat_request.wants_usage), headers)
         return json_response(shown, headers=headers)
 
     async def _end(self, request: Request) -> Response:
@@ -141,16 +137,10 @@ class _Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
-class _StreamOptions(BaseModel):
-    include_usage: bool | None = None
-
-
-class _ChatRequest(BaseModel):
+class _ChatRequest(Streamable):
     """The fields of a request that the gateway itself uses."""
 
     messages: list[_Message] = Field(min_length=1)
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
     logprobs: bool | None = None
     return_token_ids: bool | None = None
     user: str | None = None
@@ -172,19 +162,6 @@ def _session(chat_request: _ChatRequest, request: Request) -> str | None:
     """The name that the client gives its session."""
     named = (chat_request.metadata or {}).get("session_id")
     return request.headers.get(SESSION) or (named if isinstance(named, str) else None) or chat_request.user or None
-
-
-async def _unless_left(work: Coroutine[Any, Any, T], request: Request) -> T:
-    """Await ``work``. If the client disconnects first, cancels it and raises ClientDisconnect."""
-    asked, gone = asyncio.ensure_future(work), asyncio.ensure_future(until_disconnected(request))
-    try:
-        await asyncio.wait([asked, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not asked.done():
-            raise ClientDisconnect
-        return await asked
-    finally:
-        gone.cancel()
-        asked.cancel()
 
 
 # ---- what a client sees ----------------------------------------------------------------------------

@@ -108,9 +108,10 @@ class Recorder:
         reply = {"role": "assistant", "content": "-"}
         return steps_given(_as_trajectory(messages, [reply], {"question": "-"}))
 
-    def add(self, session: str | None, request: Json, reply: Json, began: float, ended: float) -> str:
+    def add(self, session: str | None, request: Json, given: int, reply: Json, began: float, ended: float) -> str:
         """Record a reply to a request with valid messages, and return its session's name. ``session``: the name from
-        the client. The times are in seconds. Raises TrajectoryError for a reply that cannot be recorded."""
+        the client. ``given``: what ``check`` returned. The times are in seconds. Raises TrajectoryError for a reply
+        that cannot be recorded."""
         for choice in reply["choices"]:
             _as_trajectory([], [_reply_message(choice)], {"question": "-"})
         messages = request["messages"]
@@ -121,7 +122,7 @@ class Recorder:
             conversation, exchange.parent, exchange.chosen, exchange.messages = found
             exchange.parent.children += 1
         else:
-            conversation = _Conversation(session or uuid4().hex, session is not None, self.check(messages))
+            conversation = _Conversation(session or uuid4().hex, session is not None, given)
             self._conversations[conversation] = None
         conversation.exchanges.append(exchange)
         self._asked[exchange.key].append((conversation, exchange))
