@@ -55,18 +55,22 @@ class TrajectoryError(AgentDistillError):
 
 @final
 class Passage:
-    """A passage of an index. ``score`` is its BM25 score for the query (0.0 outside a search)."""
+    """A passage of an index."""
 
     id: str
     title: str
     text: str
     score: float
+    """BM25 score for the query; 0.0 outside a search."""
     def __new__(cls, id: str, title: str, text: str, score: float = 0.0) -> Self: ...
 
 @final
 class Bm25Index:
-    """BM25 over passages on disk. A query is a bag of words, of which the first 1,024 distinct ones count. Any string
-    is valid."""
+    """A BM25 index of passages, in a folder on disk. Create it with ``build`` or ``open``.
+
+    A query is a bag of words, of which the first 1,024 distinct ones count. Any string is valid. The best passages and
+    their scores are exact. The defaults of ``k1`` and ``b`` are Lucene's.
+    """
 
     @staticmethod
     def build(
@@ -93,8 +97,8 @@ class Bm25Index:
         """
     @staticmethod
     def open(path: str | PathLike[str], k1: float = 1.2, b: float = 0.75) -> Bm25Index:
-        """Open an index with the BM25 parameters ``k1`` (0 to 100: how much repetitions of a word count) and ``b`` (0
-        to 1: how much long passages are penalized).
+        """Open an index with the BM25 parameters ``k1`` (term frequency saturation, 0 to 100; at 0 only the presence of
+        a word counts) and ``b`` (length normalization, 0 for none to 1 for full).
 
         Raises RetrievalError if there is no index, or if it has another version or is damaged; ValueError for
         parameters out of range.
@@ -128,7 +132,12 @@ class Bm25Index:
     def check(self) -> None:
         """Verify every byte. Raises RetrievalError, which names the damaged files. An index of version 3 has no
         checksums, so it is verified only in part."""
-    def search(self, query: str, k: int = 3) -> list[Passage]: ...
+    def search(self, query: str, k: int = 3) -> list[Passage]:
+        """The at most ``k`` passages with the highest scores, best first. Empty if no word of the query occurs in the
+        index.
+
+        Raises RetrievalError if an index file is found to be damaged, ValueError for ``k`` < 1.
+        """
     def search_text(self, query: str, k: int = 3, *, compat: Literal["reference"] | None = None) -> str:
         """Search, and return the passages as text for a model to read, as a cell's ``web_search`` does. ``compat``:
         "reference" is the form of the paper's code."""
@@ -172,13 +181,18 @@ class RetrievalServer:
 
 @final
 class Limits:
-    """Limits of one cell. After ``seconds`` the cell gets a TimeoutError; after ``hard_seconds`` more it is killed."""
+    """Limits of one cell (one piece of code that runs in the sandbox)."""
 
     seconds: float
+    """Time limit, in seconds. After that, the cell gets a TimeoutError. Time in tools does not count."""
     hard_seconds: float
+    """Seconds after the TimeoutError until the cell is killed, if it has not ended."""
     memory_mb: int
+    """Memory for what cells create, in MiB, without the interpreter's own memory."""
     stdout_chars: int
+    """Characters kept of the printed output, and of the value or final answer. The middle of longer text is dropped."""
     tool_calls: int
+    """Maximum number of tool calls. Further calls raise an error in the cell."""
     def __new__(
         cls,
         *,
@@ -190,27 +204,42 @@ class Limits:
     ) -> Self: ...
 
 _ObservationKind = Literal[
-    "value",  # the cell ran to its end; value is None if its last statement is not an expression
+    "value",  # the cell ended; ``value`` is None if its last statement is not an expression
     "final_answer",  # the cell called final_answer(...)
     "exception",  # the cell raised
     "timeout",  # exceeded Limits.seconds
     "out_of_memory",  # exceeded Limits.memory_mb
     "tool_error",  # a tool raised an error that the cell did not catch
-    "killed",  # the guest trapped (stack overflow, hard time limit inside C code, ...): the State is the one before
+    "killed",  # the interpreter failed or was stopped (stack overflow, hard time limit, ...); the State is unchanged
 ]
 
 @final
 class Observation:
-    """The result of running a cell. Texts are those of Python's own repr, str and traceback."""
+    """The result of running a cell. Texts are those of Python's own repr, str and traceback.
+
+    ``kind`` is one of:
+
+    - ``"value"``: the cell ended
+    - ``"final_answer"``: the cell called ``final_answer(...)``
+    - ``"exception"``: the cell raised an exception
+    - ``"timeout"``, ``"out_of_memory"``: the cell exceeded ``Limits.seconds`` or ``Limits.memory_mb``
+    - ``"tool_error"``: a tool raised an error that the cell did not catch
+    - ``"killed"``: the interpreter failed or was stopped; the State is the one before the cell
+    """
 
     kind: _ObservationKind
     stdout: str
-    truncated: int  # characters dropped from the middle of stdout
-    value: str | None  # repr of the last expression
-    final_answer: str | None  # str() of final_answer's argument
-    final_answer_json: str | None  # the argument as JSON, if JSON can represent it
+    truncated: int
+    """Characters dropped from the middle of stdout."""
+    value: str | None
+    """``repr`` of the last expression."""
+    final_answer: str | None
+    """``str()`` of final_answer's argument."""
+    final_answer_json: str | None
+    """The argument as JSON, if JSON can represent it."""
     error_type: str | None
-    error: str | None  # the traceback, starting at the cell
+    error: str | None
+    """The traceback, starting at the cell."""
     tool_calls: list[ToolCall]
     seconds: float
     def __new__(
@@ -231,15 +260,23 @@ class Observation:
 
 @final
 class ToolCall:
+    """One call of a tool by a cell."""
+
     name: str
-    arguments: str  # JSON: [[positional], {keyword}]; very long texts without their middle
-    result: str | None  # JSON, likewise shortened
+    arguments: str
+    """JSON: [[positional], {keyword}]; very long texts without their middle."""
+    result: str | None
+    """JSON, likewise shortened."""
     error: str | None
     seconds: float
 
 @final
 class State:
-    """An immutable value: the whole interpreter after some cells. To fork it, use it more than once."""
+    """An immutable snapshot of the interpreter after some cells. Several cells can run from the same State.
+
+    The States of a process use at most 1 GiB of memory. Beyond that, the least recently used ones are in the folder of
+    temporary files, and are read back when they are used.
+    """
 
     def to_bytes(self, base: State | None = None) -> bytes:
         """Serialize the State: about 20 kB for a few variables. With a ``base``, only the difference to it."""
@@ -255,7 +292,8 @@ class State:
 
 @final
 class Sandbox:
-    """Isolated CPython 3.14 (WASM). Thread-safe. A cell can reach its tools and nothing else."""
+    """CPython 3.14 compiled to WebAssembly, isolated from the host: a cell can reach its tools and nothing else.
+    Thread-safe."""
 
     packages: ClassVar[tuple[str, ...]]
     """Packages for cells besides the standard library: sympy, mpmath, and numpy if this build has it."""
@@ -267,14 +305,29 @@ class Sandbox:
         seed: int = 0,
         threads: int | None = None,
     ) -> Self:
-        """``tools``: name -> Bm25Index (runs natively, without the GIL) or a callable with JSON-able arguments."""
+        """Create a sandbox.
+
+        ``tools``: name -> a Bm25Index or SearchTool (runs natively, without the GIL), or a callable whose arguments and
+        result can be represented as JSON. Tools run on the host. ``limits``: of each cell; default ``Limits()``.
+        ``seed``: of the cells' random numbers. ``threads``: number of cells that ``run_many`` runs at once; default:
+        the number of cores.
+
+        Raises ValueError for a tool that cannot be called, SandboxError if the interpreter cannot be loaded.
+        """
     @property
     def limits(self) -> Limits: ...
     @property
-    def initial(self) -> State: ...
-    def run(self, state: State, code: str) -> tuple[Observation, State]: ...
+    def initial(self) -> State:
+        """The State before any cell."""
+    def run(self, state: State, code: str) -> tuple[Observation, State]:
+        """Run a cell from ``state``. Return its observation and the State after it.
+
+        Whatever the code does is an observation, not an exception. ``state`` does not change. Raises SandboxError if
+        the sandbox itself fails, or for a State that exceeds this sandbox's memory limit.
+        """
     def run_many(self, cells: Sequence[tuple[State, str]]) -> list[tuple[Observation, State]]:
-        """Run each cell from its State, in parallel. Several cells may use the same State."""
+        """Run each cell from its State, in parallel; return the results in the same order. Several cells may use the
+        same State. Raises as ``run``."""
 
 # ---- actions and votes -------------------------------------------------------------------------
 
@@ -284,13 +337,15 @@ _ActionFormat = Literal["code", "tool_call", "search_tags", "code_tags", "react"
 
 @final
 class Action:
-    """A parsed completion: a Thought, and either code to run or a final answer in plain text."""
+    """A parsed completion: a thought, and either code to run or a final answer in plain text."""
 
     thought: str
     code: str | None
     final_answer: str | None
-    spans: list[tuple[_SpanKind, int, int]]  # character ranges of the completion
-    format: _ActionFormat  # the format that it was parsed as
+    spans: list[tuple[_SpanKind, int, int]]
+    """Character ranges of the completion."""
+    format: _ActionFormat
+    """The format that it was parsed as."""
     def __new__(
         cls,
         thought: str,
@@ -304,30 +359,49 @@ _ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code",
 
 @final
 class ParseFailure:
+    """A completion without a usable action."""
+
     kind: _ParseFailureKind
-    message: str  # for the model: what was wrong, and what to write instead
+    message: str
+    """For the model: what was wrong, and what to write instead."""
     def __new__(cls, kind: _ParseFailureKind, message: str) -> Self: ...
 
 def parse_action(completion: str, format: _ActionFormat = "code") -> Action | ParseFailure:
-    """Parse a completion. Total: any string gives an Action or a ParseFailure. A tool call becomes the code that makes
-    it. The formats are in rust/action.rs, and the rules of each in rust/action/."""
+    """Parse a model's completion. Any string gives an Action or a ParseFailure; nothing is raised for bad model output.
+
+    A tool call becomes the code that makes it. Raises ValueError for an unknown format. The formats are in
+    rust/action.rs, and the rules of each in rust/action/.
+    """
 
 @final
 class Vote:
-    winner: int | None  # index of the first candidate with the most frequent outcome; None if all were dropped
-    counts: list[tuple[str, int]]  # canonical outcome -> votes, in descending order
-    dropped: list[int]  # indices of candidates that failed
-    agreement: float  # the winner's share of the votes
+    """The result of a majority vote over candidates."""
+
+    winner: int | None
+    """Index of the first candidate with the most frequent outcome; None if all were dropped."""
+    counts: list[tuple[str, int]]
+    """Canonical outcome -> votes, in descending order."""
+    dropped: list[int]
+    """Indices of candidates that failed."""
+    agreement: float
+    """The winner's votes divided by the number of candidates that were not dropped; 0 if all were."""
 
 def vote(observations: Sequence[Observation | ParseFailure], *, compat: Literal["reference"] | None = None) -> Vote:
-    """Majority vote over the candidates' outcomes (IDEA 3). Canonical form and tie rule are in rust/vote.rs."""
+    """Majority vote over the outcomes of a step's candidates: the paper's self-consistent action generation.
+
+    The outcome of a candidate is its final answer, or else its value and printed output; equal numbers are the same
+    outcome. Candidates that failed are dropped. In a tie, the outcome that occurs first wins. ``compat="reference"``
+    compares printed output alone and verbatim, as the paper's code does, and takes the first candidate if all failed.
+    The rules are in rust/vote.rs.
+    """
 
 @final
 class StepResult:
     """The result of one self-consistent step: every candidate, the vote, and the State after the winner."""
 
     actions: list[Action | ParseFailure]
-    observations: list[Observation | None]  # None if the completion did not parse; a plain answer is a final_answer
+    observations: list[Observation | None]
+    """None if the completion did not parse; a plain answer is a final_answer."""
     vote: Vote
     winner: int
     state: State
@@ -378,12 +452,15 @@ class Candidate:
     """One completion of a step, and its result."""
 
     text: str
-    prefix: str  # beginning of text that was given to the model (first-thought prefix)
-    reasoning: str  # a reasoning model's thinking before text, without the tags; part of token_ids
+    prefix: str
+    """Beginning of text that was given to the model (first-thought prefix)."""
+    reasoning: str
+    """A reasoning model's thinking before text, without the tags; part of token_ids."""
     token_ids: list[int] | None
     logprobs: list[float] | None
     finish_reason: str | None
-    action: Action | ParseFailure | None  # None in a chain of thought
+    action: Action | ParseFailure | None
+    """None in a chain of thought."""
     observation: Observation | None
     def __new__(
         cls,
@@ -400,15 +477,21 @@ class Candidate:
 
 @final
 class Step:
+    """One turn of the model in an episode: its candidates, the vote, and the message that followed."""
+
     candidates: list[Candidate]
     winner: int
     votes: list[tuple[str, int]]
     prompt_token_ids: list[int] | None
-    message: str  # the message to the model after this step ("Observation: ..."); "" after the last
-    state: bytes | None  # the State after the winner; its base is the State before the step (session.state_before)
+    message: str
+    """The message to the model after this step ("Observation: ..."); "" after the last."""
+    state: bytes | None
+    """The State after the winner; its base is the State before the step (session.state_before)."""
     seconds: float
-    model_seconds: float  # part of seconds: until the model had answered
-    cached_tokens: int  # part of the prompt: tokens that the engine had cached
+    model_seconds: float
+    """Part of seconds: until the model had answered."""
+    cached_tokens: int
+    """Part of the prompt: tokens that the engine had cached."""
     def __new__(
         cls,
         candidates: Sequence[Candidate],
@@ -440,12 +523,15 @@ class Trajectory:
     version: int
     task_id: str
     question: str
-    reference: str | None  # the task's reference answer
-    aliases: list[str]  # other correct answers
+    reference: str | None
+    """The task's reference answer."""
+    aliases: list[str]
+    """Other correct answers."""
     task_set: str
     kind: Literal["agent", "cot"]
     model: str
-    messages: list[tuple[str, str]]  # (role, content) before the first step
+    messages: list[tuple[str, str]]
+    """(role, content) before the first step."""
     steps: list[Step]
     outcome: _Outcome
     answer: str | None
@@ -453,7 +539,8 @@ class Trajectory:
     grader: str | None
     error: str | None
     sampling: dict[str, Any]
-    usage: tuple[int, int]  # prompt, completion tokens
+    usage: tuple[int, int]
+    """Prompt, completion tokens."""
     seconds: float
     def __new__(
         cls,
@@ -484,8 +571,12 @@ class Trajectory:
         """The trajectory for a notebook."""
 
 def read_trajectories(path: str | PathLike[str]) -> list[Trajectory]:
-    """Read a JSONL file in parallel. An incomplete last line (from a killed writer) is skipped. Raises
-    TrajectoryError."""
+    """Read a JSONL file of this package's trajectories in parallel, into a list. An incomplete last line (from a killed
+    writer) is skipped.
+
+    Raises TrajectoryError, with file and line, for a record that cannot be read. ``iter_trajectories`` needs less
+    memory, and also reads other formats.
+    """
 
 def iter_trajectories(path: str | PathLike[str], *, source: _Format | None = None) -> Iterator[Trajectory]:
     """Iterate over the trajectories of a file. They are read in batches, in parallel, with bounded memory.
