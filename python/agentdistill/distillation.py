@@ -33,10 +33,10 @@ from agentdistill.trajectories import is_right, refuse_other_files, steps_given,
 
 @dataclass(frozen=True)
 class GenerateConfig(RolloutConfig):
-    """Settings of the teacher. By default: greedy, one candidate, and a long prompt with examples of the cycle."""
+    """Settings of the teacher. By default: greedy, one candidate, and a long prompt with example episodes."""
 
     first_thought_prefix: bool = False
-    """Begin each first Thought with the first thought of the teacher's own chain of thought.
+    """Begin the first Thought of an episode with the first paragraph of the teacher's own chain of thought.
     This is the paper's first-thought prefix. It takes one more completion per task. Also ``--ftp``."""
     chain_prompt: str | None = None
     """System prompt for that chain of thought: the name of a built-in prompt, a file, or a text.
@@ -45,8 +45,8 @@ class GenerateConfig(RolloutConfig):
     """Take first thoughts from this file of the same teacher's chains of thought (recorded with kind "cot").
     Only missing ones are sampled."""
     samples: int = 1
-    """Episodes per task, recorded as ID#1, ID#2, ... More than one needs a temperature.
-    ``select`` keeps one of them, or ``per_task``."""
+    """Episodes per task, recorded as ID#1, ID#2, ... More than one requires a temperature.
+    ``select`` keeps one of them, or up to ``per_task``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,17 +132,18 @@ class SelectConfig:
     max_steps: int | None = None
     """Keep only trajectories with at most this many steps."""
     grounded: bool = False
-    """Keep only answers that appeared in an earlier observation: found or computed, not remembered (Always-Search)."""
+    """Keep only trajectories whose answer appeared in an earlier observation (Always-Search)."""
     distinct: bool = False
     """Keep only one of several trajectories with the same text for the same question."""
     per_task: int = 1
-    """Maximum number of samples to keep per task. Default: one, the first or the one that suits ``student`` best."""
+    """Maximum number of samples to keep per task."""
     student: str | None = None
-    """Keep the samples of each task that suit this model (folder or hub id) best; by default the first samples."""
+    """Rank the samples of a task for this model (folder or hub id) and keep the best. Default: keep the first."""
     by: Literal["likelihood", "surprisal"] = "likelihood"
-    """What suits ``student`` best. ``likelihood``: the lowest mean negative log likelihood of the tokens to learn
-    (SmartAD). ``surprisal``: the lowest rank-surprisal ratio, which prefers text that is unexpected, but within the
-    student's reach (arXiv:2601.14249)."""
+    """How to rank samples for ``student``.
+    ``likelihood``: lowest mean negative log likelihood of the tokens to learn (SmartAD).
+    ``surprisal``: lowest rank-surprisal ratio (arXiv:2601.14249).
+    It prefers text that the student finds unlikely, made of tokens that it ranks high."""
     prompt: str | None = None
     """System prompt for ``student``, as in ``TrainConfig``."""
 

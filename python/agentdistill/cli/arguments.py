@@ -27,9 +27,10 @@ Output = Annotated[Path, arg(aliases=["-o"])]
 ModelSpec = Annotated[
     str,
     arg(
-        help="The model: openai:URL:NAME, vllm:PATH_OR_ID, transformers:PATH_OR_ID or recorded:FILE. Options of the "
-        "engine may follow: vllm:PATH,max_model_len=4096,dtype=float32. So may arguments of the chat template, for any "
-        'engine: enable_thinking=false, or any other as chat_template_kwargs={"name": "value"}.'
+        help="The model: openai:URL:NAME (a server), vllm:PATH_OR_ID, transformers:PATH_OR_ID, PATH_OR_ID (vLLM if "
+        "installed, else transformers) or recorded:FILE (replays trajectories). Options of the engine may follow: "
+        "vllm:PATH,max_model_len=4096,dtype=float32. So may arguments of the chat template: enable_thinking=false, or "
+        'any other as chat_template_kwargs={"name": "value"}.'
     ),
 ]
 
@@ -45,9 +46,9 @@ class Search:
     k: int = 3
     """Passages that one search returns (paper: 3)."""
     k1: float = 1.2
-    """BM25's k1, 0 to 100, when searching the index: how much further repetitions of a word count."""
+    """BM25's k1 for --index, 0 to 100: how much repetitions of a query word in a passage add to its score."""
     b: float = 0.75
-    """BM25's b, 0 to 1, when searching the index: how much longer passages are penalized."""
+    """BM25's b for --index, 0 to 1: how much long passages are penalized."""
 
     def load(self) -> Tool | None:
         """``web_search``, if there is something to search."""
@@ -67,12 +68,12 @@ class Tools(Search):
     """The tools that the agent's code can call."""
 
     open_page: bool = False
-    """Also give the agent open_page(title), which reads a whole page: all passages with this title, in parts. Needs
-    --index, or --retriever with ``serve-retrieval``. The paper's agent has no such tool."""
+    """Also provide the tool open_page(title): read a whole page (all passages with this title) in parts.
+    Needs --index, or a ``serve-retrieval`` server as --retriever. The paper's agent has no such tool."""
     tool: tuple[str, ...] = ()
-    """Functions of your own that it can call: FILE.py:FUNCTION or MODULE:FUNCTION, each with a docstring."""
+    """Your own functions as tools: FILE.py:FUNCTION or MODULE:FUNCTION, each with a docstring."""
     mcp: tuple[str, ...] = ()
-    """MCP servers whose tools the agent gets as well: URLs, or commands, each in quotes."""
+    """MCP servers to take tools from: URLs, or commands, each in quotes."""
 
     @contextmanager
     def open(self, seconds: float = TOOL_SECONDS) -> Iterator[tuple[Tool, ...]]:
@@ -119,9 +120,10 @@ class TaskFiles:
     """The tasks to solve."""
 
     tasks: tuple[Path, ...]
-    """Task files (JSON, JSONL or CSV with question and answer), folders of data sets, or benchmarks by name, from the
-    hub (hotpotqa) or from a folder (data/hotpotqa): hotpotqa, bamboogle, musique, 2wiki, math500, gsm_hard, aime,
-    olymmath. With several files, ids become FILE/ID, because they may clash."""
+    """Task files (JSON, JSONL or CSV with question and answer), folders of data sets, or names of benchmarks.
+    Benchmarks: hotpotqa, bamboogle, musique, 2wiki, math500, gsm_hard, aime, olymmath.
+    Their data come from the hub (hotpotqa) or from a folder (data/hotpotqa).
+    With several files, task ids become FILE/ID, so that they stay unique."""
     limit: int | None = None
     """Use only the first N tasks of each file."""
     task_set: str | None = None
@@ -138,14 +140,14 @@ class TaskFiles:
 
 @dataclass(frozen=True)
 class CellLimits:
-    """Limits for each cell."""
+    """Limits of each cell (one piece of code that runs in the sandbox)."""
 
     seconds: float = 5.0
     """Time limit of a cell, in seconds."""
     memory_mb: int = 256
-    """Memory limit, in MB."""
+    """Memory limit of the code's data, in MB."""
     output_chars: int = 10_000
-    """Maximum length of printed output, and of the value, in characters. Longer text loses its middle."""
+    """Maximum length of printed output, and of the value, in characters. The middle of longer text is left out."""
 
     def load(self) -> Limits:
         return Limits(seconds=self.seconds, memory_mb=self.memory_mb, stdout_chars=self.output_chars)

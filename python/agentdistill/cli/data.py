@@ -32,10 +32,10 @@ class IndexBuild:
     output: Output
     """Folder to create."""
     language: str = "english"
-    """Language of the passages, for stemming and stop words: english, german, ...; cjk for Chinese, Japanese and
-    Korean; none to index words unchanged."""
+    """Language of the passages, for stemming and stop words: english, german, ...
+    Use cjk for Chinese, Japanese and Korean, and none to index words unchanged."""
     title_weight: int = 1
-    """How many times a title counts. If titles are names, as in an encyclopaedia, 4 or more improves recall."""
+    """How often the words of a title count. If titles are names, as in an encyclopaedia, 4 or more improves recall."""
     overwrite: bool = False
     """Replace an existing index once the new one is complete."""
     skip_bad: bool = False
@@ -64,8 +64,8 @@ class IndexBuild:
 class IndexAdd:
     """Add passages to an index, and replace those with the same ids.
 
-    The index is replaced in one step when the change is complete; whoever has it open continues with the old one. The
-    language and the weight of titles are those of the index.
+    The index is replaced in one step when the change is complete. A process that has it open continues with the old
+    version. The language and the title weight are those of the index.
 
     Example: agentdistill index add wiki new.jsonl
     """
@@ -114,7 +114,8 @@ class IndexDelete:
 class IndexMerge:
     """Merge the segments of an index and drop its deleted passages.
 
-    The result is the index that ``index build`` makes of the same passages.
+    ``index add`` and ``index delete`` leave segments, which make searches slower. The result of a merge is the index
+    that ``index build`` makes of the same passages.
 
     Example: agentdistill index merge wiki
     """
@@ -173,9 +174,9 @@ class IndexSearch:
     k: Annotated[int, arg(aliases=["-k"])] = 3
     """Number of passages to print."""
     k1: float = 1.2
-    """BM25's k1, 0 to 100: how much further repetitions of a word count."""
+    """BM25's k1, 0 to 100: how much repetitions of a query word in a passage add to its score."""
     b: float = 0.75
-    """BM25's b, 0 to 1: how much longer passages are penalized."""
+    """BM25's b, 0 to 1: how much long passages are penalized."""
     json: bool = False
     """Print JSON Lines with id, title, text and score."""
 

@@ -35,8 +35,8 @@ _COLOURS: dict[SpanKind, str] = {"thought": "cyan", "action": "green", "answer":
 class Generate:
     """Record a teacher's trajectories on tasks.
 
-    If you stop the command, running it again resumes it. The exit status is 1 if episodes are missing, for example
-    because a server was down.
+    A trajectory is one attempt at a task, with all steps and a score. If you stop the command, running it again resumes
+    it. The exit status is 1 if trajectories are missing, for example because a server was down.
 
     Example: agentdistill generate --tasks train.jsonl --model openai:http://127.0.0.1:8000/v1:NAME --index wiki --ftp
     -o traj.jsonl
@@ -48,7 +48,7 @@ class Generate:
     """JSONL file of trajectories to create or continue."""
     tools: Tools = field(default_factory=Tools)
     metrics: Path | None = None
-    """JSON file that is kept up to date with rates, outcomes, tokens, and how time was spent."""
+    """JSON file with rates, outcomes, tokens, and how time was spent; updated during the run."""
     prices: Prices = field(default_factory=Prices)
     config: GenerateConfig = field(default_factory=GenerateConfig)
 
@@ -100,7 +100,7 @@ class Correct:
     """JSONL file of trajectories to create or continue."""
     tools: Tools = field(default_factory=Tools)
     metrics: Path | None = None
-    """JSON file that is kept up to date, as in ``generate``."""
+    """JSON file with rates, outcomes, tokens and times, as in ``generate``."""
     prices: Prices = field(default_factory=Prices)
     config: CorrectConfig = field(default_factory=CorrectConfig)
 
@@ -116,7 +116,7 @@ class Correct:
 class Inspect:
     """Show which tokens a student would learn from trajectories.
 
-    Thoughts are cyan, actions green, and answers yellow. Text without loss is dim.
+    Thoughts are cyan, actions green, and answers yellow. Context, which has no loss, is dim.
 
     Example: agentdistill inspect kept.jsonl --model Qwen/Qwen2.5-0.5B-Instruct
     """
@@ -128,7 +128,7 @@ class Inspect:
     prompt: str | None = None
     """System prompt, as in ``train``."""
     compat: Compat | None = None
-    """As in ``train``."""
+    """Form of the conversation, as in ``train``."""
     max_length: int = TrainConfig.max_length
     """Maximum length of an example in tokens, as in ``train``."""
     thoughts: bool = False
@@ -165,8 +165,8 @@ class Train:
     trajectories: Positional[Path]
     """JSONL file of selected trajectories."""
     model: str
-    """The base model to fine-tune: a folder or a hub id. Arguments of its chat template may follow:
-    PATH,enable_thinking=false."""
+    """The base model to fine-tune: a folder or a hub id.
+    Arguments of its chat template may follow: PATH,enable_thinking=false."""
     output: Output
     """Folder for the adapter, the merged model and the configuration."""
     push_to: str | None = None
@@ -188,8 +188,8 @@ class Train:
 class Improve:
     """Train a student further on its own rollouts (GRPO).
 
-    Each step samples several episodes of a few tasks, and learns from which of them are correct. If you stop the
-    command, running it again resumes it from the last checkpoint.
+    Each optimizer step samples several episodes of a few tasks, and rewards the correct ones. If you stop the command,
+    running it again resumes it from the last checkpoint.
 
     Example: agentdistill improve student --tasks train.jsonl --steps 200 -o improved
     """

@@ -27,8 +27,8 @@ from agentdistill.training.examples import load_tokenizer, pieces, student_named
 class Evaluate:
     """Measure the accuracy of a model, with confidence intervals.
 
-    If you stop the command, running it again resumes it. If episodes are missing, for example because a server was
-    down, it writes no results.
+    The model solves each task as an agent, or with --kind cot by chain of thought. If you stop the command, running it
+    again resumes it. If episodes are missing, for example because a server was down, it writes no results.
 
     Example: agentdistill evaluate --tasks test.jsonl --model vllm:student --index wiki --sag 8 -o results
     """
@@ -36,10 +36,9 @@ class Evaluate:
     files: TaskFiles
     model: ModelSpec
     output: Output
-    """Folder for trajectories and results.json, created or continued."""
+    """Folder for trajectories.jsonl and results.json, created or continued."""
     grader: str | None = None
-    """Grader for all answers after the rollout: judge:MODEL, math-reference, math-reference+judge:MODEL,
-    FILE.py:FUNCTION or MODULE:FUNCTION, as in ``grade``."""
+    """Grade all answers with this grader instead of the default ones; the graders are those of ``grade``."""
     allow_missing: bool = False
     """Write results even if episodes are missing; those count as wrong."""
     prices: Prices = field(default_factory=Prices)
@@ -69,6 +68,8 @@ class Evaluate:
 class Grade:
     """Grade recorded answers again and show what changed.
 
+    No model solves the tasks again; only the recorded answers are compared with the correct ones.
+
     Example: agentdistill grade results --grader judge:openai:http://127.0.0.1:8000/v1:NAME -o judged
     """
 
@@ -77,9 +78,10 @@ class Grade:
     output: Annotated[Path | None, arg(aliases=["-o"])] = None
     """File or folder for the new grades. An existing one is replaced. Default: write nothing."""
     grader: str | None = None
-    """judge:MODEL lets a model judge facts. math-reference compares mathematics as the paper's code does.
-    math-reference+judge:MODEL does both. FILE.py:FUNCTION or MODULE:FUNCTION names a function that takes a task and an
-    answer and returns a score from 0 to 1. Default: exact match for facts, equal value for mathematics."""
+    """judge:MODEL: a model judges facts. math-reference: mathematics is compared as in the paper's code.
+    math-reference+judge:MODEL: both.
+    FILE.py:FUNCTION or MODULE:FUNCTION: your own function of a task and an answer; it returns a score from 0 to 1.
+    Default: exact match for facts, equal value for mathematics."""
     kind: Annotated[Kind | None, arg(name="task-kind")] = None
     """Kind of all tasks: "fact" or "math". Default: as recorded."""
     concurrency: int = 64
@@ -125,7 +127,7 @@ class View:
     prompt: str | None = None
     """System prompt, as in ``train``."""
     compat: Compat | None = None
-    """As in ``train``."""
+    """Form of the conversation, as in ``train``."""
     host: str = "127.0.0.1"
     """Address to listen on. There is no password: everyone who can reach it can read."""
     port: int = 0

@@ -27,8 +27,8 @@ class Run:
     """Run a recipe: the commands of an experiment in one TOML file.
 
     Steps whose output is up to date are skipped, and a step that was stopped is resumed. Paths in the file are relative
-    to its folder. Each step is a process of its own, so that a vllm: teacher has left the GPU when training starts. In
-    a step's table, launch = "torchrun --nproc-per-node 2" starts it with torchrun.
+    to its folder. Each step runs in its own process, so a vllm: teacher frees the GPU before training starts. In a
+    step's table, launch = "torchrun --nproc-per-node 2" starts it with torchrun.
 
     Example: agentdistill run recipes/paper/agent.toml --set size=1.5B --dry-run
     """

@@ -60,7 +60,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Listen:
-    """Where a server of OpenAI's protocol listens, and for whom."""
+    """Where the server listens, and who may use it."""
 
     host: str = "127.0.0.1"
     """Address to listen on. An address that other machines can reach needs an API key."""
@@ -113,9 +113,9 @@ class Serve:
 class Record:
     """Record what any agent does with a model, as trajectories.
 
-    The model is served with OpenAI's protocol: set the URL that is printed as the base URL of your agent's client. Each
+    The model is served with OpenAI's protocol: use the printed URL as the base URL of your agent's client. Each
     conversation becomes a trajectory, with the token ids and log probabilities that the model returned. It is written
-    after --idle-seconds without a request, and at the end: Ctrl-C or SIGTERM writes all. A client can name its session
+    after --idle-seconds without a request, and when Ctrl-C or SIGTERM stops the server. A client can name its session
     with the header X-Session-ID, and end it with POST /v1/sessions/NAME.
 
     Example: agentdistill record --model vllm:student --tasks train.jsonl -o recorded.jsonl
@@ -125,7 +125,8 @@ class Record:
     output: Output
     """JSONL file for the trajectories. A file that was recorded with the same model is appended to."""
     tasks: tuple[Path, ...] = ()
-    """Task files or benchmarks. A conversation about the question of one of them gets its reference answer."""
+    """Task files or benchmarks, as in ``generate``.
+    A conversation that asks the question of a task gets its id and its correct answer."""
     idle_seconds: float = 600.0
     """Seconds without a request after which a conversation is written."""
     listen: Listen = field(default_factory=Listen)

@@ -41,18 +41,18 @@ class AgentConfig:
 
     prompt: str | None = None
     """System prompt: the name of a built-in prompt, a file, or a text; "" for none.
-    By default the built-in prompt for the task."""
+    By default the built-in prompt for this command."""
     action_format: ActionFormat = "code"
     """How the model writes its actions. "code" is the paper's Thought and Code.
-    The others are for models trained elsewhere: "tool_call", "search_tags", "code_tags", "react"."""
+    The others are for models that were trained elsewhere (see docs/evaluation.md)."""
     compat: Compat | None = None
     """"reference" uses the conversation form of the paper's code: tools, prompts, stop strings, output limits and vote.
     Use it for that code's students and logs, in training and evaluation alike."""
     max_steps: int = 5
     """Maximum number of steps per episode (paper: 5)."""
     candidates: int = 1
-    """N of self-consistent action generation: candidates sampled per step (paper: 8; 1 is the plain agent).
-    For a chain of thought, the number of chains. Also ``--sag``."""
+    """Self-consistent action generation: number of candidates sampled per step (paper: 8; 1 turns it off).
+    With kind "cot": number of chains of thought. Also ``--sag``."""
     adaptive: bool = False
     """Stop sampling candidates once the vote is decided: the same winner from fewer tokens, but slightly slower."""
     temperature: float | None = None
@@ -67,9 +67,10 @@ class AgentConfig:
     By default both share ``max_tokens``. Servers get the sum as one limit."""
     last_word: bool = True
     """If the steps are used up without an answer, ask once more, for the answer alone, and grade it (paper's code).
-    The outcome does not change: it is still "out_of_steps", for example."""
+    The recorded outcome stays "out_of_steps"."""
     keep_states: bool = False
-    """Record the State after each step, so that an episode can be continued from any step (session.state_before)."""
+    """Record the interpreter's State after each step.
+    ``correct`` needs it, and ``state_before`` in Python, to continue an episode from any step."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that are out of range or do not go together."""

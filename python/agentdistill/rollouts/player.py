@@ -43,32 +43,32 @@ FAILED = ("model_error", "sandbox_error", "error")
 
 @dataclass(frozen=True)
 class RolloutConfig(AgentConfig):
-    """Settings of a rollout: its episodes, and how many run at once."""
+    """Settings of a rollout: how the model solves each task, and how many tasks it solves at once."""
 
     kind: Literal["agent", "cot"] = "agent"
     """"agent" thinks, acts and observes; "cot" is the baseline, one chain of thought without tools."""
     passages: int = 0
-    """With "cot": number of passages that web_search finds for the question and adds to it (paper: CoT + RAG)."""
+    """With "cot": number of passages that are retrieved for the question and put into the prompt (paper: CoT + RAG)."""
     cell_seconds: float = 5.0
-    """Time limit of one run of code, in seconds."""
+    """Time limit of a step's code, in seconds."""
     memory_mb: int = 256
-    """Memory limit of the code of one episode, in MB."""
+    """Memory limit of the data of an episode's code, in MB."""
     tool_seconds: float = TOOL_SECONDS
     """Time limit of one call of a Python tool, in seconds. It does not count towards ``cell_seconds``."""
     output_chars: int | None = None
     """Maximum number of characters shown of a cell's printed output, and of its value or error; the middle is left out.
     Default: 10,000; with compat "reference" 50,000."""
     seed: int = 0
-    """Seed of the sandbox's random numbers, of the choice among failed candidates, and of sampling.
-    Each request gets its own seed. Models in this process repeat as far as their arithmetic does."""
+    """Seed of sampling, of the sandbox's random numbers, and of the choice among failed candidates.
+    Each request has its own seed, derived from this one."""
     date: str | None = None
     """Date for chat templates that print one, such as 2026-11-30. By default the date of the run's first start."""
     checkpoints: bool = False
-    """Also write unfinished episodes beside the output, so that a killed run resumes in the middle of them."""
+    """Also store unfinished episodes next to the output, so that a killed run resumes in the middle of them."""
     ray: str | None = None
     """Address of a Ray cluster to run on, as for ``ray.init`` ("auto" on one of its nodes). By default this machine."""
     concurrency: int = 256
-    """Maximum number of concurrent episodes per model. Those waiting for the model form its batch."""
+    """Maximum number of concurrent episodes per model. Their requests form the model's batches."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

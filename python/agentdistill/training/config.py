@@ -32,7 +32,7 @@ class TrainConfig:
     dropout: float = 0.05
     """LoRA dropout probability (paper: 0.05)."""
     learning_rate: float | None = None
-    """Peak learning rate. By default 2e-4 for LoRA (paper: 2e-4) and 2e-5 for all weights."""
+    """Peak learning rate. By default 2e-4 for LoRA (paper: 2e-4) and 2e-5 for full fine-tuning."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Learning rate schedule after the warmup (paper's code: linear)."""
     warmup: float = 0.0
@@ -62,7 +62,7 @@ class TrainConfig:
     Default: on for a GPU, and for a CPU if an example is more than twice as long as a forward pass should be."""
     group_by_length: bool = False
     """Batch examples of similar length: less padding.
-    A batch may then hold one kind of task only, which made the demo's students far worse."""
+    A batch may then contain one kind of task only; in the demo, that made students far worse."""
     packing: bool = False
     """Pack several examples into one row of up to ``max_length`` tokens, isolated from each other: less padding.
     The batch sizes then count rows."""
@@ -73,8 +73,8 @@ class TrainConfig:
     answer_weight: float = 1.0
     """Loss weight of the code, or the text, that gives the final answer, and of the end of that turn."""
     shard: bool = False
-    """Shard weights, gradients and optimizer state across the processes (FSDP2). By default each has the whole
-    model."""
+    """Shard weights, gradients and optimizer state across the processes (FSDP2).
+    By default each process has the whole model."""
     teacher: str | None = None
     """Experimental: on-policy distillation from this model, a folder or hub id with the student's tokenizer.
     The examples are then the student's own rollouts, correct or not.
@@ -148,16 +148,16 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ImproveConfig(RolloutConfig):
-    """Settings of reinforcement learning, and of its rollouts. Sampling is unmodified by default, since GRPO assumes
-    that episodes are samples of the student."""
+    """Settings of reinforcement learning, and of its rollouts. By default, temperature and top-p are 1, because GRPO
+    assumes that episodes are samples of the student's own distribution."""
 
     temperature: float | None = 1.0
     """Sampling temperature of the rollouts."""
     top_p: float = 1.0
     """Nucleus sampling of the rollouts: total probability of the tokens sampled from."""
     method: Literal["grpo", "distill"] = "grpo"
-    """"grpo" learns from rewards: group-relative policy optimization. "distill" learns the distribution of a teacher at
-    each token that the student sampled: on-policy distillation."""
+    """"grpo" learns from rewards: group-relative policy optimization.
+    "distill" learns the distribution of a teacher at each token that the student sampled: on-policy distillation."""
     teacher: str | None = None
     """The teacher of "distill": a folder or hub id of a model with the student's tokenizer."""
     steps: int = 100
@@ -165,7 +165,7 @@ class ImproveConfig(RolloutConfig):
     tasks_per_step: int = 4
     """Tasks per optimizer step."""
     group: int = 8
-    """Episodes per task and step, which are compared with each other."""
+    """Episodes per task and step. GRPO compares their rewards with each other."""
     parse_failure_penalty: float = 0.0
     """Subtracted from an episode's reward for each completion that has no usable action."""
     weights: Literal["lora", "full"] = "lora"
@@ -177,7 +177,7 @@ class ImproveConfig(RolloutConfig):
     device_batch_size: int = 4
     """Episodes per forward pass. It divides ``tasks_per_step * group``."""
     max_length: int = 4096
-    """Maximum number of tokens to learn from per episode; later turns are left out."""
+    """Maximum length of an episode in training, in tokens; later turns are left out."""
     precision: Literal["bfloat16", "float32"] | None = None
     """Precision of the arithmetic of a step. By default bfloat16 on GPUs and on CPUs that have it, else float32."""
     save_steps: int = 10
