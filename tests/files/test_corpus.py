@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,10 +123,19 @@ def test_a_dataset_can_be_given_itself(tmp_path: Path) -> None:
 
 
 def table(folder: Path, **columns: list[object]) -> Path:
+    return table_of(folder, list(columns), list(columns.values()))
+
+
+def table_of(folder: Path, names: list[str], columns: list[Any]) -> Path:
     pyarrow = pytest.importorskip("pyarrow", reason="needs agentdistill[tables]")
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs agentdistill[tables]")
-    parquet.write_table(pyarrow.table(columns), folder / "table.parquet")
+    parquet.write_table(pyarrow.table(columns, names), folder / "table.parquet")
     return folder / "table.parquet"
+
+
+def date_of_the_far_future(folder: Path) -> Path:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs agentdistill[tables]")
+    return table_of(folder, ["id", "text"], [pyarrow.array([2**60], pyarrow.timestamp("us")), ["x"]])
 
 
 def written(path: Path, content: bytes) -> Path:
@@ -182,6 +192,16 @@ BAD: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
         lambda folder: table(folder, id=["1"], text=[b"x"]),
         RetrievalError,
         "`text` is of the type bytes",
+    ),
+    "a column twice": (
+        lambda folder: table_of(folder, ["id", "text", "text"], [["1"], ["x"], ["y"]]),
+        RetrievalError,
+        "table.parquet: the column 'text' occurs twice",
+    ),
+    "a date that Python does not have": (
+        date_of_the_far_future,
+        RetrievalError,
+        "table.parquet: cannot read this file",
     ),
     "bzip2": (
         lambda folder: written(folder / "a.bz2", bz2.compress(lines(FIRST))),

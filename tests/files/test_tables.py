@@ -32,6 +32,16 @@ def test_a_text_that_stands_in_every_row_is_there_once(tmp_path: Path) -> None:
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10 < 500
 
 
+def test_a_text_that_is_written_as_differences_takes_the_memory_of_some_rows(tmp_path: Path) -> None:
+    """The file has 1 text and 400 references to it."""
+    table = pyarrow.table({"id": [str(i) for i in range(400)], "text": ["word " * 120_000] * 400})
+    encoding = {"text": "DELTA_BYTE_ARRAY", "id": "DELTA_LENGTH_BYTE_ARRAY"}
+    parquet.write_table(table, tmp_path / "t.parquet", use_dictionary=False, column_encoding=encoding)
+    del table
+    rows = read_table(tmp_path / "t.parquet", RetrievalError).rows
+    assert max(pyarrow.total_allocated_bytes() for row in rows if len(row["text"]) == 600_000) < 100 << 20
+
+
 BOMBS = {
     "one text": lambda: {"text": ["a" * 300_000_000]},
     "many texts": lambda: {"text": ["a" * 20_000] * 20_000},
@@ -50,9 +60,20 @@ def test_what_only_fills_memory_is_refused_with_its_place(what: str, tmp_path: P
             pass
 
 
-@pytest.mark.parametrize("dictionary", [False, True])
+TEXTS = ("text", "turns.list.element.role", "turns.list.element.content", "bytes")
+ENCODINGS: dict[str, dict[str, Any]] = {
+    "plain": {"use_dictionary": False},
+    "dictionary": {"use_dictionary": True},
+    **{
+        name: {"use_dictionary": ["id"], "column_encoding": dict.fromkeys(TEXTS, name)}
+        for name in ("DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY")
+    },
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("rows", [1, 7, 20_000])
-def test_rows_are_as_written(rows: int, dictionary: bool, tmp_path: Path) -> None:
+def test_rows_are_as_written(rows: int, encoding: str, tmp_path: Path) -> None:
     said = [
         {
             "id": i,
@@ -61,13 +82,13 @@ def test_rows_are_as_written(rows: int, dictionary: bool, tmp_path: Path) -> Non
             "score": i / 2,
             "bytes": b"\xff" * (i % 2),
         }
-        for i in range(rows)
+        for i in range(max(rows, 7))
     ]
-    table = pyarrow.Table.from_pylist(said)
-    parquet.write_table(table, tmp_path / "t.parquet", use_dictionary=dictionary, row_group_size=9_000)
-    assert list(read_table(tmp_path / "t.parquet", RetrievalError).rows) == said
+    table = pyarrow.Table.from_pylist(said).slice(0, rows)  # 7 rows have all types
+    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=9_000, **ENCODINGS[encoding])
+    assert list(read_table(tmp_path / "t.parquet", RetrievalError).rows) == said[:rows]
     write_arrow(table, tmp_path / "t.arrow")
-    assert list(read_table(tmp_path / "t.arrow", RetrievalError).rows) == said
+    assert list(read_table(tmp_path / "t.arrow", RetrievalError).rows) == said[:rows]
 
 
 def write_arrow(table: Any, path: Path, compression: str | None = None) -> None:

@@ -153,6 +153,12 @@ def test_a_data_set_of_ones_own(tmp_path: Path) -> None:
     gsm8k = [{"question": "How many?", "answer": "3+4=<<3+4=7>>7 apples.\n#### 7"}]
     datasets.Dataset.from_list(gsm8k).save_to_disk(tmp_path / "gsm8k")
     assert [(t.answer, t.kind) for t in load_tasks(tmp_path / "gsm8k")] == [("7", "math")]
+    golden = [{"question": "Who?", "golden_answers": ["Ann", "Anne"], "aliases": ["A."]}]
+    datasets.Dataset.from_list(golden).save_to_disk(tmp_path / "golden")
+    assert [task.answers for task in load_tasks(tmp_path / "golden")] == [("Ann", "Anne", "A.")]
+    datasets.Dataset.from_list([{"question": "Who?", "answer": ["Ann"]}]).save_to_disk(tmp_path / "lists")
+    with pytest.raises(ValueError, match="lists: row 0: its answer is a list"):
+        load_tasks(tmp_path / "lists")
     two = datasets.DatasetDict({name: datasets.Dataset.from_list(rows[:1]) for name in ("train", "test")})
     two.save_to_disk(tmp_path / "two")
     assert len(load_tasks(tmp_path / "two" / "test")) == 1

@@ -125,6 +125,15 @@ BAD = [
     ("t.csv", "question,answer,answer_aliases\n?,x,y\n", "t.csv:2: its answer_aliases are 'y'"),
     ("t.csv", f"question,answer,answer_aliases\n?,x,{'[' * 100_000}\n", "t.csv:2: its answer_aliases are"),
     ("t.csv", 'question,answer\n"a"b,c\n', "t.csv:2: not CSV"),
+    ("t.csv", 'question,answer\nQ,a\n"a,\nb', "t.csv:3: not CSV: unexpected end of data"),
+    (
+        "t.csv",
+        "question,answer,answer_aliases\n?,x,\"['y' 'z']\"\n",
+        "t.csv:2: its answer_aliases are \"\\['y' 'z'\\]\"",
+    ),
+    ("t.jsonl", '{"question": "?", "answer": "x", "aliases": "y"}', "t.jsonl:1: its aliases are 'y': give a list"),
+    ("t.jsonl", '{"question": "?", "golden_answers": "y"}', "t.jsonl:1: its golden_answers are 'y': give a list"),
+    ("t.jsonl", '{"Question": "?", "answer": "x"}', "t.jsonl:1: it has no question but Question, answer"),
     ("t.txt", GOOD, "cannot load tasks from a .txt file: give .json, .jsonl, .csv"),
     ("t", GOOD, "from a file without a suffix"),
 ]
@@ -183,6 +192,9 @@ def test_other_bad_arguments(tmp_path: Path) -> None:
         load_tasks(tmp_path / "missing.jsonl")
     path.write_bytes(b'{"question": "\xff", "answer": "x"}')
     with pytest.raises(ValueError, match=r"t\.jsonl: byte 14 is not UTF-8"):
+        load_tasks(path)
+    path.write_bytes(b"\n" * 100_000 + b"\xff")
+    with pytest.raises(ValueError, match=r"t\.jsonl: byte 100000 is not UTF-8"):
         load_tasks(path)
 
 
@@ -247,7 +259,14 @@ FILES: list[tuple[str, str, list[tuple[str, str, tuple[str, ...]]]]] = [
         )
         for number in ("1.10", "0.1234567890123456789", "1e5", "12345678901234567890.5", "-0.0")
     ),
-    ("blanks.csv", "id, question , answer\n1,Q?, a\n", [("Q?", " a", ())]),
+    ("blanks.csv", "id, question , answer\n1,Q?, a\n", [("Q?", "a", ())]),
+    ("blanks.csv", '\n\nquestion, answer\nQ?, "a, b"\n', [("Q?", "a, b", ())]),
+    ("large.json", '[{"question": "Q?", "answer": 1e400}]', [("Q?", "1e400", ())]),
+    ("alias.jsonl", '{"question": "Q?", "answer": "a", "aliases": ["b", "b", 1.50]}', [("Q?", "a", ("b", "1.50"))]),
+    ("golden.jsonl", '{"question": "Q?", "golden_answers": ["a"], "aliases": ["b"]}', [("Q?", "a", ("b",))]),
+    ("golden.jsonl", '{"question": "Q?", "answer": "a", "golden_answers": ["a", "b"]}', [("Q?", "a", ("b",))]),
+    ("golden.csv", "question,golden_answers\nQ?,\"['a', 'b']\"\n", [("Q?", "a", ("b",))]),
+    ("tuple.csv", "question,answer,aliases\nQ?,a,\"('b', 'c')\"\n", [("Q?", "a", ("b", "c"))]),
     (
         "python.csv",
         "question,answer,answer_aliases\nWho?,Me,\"['I', 7]\"\n",

@@ -100,16 +100,20 @@ def _parquet(path: Path, error: Error, columns: Columns) -> Table:
 
     with _reading(path, error):
         file = ParquetFile(path)
-        wanted = list(columns(file.schema_arrow.names))
+        wanted = _wanted(file.schema_arrow.names, columns, path, error)
         # A text that the file has once stays one: written out for each row it may be any number of times as long.
-        texts = [column.path for column in file.schema if column.physical_type == "BYTE_ARRAY"]
-        file = ParquetFile(path, read_dictionary=texts)
+        # pyarrow cannot do that for texts that are written as differences (DELTA_BYTE_ARRAY).
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+        texts = {column.path for column in file.schema if column.physical_type == "BYTE_ARRAY"}
+        deltas = texts & {chunk.path_in_schema for chunk in chunks if any("DELTA" in name for name in chunk.encodings)}
+        file = ParquetFile(path, read_dictionary=sorted(texts - deltas))
 
     def rows() -> Iterator[Row]:
         row = 0
         with _reading(path, error):
             for number in range(file.num_row_groups):
-                at_once = _rows_at_once(file.metadata.row_group(number), f"{path}: row {row + 1}", error)
+                at_once = _rows_at_once(groups[number], deltas, f"{path}: row {row + 1}", error)
                 for batch in file.iter_batches(at_once, row_groups=[number], columns=wanted):
                     batch.validate(full=True)
                     yield from _bounded(batch, path, row, error)
@@ -118,12 +122,19 @@ def _parquet(path: Path, error: Error, columns: Columns) -> Table:
     return Table(file.metadata.num_rows, rows())
 
 
+def _wanted(names: Sequence[str], columns: Columns, path: Path, error: Error) -> list[str]:
+    wanted = list(columns(names))
+    if repeated := [name for name in wanted if names.count(name) > 1]:
+        raise error(f"{path}: the column {repeated[0]!r} occurs twice: give each column its own name")
+    return wanted
+
+
 def _arrow(path: Path, error: Error, columns: Columns) -> Table:
     import pyarrow
 
     with _reading(path, error):
         file = pyarrow.memory_map(str(path))
-        wanted = list(columns(pyarrow.ipc.open_stream(file).schema.names))
+        wanted = _wanted(pyarrow.ipc.open_stream(file).schema.names, columns, path, error)
         file.seek(0)
         count = sum(_rows_of_message(message, path, error) for message in pyarrow.ipc.MessageReader.open_stream(file))
 
@@ -176,18 +187,27 @@ def _rows_of_message(message: Any, path: Path, error: Error) -> int:
     return number("<q", length) if length and message.type == "record batch" else 0
 
 
-def _rows_at_once(group: Any, place: str, error: Error) -> int:
-    """The number of rows to read at once from a Parquet row group. Raises ``error`` for a decompression bomb."""
-    size = values = 0
+_SHARING = {"DELTA_BYTE_ARRAY", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
+"""Encodings in which several texts share what is written once."""
+
+
+def _rows_at_once(group: Any, deltas: set[str], place: str, error: Error) -> int:
+    """The number of rows to read at once from a Parquet row group. Raises ``error`` for a decompression bomb.
+
+    ``deltas``: columns of texts that are written out for each row, although the file may have them once.
+    """
+    size = values = shared = 0
     for column in (group.column(i) for i in range(group.num_columns)):
         written, read = column.total_compressed_size, column.total_uncompressed_size
         if read > max(BOMB_BYTES, MAX_COMPRESSION * written):
             raise error(f"{place}: refused, because {written} bytes would expand to {read} in memory")
         size, values = size + read, values + column.num_values
+        if column.path_in_schema in deltas and _SHARING & set(column.encodings):
+            shared += read  # each text may be this long
     each = max(size, 8 * values) // max(group.num_rows, 1)
     if each > RECORD_BYTES:
         raise error(f"{place}: rows of {each} bytes; the limit is {RECORD_BYTES}")
-    return int(max(1, min(BATCH, BATCH_BYTES // max(each, 1))))
+    return int(max(1, min(BATCH, BATCH_BYTES // max(each + shared, 1))))
 
 
 def _bounded(batch: Any, path: Path, first: int, error: Error) -> Iterator[Row]:
@@ -293,5 +313,5 @@ def _reading(path: Path, error: Error) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, struct.error) as why:
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, OverflowError, struct.error) as why:
         raise error(f"{path}: cannot read this file ({why})") from why

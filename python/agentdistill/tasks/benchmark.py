@@ -48,6 +48,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
 }
 
+ALIASES = ("golden_answers", "answer_aliases", "aliases")
+"""Fields with lists of correct answers. FlashRAG's ``golden_answers`` is also the answer of a task without one."""
+
 
 def located(path: Path) -> Path:
     """``path`` itself or, if its last part is the name of a benchmark, the file that it refers to; the newest if there
@@ -66,8 +69,8 @@ def is_dataset(path: Path) -> bool:
 def dataset_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the place and the values of each row of a data set. Those of a benchmark have an id.
 
-    Lists and records, such as the passages of a question, are left out, except ``answer_aliases``. Raises OSError if
-    the data set is not available, ValueError if it is not a benchmark and has several splits.
+    Lists and records, such as the passages of a question, are left out, except answers. Raises
+    OSError if the data set is not available, ValueError if it is not a benchmark and has several splits.
     """
     benchmark = BENCHMARKS.get(path.name)
     if not path.exists() and path.parent != Path():
@@ -78,7 +81,7 @@ def dataset_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     for dataset in _load(path, benchmark):
         columns = dataset.features.items()
-        read = [name for name, kind in columns if isinstance(kind, Value) or name == "answer_aliases"]
+        read = [name for name, kind in columns if isinstance(kind, Value) or name in ("question", "answer", *ALIASES)]
         for row in dataset.select_columns(read):
             if benchmark:
                 named = {"id": row.pop(benchmark.id)} if benchmark.id in row else {}

@@ -1,9 +1,9 @@
 """Load tasks from JSON, JSONL and CSV files, from Hugging Face data sets, and from benchmarks by name.
 
 The fields are ``question`` and ``answer``. ``id``, ``task_set`` (or ``dataset_name``), ``kind`` and ``answer_aliases``
-are optional. All other fields are kept as metadata. Published files can be loaded unchanged: the paper's own, objects
-with ``metadata`` and ``examples``; GSM8K's, where a rationale ends in the answer; those of MATH, GSM-Hard and SVAMP,
-with other names of the fields; and FlashRAG's, with several ``golden_answers``.
+(or ``aliases``) are optional. All other fields are kept as metadata. Published files can be loaded unchanged: the
+paper's own, objects with ``metadata`` and ``examples``; GSM8K's, where a rationale ends in the answer; those of MATH,
+GSM-Hard and SVAMP, with other names of the fields; and FlashRAG's, with several ``golden_answers``.
 
 Not here: where benchmarks are (``benchmark.py``).
 """
@@ -16,13 +16,16 @@ import json
 import logging
 import math
 import re
+import reprlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from io import StringIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self, get_args
 
-from agentdistill.tasks.benchmark import BENCHMARKS, dataset_rows, is_dataset, located
+from agentdistill.tasks.benchmark import ALIASES, BENCHMARKS, dataset_rows, is_dataset, located
 from agentdistill.tasks.task import Kind, Task, kind_of
 
 _log = logging.getLogger(__name__)
@@ -61,21 +64,18 @@ def load_tasks(
     tasks: list[Task] = []
     places: dict[str, str] = {}
     unanswered: list[str] = []
-    try:
-        for where, row in rows(path):
-            task = _task(where, row, task_set, kind, path.stem)
-            if task.id in places:
-                same = f"the id {task.id!r}" if row.get("id") is not None else "the same question, without an id,"
-                raise ValueError(f"{where}: {same} is already used by {places[task.id]}: give each task a unique id")
-            places[task.id] = where
-            if task.answer is None:
-                unanswered.append(where)
-                continue
-            tasks.append(task)
-            if len(tasks) == limit:
-                break
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8") from error
+    for where, row in rows(path):
+        task = _task(where, row, task_set, kind, path.stem)
+        if task.id in places:
+            same = f"the id {task.id!r}" if row.get("id") is not None else "the same question, without an id,"
+            raise ValueError(f"{where}: {same} is already used by {places[task.id]}: give each task a unique id")
+        places[task.id] = where
+        if task.answer is None:
+            unanswered.append(where)
+            continue
+        tasks.append(task)
+        if len(tasks) == limit:
+            break
     if unanswered:
         some = ", ".join(unanswered[:3]) + (", ..." if len(unanswered) > 3 else "")
         _log.warning(
@@ -100,10 +100,17 @@ def _of_the_hub(path: Path) -> str:
     )
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8") from error
+
+
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """The examples of ``{"metadata": ..., "examples": [...]}`` or of a plain list."""
     try:
-        data = _json(path.read_text(encoding="utf-8-sig"))
+        data = _json(_read(path))
     except json.JSONDecodeError as error:
         hint = "; name a file with one task per line .jsonl" if error.msg == "Extra data" else ""
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}{hint}") from error
@@ -117,41 +124,41 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = _json(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno})") from error
-            except RecursionError as error:
-                raise ValueError(f"{path}:{number}: its JSON is nested too deeply") from error
-            if isinstance(row, list):
-                raise ValueError(
-                    f"{path}:{number}: a list, but each line of .jsonl is a task: name a list of tasks .json"
-                )
-            yield f"{path}:{number}", row
+    for number, line in enumerate(StringIO(_read(path), newline=None), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _json(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno})") from error
+        except RecursionError as error:
+            raise ValueError(f"{path}:{number}: its JSON is nested too deeply") from error
+        if isinstance(row, list):
+            raise ValueError(f"{path}:{number}: a list, but each line of .jsonl is a task: name a list of tasks .json")
+        yield f"{path}:{number}", row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        csv.field_size_limit(1 << 30)  # a question may contain a whole document
-        rows = csv.DictReader(lines, strict=True)
-        try:
-            rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
-            if names and not any({question, answer} <= set(names) for question, answer in _PUBLISHED):
-                columns = ", ".join(names)
-                raise ValueError(f"{path}: the columns are {columns!r}: give question and answer, separated by commas")
-            if repeated := [name for name, n in Counter(names).items() if n > 1]:
-                raise ValueError(f"{path}: the column {repeated[0]!r} occurs twice")
-            for row in rows:
-                where = f"{path}:{rows.line_num}"
-                if None in row or None in row.values():  # DictReader's marks for too many and too few
-                    raise ValueError(f"{where}: the number of fields differs from the header ({', '.join(names)})")
-                yield where, {name: value for name, value in row.items() if value or name in ("question", "answer")}
-        except csv.Error as error:
-            raise ValueError(f"{path}:{rows.line_num + 1}: not CSV: {error}") from error
+    csv.field_size_limit(1 << 30)  # a question may contain a whole document
+    records = csv.reader(StringIO(_read(path), newline=""), strict=True, skipinitialspace=True)
+    last = 0  # line of the last complete record
+    try:
+        names = [name.strip() for name in next(filter(None, records), [])]
+        if names and not any({question, answer} <= set(names) for question, answer in _PUBLISHED):
+            columns = ", ".join(names)
+            raise ValueError(f"{path}: the columns are {columns!r}: give question and answer, separated by commas")
+        if repeated := [name for name, n in Counter(names).items() if n > 1]:
+            raise ValueError(f"{path}: the column {repeated[0]!r} occurs twice: give each column its own name")
+        last = records.line_num
+        for record in filter(None, records):
+            last = records.line_num
+            where = f"{path}:{last}"
+            if len(record) != len(names):
+                raise ValueError(f"{where}: the number of fields differs from the header ({', '.join(names)})")
+            fields = zip(names, record, strict=True)
+            yield where, {name: value for name, value in fields if value or name in ("question", "answer")}
+    except csv.Error as error:
+        raise ValueError(f"{path}:{last + 1}: not CSV: {error}") from error
 
 
 _READERS = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
@@ -180,16 +187,18 @@ class _Decimal(float):
         return self.written
 
 
-_PUBLISHED = (("question", "answer"), ("problem", "answer"), ("input", "target"), ("Question", "Answer"))
+_PUBLISHED = (
+    ("question", "answer"),
+    ("problem", "answer"),
+    ("input", "target"),
+    ("Question", "Answer"),
+    ("question", "golden_answers"),
+)
 """Names of question and answer, here and in published data sets."""
 
 
 def _as_question_and_answer(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a published data set with its question and answer under these names."""
-    match row:
-        case {"golden_answers": [first, *rest]} if "answer" not in row:  # FlashRAG
-            others = {key: value for key, value in row.items() if key != "golden_answers"}
-            return others | {"answer": first, "answer_aliases": rest}
     for question, answer in _PUBLISHED:
         if "question" not in row and question in row and answer in row:
             text = row[question]
@@ -209,14 +218,17 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     row = _as_question_and_answer(row)
     question = row.get("question")
     if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"{where}: it has no question" + (f" but {_what(question)}" if "question" in row else ""))
-    if "answer" not in row:
+        found = _what(question) if "question" in row else ", ".join(row)
+        raise ValueError(f"{where}: it has no question" + (f" but {found}" if found else ""))
+    golden, *more = (_texts(where, name, row.get(name)) for name in ALIASES)
+    if "answer" not in row and not golden:
         raise ValueError(f"{where}: the task has no answer, but {', '.join(row)}")
-    answer = _text(row["answer"])
+    given = row["answer"] if "answer" in row else golden[0]
+    answer = _text(given)
     if answer and (final := _FINAL.search(answer)):
         answer = final[1]  # GSM8K's own files: a rationale, and the answer on its last line
-    if answer is None and row["answer"] not in (None, ""):
-        raise ValueError(f"{where}: its answer is {_what(row['answer'])}: give a string or a number")
+    if answer is None and given not in (None, ""):
+        raise ValueError(f"{where}: its answer is {_what(given)}: give a string or a number (others in answer_aliases)")
     identifier = _text(row.get("id"))
     if identifier is None and row.get("id") is not None:
         raise ValueError(f"{where}: its id is {_what(row['id'])}: give a string or a number")
@@ -226,33 +238,45 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
     own = kind or row.get("kind") or kind_of(named, answer)
     if own not in get_args(Kind):
         raise ValueError(f"{where}: its kind is {own!r}: give one of {', '.join(get_args(Kind))}")
-    aliases = row.get("answer_aliases") or []
-    if isinstance(aliases, str):
-        aliases = _list(aliases)
-    if not isinstance(aliases, list) or not all(type(alias) in (str, int, float, _Decimal) for alias in aliases):
-        raise ValueError(f"{where}: its answer_aliases are {aliases!r}: give a list of strings or numbers")
-    known = ("id", "question", "answer", "task_set", "kind", "answer_aliases")
+    known = ("id", "question", "answer", "task_set", "kind", *ALIASES)
     metadata = {key: value for key, value in row.items() if key not in known}
     question = _encodable(question)
     identifier = identifier or hashlib.sha256(question.encode()).hexdigest()[:12]
-    texts = tuple(text for alias in aliases if (text := _text(alias)))
-    return Task(identifier, question, answer, named, own, texts, metadata)
+    aliases = chain((text for text in golden if text != answer), *more)
+    return Task(identifier, question, answer, named, own, tuple(dict.fromkeys(aliases)), metadata)
+
+
+def _texts(where: str, name: str, given: Any) -> list[str]:
+    """The texts of a field with a list of answers, which may be absent. In CSV it is written as JSON or Python."""
+    values = _list(given) if isinstance(given, str) else given
+    if values is None or values == "":
+        return []
+    if not isinstance(values, list) or not all(type(value) in (str, int, float, _Decimal) for value in values):
+        raise ValueError(
+            f'{where}: its {name} are {reprlib.repr(given)}: give a list of strings or numbers, such as ["a", "b"]'
+        )
+    return [text for value in values if (text := _text(value))]
+
+
+_ADJACENT_STRINGS = re.compile(r"""['"]\s+['"]""")
+"""What numpy writes, without commas, which Python would read as one string."""
 
 
 def _list(text: str) -> Any:
-    """A list in a field of CSV, as JSON or as Python writes it, or else ``text``."""
-    for read in (_json, ast.literal_eval):
+    """A list as JSON or as Python writes it, or else ``text``."""
+    for read in (_json,) if _ADJACENT_STRINGS.search(text) else (_json, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return read(text)
+            found = read(text)
+            return list(found) if isinstance(found, tuple) else found
     return text
 
 
 def _text(value: Any) -> str | None:
-    """A text that is not empty, or a finite number as text; None for anything else."""
+    """A text that is not empty, or a finite number as it was written; None for anything else."""
     if isinstance(value, str):
         return _encodable(value) if value.strip() else None
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return str(value) if number else None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if number and (isinstance(value, _Decimal) or math.isfinite(value)) else None
 
 
 def _encodable(text: str) -> str:
