@@ -88,9 +88,10 @@ def generate(
     progress: bool = True,
     metrics: str | Path | None = None,
 ) -> list[Trajectory]:
-    """Let the teacher solve ``tasks``, and return all its graded trajectories, correct or not.
+    """Let the teacher ``model`` solve ``tasks``; return its graded trajectories in their order, correct or not.
 
-    The samples of a task follow each other. Resuming, errors and ``metrics`` are as in ``rollout``.
+    With ``samples``, each task has several trajectories, one after the other. Arguments, resuming and errors are those
+    of ``rollout``.
     """
     config = config or GenerateConfig()
     if config.samples > 1:

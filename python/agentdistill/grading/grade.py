@@ -37,11 +37,12 @@ Grader = Callable[[Task, str | None], Awaitable[Grade]]
 
 
 def grade(task: Task, answer: str | None) -> Grade:
-    """Grade an answer to ``task`` by the task's kind. It is correct if it equals one of the task's answers. An answer
-    that is None or only white space is wrong.
+    """Grade an answer to ``task``: facts by ``exact_match``, mathematics by ``math_equal``.
+
+    It is correct if it equals one of the task's answers. An answer that is None or only white space is wrong.
 
     If a mathematical comparison reaches its limit of CPU time or memory, the score is None and a warning is logged. The
-    call may take seconds, so do not make it in an event loop's thread. Raises ValueError if the task has no reference
+    call may take seconds and blocks its thread. Raises ValueError if the task has no reference
     answer.
     """
     if task.answer is None:

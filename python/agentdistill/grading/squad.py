@@ -8,13 +8,16 @@ from collections import Counter
 
 
 def exact_match(reference: str, answer: str) -> bool:
-    """Whether the texts are equal except for case, punctuation, articles and white space."""
+    """Whether the texts are equal except for case, punctuation, articles and white space, as in SQuAD's script.
+
+    Unlike there, signs that distinguish numbers and names count ("-5", "5.5", "C++"). An empty answer is wrong.
+    """
     return bool(answer.strip()) and normalize(reference) == normalize(answer)
 
 
 def f1(reference: str, answer: str) -> float:
-    """Harmonic mean of the precision and recall of the answer's words. As in HotpotQA, "yes", "no" and "noanswer" match
-    only themselves."""
+    """Harmonic mean of the precision and recall of the answer's words, from 0 to 1, after the normalization of
+    ``exact_match``. As in HotpotQA's script, "yes", "no" and "noanswer" match only themselves."""
     expected, given = normalize(reference).split(), normalize(answer).split()
     if expected != given and any(words in (["yes"], ["no"], ["noanswer"]) for words in (expected, given)):
         return 0.0

@@ -6,10 +6,11 @@ from agentdistill.models.model import Completion, Generation, Message, Sampling,
 
 
 class ScriptedModel:
-    """A model whose completions are written by ``policy``.
+    """A model whose completions are written by a Python function, for tests and examples.
 
-    ``policy(messages, prefix, index)`` returns the text of candidate ``index`` after ``prefix``. Stop strings apply.
-    Token limits do not, because there are no tokens.
+    ``policy(messages, prefix, index)`` returns the text of candidate ``index`` (from 0). ``messages`` are the
+    conversation so far, as (role, content); the text continues ``prefix``. Stop strings apply. Token limits do not,
+    because there are no tokens.
     """
 
     def __init__(self, name: str, policy: Callable[[Sequence[Message], str, int], str]) -> None:

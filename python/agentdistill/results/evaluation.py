@@ -136,13 +136,13 @@ def evaluate(
 ) -> Evaluation:
     """Let ``model`` solve ``tasks`` and measure its accuracy by task set.
 
-    It is greedy by default; ``candidates=8`` in ``config`` adds self-consistent actions. ``output`` is a folder for
+    Greedy by default; ``candidates=8`` in ``config`` adds self-consistent actions. ``output`` is a folder for
     ``trajectories.jsonl``, ``results.json``, ``results.txt`` and ``metrics.json`` (see ``rollout``). An evaluation that
-    was stopped resumes, and a folder with other settings is refused. ``grader``, as for ``regrade``, grades the answers
-    after the rollouts; by default the rollouts' grades count.
+    was stopped resumes, and a folder with other settings is refused. ``grader``, as for ``regrade``, grades all answers
+    after the rollouts; by default answers are graded by the kind of their task (see ``grade``).
 
     An episode that failed for an external reason, such as a server that was down, is missing, and the next call repeats
-    it. If any is missing there are no results, unless ``allow_missing`` counts it as wrong.
+    it. If any is missing, there are no results, unless ``allow_missing`` counts it as wrong.
 
     Raises ValueError for a task without an answer or an invalid grader, ModelError for a judge that is not available,
     AgentDistillError if episodes are missing, and what ``rollout`` raises.

@@ -96,15 +96,16 @@ def regrade(
     concurrency: int = 64,
     progress: bool = True,
 ) -> Regrading:
-    """Grade ``trajectories`` again: a sequence, a file, or a folder that ``evaluate`` wrote.
+    """Grade ``trajectories`` again, without running the model again: a sequence, a file, or a folder that ``evaluate``
+    wrote. Return all of them with their new grades, and the changes.
 
     ``grader=None`` grades by the task's kind, as rollouts do. ``"judge:MODEL"`` lets a model, named as for
     ``load_model``, judge facts. It needs an output, next to which it records prompts and replies (``*.judge.jsonl``);
     if it was stopped, it resumes. ``"math-reference"`` compares mathematics as the paper's code does;
     ``"math-reference+judge:MODEL"`` does both. ``"FILE.py:FUNCTION"`` and ``"MODULE:FUNCTION"`` name your own function
-    (see ``grading.function_grader``). ``kind`` applies to all tasks; by default it is that of the old grader, or chosen
-    as in ``load_tasks``. ``output`` is a file or folder, like ``trajectories``; existing output, which may be the
-    input, is replaced.
+    of a task and an answer, which returns a score from 0 to 1. ``kind`` applies to all tasks; by default it is that of
+    the old grader, or chosen as in ``load_tasks``. ``output`` is a file or folder, like ``trajectories``; existing
+    output, which may be the input, is replaced.
 
     Raises TrajectoryError and OSError for files that cannot be read or written, ValueError for an invalid grader,
     ModelError for a judge that is not available.

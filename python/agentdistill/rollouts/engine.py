@@ -57,13 +57,14 @@ def rollout(
     metrics: str | Path | None = None,
     title: str = "rollout",
 ) -> list[Trajectory]:
-    """Run ``model`` on all tasks concurrently; return the graded trajectories in the order of the tasks.
+    """Let ``model`` solve all tasks concurrently; return the graded trajectories in the order of the tasks.
 
     If ``model`` is a name, as for ``load_model``, it is loaded here and closed afterwards. On a Ray cluster it must be
-    a name, and each player loads its own model. With ``output``, each trajectory is on disk before it counts. Tasks
-    that are already in the file are not run again, and a file of other settings is refused. ``metrics``: a JSON file
-    that is kept up to date with rates, outcomes, tokens and times. ``first_thought`` gives the beginning of an
-    episode's first turn (IDEA 2). Works in a notebook.
+    a name, and each machine or GPU loads its own copy. ``output``: a JSONL file, to which each trajectory is written as
+    soon as its episode ends. Tasks that are already in the file are not run again, and a file of other settings is
+    refused. ``metrics``: a JSON file with rates, outcomes, tokens and times, updated during the run.
+    ``first_thought``: returns the beginning of an episode's first turn (the paper's first-thought prefix). Works in a
+    notebook.
 
     Raises ModelError or AgentDistillError if the model or the sandbox keeps failing, TrajectoryError for another run's
     file, ValueError for tasks with the same id, OSError for a full disk. Episodes that have ended by then are kept in

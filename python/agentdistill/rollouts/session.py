@@ -55,12 +55,12 @@ class Session:
 
 
 def state_before(trajectory: Trajectory, step: int, sandbox: Sandbox) -> State:
-    """The State before ``step`` of a recorded episode (0 is the first step). Run another action from it to continue the
-    episode differently. ``len(trajectory.steps)`` gives the State after the last step.
+    """The interpreter's State before ``step`` of a recorded episode (0 is the first step). Run other code from it to
+    continue the episode differently. ``len(trajectory.steps)`` gives the State after the last step.
 
-    ``sandbox`` must be like the episode's: tools with the same names, and the same seed (``player.sandbox_of``). Raises
-    ValueError for a step that does not exist and for an episode recorded without ``keep_states``, and SandboxError for
-    States of another build of the guest or of another sandbox.
+    ``sandbox`` must have tools with the same names and the same seed as the episode's
+    (``agentdistill.rollouts.player.sandbox_of`` makes it). Raises ValueError for a step that does not exist and for an
+    episode recorded without ``keep_states``, and SandboxError for States of another build or of another sandbox.
     """
     if not 0 <= step <= len(trajectory.steps):
         raise ValueError(f"no step {step} in {trajectory.task_id}, which has {len(trajectory.steps)} steps")

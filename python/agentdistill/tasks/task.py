@@ -26,6 +26,7 @@ class Task:
     task_set: str = ""
     """The set that it belongs to; accuracy is reported per set. The paper has eight, from HotpotQA to OlymMATH."""
     kind: Kind = "fact"
+    """How answers are compared: "fact" by words, "math" by value."""
     aliases: tuple[str, ...] = ()
     """Other correct answers. MuSiQue has some, and its own script counts the best match."""
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)

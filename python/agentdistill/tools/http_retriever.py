@@ -23,17 +23,18 @@ from agentdistill.retry import Retries, is_transient, retry_after
 from agentdistill.well_formed import well_formed
 
 MAX_RESPONSE_BYTES = 256 << 20
-"""Bytes; more are garbage."""
+"""Maximum size of a response. A larger one is an error."""
 
 MAX_PASSAGES = 100
-"""Passages that a cell gets at most, as of an index (rust/search_tool.rs)."""
+"""Maximum number of passages of one ``web_search``, as for an index (rust/search_tool.rs)."""
 
 
 class HttpRetriever:
     """A search server at ``url``, such as ``http://127.0.0.1:8000`` (or ``.../retrieve``). It is thread-safe."""
 
     def __init__(self, url: str, *, retries: int = 5, timeout: float = 30.0) -> None:
-        """A request is retried ``retries`` times (5 take 15 seconds). Each attempt has ``timeout`` seconds.
+        """A request is retried up to ``retries`` times, with growing pauses (about 15 s in total for 5 retries). Each
+        attempt takes at most ``timeout`` seconds.
 
         Raises ValueError for an invalid URL.
         """
@@ -61,14 +62,15 @@ class HttpRetriever:
         self._retries = Retries(self._where, retries, RetrievalError)
 
     def search(self, query: str, k: int = 3) -> list[Passage]:
-        """The ``k`` best passages. Raises RetrievalError."""
+        """The ``k`` best passages for the query, best first. Raises RetrievalError if the server does not answer or
+        refuses, ValueError for ``k`` < 1."""
         (passages,) = self.search_batch([query], k)
         return passages
 
     def search_text(self, query: str, k: int | None = None, *, compat: Literal["reference"] | None = None) -> str:
-        """The same as text for a model to read: what a cell's ``web_search`` returns. As with an index, ``k`` is at
-        most 100; ``compat``: "reference" is the format of the paper's code. Raises TypeError and ValueError for what a
-        cell may not ask."""
+        """The best passages as text for a model to read: what the tool ``web_search`` returns. As with an index, they
+        are at most 100. ``compat``: "reference" is the format of the paper's code. Raises TypeError and ValueError for
+        invalid arguments, RetrievalError as ``search``."""
         if not isinstance(query, str):
             raise TypeError("call it with one string, the query")
         if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
@@ -76,7 +78,7 @@ class HttpRetriever:
         return for_reading(self.search(query, 3 if k is None else min(k, MAX_PASSAGES)), compat=compat)
 
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
-        """The same for several queries, in one request. Raises ValueError for ``k`` < 1."""
+        """The best passages for each of several queries, in one request. Raises as ``search``."""
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         wanted = {"queries": [well_formed(query) for query in queries], "topk": k, "return_scores": True}

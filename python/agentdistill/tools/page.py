@@ -25,7 +25,10 @@ _PART = re.compile(rf".{{1,{PART_CHARS}}}(?=\s|$)|.{{1,{PART_CHARS}}}", re.DOTAL
 
 
 def open_page(retriever: "Bm25Index | HttpRetriever") -> Tool:
-    """A tool that reads a page by its title: all passages of the index or of ``serve-retrieval`` with this title."""
+    """The tool ``open_page(title, part=1)``: it returns all passages of ``retriever`` with this title, in parts.
+
+    An HttpRetriever must be a ``serve-retrieval`` server. The paper's agent has no such tool.
+    """
 
     def read(title: str, part: int = 1) -> str:
         if not isinstance(title, str):

@@ -55,7 +55,7 @@ class Search(NamedTuple):
 
 
 class Tool(NamedTuple):
-    """A function that a model's code can call."""
+    """A function that a model's code can call. Create one with ``web_search``, ``open_page`` or ``python_tool``."""
 
     name: str
     signature: str
@@ -68,10 +68,10 @@ class Tool(NamedTuple):
 
 
 def web_search(retriever: "Bm25Index | HttpRetriever", k: int = 3, *, dense: bool = False) -> Tool:
-    """The paper's only tool for facts: search an encyclopaedia and return the ``k`` best passages (paper: 3).
+    """The tool ``web_search(query)``: it returns the ``k`` best passages of ``retriever`` as text (paper: 3).
 
-    ``dense``: the retriever is semantic, as the paper's is, and the model is told to write its queries for that. Raises
-    ValueError for ``k`` < 1.
+    ``dense``: the retriever searches by meaning, as the paper's does, and the model is told to write its queries for
+    that. Raises ValueError for ``k`` < 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}: a search returns at least 1 passage")
@@ -79,9 +79,10 @@ def web_search(retriever: "Bm25Index | HttpRetriever", k: int = 3, *, dense: boo
 
 
 def python_tool(function: Callable[..., Any]) -> Tool:
-    """Make a tool from a Python function, with its signature and docstring as the description.
+    """Make a tool from a Python function. The model reads its signature and docstring.
 
-    Raises ValueError for a function without a name or a docstring.
+    The function runs on the host. Its arguments and its result must be representable as JSON. An exception in it is a
+    ToolError in the model's code. Raises ValueError for a function without a name or a docstring.
     """
     name = getattr(function, "__name__", type(function).__name__)
     if not name.isidentifier():

@@ -67,10 +67,10 @@ def train(
 ) -> Path:
     """Fine-tune ``model`` (a folder or hub id) on ``examples``; return the folder to load the student from.
 
-    ``examples``: token ids with their mask, made with this model's tokenizer; or a file of selected trajectories, which
-    is rendered with that tokenizer. ``push_to``: the hub repository to upload the student to, created as private if it
-    does not exist; without it, nothing is uploaded. ``overwrite``: remove an existing training run at ``output``,
-    finished or not.
+    ``examples``: a file of selected trajectories; or token ids with their loss mask, made with this model's tokenizer
+    (``agentdistill.training.examples.to_examples``). ``push_to``: the hub repository to upload the student to, created
+    as private if it does not exist; by default nothing is uploaded. ``overwrite``: remove an existing training run at
+    ``output``, finished or not. A run that was stopped resumes from its last checkpoint.
 
     Raises ValueError for examples that teach nothing, that have ids outside the model's vocabulary, or that are to be
     weighted and have no spans; for an ``output`` of another run; for processes that cannot train together; and for
