@@ -105,7 +105,10 @@ def overview() -> str:
         lines = (f"  {name:16} {summary(command)}\n" for name, command in commands.items())
         parts.append(f"{group}:\n{''.join(lines)}")
     parts.append(f"Example:\n{EXAMPLE}")
-    parts.append("'agentdistill COMMAND --help' shows the options of a command and an example.\n")
+    parts.append(
+        "'agentdistill COMMAND --help' shows the options of a command and an example.\n"
+        "'agentdistill demo --quick' runs every step on tiny models. It needs no data.\n"
+    )
     return "\n".join(parts)
 
 
