@@ -80,13 +80,13 @@ class TrainConfig:
     The examples are then the student's own rollouts, correct or not.
     Each of their tokens is trained towards the teacher's log probability."""
     prompt: str | None = None
-    """System prompt to train with, as in ``AgentConfig``; "" for none.
-    Applies only to trajectories that are rendered here."""
+    """System prompt of the examples, as in ``AgentConfig``; "" for none.
+    Has no effect on examples that are given as token ids (in Python)."""
     compat: Compat | None = None
     """Conversation form to train with, as in ``AgentConfig``. Use the student with the same form."""
     thoughts: bool = False
     """Also learn a reasoning model's thinking before each turn. By default a student learns to act without it.
-    Applies only to trajectories that are rendered here."""
+    Has no effect on examples that are given as token ids (in Python)."""
     save_steps: int | None = None
     """Steps between checkpoints. By default one checkpoint at the end of each epoch."""
     seed: int = 0
