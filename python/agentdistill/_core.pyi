@@ -229,19 +229,23 @@ class Observation:
 
     kind: _ObservationKind
     stdout: str
+    """The printed output."""
     truncated: int
     """Characters dropped from the middle of stdout."""
     value: str | None
-    """``repr`` of the last expression."""
+    """``repr`` of the last expression; None if the cell does not end in an expression with a value."""
     final_answer: str | None
     """``str()`` of final_answer's argument."""
     final_answer_json: str | None
-    """The argument as JSON, if JSON can represent it."""
+    """The same argument as JSON, if JSON can represent it."""
     error_type: str | None
+    """Name of the exception's class."""
     error: str | None
     """The traceback, starting at the cell."""
     tool_calls: list[ToolCall]
+    """The calls of tools, in their order."""
     seconds: float
+    """Wall time of the cell with its tools, in seconds."""
     def __new__(
         cls,
         kind: _ObservationKind,
@@ -264,10 +268,11 @@ class ToolCall:
 
     name: str
     arguments: str
-    """JSON: [[positional], {keyword}]; very long texts without their middle."""
+    """JSON: [[positional], {keyword}]. The middle of very long text is left out."""
     result: str | None
-    """JSON, likewise shortened."""
+    """JSON; None if the call raised an error. The middle of very long text is left out."""
     error: str | None
+    """The error that the call raised."""
     seconds: float
 
 @final
@@ -340,12 +345,15 @@ class Action:
     """A parsed completion: a thought, and either code to run or a final answer in plain text."""
 
     thought: str
+    """The reasoning before the action."""
     code: str | None
+    """Python code to run; None if the model answered in plain text."""
     final_answer: str | None
+    """An answer in plain text, without code."""
     spans: list[tuple[_SpanKind, int, int]]
-    """Character ranges of the completion."""
+    """Kind, start and end of each part, in characters of the completion."""
     format: _ActionFormat
-    """The format that it was parsed as."""
+    """The format in which it was written."""
     def __new__(
         cls,
         thought: str,
@@ -359,7 +367,17 @@ _ParseFailureKind = Literal["empty", "no_action", "unclosed_code", "empty_code",
 
 @final
 class ParseFailure:
-    """A completion without a usable action."""
+    """A completion without a usable action.
+
+    ``kind`` is one of:
+
+    - ``"empty"``: nothing but white space
+    - ``"no_action"``: neither code nor a final answer
+    - ``"unclosed_code"``: the completion ends before its code does
+    - ``"empty_code"``: all code blocks are empty
+    - ``"bad_call"``: a call names no tool, or its arguments cannot be parsed
+    - ``"repetition"``: the completion ends in a loop, with no action before it
+    """
 
     kind: _ParseFailureKind
     message: str
@@ -452,16 +470,21 @@ class Candidate:
     """One completion of a step, and its result."""
 
     text: str
+    """The completion, including ``prefix`` and without thinking."""
     prefix: str
-    """Beginning of text that was given to the model (first-thought prefix)."""
+    """The beginning of ``text`` that was given to the model (first-thought prefix)."""
     reasoning: str
-    """A reasoning model's thinking before text, without the tags; part of token_ids."""
+    """A reasoning model's thinking before ``text``, without the tags. ``token_ids`` include it."""
     token_ids: list[int] | None
+    """The sampled token ids; None if the server did not return them."""
     logprobs: list[float] | None
+    """Natural log probability of each sampled token."""
     finish_reason: str | None
+    """"stop" or "length" (the token limit); servers may return others."""
     action: Action | ParseFailure | None
-    """None in a chain of thought."""
+    """The parsed completion; None in a chain of thought."""
     observation: Observation | None
+    """What its code did, or the plain answer; None if it was not run."""
     def __new__(
         cls,
         text: str,
@@ -480,18 +503,23 @@ class Step:
     """One turn of the model in an episode: its candidates, the vote, and the message that followed."""
 
     candidates: list[Candidate]
+    """All completions that were sampled for the step; one without self-consistent actions."""
     winner: int
+    """Index of the candidate that the episode continued with."""
     votes: list[tuple[str, int]]
+    """Canonical outcome and number of votes, in descending order."""
     prompt_token_ids: list[int] | None
+    """The prompt as the model read it; None if the server did not return it."""
     message: str
     """The message to the model after this step ("Observation: ..."); "" after the last."""
     state: bytes | None
-    """The State after the winner; its base is the State before the step (session.state_before)."""
+    """The serialized State after the winner, with ``keep_states`` (see ``state_before``)."""
     seconds: float
+    """Wall time of the step, in seconds."""
     model_seconds: float
-    """Part of seconds: until the model had answered."""
+    """The part of ``seconds`` until the model had answered."""
     cached_tokens: int
-    """Part of the prompt: tokens that the engine had cached."""
+    """Number of prompt tokens that the engine had cached."""
     def __new__(
         cls,
         candidates: Sequence[Candidate],
@@ -521,27 +549,39 @@ class Trajectory:
     """One complete episode: enough to train on, to regrade, and to continue from any step. Stored as versioned JSON."""
 
     version: int
+    """Version of the file format."""
     task_id: str
+    """The task's id; ID#1, ID#2, ... for several samples of a task."""
     question: str
     reference: str | None
     """The task's reference answer."""
     aliases: list[str]
     """Other correct answers."""
     task_set: str
+    """The set for which accuracy is reported."""
     kind: Literal["agent", "cot"]
+    """"agent", or "cot" for a chain of thought."""
     model: str
+    """Name of the model."""
     messages: list[tuple[str, str]]
-    """(role, content) before the first step."""
+    """(role, content) of the messages before the first step."""
     steps: list[Step]
     outcome: _Outcome
+    """How the episode ended: "final_answer" if the model answered within its steps."""
     answer: str | None
+    """The final answer; None if there is none."""
     score: float | None
+    """1 if correct, 0 if wrong, None if not graded. Your own grader may give values between."""
     grader: str | None
+    """Name and version of the grader."""
     error: str | None
+    """Why the episode failed, for outcomes that are errors."""
     sampling: dict[str, Any]
+    """The settings of the run."""
     usage: tuple[int, int]
-    """Prompt, completion tokens."""
+    """Number of prompt tokens and of completion tokens."""
     seconds: float
+    """Wall time of the episode, in seconds."""
     def __new__(
         cls,
         task_id: str,
