@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 from rich.text import Text
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from agentdistill._core import Trajectory, read_trajectories
 from agentdistill.cli.arguments import ModelSpec, Output, Prices, TaskFiles, Tools
@@ -42,15 +43,15 @@ class Generate:
     -o traj.jsonl
     """
 
-    files: TaskFiles
+    files: Annotated[TaskFiles, arg(name="task")]
     model: ModelSpec
     output: Output
     """JSONL file of trajectories to create or continue."""
     tools: Tools = field(default_factory=Tools)
     metrics: Path | None = None
     """JSON file with rates, outcomes, tokens, and how time was spent; updated during the run."""
-    prices: Prices = field(default_factory=Prices)
-    config: GenerateConfig = field(default_factory=GenerateConfig)
+    prices: Annotated[Prices, arg(name="price")] = field(default_factory=Prices)
+    config: Annotated[GenerateConfig, arg(name="teacher")] = field(default_factory=GenerateConfig)
 
     def run(self) -> None:
         tasks = self.files.load()
@@ -75,7 +76,7 @@ class Select:
     """JSONL file of trajectories."""
     output: Output
     """JSONL file to write. An existing file of trajectories is replaced."""
-    config: SelectConfig = field(default_factory=SelectConfig)
+    config: Annotated[SelectConfig, arg(name="selection")] = field(default_factory=SelectConfig)
 
     def run(self) -> None:
         say(select(self.trajectories, self.output, self.config))
@@ -101,8 +102,8 @@ class Correct:
     tools: Tools = field(default_factory=Tools)
     metrics: Path | None = None
     """JSON file with rates, outcomes, tokens and times, as in ``generate``."""
-    prices: Prices = field(default_factory=Prices)
-    config: CorrectConfig = field(default_factory=CorrectConfig)
+    prices: Annotated[Prices, arg(name="price")] = field(default_factory=Prices)
+    config: Annotated[CorrectConfig, arg(name="teacher")] = field(default_factory=CorrectConfig)
 
     def run(self) -> None:
         with self.tools.open(self.config.tool_seconds) as tools:
@@ -173,7 +174,7 @@ class Train:
     """Hugging Face repository to push the student to; a new one is private. Default: do not push."""
     overwrite: bool = False
     """Delete an existing training run at the output, finished or not."""
-    config: TrainConfig = field(default_factory=TrainConfig)
+    config: Annotated[TrainConfig, arg(name="training")] = field(default_factory=TrainConfig)
 
     def run(self) -> None:
         from agentdistill.training.trainer import train  # here, since torch takes seconds to import
@@ -196,13 +197,13 @@ class Improve:
 
     student: Positional[str]
     """The student: a folder or a hub id. Arguments of its chat template may follow: PATH,enable_thinking=false."""
-    files: TaskFiles
+    files: Annotated[TaskFiles, arg(name="task")]
     output: Output
     """Folder for the improved student, the rollouts and the configuration."""
     tools: Tools = field(default_factory=Tools)
     overwrite: bool = False
     """Delete an existing training run at the output, finished or not."""
-    config: ImproveConfig = field(default_factory=ImproveConfig)
+    config: Annotated[ImproveConfig, arg(name="training")] = field(default_factory=ImproveConfig)
 
     def run(self) -> None:
         from agentdistill.training.reinforcement import improve  # here, since torch takes seconds to import

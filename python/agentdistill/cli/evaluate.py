@@ -33,7 +33,7 @@ class Evaluate:
     Example: agentdistill evaluate --tasks test.jsonl --model vllm:student --index wiki --sag 8 -o results
     """
 
-    files: TaskFiles
+    files: Annotated[TaskFiles, arg(name="task")]
     model: ModelSpec
     output: Output
     """Folder for trajectories.jsonl and results.json, created or continued."""
@@ -41,9 +41,9 @@ class Evaluate:
     """Grade all answers with this grader instead of the default ones; the graders are those of ``grade``."""
     allow_missing: bool = False
     """Write results even if episodes are missing; those count as wrong."""
-    prices: Prices = field(default_factory=Prices)
+    prices: Annotated[Prices, arg(name="price")] = field(default_factory=Prices)
     tools: Tools = field(default_factory=Tools)
-    config: RolloutConfig = field(default_factory=RolloutConfig)
+    config: Annotated[RolloutConfig, arg(name="rollout")] = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
         tasks = self.files.load()

@@ -6,9 +6,9 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from agentdistill._core import Sandbox
 from agentdistill.cli.arguments import CellLimits, ModelSpec, Output, Search, TaskFiles, Tools
@@ -33,7 +33,7 @@ class Ask:
     """The question."""
     model: ModelSpec
     tools: Tools = field(default_factory=Tools)
-    config: RolloutConfig = field(default_factory=RolloutConfig)
+    config: Annotated[RolloutConfig, arg(name="rollout")] = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
         with self.tools.open(self.config.tool_seconds) as tools, player_of(self.model, tools, self.config) as player:
@@ -51,7 +51,7 @@ class Chat:
 
     model: ModelSpec
     tools: Tools = field(default_factory=Tools)
-    config: RolloutConfig = field(default_factory=RolloutConfig)
+    config: Annotated[RolloutConfig, arg(name="rollout")] = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
         with self.tools.open(self.config.tool_seconds) as tools, player_of(self.model, tools, self.config) as player:
@@ -89,11 +89,11 @@ class Serve:
     """
 
     model: ModelSpec
-    listen: Listen = field(default_factory=Listen)
+    listen: Annotated[Listen, arg(name="server")] = field(default_factory=Listen)
     request_seconds: float = 600.0
     """Time limit of a request, in seconds. After that it ends without an answer."""
     tools: Tools = field(default_factory=Tools)
-    config: RolloutConfig = field(default_factory=RolloutConfig)
+    config: Annotated[RolloutConfig, arg(name="rollout")] = field(default_factory=RolloutConfig)
 
     def run(self) -> None:
         require("uvicorn", "serve")
@@ -129,7 +129,7 @@ class Record:
     A conversation that asks the question of a task gets its id and its correct answer."""
     idle_seconds: float = 600.0
     """Seconds without a request after which a conversation is written."""
-    listen: Listen = field(default_factory=Listen)
+    listen: Annotated[Listen, arg(name="server")] = field(default_factory=Listen)
 
     def run(self) -> None:
         require("uvicorn", "serve")
