@@ -93,7 +93,7 @@ def serving(*script: Answer, port: int = 0) -> Iterator[Server]:
 
 
 FLEETING = {
-    **{str(code): status(code) for code in (408, 409, 429, 500, 502, 503, 504, 529)},
+    **{str(code): status(code) for code in (408, 409, 425, 429, 500, 502, 503, 504, 529)},
     "retry-after in seconds": status(429, headers={"Retry-After": "0"}),
     "retry-after as a date": status(503, headers={"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}),
     "retry-after as nonsense": status(503, headers={"Retry-After": "soon"}),

@@ -78,7 +78,7 @@ class Retries:
 
 def is_transient(status: int) -> bool:
     """Whether a request with this HTTP status may succeed if it is retried."""
-    return status in (408, 409, 429) or status >= 500
+    return status in (408, 409, 425, 429) or status >= 500
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

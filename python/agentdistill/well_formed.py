@@ -1,7 +1,8 @@
-"""Replace lone surrogates, which JSON and Python strings can contain and UTF-8 cannot.
+"""Replace surrogates, which JSON and Python strings can contain and UTF-8 cannot.
 
-A task, a completion or a request may contain one (a surrogate without its other half). It is data, and is read as
-U+FFFD, as the core reads every string from Python. No ``Task``, ``Completion`` or ``Message`` contains one.
+A task, a completion or a request may contain one without its other half. It is data, and is read as U+FFFD, as the core
+reads every string from Python. Two halves, such as those that a stream sends one after the other, are their character.
+No ``Task``, ``Completion`` or ``Message`` contains a surrogate.
 """
 
 import re
@@ -10,5 +11,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def well_formed(text: str) -> str:
-    """``text`` with U+FFFD for each lone surrogate."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+    """``text`` with its character for each pair of surrogates, and U+FFFD for each lone one."""
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -449,6 +449,12 @@ async def test_a_wrong_request_teaches_nothing_about_the_server(server: Server) 
         status(400, "This model's maximum context length is 2048 tokens. However, you requested 3000 tokens."),
         status(400, "no", kind="context_length_exceeded"),
         status(400, "the request exceeds the available context size. try increasing the context size"),
+        status(500, "input length exceeds maximum context length"),  # Ollama, llama.cpp
+        status(400, "max_tokens must be at least 1, got -1036."),  # vLLM
+        status(400, "The decoder prompt (length 5000) is longer than the maximum model length of 4096."),
+        status(422, "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000"),  # TGI
+        status(422, "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens"),
+        status(400, "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."),
     ],
 )
 async def test_a_prompt_that_is_too_long_is_a_cut_completion(server: Server, answer: Answer) -> None:
@@ -568,6 +574,11 @@ STREAMS: dict[str, list[dict[str, Any]]] = {
     "logprobs of an older form": [chunk("42", finish_reason="stop", logprobs={"tokens": ["42"]})],
     "content null": [chunk(None), SAID],
     "parts": [chunk([{"type": "text", "text": "4"}, {"type": "text", "text": "2"}], finish_reason="stop")],
+    "one part": [chunk({"type": "text", "text": "42"}, finish_reason="stop")],
+    "a null choice": [chunk("42"), {"choices": [None]}, chunk("", finish_reason="stop")],
+    "a message": [{"choices": [{"index": 0, "message": {"content": "42"}, "finish_reason": "stop"}]}],
+    "null": [json.loads("null"), SAID],
+    "odd usage": [SAID, {"choices": [], "usage": "none"}],
 }
 
 
@@ -578,6 +589,15 @@ async def test_streams_of_many_servers(server: Server, chunks: list[dict[str, An
     body = "".join([f": a comment{2 * line}", *events, f"data: [DONE]{2 * line}"])
     generation, shown = await stream(server, raw(body, "text/event-stream"))
     assert (generation.completions[0].text, "".join(shown)) == ("42", "42")
+
+
+async def test_halves_of_a_character_in_a_stream(server: Server) -> None:
+    """As JSON escapes them, one in each chunk. What is shown can be printed."""
+    chunks = [chunk("\ud83d"), chunk("\ude00", finish_reason="stop")]
+    events = "".join(f"data: {json.dumps(each)}\n\n" for each in chunks)
+    generation, shown = await stream(server, raw(events, "text/event-stream"))
+    assert generation.completions[0].text == "\U0001f600"
+    "".join(shown).encode()
 
 
 async def test_a_server_that_does_not_stream(server: Server) -> None:
@@ -594,21 +614,77 @@ CHOICES: dict[str, tuple[dict[str, Any], str, str]] = {
     "thinking as text": ({"message": {"content": [{"type": "thinking", "thinking": "Hm."}, "42"]}}, "42", "Hm."),
     "a refusal": ({"message": {"content": None, "refusal": "I won't."}}, "I won't.", ""),
     "an odd reason": ({"message": {"content": "42"}, "finish_reason": 1}, "42", ""),
+    "a text as index": ({"index": "0", "message": {"content": "42"}}, "42", ""),
+    "one part": ({"message": {"content": {"type": "text", "text": "42"}}}, "42", ""),
+    "thinking beside the text": ({"message": {"content": "42", "thinking": "Hm."}}, "42", "Hm."),
+    "no logprobs": ({"message": {"content": "42"}, "logprobs": {"content": [{"logprob": None}]}}, "42", ""),
 }
 
 
 @pytest.mark.parametrize("choice, text, reasoning", CHOICES.values(), ids=CHOICES)
 async def test_choices_of_many_servers(server: Server, choice: dict[str, Any], text: str, reasoning: str) -> None:
-    [completion] = (await ask(server, raw(json.dumps({"choices": [choice], "usage": {}})))).completions
+    body = json.dumps({"choices": [choice], "usage": {}})
+    [completion] = (await ask(server, raw(body), sampling=Sampling(logprobs=True))).completions
     assert (completion.text, completion.reasoning) == (text, reasoning)
-    assert isinstance(completion.finish_reason, str)
+    assert isinstance(completion.finish_reason, str) and completion.logprobs is None
 
 
-async def test_an_error_in_a_good_response_is_said(server: Server) -> None:
-    server.script = [raw('{"error": {"message": "no provider", "code": 503}}')]
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+async def test_reasons_of_a_completion_that_was_cut(server: Server, reason: str) -> None:
+    generation = await ask(server, completions("42", finish_reason=reason))
+    assert generation.completions[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("usage", ["none", {"prompt_tokens": 10.0}, {"prompt_tokens": "10"}, {"prompt_tokens": -1}, 5])
+async def test_odd_usage_is_no_failure(server: Server, usage: Any) -> None:
+    body = {"choices": [{"message": {"content": "42"}}], "usage": usage}
+    generation = await ask(server, raw(json.dumps(body)))
+    assert type(generation.prompt_tokens) is int and generation.prompt_tokens >= 0
+
+
+FAILED = {"message": "no provider", "code": 503}
+ERRORS: dict[str, Answer] = {
+    "an error": raw(json.dumps({"error": FAILED})),
+    "a text": raw('{"error": "no provider"}'),
+    "a choice": raw(json.dumps({"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": FAILED}]})),
+    **{
+        f"a stream: {name}": raw(f"{event}\n\n", "text/event-stream")
+        for name, event in {
+            "an error": f"data: {json.dumps({'error': FAILED})}",
+            "a text": 'data: {"error": "no provider"}',
+            "a list": f"data: {json.dumps([{'error': FAILED}])}",
+            "vLLM's": f"data: {json.dumps({'object': 'error'} | FAILED)}",
+            "an event": f"event: error\ndata: {json.dumps(FAILED)}",
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("answer", ERRORS.values(), ids=ERRORS)
+async def test_an_error_in_a_good_response_is_said(server: Server, answer: Answer) -> None:
+    server.script = [answer]
     model = model_of(server, retries=0)
     with pytest.raises(ModelError, match=r"its response is not a chat completion \(no provider\)"):
-        await model.generate(QUESTION, Sampling())
+        await model.stream(QUESTION, Sampling(), lambda text: None)
+    await model.close()
+
+
+NO_COMPLETIONS = {
+    '{"choices": [null]}': "a choice has no message",
+    '{"choices": [{"index": 0, "text": "42"}]}': "a choice has no message",
+    '{"choices": []}': "it has no choices",
+    "[1]": "it is not an object",
+    "null": "it is not an object",
+}
+
+
+@pytest.mark.parametrize("body", NO_COMPLETIONS)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_is_wrong_with_a_response_is_said(server: Server, body: str, streamed: bool) -> None:
+    server.script = [raw(body)]
+    model = model_of(server, retries=0)
+    with pytest.raises(ModelError, match=NO_COMPLETIONS[body]):
+        await (model.stream(QUESTION, Sampling(), print) if streamed else model.generate(QUESTION, Sampling()))
     await model.close()
 
 

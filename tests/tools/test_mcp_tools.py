@@ -217,6 +217,18 @@ SCHEMAS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+A, B = ({"properties": {name: {"type": "integer"}}, "required": [name]} for name in "ab")
+SCHEMAS += [
+    ({"type": "object", "allOf": [A, B]}, "(a: int, b: int) -> str"),
+    ({"type": "object", "anyOf": [A, B]}, "(a: int = None, b: int = None) -> str"),
+    ({"type": "object", "oneOf": [A | B, A]} | {"required": ["b"]}, "(b: int, a: int = None) -> str"),
+    ({"oneOf": [{"$ref": "#/$defs/A"}], "$defs": {"A": A}}, "(a: int) -> str"),
+    ({"anyOf": [None, True, {"required": 5}]}, "() -> str"),
+    ({"allOf": [{"$ref": "#"}]} | A, "(a: int) -> str"),
+    ({"properties": {"a": {"type": "integer", "required": True}}}, "(a: int) -> str"),
+]
+
+
 @pytest.mark.parametrize(("schema", "signature"), SCHEMAS)
 def test_schemas_become_signatures(schema: dict[str, Any], signature: str) -> None:
     tool = _tool("f", mcp.Tool(name="do.it", input_schema=schema), lambda name, arguments: CallToolResult(content=[]))

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import version
 
 from agentdistill.grading.mathematics.numbers import alike, close, number
-from agentdistill.grading.mathematics.text import Dressed, named_words, undress_pair
+from agentdistill.grading.mathematics.text import Dressed, is_range, named_words, undress_pair
 from agentdistill.grading.mathematics.units import same_time, scales
 from agentdistill.grading.mathematics.words import chosen, is_prose
 from agentdistill.grading.mathematics.worker import WORKER, UndecidedError
@@ -43,6 +43,8 @@ def math_equal(reference: str, answer: str, *, seconds: float = 5.0) -> bool:
     expected, given = undress_pair(reference, answer)
     if expected == given or chosen(expected.text, given.text):
         return True
+    if is_range(reference) or is_range(answer):
+        return False
     are_words = is_prose(expected.text), is_prose(given.text)
     if any(are_words):
         words = (given.text, named_words(given.text))

@@ -27,6 +27,7 @@ from typing import Any, Self, get_args
 
 from agentdistill.tasks.benchmark import ALIASES, BENCHMARKS, dataset_rows, is_dataset, located
 from agentdistill.tasks.task import Kind, Task, kind_of
+from agentdistill.well_formed import well_formed
 
 _log = logging.getLogger(__name__)
 
@@ -240,7 +241,7 @@ def _task(where: str, row: Any, task_set: str | None, kind: Kind | None, stem: s
         raise ValueError(f"{where}: its kind is {own!r}: give one of {', '.join(get_args(Kind))}")
     known = ("id", "question", "answer", "task_set", "kind", *ALIASES)
     metadata = {key: value for key, value in row.items() if key not in known}
-    question = _encodable(question)
+    question = well_formed(question)
     identifier = identifier or hashlib.sha256(question.encode()).hexdigest()[:12]
     aliases = chain((text for text in golden if text != answer), *more)
     return Task(identifier, question, answer, named, own, tuple(dict.fromkeys(aliases)), metadata)
@@ -274,14 +275,9 @@ def _list(text: str) -> Any:
 def _text(value: Any) -> str | None:
     """A text that is not empty, or a finite number as it was written; None for anything else."""
     if isinstance(value, str):
-        return _encodable(value) if value.strip() else None
+        return well_formed(value) if value.strip() else None
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if number and (isinstance(value, _Decimal) or math.isfinite(value)) else None
-
-
-def _encodable(text: str) -> str:
-    """The text with U+FFFD for each lone surrogate, which UTF-8 cannot encode."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _what(value: Any) -> str:

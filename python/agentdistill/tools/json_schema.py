@@ -31,15 +31,12 @@ def arguments(schema: dict[str, Any]) -> list[tuple[str, inspect.Parameter, str]
 
     Required ones are first, as Python wants.
     """
-    whole = _resolved(schema, schema)
-    properties, required = whole.get("properties"), whole.get("required")
-    if not isinstance(properties, dict):  # null, or the empty list that PHP makes of an empty object
-        return []
+    properties, required = _fields(schema, schema)
     names = identifiers(properties)
     found = []
     for (known, described), name in zip(properties.items(), names, strict=True):
         field = _resolved(described, schema)
-        is_required = isinstance(required, list) and known in required
+        is_required = known in required or field.get("required") is True
         parameter = inspect.Parameter(
             name,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -49,6 +46,24 @@ def arguments(schema: dict[str, Any]) -> list[tuple[str, inspect.Parameter, str]
         description = field.get("description")
         found.append((known, parameter, description if isinstance(description, str) else ""))
     return sorted(found, key=lambda argument: argument[1].default is not inspect.Parameter.empty)
+
+
+def _fields(schema: Any, root: dict[str, Any], depth: int = 0) -> tuple[dict[str, Any], set[str]]:
+    """The properties of an object, and the names of those that are required. Those of its alternatives (``anyOf``,
+    ``oneOf``) are properties too, and required if all of them want them."""
+    whole = _resolved(schema, root)
+    known, wanted = whole.get("properties"), whole.get("required")
+    # Null, or the empty list that PHP makes of an empty object, has no properties.
+    properties = dict(known) if isinstance(known, dict) else {}
+    required = {name for name in wanted if isinstance(name, str)} if isinstance(wanted, list) else set[str]()
+    for name, combine in (("allOf", set.union), ("anyOf", set.intersection), ("oneOf", set.intersection)):
+        parts = whole.get(name)
+        if isinstance(parts, list) and parts and depth < MAX_DEPTH:
+            found = [_fields(part, root, depth + 1) for part in parts]
+            for more, _ in found:
+                properties |= {name: field for name, field in more.items() if name not in properties}
+            required |= combine(*(names for _, names in found))
+    return properties, required
 
 
 def identifiers(names: Iterable[str]) -> list[str]:

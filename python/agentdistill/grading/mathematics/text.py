@@ -11,7 +11,7 @@ from typing import NamedTuple
 from agentdistill.grading.mathematics.numbers import NUMBER
 from agentdistill.grading.mathematics.spelled import MULTIPLIERS, spelled_out
 from agentdistill.grading.mathematics.units import leading_unit, split_unit
-from agentdistill.grading.mathematics.words import TEXT, changes, is_prose
+from agentdistill.grading.mathematics.words import TEXT, changes, ends_in_name, is_prose
 
 
 class Dressed(NamedTuple):
@@ -191,7 +191,7 @@ def undress(text: str, *, is_reference: bool = False, has_value: bool = True) ->
             before, after = (TEXT.sub(r" \1 ", part) for part in text.split(found[0][0], 1))
             if "=" in found[0][0]:  # for $n = 5$
                 before += found[0][0].partition("=")[0] + "="
-            if not changes(before, after):
+            if not changes(before, after) and not ends_in_name(before):
                 value = next(filter(None, found[0].groups()), found[0].group())
                 return undress(value + leading_unit(after))
     text = _SCRIPTS.sub(_script, text)
@@ -220,6 +220,11 @@ def undress(text: str, *, is_reference: bool = False, has_value: bool = True) ->
     equation = text if "=" in text else ""
     right = re.sub(r"\s*([-+*/^=(){}\[\]]|,(?!\s+\d{3}(?!\d)))\s*", r"\1", right)
     return Dressed(re.sub(r"^\(([A-Za-z])\)$", r"\1", right), unit, equation)
+
+
+def is_range(text: str) -> bool:
+    r"""Whether it has two numbers with LaTeX's dash between them, which is no minus sign: ``\text{5--3}``."""
+    return any(re.search(r"\d\s*--\s*\d", words[1]) for words in TEXT.finditer(text))
 
 
 def named_words(text: str) -> str:

@@ -55,6 +55,24 @@ def changes(before: str, after: str) -> bool:
     return bool(_CHANGED_BEFORE.search(before) or _CHANGED_AFTER.match(after) or _DOUBTED.search(f"{before} , {after}"))
 
 
+_LAST_WORD = re.compile(r"([A-Za-z]{2,})[\s$(\\#]*$")
+_NO_NAMES = (
+    "answer ans final result results total sum value solution number count difference product quotient remainder ratio "
+    "mean average median mode area perimeter circumference length width height depth radius diameter distance volume "
+    "angle speed velocity time age cost price profit weight mass temperature probability percentage perhaps therefore "
+    "thus hence so then now and or the only just exactly precisely about approximately around roughly is are was were "
+    "equals gives get gets got have has need needs takes makes leaves found yes correct there these those all both "
+    "usd eur gbp jpy inr cny rmb cad aud chf rs"
+)
+"""Words that may begin a sentence, or are written in capitals, without being a name."""
+
+
+def ends_in_name(before: str) -> bool:
+    """Whether the word before a number is a name that the number is part of: "COVID 5", "on Apollo 11"."""
+    word = _LAST_WORD.search(before)
+    return bool(word and not word[1].islower() and word[1].lower() not in _NO_NAMES.split())
+
+
 _CHOICE = re.compile(r"\(?([A-Z])\)?")
 _CHOSEN = re.compile(
     r"(?:(?i:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer))\s*(?::|is\b)?\s*)?\(?([A-Z])\)?"
