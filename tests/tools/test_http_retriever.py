@@ -48,6 +48,8 @@ DOCUMENTS: list[tuple[dict[str, Any], Passage]] = [
     ({"document": {"title": "Paris", "text": "x", "contents": "Paris\nx"}, "score": 1}, Passage("", "Paris", "x", 1)),
     (CONTENTS, Passage("7", "Paris", PASSAGE.text)),
     ({"document": {"id": "1", "contents": "no title"}, "score": None}, Passage("1", "no title", "")),
+    ({"id": None, "_id": 7, "title": 1984, "text": "x"}, Passage("7", "1984", "x")),
+    ({"docid": "d", "title": None, "text": "x"}, Passage("d", "", "x")),
 ]
 
 
@@ -57,6 +59,17 @@ def test_documents_of_other_servers(server: Server, document: dict[str, Any], pa
     assert retriever_of(server).search("x") == [passage]
 
 
+def test_a_server_that_returns_more_than_asked(server: Server) -> None:
+    server.script = [found([CONTENTS] * 5)]
+    assert len(retriever_of(server).search("x", 2)) == 2
+
+
+def test_an_error_in_a_good_response_is_said(server: Server) -> None:
+    server.script = [raw('{"error": "no index"}')]
+    with pytest.raises(RetrievalError, match=r'it has no result: \{"error": "no index"\}'):
+        retriever_of(server, retries=0).search("x")
+
+
 STRANGE = {
     "no results": found(),
     "results of another query": found([], []),
@@ -64,6 +77,8 @@ STRANGE = {
     "documents of a wrong type": found([5]),
     "a document without text": found([{"document": {"id": "1"}, "score": 1}]),
     "text of a wrong type": found([{"document": {"id": "1", "contents": 5}}]),
+    "an error": raw('{"error": "no index"}'),
+    "nothing but brackets": raw("[" * 100_000),
     "not what it says": lambda handler, request: handler.send(200, "junk", headers={"Content-Encoding": "gzip"}),
 }
 
@@ -81,6 +96,10 @@ LASTING = {
     "not allowed": (status(403, "not yours"), "rejects the request with status 403: .*not yours"),
     "bad request": (status(422, "hm"), "status 422: .*hm"),
     "moved": (status(307, "there"), "status 307"),
+    "moved elsewhere": (
+        status(307, "there", {"Location": "/retrieve/"}),
+        "status 307.* Give the URL that it redirects to, /retrieve/",
+    ),
     "told to wait an hour": (status(503, "busy", {"Retry-After": "3600"}), "after 1 tries: .*busy.* 3600 s"),
 }
 

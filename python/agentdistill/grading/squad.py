@@ -32,8 +32,8 @@ def normalize(text: str) -> str:
     not all equal. Unlike SQuAD's script, which only considers ASCII, it also removes other punctuation, such as dashes
     and curly quotes, and compares letters however Unicode encodes them. Numbers keep their signs and what stands
     between their digits, so that 5.5 is not 55, except for thousands separators. A last "A" is a label and no article
-    ("Vitamin A"), and signs that distinguish names and limits stay ("C++", "C#", "<5"). LaTeX's commands for text and
-    boxes do not count, and HTML's entities are characters.
+    ("Vitamin A"), and signs that distinguish names and limits stay ("C++", "C#", "A-", "<5"). LaTeX's commands for text
+    and boxes do not count, and HTML's entities are characters.
     """
     for _ in range(_MAX_NESTING):
         text, removed = _LATEX.subn(r"\1", text)
@@ -73,6 +73,7 @@ _SPELLINGS = [
 """Spellings that do not count, and what they are replaced by."""
 _PIECES = re.compile(
     r"(?P<kept>(?:(?<![\w.-])-)?\d+(?:[^\w\s]\d+)*"  # a number
+    r"|(?:(?<=\b[a-z])|(?<=\bab))-(?=[^\w\s-]*(?:\s|$))"  # A-, AB-
     r"|(?<=\w)\+{1,2}(?=[^\w+\s]*(?:\s|$))|(?<=[^\W\d_])#(?=[^\w#\s]*(?:\s|$))"  # C++, 18+, C#
     r"|(?<!\S)[<>]\s*(?=-?\d))"  # <5
     r"|.",
@@ -95,6 +96,6 @@ def _digit(character: str) -> str:
 
 def _without_punctuation(piece: re.Match[str]) -> str:
     if piece["kept"]:
-        return f" {piece['kept']}" if piece["kept"].startswith("-") else piece["kept"].rstrip()
+        return f" {piece['kept']}" if re.match(r"-\d", piece["kept"]) else piece["kept"].rstrip()
     character = piece[0]
     return "" if character in string.punctuation or unicodedata.category(character).startswith("P") else character

@@ -82,7 +82,7 @@ class HttpRetriever:
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         wanted = {"queries": [well_formed(query) for query in queries], "topk": k, "return_scores": True}
-        return self._post(self.url, wanted, len(queries))
+        return [found[:k] for found in self._post(self.url, wanted, len(queries))]  # some servers return more
 
     def page(self, title: str) -> list[Passage]:
         """The passages with this title, as ``Bm25Index.page`` returns them. Raises RetrievalError, also for servers
@@ -101,7 +101,7 @@ class HttpRetriever:
                 problem, wait = str(failed), failed.wait
             except httpx2.RequestError as error:
                 problem, unreachable = f"{error or type(error).__name__}", isinstance(error, httpx2.ConnectError)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 problem = f"its response is not a list of passages ({type(error).__name__}: {error})"
             time.sleep(self._retries.pause(attempt, problem, wait=wait, unreachable=unreachable))
             attempt += 1
@@ -134,12 +134,13 @@ class HttpRetriever:
         self._retries.answered()
         if response.is_success:
             return _passages(bytes(body), results)
-        excerpt = " ".join(bytes(body[:500]).decode("utf-8", "replace").split())
-        problem = f"status {response.status_code}: {excerpt}"
+        problem = f"status {response.status_code}: {_excerpt(bytes(body))}"
         if is_transient(response.status_code):
             raise _TransientError(problem, retry_after(response.headers))
         advice = "Does its URL end in /retrieve?" if url == self.url else "Only serve-retrieval returns pages"
-        hint = f". {advice}" if response.status_code in (404, 405) else ""
+        if response.has_redirect_location:
+            advice = f"Give the URL that it redirects to, {response.headers['location']}"
+        hint = f". {advice}" if response.status_code in (404, 405) or response.has_redirect_location else ""
         raise RetrievalError(redacted(f"{self._where} rejects the request with {problem}{hint}"))
 
 
@@ -152,7 +153,10 @@ class _TransientError(Exception):
 
 
 def _passages(body: bytes, queries: int) -> list[list[Passage]]:
-    result = json.loads(body)["result"]
+    answer = json.loads(body)
+    if not isinstance(answer, dict) or "result" not in answer:
+        raise ValueError(f"it has no result: {_excerpt(body)}")
+    result = answer["result"]
     if not isinstance(result, list) or len(result) != queries:
         raise ValueError(f"it is not a list of {queries} results")
     return [[_passage(found) for found in each] for each in result]
@@ -165,4 +169,11 @@ def _passage(found: dict[str, Any]) -> Passage:
     if text is None:
         heading, _, text = document["contents"].partition("\n")
         title = title or heading.strip().strip('"')
-    return Passage(str(document.get("id", "")), title or "", text, float(found.get("score") or 0.0))
+    names = (document.get(name) for name in ("id", "_id", "docid"))
+    identifier = next((str(name) for name in names if name is not None), "")
+    title = "" if title is None else str(title)  # "1984" may be a number
+    return Passage(identifier, title, text, float(found.get("score") or 0.0))
+
+
+def _excerpt(body: bytes) -> str:
+    return " ".join(body[:500].decode("utf-8", "replace").split())
