@@ -606,7 +606,8 @@ class Trajectory:
     def to_json(self) -> str:
         """The trajectory as one line of JSON."""
     @staticmethod
-    def from_json(line: str) -> Trajectory: ...
+    def from_json(line: str, *, source: _Format = "agentdistill") -> Trajectory:
+        """Parse a trajectory from ``to_json``, or from a record of another format. Raises TrajectoryError."""
     def _repr_html_(self) -> str:
         """The trajectory for a notebook."""
 

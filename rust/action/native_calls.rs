@@ -31,8 +31,10 @@ impl NativeCalls {
         static HEAD: LazyLock<Regex> = LazyLock::new(|| {
             Regex::new(concat!(
                 r"\[TOOL_CALLS\]\s*([\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*",
-                r"|(?:<｜tool▁calls▁begin｜>\s*)?<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?([\w.-]+)(?:<｜tool▁sep｜>|\s*```(?:json)?)\s*",
-                r"|(?:<\|tool_calls_section_begin\|>\s*)?<\|tool_call_begin\|>\s*([\w.-]+?)(?::\d+)?\s*<\|tool_call_argument_begin\|>\s*",
+                r"|(?:<｜tool▁calls▁begin｜>\s*)?<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?",
+                r"([\w.-]+)(?:<｜tool▁sep｜>|\s*```(?:json)?)\s*",
+                r"|(?:<\|tool_calls_section_begin\|>\s*)?<\|tool_call_begin\|>",
+                r"\s*([\w.-]+?)(?::\d+)?\s*<\|tool_call_argument_begin\|>\s*",
                 r"|<\|channel\|>commentary\s+to=([\w.-]+)[^{}<]*(?:<\|constrain\|>\w+)?<\|message\|>\s*",
             ))
             .expect("it is valid")

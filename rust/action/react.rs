@@ -51,7 +51,7 @@ pub fn read(completion: &str) -> ParseResult {
         let argument = if form == Form::Round { unquoted(completion, argument) } else { argument };
         return Ok(Action::new(completion, thought, Act::Answer(argument)));
     }
-    let tool = if name == "search" { "web_search" } else { &name };
+    let tool = tool(&name);
     let text = &completion[argument.clone()];
     let value = (form == Form::Input).then(|| Json::read_cut(text)).flatten();
     let cell = match value {
@@ -80,21 +80,23 @@ fn structured(completion: &str, from: usize) -> Option<ParseResult> {
     let field = |names: [&str; 2]| fields.iter().find(|(name, _)| names.contains(&&name[..])).map(|(_, value)| value);
     let name = field(["action", "name"])?.as_text()?.trim().to_lowercase();
     let input = field(["action_input", "arguments"]).cloned().unwrap_or_default();
-    let tool = match &name[..] {
-        "search" => "web_search",
-        "finish" | "final answer" | "final_answer" => "final_answer",
-        name => name,
-    };
-    let cell = match &input {
-        Json::Text(_) => cell(tool, std::slice::from_ref(&input), &[]),
-        _ if tool == "final_answer" => cell(tool, std::slice::from_ref(&input), &[]),
-        _ => cell_of_json(tool, &input),
-    };
+    let tool = tool(&name);
+    let is_argument = matches!(input, Json::Text(_)) || tool == "final_answer";
+    let cell = if is_argument { cell(tool, &[input], &[]) } else { cell_of_json(tool, &input) };
     let act = cell.map(|cell| {
         let content = inside..inside + reader.position();
         Action::new(completion, thought(completion, from..found.start()), Act::Cell(cell, vec![content]))
     });
     Some(act.ok_or_else(|| FailureReason(ParseFailureKind::BadCall, format!("No tool can be called {name}."))))
+}
+
+/// Returns the tool that a name in lower case means.
+fn tool(name: &str) -> &str {
+    match name {
+        "search" => "web_search",
+        "finish" | "final answer" => "final_answer",
+        name => name,
+    }
 }
 
 /// Returns whether the text between round brackets is Python's arguments, not a text without quotes.
@@ -193,8 +195,11 @@ fn lower(found: &Captures<'_>) -> String {
 /// Returns the start of the first line with a label that ends an action's argument.
 fn next_label(text: &str) -> usize {
     static LABEL: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?ix) \n [\ \t*]* (?: observation | thought | action | final[\ \t]+answer ) (?:[\ \t]*\d+)? [\ \t]*\**[\ \t]* (?: : | \z )")
-            .expect("it is valid")
+        Regex::new(
+            r"(?ix) \n [\ \t*]* (?: observation | thought | action | final[\ \t]+answer )
+              (?:[\ \t]*\d+)? [\ \t]*\**[\ \t]* (?: : | \z )",
+        )
+        .expect("it is valid")
     });
     LABEL.find(text).map_or(text.len(), |label| label.start())
 }

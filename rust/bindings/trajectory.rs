@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyType};
 
 use super::{AnyText, field, short, spelling, without_gil};
 use crate::action::Parsed;
+use crate::error::{Error, Place};
 use crate::formats::{self, Conversion, Counts, Format, Reader};
 use crate::observation::Observation;
 use crate::trajectory::{
@@ -156,11 +157,16 @@ impl Trajectory {
         without_gil(py, || self.to_json())
     }
 
-    /// Parse a trajectory from ``to_json``. Raises TrajectoryError.
+    /// Parse a trajectory from ``to_json``, or from a record of another format. Raises TrajectoryError.
     #[staticmethod]
-    #[pyo3(name = "from_json")]
-    fn py_from_json(py: Python<'_>, line: AnyText) -> PyResult<Self> {
-        Ok(without_gil(py, || Self::from_json(&line.0))??)
+    #[pyo3(name = "from_json", signature = (line, *, source = Format::Agentdistill),
+        text_signature = "(line, *, source='agentdistill')")]
+    fn py_from_json(py: Python<'_>, line: AnyText, source: Format) -> PyResult<Self> {
+        let read = || match source {
+            Format::Agentdistill => Self::from_json(&line.0),
+            other => other.read(line.0.as_bytes()).map_err(|why| Error::trajectory(Place::Nowhere, why)),
+        };
+        Ok(without_gil(py, read)??)
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (String,))> {

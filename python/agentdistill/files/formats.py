@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from agentdistill._core import Trajectory, TrajectoryError, iter_trajectories, read_header
+from agentdistill._core import TrajectoryError, iter_trajectories, read_header
 from agentdistill._core import convert as convert_files
 from agentdistill.files.hub import data_files, is_id
 from agentdistill.files.replacing import refuse_foreign, refuse_overwriting
@@ -89,17 +89,6 @@ def convert(
         if is_table:
             write_table(lambda: _rows(written), output, Path(folder) / "table", TrajectoryError)
     return done
-
-
-def read_record(record: str, source: Format) -> Trajectory:
-    """Parse one record of a format. Raises TrajectoryError."""
-    with tempfile.TemporaryDirectory() as folder:  # the core reads records from files
-        file = Path(folder) / "record.jsonl"
-        file.write_text(record, encoding="utf-8")
-        try:
-            return next(iter_trajectories(file, source=source))
-        except TrajectoryError as error:
-            raise TrajectoryError(str(error).removeprefix(f"{file}:1: ")) from error
 
 
 def _files(path: Path) -> list[Path]:

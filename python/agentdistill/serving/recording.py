@@ -25,7 +25,6 @@ from typing import Any
 from uuid import uuid4
 
 from agentdistill._core import AgentDistillError, Trajectory, TrajectoryWriter
-from agentdistill.files.formats import read_record
 from agentdistill.models.thoughts import reasoning, split_thinking
 from agentdistill.serving.api_server import Json
 from agentdistill.tasks.task import Task
@@ -262,7 +261,7 @@ def _path(leaf: _Exchange) -> list[_Exchange]:
 def _as_trajectory(prompt: Sequence[Json], completion: Sequence[Json], metadata: Json) -> Trajectory:
     """Raises TrajectoryError."""
     record = {"prompt": prompt, "completion": completion, "agentdistill": metadata}
-    return read_record(well_formed(json.dumps(record, ensure_ascii=False)), "prompt-completion")
+    return Trajectory.from_json(well_formed(json.dumps(record, ensure_ascii=False)), source="prompt-completion")
 
 
 def _recorded(step: Json, exchange: _Exchange, chosen: int) -> Json:
