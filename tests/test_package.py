@@ -16,14 +16,14 @@ MODULES = {path.relative_to(PACKAGE).as_posix().removesuffix(".py"): path for pa
 
 # The only modules that may import a heavy library, at any depth.
 ONLY_IMPORTERS = {
-    "vllm": {"models/vllm"},
+    "vllm": {"models/vllm", "models/vllm_top_p"},
     "openai": {"models/openai", "models/forwarding"},
     "httpx2": {"tools/http_retriever", "models/openai"},
     "pyarrow": {"files/tables"},
     "torch": {
         *("training/settings", "training/step", "training/student", "training/memory"),
         *("training/shares", "training/likelihood"),
-        *("models/transformers", "models/key_value_slots", "models/pretrained", "models/device"),
+        *("models/transformers", "models/key_value_slots", "models/pretrained", "models/device", "models/vllm_top_p"),
         "demo/pretrain",
     },
     "transformers": {

