@@ -6,6 +6,7 @@ README.md. Models are named by their folders instead of their paths, so that not
 """
 
 import gzip
+import itertools
 import json
 import re
 import shutil
@@ -41,9 +42,13 @@ PAIRS = [
     ("cot", "untrained-cot"),
     ("agent-sag", "agent"),
     ("ftp", "agent"),
+    ("ftp", "cot"),
     ("ftp-sag", "ftp"),
 ]
-"""Arms to compare: the first minus the second."""
+"""Arms of one size to compare: the first minus the second."""
+
+LARGER = ("agent", "untrained-cot")
+"""The arm of one size that is compared with this arm of a larger size."""
 
 
 def publish(run: Path, folder: Path) -> None:
@@ -83,7 +88,7 @@ def tables(folder: Path) -> str:
     """The tables of the trajectories in ``folder``: accuracy, cost, differences between arms, and the teacher."""
     files = {path.name.removesuffix(".jsonl.gz"): path for path in (folder / "trajectories").glob("*.jsonl.gz")}
     arms = {name: load_arm(path, name) for name, path in files.items()}
-    ordered = sorted(arms, key=lambda name: (size(name), list(ARMS).index(kind(name))))
+    ordered = sorted(arms, key=lambda name: (parameters(name), size(name), list(ARMS).index(kind(name))))
     accuracy = [
         [
             size(name),
@@ -98,13 +103,22 @@ def tables(folder: Path) -> str:
         [size(name), ARMS[kind(name)], *spent(arms[name]), *(failures(arms[name], of) for of in SETS)]
         for name in ordered
     ]
-    differences = []
+    pairs = []
     for of in dict.fromkeys(map(size, ordered)):
-        own = {kind(name): arms[name].right for name in ordered if size(name) == of}
-        for one, other in PAIRS:
-            if one in own and other in own and (mean := compare(own[one], own[other])):
-                cells = [points(compare(on(own[one], name), on(own[other], name))) for name in SETS]
-                differences.append([of, f"{ARMS[one]}, over {ARMS[other]}", *cells, points(mean), chance(mean.p)])
+        own = {kind(name): name for name in ordered if size(name) == of}
+        pairs += [(own[one], own[other], ARMS[other]) for one, other in PAIRS if one in own and other in own]
+    small, large = ([name for name in ordered if kind(name) == arm] for arm in LARGER)
+    for one, other in itertools.product(small, large):
+        if parameters(one) < parameters(other):
+            pairs.append((one, other, f"{size(other)} {ARMS[kind(other)]}"))
+    differences = []
+    for one, other, name_of_other in pairs:
+        first, second = arms[one].right, arms[other].right
+        mean = compare(first, second)
+        if mean:
+            cells = [points(compare(on(first, name), on(second, name))) for name in SETS]
+            arm = f"{ARMS[kind(one)]}, over {name_of_other}"
+            differences.append([size(one), arm, str(mean.n), *cells, points(mean), chance(mean.p)])
     teachers = [folder / "teacher" / f"{name}.jsonl.gz" for name in TRAINED]
     made = {path.name.removesuffix(".jsonl.gz"): path for path in teachers if path.exists()}
     taught = {name: load_arm(path, name) for name, path in made.items()}
@@ -118,7 +132,7 @@ def tables(folder: Path) -> str:
         [
             table(["student", "arm", "n", *SETS.values(), "mean"], accuracy),
             table(["student", "arm", "tokens", "steps", *(f"{name}, no answer" for name in SETS.values())], cost),
-            table(["student", "arms", *SETS.values(), "mean", "p of the mean"], differences),
+            table(["student", "arms", "n", *SETS.values(), "mean", "p of the mean"], differences),
             table(["teacher", "tasks", "correct", "%", "over agent", "tokens"], teacher),
         ]
     )
@@ -147,6 +161,12 @@ def size(name: str) -> str:
     """The student's size, and its seed unless that is 0."""
     of, seed = name.split("-")[:2]
     return of.upper() + (f", seed {seed}" if seed.isdigit() and seed != "0" else "")
+
+
+def parameters(name: str) -> float:
+    """The student's number of parameters."""
+    of = name.partition("-")[0]
+    return float(of[:-1]) * {"m": 1e6, "b": 1e9}[of[-1]]
 
 
 def kind(name: str) -> str:
