@@ -22,7 +22,7 @@ class TopP(LogitsProcessor):
     """Keep the smallest set of likeliest tokens whose probability is at least top-p."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._by_row: dict[int, float] = {}
+        self.requests: dict[int, float] = {}
         """top-p of the requests that have one, by their row of the logits."""
 
     def is_argmax_invariant(self) -> bool:
@@ -32,14 +32,14 @@ class TopP(LogitsProcessor):
         def of(params: SamplingParams, prompt: list[int] | None, output: list[int]) -> float | None:
             return (params.extra_args or {}).get(ARGUMENT)
 
-        process_dict_updates(self._by_row, batch_update, of)
+        process_dict_updates(self.requests, batch_update, of)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """``logits``: of shape (requests, vocabulary), divided by the temperature; changed in place."""
-        if not self._by_row:
+        if not self.requests:
             return logits
         top_p = torch.ones(len(logits), 1)
-        for row, value in self._by_row.items():
+        for row, value in self.requests.items():
             top_p[row] = value
         for part, wanted in zip(logits.split(ROWS), top_p.split(ROWS), strict=True):
             part.masked_fill_(part < lowest_kept(part, wanted), float("-inf"))
