@@ -26,7 +26,7 @@ ARMS = {
     "untrained-agent": "untrained, as an agent",
     "cot": "chain-of-thought distillation",
     "agent": "agent distillation",
-    "agent-sag": "the same, self-consistent actions (N = 8)",
+    "agent-sag": "agent distillation, self-consistent actions (N = 8)",
     "ftp": "agent distillation, first-thought prefix",
     "ftp-sag": "agent distillation, first-thought prefix, self-consistent actions (N = 8)",
 }
@@ -47,8 +47,8 @@ PAIRS = [
 ]
 """Arms of one size to compare: the first minus the second."""
 
-LARGER = ("agent", "untrained-cot")
-"""The arm of one size that is compared with this arm of a larger size."""
+LARGER = [("agent", "untrained-cot"), ("ftp", "untrained-cot")]
+"""An arm, and the arm of each larger size that it is compared with."""
 
 
 def publish(run: Path, folder: Path) -> None:
@@ -107,9 +107,8 @@ def tables(folder: Path) -> str:
     for of in dict.fromkeys(map(size, ordered)):
         own = {kind(name): name for name in ordered if size(name) == of}
         pairs += [(own[one], own[other], ARMS[other]) for one, other in PAIRS if one in own and other in own]
-    small, large = ([name for name in ordered if kind(name) == arm] for arm in LARGER)
-    for one, other in itertools.product(small, large):
-        if parameters(one) < parameters(other):
+    for one, other in itertools.product(ordered, repeat=2):
+        if (kind(one), kind(other)) in LARGER and parameters(one) < parameters(other):
             pairs.append((one, other, f"{size(other)} {ARMS[kind(other)]}"))
     differences = []
     for one, other, name_of_other in pairs:
