@@ -30,7 +30,7 @@ ARMS = {
     "ftp": "agent distillation, first-thought prefix",
     "ftp-sag": "agent distillation, first-thought prefix, self-consistent actions (N = 8)",
 }
-"""The end of an arm's name -> what it is, in the order of the tables. (agent-sag is no step of the recipe.)"""
+"""The end of an arm's name -> what it is, in the order of the tables."""
 
 
 TRAINED = ("agent", "cot", "ftp")
