@@ -18,7 +18,7 @@ ARGUMENT = "agentdistill_top_p"
 """The name of top-p in the ``extra_args`` of a request, whose own ``top_p`` then is 1."""
 
 
-class TopP(LogitsProcessor):
+class TopP(LogitsProcessor):  # type: ignore[misc]  # vLLM has no types here
     """Keep the smallest set of likeliest tokens whose probability is at least top-p."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
