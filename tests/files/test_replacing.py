@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentdistill import Bm25Index, Task, rollout
+from agentdistill import Bm25Index, Task, evaluate, rollout
 from agentdistill.distillation import select
 from agentdistill.files.formats import convert
 from agentdistill.files.replacing import replacing
@@ -16,6 +16,8 @@ from agentdistill.results.regrading import regrade
 from agentdistill.results.report import write_report
 from agentdistill.rollouts.player import RolloutConfig
 
+TASKS = [Task("1", "q", "1")]
+KINDS = ("json", "txt")
 MODEL = ScriptedModel("m", lambda *_: "Thought: x\nCode:\n```py\nfinal_answer(1)\n```<end_code>")
 
 
@@ -73,6 +75,7 @@ PRECIOUS = {
     "lines": b"a\nb\n",
     "JSON lines": b'{"a": 1}\n{"a": 2}\n',
     "a list": b'[{"a": 1},\n {"a": 2}]',
+    "a page": b"<!doctype html>\n<title>My page</title>",
     "bytes": bytes(range(256)),
     "a table": None,
 }
@@ -84,6 +87,7 @@ REPLACING = [
     ("o.json", lambda t, o: convert(t, o, target="messages", progress=False)),
     ("o.parquet", lambda t, o: convert(t, o, target="sharegpt", progress=False)),
     ("o", lambda t, o: convert(t, o, target="prompt-completion", progress=False)),
+    *((f"o/results.{kind}", lambda t, o: evaluate(TASKS, MODEL, output=o.parent, progress=False)) for kind in KINDS),
 ]
 
 
@@ -93,6 +97,7 @@ def test_only_files_of_the_same_kind_are_replaced(writer: int, recorded: Path, t
     pytest.importorskip("matplotlib", reason="needs agentdistill[report]")
     parquet = pytest.importorskip("pyarrow.parquet")
     name, write = REPLACING[writer]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     for content in PRECIOUS.values():
         if content is None:
             parquet.write_table(pyarrow.table({"a": [1, 2]}), tmp_path / name)
@@ -107,6 +112,31 @@ def test_only_files_of_the_same_kind_are_replaced(writer: int, recorded: Path, t
     written = (tmp_path / name).is_file() and (tmp_path / name).read_bytes()
     write(recorded, tmp_path / name)
     assert written == ((tmp_path / name).is_file() and (tmp_path / name).read_bytes())
+
+
+@pytest.mark.parametrize("content", [content for content in PRECIOUS.values() if content])
+def test_metrics_replace_only_metrics(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    file.write_bytes(content)
+    with pytest.raises(FileExistsError, match=r"metrics\.json"):
+        rollout(TASKS, MODEL, metrics=file, progress=False)
+    with pytest.raises(FileExistsError, match=r"metrics\.json"):
+        evaluate(TASKS, MODEL, output=tmp_path, progress=False)
+    assert file.read_bytes() == content
+    with pytest.raises(ValueError, match="is the file of trajectories and of metrics"):
+        rollout(TASKS, MODEL, output=tmp_path / "new.jsonl", metrics=tmp_path / "new.jsonl", progress=False)
+
+
+def test_a_regraded_evaluation_does_not_replace_the_results_of_others(tmp_path: Path) -> None:
+    evaluate(TASKS, MODEL, output=tmp_path / "mine", progress=False)
+    (tmp_path / "other").mkdir()
+    for name in ("results.json", "results.txt"):
+        file = tmp_path / "other" / name
+        file.write_text("precious")
+        with pytest.raises(FileExistsError, match=name):
+            regrade(tmp_path / "mine", output=tmp_path / "other", progress=False)
+        assert file.read_text() == "precious"
+        file.unlink()
 
 
 @pytest.mark.parametrize("inside", [None, "passages", "lock", "other"])

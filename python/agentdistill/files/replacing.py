@@ -1,5 +1,6 @@
 """Replace a file atomically: a reader sees the old content or the new, never a part."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,19 @@ def refuse_foreign(output: str | Path, is_ours: Callable[[Path], bool]) -> None:
     output = Path(output)
     if output.is_file() and output.stat().st_size and not is_ours(output):
         raise FileExistsError(17, "this is another kind of file and will not be replaced", str(output))
+
+
+def has_fields(*names: str) -> Callable[[Path], bool]:
+    """For ``refuse_foreign``: whether a file is a JSON object with these fields."""
+
+    def is_ours(file: Path) -> bool:
+        try:
+            known = json.loads(file.read_bytes())
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(known, dict) and all(name in known for name in names)
+
+    return is_ours
 
 
 def refuse_overwriting(inputs: Iterable[str | Path], output: str | Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agentdistill._core import Trajectory, read_header, read_trajectories
+from agentdistill.files.replacing import has_fields, refuse_foreign
 from agentdistill.grading.grade import Grader, task_of
 from agentdistill.grading.graders import graded, grader_of
 from agentdistill.grading.squad import f1
@@ -154,6 +155,7 @@ def evaluate(
     if output is not None:
         output = Path(output)
         output.mkdir(parents=True, exist_ok=True)
+        refuse_foreign_results(output)
         file, metrics = output / "trajectories.jsonl", output / "metrics.json"
     _warn_of_other_form(model, config, tools)
     named_grader = (
@@ -177,6 +179,12 @@ def evaluate(
     if output is not None:
         evaluation.save(output)
     return evaluation
+
+
+def refuse_foreign_results(folder: Path) -> None:
+    """Raise FileExistsError if the files that ``Evaluation.save`` writes exist, and are of another program."""
+    refuse_foreign(folder / "results.json", has_fields("accuracy", "sets"))
+    refuse_foreign(folder / "results.txt", lambda file: file.with_suffix(".json").exists())
 
 
 def summarize(

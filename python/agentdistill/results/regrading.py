@@ -11,7 +11,7 @@ from agentdistill._core import Trajectory, read_header, read_trajectories
 from agentdistill.grading.grade import Grader, task_of
 from agentdistill.grading.graders import graded, grader_of
 from agentdistill.grading.squad import exact_match
-from agentdistill.results.evaluation import Evaluation
+from agentdistill.results.evaluation import Evaluation, refuse_foreign_results
 from agentdistill.tasks.task import Kind
 from agentdistill.terminal import in_columns
 from agentdistill.trajectories import is_right, is_undecided, refuse_other_files, write_trajectories
@@ -120,6 +120,7 @@ def regrade(
     to = Path(output) if output is not None else None
     if to and folder:
         to.mkdir(parents=True, exist_ok=True)
+        refuse_foreign_results(to)
         to = to / "trajectories.jsonl"
     if to:
         refuse_other_files(to)

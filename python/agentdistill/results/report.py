@@ -19,6 +19,9 @@ from agentdistill.results.page import Html, html, page, table
 from agentdistill.results.paper_table import latex_table, markdown_table
 from agentdistill.results.plots import COLOURS, figure, plot_losses, save, svg, within_page
 
+_TITLE = "Evaluation report"
+_TITLE_LINE = f"<title>{_TITLE}</title>".encode()
+
 SIGNIFICANT = 0.05
 
 
@@ -37,7 +40,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
     if not arms:
         raise ValueError("nothing to report: give folders that evaluate wrote, or trajectory files")
     output = Path(output)
-    refuse_foreign(output, lambda file: file.read_bytes().startswith(b"<!doctype html>"))
+    refuse_foreign(output, lambda file: _TITLE_LINE in file.read_bytes()[:1024])
     beside = output.with_name(f"{output.stem}_files")
     beside.mkdir(parents=True, exist_ok=True)
     markdown, latex = markdown_table(arms), latex_table(arms)
@@ -63,7 +66,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
     for kind, text in (("Markdown", markdown), ("LaTeX (booktabs)", latex)):
         parts.append(Html(f"<details><summary>{kind}</summary><pre>{html(text)}</pre></details>"))
     parts += _settings(arms)
-    output.write_text(page("Evaluation report", parts), encoding="utf-8")
+    output.write_text(page(_TITLE, parts), encoding="utf-8")
     return output
 
 

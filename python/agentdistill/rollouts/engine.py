@@ -31,6 +31,7 @@ from agentdistill._core import (
 )
 from agentdistill.event_loop import run_blocking
 from agentdistill.extras import require
+from agentdistill.files.replacing import has_fields, refuse_foreign
 from agentdistill.models.loading import SPEED_OPTIONS, opened, split_options
 from agentdistill.models.model import Model, ModelError
 from agentdistill.progress import RESUME_HINT
@@ -165,6 +166,10 @@ def record(
     ids = Counter(task.id for task in tasks)
     if twins := [name for name, count in ids.items() if count > 1]:
         raise ValueError(f"{len(twins)} ids occur in several tasks, such as {twins[0]!r}: give each task its own id")
+    if metrics is not None:
+        if output is not None and Path(output).resolve() == Path(metrics).resolve():
+            raise ValueError(f"{output} is the file of trajectories and of metrics: give another file for one of them")
+        refuse_foreign(metrics, has_fields("episodes", "seconds_of_episodes"))
     with ExitStack() as stack:
         writer, recorded = None, dict[str, Trajectory]()
         if output is not None:
