@@ -55,10 +55,11 @@ def changes(before: str, after: str) -> bool:
     return bool(_CHANGED_BEFORE.search(before) or _CHANGED_AFTER.match(after) or _DOUBTED.search(f"{before} , {after}"))
 
 
-_LAST_WORD = re.compile(r"([A-Za-z]{2,})[\s$(\\#]*$")
+_LAST_WORD = re.compile(r"([A-Za-z]{2,})[\s$(\\#*_`\"']*$")
 _NO_NAMES = (
     "answer ans final result results total sum value solution number count difference product quotient remainder ratio "
-    "mean average median mode area perimeter circumference length width height depth radius diameter distance volume "
+    "mean average median mode minimum maximum min max area perimeter circumference length width height depth radius "
+    "diameter distance volume "
     "angle speed velocity time age cost price profit weight mass temperature probability percentage perhaps therefore "
     "thus hence so then now and or the only just exactly precisely about approximately around roughly is are was were "
     "equals gives get gets got have has need needs takes makes leaves found yes correct there these those all both "
