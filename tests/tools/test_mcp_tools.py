@@ -217,6 +217,36 @@ SCHEMAS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+TEXT = {"type": "text", "text": "t"}
+RESULTS: list[tuple[dict[str, Any], Any, Any]] = [
+    ({"content": [TEXT, TEXT]}, None, "t\nt"),
+    ({"content": [TEXT], "structured_content": {"a": 1}}, None, "t"),
+    ({"content": [], "structured_content": {"a": 1}}, None, {"a": 1}),
+    ({"content": [TEXT], "structured_content": {"a": 1}}, {"type": "object"}, {"a": 1}),
+    ({"content": [TEXT], "structured_content": {"result": 1}}, {"properties": {"result": None}}, 1),
+    ({"content": [TEXT]}, {"properties": None}, "t"),
+    ({"content": [{"type": "resource_link", "uri": "file:///a", "name": "a"}]}, None, "[file:///a]"),
+    (
+        {"content": [{"type": "image", "data": "", "mimeType": "image/png"}]},
+        None,
+        "[image, which cannot be shown here]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("result", "schema", "returned"), RESULTS)
+def test_results_as_servers_write_them(result: dict[str, Any], schema: Any, returned: Any) -> None:
+    remote = mcp.Tool(name="f", input_schema={"type": "object"}, output_schema=schema)
+    assert _tool("f", remote, lambda name, arguments: CallToolResult(**result)).function() == returned
+
+
+def test_a_failure_without_a_message() -> None:
+    remote = mcp.Tool(name="f", input_schema={"type": "object"})
+    tool = _tool("f", remote, lambda name, arguments: CallToolResult(content=[], is_error=True))
+    with pytest.raises(RuntimeError, match="f failed without a message"):
+        tool.function()
+
+
 A, B = ({"properties": {name: {"type": "integer"}}, "required": [name]} for name in "ab")
 SCHEMAS += [
     ({"type": "object", "allOf": [A, B]}, "(a: int, b: int) -> str"),

@@ -21,6 +21,7 @@ from mcp.types import (
     INVALID_REQUEST,
     CallToolResult,
     EmbeddedResource,
+    ResourceLink,
     TextContent,
     TextResourceContents,
 )
@@ -216,10 +217,10 @@ def _result(remote: mcp.Tool, result: CallToolResult) -> Any:
     """The result for the code that made the call. Raises RuntimeError with the server's error message."""
     text = "\n".join(map(_text, result.content))
     if result.is_error:
-        raise RuntimeError(text)
-    if result.structured_content is None:
-        return text
+        raise RuntimeError(text or f"{remote.name} failed without a message")
     content = result.structured_content
+    if content is None or (text and not remote.output_schema):  # without a schema, a text was promised
+        return text
     return content["result"] if _is_wrapped(remote) and "result" in content else content
 
 
@@ -227,4 +228,6 @@ def _text(block: Any) -> str:
     match block:
         case TextContent(text=text) | EmbeddedResource(resource=TextResourceContents(text=text)):
             return text
+        case ResourceLink(uri=uri):
+            return f"[{uri}]"
     return f"[{block.type}, which cannot be shown here]"
