@@ -629,6 +629,16 @@ def test_what_cannot_be_is_said(
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), [float("nan"), 1.0], {"a": float("-inf")}])
+def test_numbers_that_json_does_not_have_may_be_beside_the_messages(score: Any, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs agentdistill[tables]")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    messages = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}]
+    parquet.write_table(pyarrow.Table.from_pylist([{"messages": messages, "score": score}]), tmp_path / "t.parquet")
+    convert(tmp_path / "t.parquet", tmp_path / "t.jsonl", progress=False)
+    assert [trajectory.question for trajectory in read_trajectories(tmp_path / "t.jsonl")] == ["Q?"]
+
+
 def test_a_table_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "junk.parquet").write_bytes(b"junk")
     with pytest.raises(TrajectoryError, match=r"junk\.parquet: cannot read this file"):

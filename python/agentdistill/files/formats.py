@@ -10,6 +10,7 @@ Not here: selecting trajectories (distillation.py).
 """
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -137,12 +138,15 @@ def _as_lines(table: Path, lines: Path, most: int | None = None) -> Path:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Remove null fields: a table has every field in every row."""
+    """Remove null fields: a table has every field in every row. Null may be NaN, as in pandas; JSON has no infinity."""
     match value:
         case dict():
-            return {name: _without_nulls(field) for name, field in value.items() if field is not None}
+            fields = ((name, _without_nulls(field)) for name, field in value.items())
+            return {name: field for name, field in fields if field is not None}
         case list():
             return [_without_nulls(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None if math.isnan(value) else str(value)
     return value
 
 
