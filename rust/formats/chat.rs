@@ -70,6 +70,11 @@ pub struct Message {
     reasoning: Text,
     #[serde(default)]
     thinking: Text,
+    /// The same in parts: OpenRouter's, and LiteLLM's.
+    #[serde(default)]
+    reasoning_details: Option<Vec<Thought>>,
+    #[serde(default)]
+    thinking_blocks: Option<Vec<Thought>>,
     /// What OpenAI's models say in place of a content.
     #[serde(default)]
     refusal: Text,
@@ -81,6 +86,15 @@ pub struct Message {
     /// The call that a tool's message answers.
     #[serde(default)]
     tool_call_id: Text,
+}
+
+/// A part of a model's thinking. An encrypted part has no text.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Thought {
+    text: Text,
+    summary: Text,
+    thinking: Text,
 }
 
 #[derive(Deserialize)]
@@ -97,7 +111,8 @@ pub struct Function {
     pub arguments: Json,
 }
 
-/// A call in OpenAI's API, of a function or of a custom tool, whose input is a text; or in LangChain's form.
+/// A call in OpenAI's API, of a function or of a custom tool, whose input is a text; or in a flat form, such as
+/// LangChain's.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct AnyCall {
@@ -106,6 +121,8 @@ struct AnyCall {
     custom: Option<Custom>,
     name: Option<String>,
     args: Json,
+    arguments: Json,
+    input: Json,
 }
 
 #[derive(Deserialize)]
@@ -120,8 +137,12 @@ impl TryFrom<AnyCall> for Call {
 
     fn try_from(call: AnyCall) -> Result<Self, Self::Error> {
         let custom = call.custom.map(|custom| Function { name: custom.name, arguments: custom.input });
-        let flat = call.name.map(|name| Function { name, arguments: call.args });
+        let arguments = [call.args, call.arguments, call.input].into_iter().find(|given| *given != Json::default());
+        let flat = call.name.map(|name| Function { name, arguments: arguments.unwrap_or_default() });
         let function = call.function.or(custom).or(flat).ok_or("a call without a function")?;
+        if function.name.trim().is_empty() {
+            return Err("a call without the name of its function");
+        }
         Ok(Self { id: call.id, function })
     }
 }
@@ -165,6 +186,8 @@ impl Messages {
                 reasoning_content: Text(None),
                 reasoning: Text(None),
                 thinking: Text(None),
+                reasoning_details: None,
+                thinking_blocks: None,
                 refusal: Text(None),
                 tool_calls: None,
                 function_call: None,
@@ -178,8 +201,9 @@ pub fn say_all(conversation: &mut Conversation, mut messages: Vec<Message>) {
     sort_results(&mut messages);
     for message in messages {
         let Message { role, content, refusal, tool_calls, function_call, .. } = message;
-        let reasonings = [message.reasoning_content, message.reasoning, message.thinking].into_iter();
-        let mut reasoning = reasonings.map(Text::or_empty).find(|text| !text.is_empty()).unwrap_or_default();
+        let parts = [message.reasoning_details, message.thinking_blocks].map(Option::unwrap_or_default).map(in_one);
+        let reasonings = [message.reasoning_content, message.reasoning, message.thinking].map(Text::or_empty);
+        let mut reasoning = reasonings.into_iter().chain(parts).find(|text| !text.is_empty()).unwrap_or_default();
         let mut thought = if conversation.is_ours { String::new() } else { std::mem::take(&mut reasoning) };
         join(&mut thought, content.0.or(refusal.0).unwrap_or_default());
         let calls: Vec<Function> = tool_calls.into_iter().flatten().map(|call| call.function).collect();
@@ -192,6 +216,14 @@ pub fn say_all(conversation: &mut Conversation, mut messages: Vec<Message>) {
             conversation.reason(reasoning);
         }
     }
+}
+
+fn in_one(thoughts: Vec<Thought>) -> String {
+    let mut whole = String::new();
+    for Thought { text, summary, thinking } in thoughts {
+        join(&mut whole, text.0.or(summary.0).or(thinking.0).unwrap_or_default());
+    }
+    whole
 }
 
 /// Sorts the results of parallel calls into the order of the calls, because the code prints them in that order.

@@ -3,7 +3,7 @@
 //! A record has `conversations`, a list of `{from, value}`, and may have `system`, `tools` (JSON in a string) and `id`.
 //! Odd turns are `human` or `observation`. Even turns are `gpt` or `function_call`, and the last turn is one of these.
 //! A `function_call` is JSON, `{"name", "arguments"}` or a list of such objects, after an optional
-//! `<think>...</think>`. Source: LLaMA-Factory's `data/converter.py` and `data/formatter.py`.
+//! `<think>...</think>`. Turns with `role` and `content` are read, too. Source: LLaMA-Factory's `data/converter.py` and `data/formatter.py`.
 //!
 //! A step with code is written as a `function_call` of the tool `python`, with its Thought between `<think>` tags. Any
 //! other step is written as `gpt`. The thinking of a reasoning model is in a field that LLaMA-Factory ignores,
@@ -36,7 +36,9 @@ pub struct Record {
 
 #[derive(Deserialize)]
 struct Turn {
+    #[serde(alias = "role")]
     from: String,
+    #[serde(alias = "content")]
     value: Text,
     #[serde(default)]
     reasoning_content: Text,

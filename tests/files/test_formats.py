@@ -463,6 +463,27 @@ ATIF_CALL = {"tool_call_id": "c", "function_name": "search", "arguments": {"quer
         (SEARCH | {"function_call": {"name": "search", "arguments": '{"query":"x"}'}}, "", 'print(search(query="x"))'),
         ({"tool_calls": [{"id": "c1", "name": "search", "args": {"query": "x"}}]}, "", 'print(search(query="x"))'),
         (
+            {"tool_calls": [{"id": "c1", "name": "search", "arguments": '{"query":"x"}'}]},
+            "",
+            'print(search(query="x"))',
+        ),
+        ({"tool_calls": [{"id": "c1", "name": "search", "input": {"query": "x"}}]}, "", 'print(search(query="x"))'),
+        (SEARCH | {"reasoning_details": [{"type": "reasoning.text", "text": "R"}]}, "R", 'print(search(query="x"))'),
+        (
+            SEARCH
+            | {
+                "reasoning": None,
+                "reasoning_details": [
+                    {"type": "reasoning.summary", "summary": "R", "index": 0},
+                    {"type": "reasoning.encrypted", "data": "e"},
+                    {"type": "reasoning.text", "text": "S", "signature": None},
+                ],
+            },
+            "R\nS",
+            'print(search(query="x"))',
+        ),
+        (SEARCH | {"thinking_blocks": [{"type": "thinking", "thinking": "R"}]}, "R", 'print(search(query="x"))'),
+        (
             {"tool_calls": [{"id": "c1", "type": "custom", "custom": {"name": "python", "input": "x = 1"}}]},
             "",
             "x = 1",
@@ -482,6 +503,21 @@ def test_calls_that_clients_write_otherwise(message: dict[str, Any], thought: st
     assert isinstance(action, Action)
     assert (action.thought, action.code) == (thought, code)
     assert trajectory.answer == "Paris."
+
+
+def test_a_call_without_a_name_is_an_error(tmp_path: Path) -> None:
+    for name in ("", " ", None):
+        messages = [{"role": "user", "content": "Q?"}, {"role": "assistant", "tool_calls": [{"name": name}]}]
+        (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}))
+        with pytest.raises(TrajectoryError, match=r"a\.jsonl:1: .*call without"):
+            list(iter_trajectories(tmp_path / "a.jsonl"))
+
+
+def test_sharegpt_with_the_fields_of_messages(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "It is <answer>Paris</answer>"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"conversations": turns}))
+    [trajectory] = iter_trajectories(tmp_path / "a.jsonl")
+    assert (trajectory.question, trajectory.answer) == ("Q?", "Paris")
 
 
 def test_a_call_without_its_result_is_a_turn_of_its_own(tmp_path: Path) -> None:
