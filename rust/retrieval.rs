@@ -216,6 +216,16 @@ impl Bm25Index {
         threads::share(|| queries.par_iter().map_init(|| self.analyzer.clone(), one).collect())
     }
 
+    /// Returns the first passage whose number is at least `number`, with its number; `None` after the last passage.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Retrieval`] if the index can no longer be read.
+    pub fn next_passage(&self, number: DocId) -> Result<Option<(DocId, Passage)>> {
+        let read = |number| self.passage(number, 0.0).map(|passage| (number, passage));
+        self.segments.from(number).next().map(read).transpose()
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -38,6 +38,7 @@ COMMANDS = [
     ("index", "delete"),
     ("index", "merge"),
     ("index", "check"),
+    ("index", "encode"),
     ("serve-retrieval",),
     ("convert",),
     ("generate",),

@@ -24,11 +24,12 @@ ONLY_IMPORTERS = {
         *("training/settings", "training/step", "training/student", "training/memory"),
         *("training/shares", "training/likelihood"),
         *("models/transformers", "models/key_value_slots", "models/pretrained", "models/device", "models/vllm_top_p"),
+        "models/encoder",
         "demo/pretrain",
     },
     "transformers": {
         *("training/trainer", "training/student", "training/examples", "training/reinforcement"),
-        *("models/key_value_slots", "models/pretrained", "models/vllm"),
+        *("models/key_value_slots", "models/pretrained", "models/vllm", "models/encoder"),
         *("demo/pretrain", "demo/run"),
     },
     "trl": {

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from agentdistill.tasks.loading import load_tasks
     from agentdistill.tasks.task import Task
     from agentdistill.tools.http_retriever import HttpRetriever
+    from agentdistill.tools.hybrid import HybridRetriever
     from agentdistill.tools.page import open_page
     from agentdistill.tools.tool import Tool, python_tool, web_search
     from agentdistill.training.config import ImproveConfig, TrainConfig
@@ -68,6 +69,7 @@ _LAZY = {
     "TrainConfig": "training.config",
     "ImproveConfig": "training.config",
     "HttpRetriever": "tools.http_retriever",
+    "HybridRetriever": "tools.hybrid",
     "Task": "tasks.task",
     "load_tasks": "tasks.loading",
     "ModelError": "models.model",
@@ -97,6 +99,7 @@ __all__ = [
     "GenerateConfig",
     "Grade",
     "HttpRetriever",
+    "HybridRetriever",
     "ImproveConfig",
     "Limits",
     "ModelError",

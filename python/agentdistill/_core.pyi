@@ -153,6 +153,8 @@ class Bm25Index:
         ``path``, ``skipped``, ``language``, ``analyzer``, ``title_weight``, and the search parameters ``k1`` and
         ``b``."""
     def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Passage]:
+        """Iterate over all passages, in the order of indexing. Their scores are 0."""
 
 @final
 class SearchTool:

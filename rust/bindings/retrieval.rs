@@ -179,8 +179,32 @@ impl PyBm25Index {
         self.0.metadata().documents as usize
     }
 
+    /// Iterate over all passages, in the order of indexing. Their scores are 0.
+    fn __iter__(&self) -> PyPassageIterator {
+        PyPassageIterator { index: self.0.clone(), next: 0 }
+    }
+
     fn __repr__(&self) -> String {
         format!("Bm25Index({:?}, documents={})", self.0.path(), self.__len__())
+    }
+}
+
+#[pyclass(name = "_PassageIterator", module = "agentdistill._core")]
+struct PyPassageIterator {
+    index: Arc<Bm25Index>,
+    next: u32,
+}
+
+#[pymethods]
+impl PyPassageIterator {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&mut self) -> PyResult<Option<Passage>> {
+        let Some((number, passage)) = self.index.next_passage(self.next)? else { return Ok(None) };
+        self.next = number + 1;
+        Ok(Some(passage))
     }
 }
 

@@ -39,7 +39,7 @@ impl Bm25Index {
             }
             let Some(found) = of_page(candidate) else { continue };
             let before = self.segments.before(candidate).map_while(of_page);
-            let after = self.segments.after(candidate).map_while(of_page);
+            let after = self.segments.from(candidate + 1).map_while(of_page);
             for passage in iter::once(found).chain(before).chain(after) {
                 if bytes > MAX_PAGE_BYTES {
                     break;

@@ -143,10 +143,10 @@ impl Segments {
         (0..number).rev().filter(|&number| self.is_live(number))
     }
 
-    /// Returns the numbers of the passages after this one that are not deleted.
-    pub(super) fn after(&self, number: DocId) -> impl Iterator<Item = DocId> {
+    /// Returns the numbers of the passages from this one on that are not deleted.
+    pub(super) fn from(&self, number: DocId) -> impl Iterator<Item = DocId> {
         let end = self.segments.last().map_or(0, |last| last.first + last.passages.len() as DocId);
-        (number + 1..end).filter(|&number| self.is_live(number))
+        (number..end).filter(|&number| self.is_live(number))
     }
 
     /// Returns the passages of a segment that are not in `deletions`, with their numbers in the segment, in order.

@@ -17,6 +17,7 @@ from agentdistill import Sandbox, Task, rollout
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.player import Player, RolloutConfig
 from agentdistill.serving.chat import Conversation, show_answer
+from agentdistill.tools.retriever import Retriever
 from agentdistill.tools.tool import python_tool, sandbox_tools, web_search
 
 def hang(query: str = "", k: int = 3) -> str:
@@ -52,7 +53,7 @@ CASES = {
     "a search for passages": (
         "",
         1,
-        "class Hanging:\n    def search_text(self, query, k, *, compat=None): return hang()\n"
+        "class Hanging(Retriever):\n    page = None\n    def search_batch(self, queries, k): return hang()\n"
         "tool = web_search(Hanging())\n" + ROLLOUT.replace("**MORE", "kind='cot', passages=2"),
     ),
 }

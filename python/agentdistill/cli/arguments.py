@@ -17,7 +17,9 @@ from agentdistill.named_function import named_function
 from agentdistill.tasks.loading import load_tasks
 from agentdistill.tasks.task import Kind, Task
 from agentdistill.terminal import say
+from agentdistill.tools.hybrid import HybridRetriever
 from agentdistill.tools.page import open_page
+from agentdistill.tools.retriever import Retriever
 from agentdistill.tools.tool import TOOL_SECONDS, Tool, python_tool, web_search
 from agentdistill.tools.tool import Search as SearchFunction
 
@@ -49,18 +51,32 @@ class Search:
     """BM25's k1 for --index, 0 to 100: how much repetitions of a query word in a passage add to its score."""
     b: float = 0.75
     """BM25's b for --index, 0 to 1: how much long passages are penalized."""
+    vectors: Path | None = None
+    """Folder that ``index encode`` wrote: reorder the best passages of BM25 by meaning (hybrid search)."""
 
     def load(self) -> Tool | None:
         """``web_search``, if there is something to search."""
-        if self.retriever is None:
-            return None if self.index is None else web_search(Bm25Index.open(self.index, self.k1, self.b), self.k)
-        if self.index is not None:
+        if self.index is not None and self.retriever is not None:
             raise ValueError("give --index or --retriever, not both")
-        from agentdistill.tools.http_retriever import HttpRetriever  # here, since it imports httpx2
+        found: Bm25Index | Retriever
+        dense = False
+        if self.index is not None:
+            found = Bm25Index.open(self.index, self.k1, self.b)
+        elif self.retriever is not None:
+            from agentdistill.tools.http_retriever import HttpRetriever  # here, since it imports httpx2
 
-        retriever = HttpRetriever(self.retriever)
-        retriever.search("retriever", 1)  # so that a wrong address fails now and not in every cell
-        return web_search(retriever, self.k, dense=not retriever.is_lexical())
+            found = server = HttpRetriever(self.retriever)
+            server.search("retriever", 1)  # so that a wrong address fails now and not in every cell
+            dense = not server.is_lexical()
+        elif self.vectors is not None:
+            raise ValueError("--vectors needs something to search: give --index or --retriever")
+        else:
+            return None
+        if self.vectors is not None:
+            if dense:
+                raise ValueError("--vectors needs BM25: --retriever must be a serve-retrieval server")
+            found = HybridRetriever(found, self.vectors)
+        return web_search(found, self.k, dense=dense)
 
 
 @dataclass(frozen=True)

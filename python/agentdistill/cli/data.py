@@ -12,9 +12,11 @@ from agentdistill._core import (
     RetrievalServer,
 )
 from agentdistill.cli.arguments import Output
+from agentdistill.extras import require
 from agentdistill.files.formats import Format, convert
 from agentdistill.progress import FileProgress
 from agentdistill.terminal import json_for_people, say, tell
+from agentdistill.tools.hybrid import HybridRetriever
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,32 @@ class IndexMerge:
 
 
 @dataclass(frozen=True)
+class IndexEncode:
+    """Compute a vector of each passage of an index with a sentence encoder, for hybrid search (--vectors).
+
+    Passages that already have a vector in the folder are skipped. So repeat the command to resume it, and after
+    ``index add``.
+
+    Example: agentdistill index encode wiki --model sentence-transformers/all-MiniLM-L6-v2 -o wiki-vectors
+    """
+
+    index: Positional[Path]
+    """Folder of the index."""
+    model: str
+    """The encoder: folder or hub id of a transformers model whose last states are averaged."""
+    output: Output
+    """Folder of the vectors."""
+
+    def run(self) -> None:
+        require("transformers", "train")
+        from agentdistill.tools.vectors import encode  # here, since it imports torch
+
+        with FileProgress("encode", "passages", "finishing") as progress:
+            vectors = encode(Bm25Index.open(self.index), self.model, self.output, progress)
+        say(f"{self.output}: {len(vectors):,} vectors")
+
+
+@dataclass(frozen=True)
 class IndexInfo:
     """Show the language, size and other properties of an index.
 
@@ -177,11 +205,15 @@ class IndexSearch:
     """BM25's k1, 0 to 100: how much repetitions of a query word in a passage add to its score."""
     b: float = 0.75
     """BM25's b, 0 to 1: how much long passages are penalized."""
+    vectors: Path | None = None
+    """Folder that ``index encode`` wrote: reorder the best passages of BM25 by meaning (hybrid search)."""
     json: bool = False
     """Print JSON Lines with id, title, text and score."""
 
     def run(self) -> None:
-        for found in Bm25Index.open(self.index, self.k1, self.b).search(self.query, self.k):
+        index = Bm25Index.open(self.index, self.k1, self.b)
+        retriever = index if self.vectors is None else HybridRetriever(index, self.vectors)
+        for found in retriever.search(self.query, self.k):
             if self.json:
                 passage = {"id": found.id, "title": found.title, "text": found.text, "score": found.score}
                 say(json_for_people(passage))
@@ -204,6 +236,7 @@ class Index:
         | Annotated[IndexDelete, subcommand("delete")]
         | Annotated[IndexMerge, subcommand("merge")]
         | Annotated[IndexCheck, subcommand("check")]
+        | Annotated[IndexEncode, subcommand("encode")]
     )
 
     def run(self) -> None:

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 from agentdistill._core import (
     AgentDistillError,
-    Bm25Index,
     Trajectory,
     TrajectoryError,
     TrajectoryWriter,
@@ -226,9 +225,8 @@ def run_of(model: str, tools: Sequence[Tool], config: RolloutConfig, **more: str
 
 def _searched(search: Search) -> dict[str, Any]:
     """What determines the results of a search."""
-    of = search.retriever
-    known = of.info() if isinstance(of, Bm25Index) else {}
-    return {"k": search.k} | {name: known[name] for name in ("documents", "k1", "b") if name in known}
+    known = search.retriever.info()
+    return {"k": search.k} | {name: known[name] for name in ("documents", "k1", "b", "encoder") if name in known}
 
 
 def _options(model: Model | str) -> dict[str, str]:

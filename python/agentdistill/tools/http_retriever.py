@@ -11,25 +11,23 @@ import json
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx2
 
-from agentdistill._core import Passage, RetrievalError, for_reading
+from agentdistill._core import Passage, RetrievalError
 from agentdistill.per_process import PerProcess
 from agentdistill.redaction import hide_in_command, public_url, redacted
 from agentdistill.retry import Retries, is_transient, retry_after
+from agentdistill.tools.retriever import Retriever
 from agentdistill.well_formed import well_formed
 
 MAX_RESPONSE_BYTES = 256 << 20
 """Maximum size of a response. A larger one is an error."""
 
-MAX_PASSAGES = 100
-"""Maximum number of passages of one ``web_search``, as for an index (rust/search_tool.rs)."""
 
-
-class HttpRetriever:
+class HttpRetriever(Retriever):
     """A search server at ``url``, such as ``http://127.0.0.1:8000`` (or ``.../retrieve``). It is thread-safe."""
 
     def __init__(self, url: str, *, retries: int = 5, timeout: float = 30.0) -> None:
@@ -61,24 +59,9 @@ class HttpRetriever:
         self._clients = PerProcess(lambda: httpx2.Client(timeout=timeout, auth=auth))
         self._retries = Retries(self._where, retries, RetrievalError)
 
-    def search(self, query: str, k: int = 3) -> list[Passage]:
-        """The ``k`` best passages for the query, best first. Raises RetrievalError if the server does not answer or
-        refuses, ValueError for ``k`` < 1."""
-        (passages,) = self.search_batch([query], k)
-        return passages
-
-    def search_text(self, query: str, k: int | None = None, *, compat: Literal["reference"] | None = None) -> str:
-        """The best passages as text for a model to read: what the tool ``web_search`` returns. As with an index, they
-        are at most 100. ``compat``: "reference" is the format of the paper's code. Raises TypeError and ValueError for
-        invalid arguments, RetrievalError as ``search``."""
-        if not isinstance(query, str):
-            raise TypeError("call it with one string, the query")
-        if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
-            raise ValueError("k must be a positive whole number")
-        return for_reading(self.search(query, 3 if k is None else min(k, MAX_PASSAGES)), compat=compat)
-
     def search_batch(self, queries: Sequence[str], k: int = 3) -> list[list[Passage]]:
-        """The best passages for each of several queries, in one request. Raises as ``search``."""
+        """The ``k`` best passages for each query, best first, in one request. Raises RetrievalError if the server
+        does not answer or refuses, ValueError for ``k`` < 1."""
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         wanted = {"queries": [well_formed(query) for query in queries], "topk": k, "return_scores": True}

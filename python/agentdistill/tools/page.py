@@ -12,7 +12,7 @@ from agentdistill.tools.tool import Tool
 
 if TYPE_CHECKING:
     from agentdistill._core import Bm25Index
-    from agentdistill.tools.http_retriever import HttpRetriever
+    from agentdistill.tools.retriever import Retriever
 
 PART_CHARS = 4_000
 """Characters of a part, as of the longest passage that a search shows."""
@@ -24,7 +24,7 @@ _PART = re.compile(rf".{{1,{PART_CHARS}}}(?=\s|$)|.{{1,{PART_CHARS}}}", re.DOTAL
 """What fits, up to the end of a word if there is one."""
 
 
-def open_page(retriever: "Bm25Index | HttpRetriever") -> Tool:
+def open_page(retriever: "Bm25Index | Retriever") -> Tool:
     """The tool ``open_page(title, part=1)``: it returns all passages of ``retriever`` with this title, in parts.
 
     An HttpRetriever must be a ``serve-retrieval`` server. The paper's agent has no such tool.

@@ -24,7 +24,7 @@ from agentdistill.redaction import redacted, redacted_value
 if TYPE_CHECKING:
     from agentdistill._core import SearchTool
     from agentdistill._core import _ActionFormat as ActionFormat
-    from agentdistill.tools.http_retriever import HttpRetriever
+    from agentdistill.tools.retriever import Retriever
 
 TOOL_SECONDS = 60.0
 """Time limit of a call of a Python tool. After that, the code that called it gets a ToolError."""
@@ -40,7 +40,7 @@ Functions = Mapping[str, "SearchTool | Callable[..., Any]"]
 class Search(NamedTuple):
     """What ``web_search`` does: it finds passages, and shows them as text."""
 
-    retriever: "Bm25Index | HttpRetriever"
+    retriever: "Bm25Index | Retriever"
     k: int = 3
     """Passages returned unless a call says otherwise (paper: 3)."""
 
@@ -67,7 +67,7 @@ class Tool(NamedTuple):
     values."""
 
 
-def web_search(retriever: "Bm25Index | HttpRetriever", k: int = 3, *, dense: bool = False) -> Tool:
+def web_search(retriever: "Bm25Index | Retriever", k: int = 3, *, dense: bool = False) -> Tool:
     """The tool ``web_search(query)``: it returns the ``k`` best passages of ``retriever`` as text (paper: 3).
 
     ``dense``: the retriever searches by meaning, as the paper's does, and the model is told to write its queries for
