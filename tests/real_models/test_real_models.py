@@ -6,11 +6,9 @@ AGENTDISTILL_MODELS names the folder of models that recipes/models/fetch.py make
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,32 +151,25 @@ def test_a_run_is_recorded_resumed_and_repeated(engine: str, model: Path, tasks:
 
 @contextmanager
 def served(model: Path, cwd: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "agentdistill", "serve", "--model", str(model), "--port", str(port)]
+    """A server of the model, and its URL."""
+    command = [sys.executable, "-m", "agentdistill", "serve", "--model", str(model), "--port", "0"]
     command += ["--max-tokens", "32", "--max-steps", "1"]
-    with (
-        (cwd / "log").open("w") as log,
-        subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log) as server,
-    ):
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert server.poll() is None and time.monotonic() < deadline, (cwd / "log").read_text()
+    log, deadline = cwd / "log", time.monotonic() + 600
+    with log.open("w") as file, subprocess.Popen(command, cwd=cwd, stdout=file, stderr=file) as server:
+        try:
+            while not (said := re.search(r"^serving .* at (http\S+)$", log.read_text(), re.MULTILINE)):
+                assert server.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.3)
-        yield url
-        server.terminate()
+            yield said[1]
+        finally:
+            server.terminate()
 
 
 def test_an_agent_is_served(model: Path, tmp_path: Path) -> None:
-    asked = {"model": model.name, "messages": [{"role": "user", "content": "What is 6 times 7?"}]}
+    asked = {"model": str(model), "messages": [{"role": "user", "content": "What is 6 times 7?"}]}
     with served(model, tmp_path) as url:
         request = urllib.request.Request(
-            f"{url}/v1/chat/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+            f"{url}/chat/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=600) as response:
             answer: Any = json.load(response)
