@@ -14,6 +14,7 @@ from agentdistill.extras import require
 from agentdistill.models.device import default_dtype
 from agentdistill.models.loading import ModelFiles, is_gguf, model_files
 from agentdistill.models.model import ModelError
+from agentdistill.models.rendering import require_template
 
 
 def load(path_or_id: str, device: str, **options: Any) -> tuple[Any, Any]:
@@ -43,10 +44,7 @@ def load(path_or_id: str, device: str, **options: Any) -> tuple[Any, Any]:
                 f"weight (transformers:{path_or_id},dtype=bfloat16), or another device (,device=cpu)"
             ) from error
         raise ModelError(f"cannot load {path_or_id}: {error}") from error
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"{path_or_id} has no chat template: use an instruction-tuned model, or add chat_template.jinja"
-        )
+    require_template(tokenizer, path_or_id)
     return model, tokenizer
 
 

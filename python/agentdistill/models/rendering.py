@@ -136,6 +136,14 @@ class Renderer:
         return ids
 
 
+def require_template(tokenizer: Any, path_or_id: str) -> None:
+    """Raises ModelError if the model has no chat template."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{path_or_id} has no chat template: use an instruction-tuned model, or add chat_template.jinja"
+        )
+
+
 def without_system(messages: Sequence[Message]) -> list[Message]:
     """Move the system prompt to the beginning of the first user message."""
     system = [content for role, content in messages if role == "system"]

@@ -37,7 +37,7 @@ from agentdistill.models.engine_errors import HeldErrors
 from agentdistill.models.loading import model_files
 from agentdistill.models.local import LocalModel
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling, Show
-from agentdistill.models.rendering import Renderer
+from agentdistill.models.rendering import Renderer, require_template
 from agentdistill.models.vllm_top_p import ARGUMENT, TopP
 from agentdistill.terminal import tell
 
@@ -97,10 +97,14 @@ class VllmModel(LocalModel):
         try:
             with HeldErrors() as held, self._guard.watching():
                 tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_files)
+                require_template(tokenizer, path_or_id)
                 self._render = Renderer(tokenizer, template)
                 arguments = AsyncEngineArgs(model=files.model, tokenizer=tokenizer_files, **options)
                 tell(f"starting vLLM for {path_or_id}: this can take a few minutes")
                 self._engine: AsyncLLM | None = AsyncLLM.from_engine_args(arguments)
+        except ModelError:
+            self._guard.dismiss()
+            raise
         except Exception as error:  # vLLM documents no list of exceptions
             self._guard.dismiss()
             failure = ModelError(
@@ -117,11 +121,6 @@ class VllmModel(LocalModel):
         dtype, cache = str(known.model_config.dtype).removeprefix("torch."), known.cache_config.kv_cache_memory_bytes
         memory = f", {cache / (1 << 30):.1f} GiB for keys and values" if cache else ""
         tell(f"vLLM runs {path_or_id} in {dtype}, context {self._context:,} tokens{memory}")
-        if not tokenizer.chat_template:
-            self._shut_down(self._engine)
-            raise ModelError(
-                f"{path_or_id} has no chat template: use an instruction-tuned model, or add chat_template.jinja"
-            )
 
     async def _complete(
         self, messages: Sequence[Message], prefix: str, prompt: list[int], sampling: Sampling, n: int, show: Show | None
