@@ -24,13 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from agentdistill import Bm25Index, Passage
-from agentdistill.models.device import default_dtype
+from agentdistill.tools import hybrid
 from quality import CUTS, Questions, read, recall
 
 DEPTH = 200
 """Passages of each list that are fused."""
-MAX_TOKENS = 256
-"""Tokens of a text that a sentence encoder reads."""
 WEIGHTS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3)
 HALVES = (slice(0, None, 2), slice(1, None, 2))
 
@@ -71,24 +69,10 @@ def static(passages: list[str]) -> Encode:
 
 
 def sentence_encoder(folder: Path) -> Encoder:
-    """Averages of a model's last states, in bfloat16 if this CPU has it."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
+    """The encoder of hybrid search, which does not depend on the passages."""
+    from agentdistill.models.encoder import SentenceEncoder
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=default_dtype("cpu")).eval()
-
-    @torch.inference_mode()
-    def encode(texts: list[str], batch: int = 32) -> np.ndarray:
-        vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
-        by_length = np.argsort([len(text) for text in texts])
-        for numbers in np.split(by_length, range(batch, len(texts), batch)):
-            batch_texts = [texts[number] for number in numbers]
-            inputs = tokenizer(batch_texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-            mask = inputs["attention_mask"][..., None]
-            vectors[numbers] = (model(**inputs).last_hidden_state.float() * mask).sum(1) / mask.sum(1)
-        return unit(vectors)
-
+    encode = SentenceEncoder(str(folder))
     return lambda passages: encode
 
 
@@ -112,9 +96,9 @@ def fused_scores(bm25: dict[int, float], similar: np.ndarray, weight: float) -> 
     return {number: bm25.get(number, 0.0) / best + weight * float(similar[number]) for number in numbers}
 
 
-def rescored(bm25: dict[int, float], similar: np.ndarray, weight: float, depth: int = 50) -> dict[int, float]:
+def rescored(bm25: dict[int, float], similar: np.ndarray, weight: float) -> dict[int, float]:
     """The same for the first passages of BM25 only."""
-    first = dict(list(bm25.items())[:depth])
+    first = dict(list(bm25.items())[: hybrid.DEPTH])
     scores = fused_scores(first, similar, weight)
     return {number: scores[number] for number in first}
 

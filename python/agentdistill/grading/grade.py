@@ -42,8 +42,7 @@ def grade(task: Task, answer: str | None) -> Grade:
     It is correct if it equals one of the task's answers. An answer that is None or only white space is wrong.
 
     If a mathematical comparison reaches its limit of CPU time or memory, the score is None and a warning is logged. The
-    call may take seconds and blocks its thread. Raises ValueError if the task has no reference
-    answer.
+    call may take seconds and blocks its thread. Raises ValueError if the task has no reference answer.
     """
     if task.answer is None:
         raise ValueError(f"task {task.id!r} has no answer to compare with")
