@@ -43,8 +43,8 @@ ONLY_IMPORTERS = {
     "bitsandbytes": {"training/student"},
     "tyro": {"cli/commands", "cli/arguments", "cli/data", "cli/distill", "cli/evaluate", "cli/experiment", "cli/serve"},
     "mcp": {"serving/mcp_server", "tools/mcp"},
-    "uvicorn": {"serving/api_server", "serving/connection"},
-    "starlette": {"serving/api_server", "serving/chat_server", "serving/gateway"},
+    "uvicorn": {"serving/http_server", "serving/connection"},
+    "starlette": {"serving/http_server", "serving/api_server", "serving/chat_server", "serving/gateway"},
     "smolagents": {"serving/smolagents"},
     "ray": {"rollouts/cluster"},
     "sympy": {

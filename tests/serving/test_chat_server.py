@@ -26,8 +26,8 @@ from agentdistill.tools.tool import Tool, python_tool
 from slow_run import adds, code
 
 pytest.importorskip("uvicorn", reason="needs agentdistill[serve]")
-from agentdistill.serving.api_server import REQUEST_BYTES
 from agentdistill.serving.chat_server import ChatServer
+from agentdistill.serving.http_server import REQUEST_BYTES
 
 SUM = [{"role": "user", "content": "What is 20 + 22?"}]
 SAID = [

@@ -7,7 +7,7 @@ arrive. All requests share one player, with its model, sandbox and tools.
 An agent was trained on episodes of one question, with its own prompt. Instructions and earlier turns of a client are
 therefore prepended to the last question as text, and each request starts from a fresh State. Sampling parameters are
 the server's settings: ``temperature``, ``max_tokens``, ``seed`` and the like in a request have no effect. Not here:
-the HTTP server (api_server.py), tools of the client, several completions per request.
+the HTTP server (http_server.py), tools of the client, several completions per request.
 
 Source: https://platform.openai.com/docs/api-reference/chat
 """
@@ -23,19 +23,8 @@ from starlette.responses import Response
 
 from agentdistill._core import Trajectory
 from agentdistill.rollouts.player import FAILED, Player
-from agentdistill.serving.api_server import (
-    ApiServer,
-    ChatCompletion,
-    Json,
-    Refused,
-    Streamable,
-    event,
-    event_stream,
-    joined_text,
-    json_response,
-    unless_disconnected,
-    validated,
-)
+from agentdistill.serving.api_server import ApiServer, ChatCompletion, Streamable, event, event_stream, joined_text
+from agentdistill.serving.http_server import Json, Refused, json_response, unless_disconnected, validated
 from agentdistill.tasks.task import Task
 
 _log = logging.getLogger(__name__)

@@ -1,16 +1,21 @@
-"""Limits on each client connection to ``agentdistill serve`` and ``record``, with or without a valid API key.
+"""Limits on each client connection to an HTTP server (http_server.py), with or without a valid API key.
 
 A request's head may have ``HEAD_BYTES`` and must arrive within ``HEAD_SECONDS``. A client must read its response within
 ``READ_SECONDS``. At most ``MAX_CONNECTIONS`` are open: when another one arrives, the connection that has been idle
 longest is closed. uvicorn has no such limits.
 
-Not here: limits on the body of a request (api_server.py) and on its episode (chat_server.py).
+A client must read from its WebSocket, too. WebSockets do not count among the connections: their server limits them.
+
+Not here: limits on the body of a request (http_server.py), on its episode (chat_server.py), and on a session of a
+WebSocket (environment_server.py).
 """
 
 import asyncio
 import time
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 HEAD_BYTES = 64 << 10
 """Maximum size of a request's head, in bytes."""
@@ -35,13 +40,18 @@ class Connection(H11Protocol):
         self._state: object = None
         self._since = time.monotonic()
         self._next_check = self.loop.call_later(_CHECK_SECONDS, self._check)
-        if len(self.connections) > MAX_CONNECTIONS:
-            waiting = [other for other in self.connections if isinstance(other, Connection) and not other._is_busy]
+        open_ones = [other for other in self.connections if isinstance(other, Connection)]
+        if len(open_ones) > MAX_CONNECTIONS:
+            waiting = [other for other in open_ones if not other._is_busy]
             min(waiting, key=lambda other: other._since).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._next_check.cancel()
         super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._next_check.cancel()
+        super().handle_websocket_upgrade(event)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -66,3 +76,19 @@ class Connection(H11Protocol):
             self.transport.abort()
         else:
             self._next_check = self.loop.call_later(_CHECK_SECONDS, self._check)
+
+
+class WebSocketConnection(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol with these limits."""
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_deadline = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_deadline.cancel()
+
+    def on_task_complete(self, task: "asyncio.Task[None]") -> None:
+        super().on_task_complete(task)
+        self.loop.call_later(READ_SECONDS, self.transport.abort)  # if the client does not close or read to the end

@@ -6,7 +6,7 @@ model in this process gets the conversation as texts (text_model.py). Both are a
 probabilities, which a client gets only if it asks for them too.
 
 A client can name its session: in the header ``X-Session-ID``, in ``metadata.session_id``, or in ``user``. It can end a
-session with ``POST /v1/sessions/NAME``, and tell its answer or score. Not here: the HTTP server (api_server.py), and
+session with ``POST /v1/sessions/NAME``, and tell its answer or score. Not here: the HTTP server (http_server.py), and
 what is written to the file (recording.py). A stream is sent when the completion is complete.
 
 Source: https://platform.openai.com/docs/api-reference/chat
@@ -25,13 +25,11 @@ from starlette.responses import Response
 from agentdistill._core import TrajectoryError
 from agentdistill.event_loop import run_blocking
 from agentdistill.models.model import DatedModel, ForwardingModel, Model, ModelError, ServerRefusal
-from agentdistill.serving.api_server import (
-    ApiServer,
+from agentdistill.serving.api_server import ApiServer, Streamable, event, event_stream
+from agentdistill.serving.http_server import (
+    Endpoint,
     Json,
     Refused,
-    Streamable,
-    event,
-    event_stream,
     json_object,
     json_response,
     unless_disconnected,
@@ -87,8 +85,8 @@ class Gateway(ApiServer):
     def health(self) -> Json:
         return {"conversations": self._recorder.open_conversations}
 
-    def more_endpoints(self) -> Json:
-        return {"/v1/sessions/{session:path}": self._end}
+    def endpoints(self) -> dict[str, Endpoint]:
+        return super().endpoints() | {"POST /v1/sessions/{session:path}": self._end}
 
     async def complete(self, body: Json, request: Request) -> Response:
         chat_request = validated(_ChatRequest, body)

@@ -26,7 +26,7 @@ from uuid import uuid4
 
 from agentdistill._core import AgentDistillError, Trajectory, TrajectoryWriter
 from agentdistill.models.thoughts import reasoning, split_thinking
-from agentdistill.serving.api_server import Json
+from agentdistill.serving.http_server import Json
 from agentdistill.tasks.task import Task
 from agentdistill.trajectories import steps_given
 from agentdistill.well_formed import well_formed

@@ -1,7 +1,7 @@
 """How does a model that only reads and writes texts answer a request of OpenAI's protocol?
 
 Tools are described and called in the text (models/tool_calls.py). Not here: models on a server, which get the request
-itself (models/forwarding.py), and HTTP (api_server.py).
+itself (models/forwarding.py), and HTTP (http_server.py).
 """
 
 from typing import Annotated, Any
@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentdistill.models.model import Completion, Model, Sampling
 from agentdistill.models.tool_calls import as_texts, split_calls
-from agentdistill.serving.api_server import ChatCompletion, Json, Refused, joined_text, validated
+from agentdistill.serving.api_server import ChatCompletion, joined_text
+from agentdistill.serving.http_server import Json, Refused, validated
 
 MAX_TOKENS = 4096
 """Maximum length of a completion if the request does not limit it."""
