@@ -9,9 +9,12 @@ sleeping, since one caller waits in an event loop and another in a thread.
 """
 
 import logging
+import math
 import random
+import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from agentdistill.redaction import redacted
@@ -82,13 +85,22 @@ def is_transient(status: int) -> bool:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks us to wait (RFC 9110, 10.2.3: a number or a date)."""
-    header = headers.get("retry-after", "")
+    """Seconds that a server asks us to wait: a number or a date (RFC 9110, 10.2.3), or a Unix time, which some send.
+    None if it does not say so in a form that can be read."""
+    header = headers.get("retry-after", "").strip()
     try:
-        return max(0.0, float(header))
+        seconds = float(re.sub(r"\s*(s|secs?|seconds?)?\s*(,.*)?$", "", header, flags=re.I))
+        if math.isnan(seconds):
+            return None
+        return max(0.0, seconds - time.time() if seconds > _LONG_AGO else seconds)
     except ValueError:
         pass
     try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+        date = parsedate_to_datetime(header)
+        return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time())
+    except (ValueError, OverflowError):
         return None
+
+
+_LONG_AGO = 1e9
+"""A Unix time in 2001. A larger number is a time, not a duration."""

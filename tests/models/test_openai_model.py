@@ -5,6 +5,7 @@ One file of more than 500 lines, because all cases build their responses and req
 
 import asyncio
 import json
+import math
 import random
 import re
 import threading
@@ -21,6 +22,7 @@ from agentdistill.models.loading import load_model
 from agentdistill.models.model import Completion, Generation, Message, ModelError, Sampling
 from agentdistill.models.openai import OpenAIModel
 from agentdistill.models.replicas import Replicas
+from agentdistill.retry import retry_after
 from agentdistill.rollouts.player import RolloutConfig
 from scripted_server import Answer, Handler, Server, raw, serving, status, too_slow
 
@@ -356,6 +358,44 @@ async def test_retry_after_is_honoured(server: Server) -> None:
     assert 0.7 <= time.monotonic() - start < 3
 
 
+NOW = 1_800_000_000  # 2027-01-15T08:00:00Z
+WAITS: dict[str, float | None] = {
+    "7": 7,
+    " 0.5 ": 0.5,
+    "-3": 0,
+    "7, 7": 7,
+    "30s": 30,
+    "2 seconds": 2,
+    "1e999": math.inf,
+    "3600": 3600,
+    "": None,
+    "soon": None,
+    "nan": None,
+    "Fri,": None,
+    "Fri, 15 Jan 2027 99:00:00 GMT": None,
+    str(NOW + 20): 20,
+    "Fri, 15 Jan 2027 08:00:20 GMT": 20,
+    "Fri, 15 Jan 2027 09:00:20 +0100": 20,
+    "Fri, 15 Jan 2027 08:00:20 -0000": 20,
+    "Friday, 15-Jan-27 08:00:20 GMT": 20,
+    "Fri Jan 15 08:00:20 2027": 20,  # UTC, not the time zone of this machine
+    "Fri, 31 Dec 1999 23:59:59 GMT": 0,
+    "Fri, 15 Jan 2038 08:00:00 GMT": 4018 * 24 * 3600,
+}
+
+
+@pytest.mark.parametrize("header, seconds", WAITS.items(), ids=WAITS)
+def test_forms_of_retry_after(monkeypatch: pytest.MonkeyPatch, header: str, seconds: float | None) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert retry_after({"retry-after": header}) == seconds
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 async def test_candidates_that_a_server_leaves_out_are_asked_for(server: Server) -> None:
     generation = await ask(server, completions("42"), sampling=Sampling(0.4, seed=7), n=5)
     assert generation == Generation([Completion("42")] * 5, None, 10, 25)
@@ -591,6 +631,50 @@ async def test_streams_of_many_servers(server: Server, chunks: list[dict[str, An
     assert (generation.completions[0].text, "".join(shown)) == ("42", "42")
 
 
+def events(*chunks: dict[str, Any], end: str = "\n\n") -> str:
+    return "".join(f"data: {json.dumps(chunk)}{end}" for chunk in chunks)
+
+
+FOUR, TWO, DONE = chunk("4"), chunk("2"), "data: [DONE]\n\n"
+INDENTED = "".join(f"data: {line}\n" for line in json.dumps(SAID, indent=1).split("\n"))
+BYTES: dict[str, str] = {
+    "no finish reason, but [DONE]": events(FOUR, TWO) + DONE,
+    "[DONE] and no usage": events(FOUR, TWO) + "data:[DONE]\r\n\r\n" + events(chunk("!")),
+    "[DONE] without a line end": events(FOUR, TWO) + "data: [DONE]",
+    "empty data": f"data:\n\n{events(FOUR)}data: \n\n{events(TWO)}data\n\n{DONE}",
+    "no data": f"event: ping\n\nretry: 3000\n\nid: 1\n{events(FOUR)}\n\n{events(TWO)}\n{DONE}",
+    "a byte order mark": f"\ufeff{events(FOUR, TWO)}{DONE}",
+    "CR": (events(FOUR, TWO) + DONE).replace("\n", "\r"),
+    "mixed line ends": events(FOUR, end="\r\n\n") + events(TWO, end="\r\r\n") + DONE,
+    "an event of several lines": f"{INDENTED}\n{DONE}",
+    "no blank lines": events(FOUR, TWO, end="\n") + DONE,
+    "no blank line at the end": events(SAID, end=""),
+    "no space": (events(FOUR, TWO) + DONE).replace("data: ", "data:"),
+    "JSON lines": json.dumps(FOUR) + "\n" + json.dumps(chunk("2", finish_reason="stop")),
+    "one JSON object": json.dumps({"choices": [{"message": {"content": "42"}, "finish_reason": "stop"}]}),
+    "an error that is null": events(SAID | {"error": None}) + DONE,
+}
+
+
+@pytest.mark.parametrize("body", BYTES.values(), ids=BYTES)
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+async def test_the_bytes_of_streams(server: Server, body: str, size: int) -> None:
+    def answer(handler: Handler, request: dict[str, Any]) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        handler.end_headers()
+        sent = body.encode()
+        for at in range(0, len(sent), size):
+            handler.wfile.write(sent[at : at + size])
+        handler.close_connection = True
+
+    server.script = [answer]
+    model, shown = model_of(server, retries=0), list[str]()
+    generation = await model.stream(QUESTION, Sampling(), shown.append)
+    assert (generation.completions[0].text, "".join(shown)) == ("42", "42")
+    await model.close()
+
+
 async def test_halves_of_a_character_in_a_stream(server: Server) -> None:
     """As JSON escapes them, one in each chunk. What is shown can be printed."""
     chunks = [chunk("\ud83d"), chunk("\ude00", finish_reason="stop")]
@@ -655,6 +739,13 @@ ERRORS: dict[str, Answer] = {
             "a list": f"data: {json.dumps([{'error': FAILED}])}",
             "vLLM's": f"data: {json.dumps({'object': 'error'} | FAILED)}",
             "an event": f"event: error\ndata: {json.dumps(FAILED)}",
+            "an event in plain words": "event: error\ndata: no provider",
+            "an event with a problem": 'event: error\ndata: {"status": 503, "detail": "no provider"}',
+            "after a piece": f"data: {json.dumps(chunk('4'))}\n\ndata: {json.dumps({'error': FAILED})}\n\ndata: [DONE]",
+            "with a choice": f"data: {json.dumps(chunk('', finish_reason='error') | {'error': FAILED})}",
+            "without data:": f"data: {json.dumps(chunk('4'))}\n\n{json.dumps({'error': FAILED})}",
+            "its kind and its words": 'data: {"error": "Unavailable", "message": "no provider"}',
+            "plain words": "data: no provider",
         }.items()
     },
 }
@@ -669,12 +760,37 @@ async def test_an_error_in_a_good_response_is_said(server: Server, answer: Answe
     await model.close()
 
 
+LASTING_IN_A_STREAM = {
+    "401": ({"message": "bad key", "code": 401}, "rejects the API key: bad key. Set OPENAI_API_KEY"),
+    "a text as status": ({"message": "hm", "status": "422"}, "rejects the request: hm"),
+    "no money": ({"message": "pay first", "type": "insufficient_quota"}, "rejects the request: pay first"),
+}
+
+
+@pytest.mark.parametrize("error, message", LASTING_IN_A_STREAM.values(), ids=LASTING_IN_A_STREAM)
+@pytest.mark.parametrize("form", ["data: {}\n\n", "event: error\ndata: {}\n\n"])
+async def test_a_lasting_error_in_a_stream_is_an_error_at_once(
+    server: Server, error: dict[str, Any], message: str, form: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        await stream(server, raw(form.format(json.dumps({"error": error})), "text/event-stream"))
+    assert len(server.requests) <= 2
+
+
+async def test_a_prompt_that_is_too_long_for_a_stream(server: Server) -> None:
+    error = {"error": {"message": "This model's maximum context length is 2048 tokens.", "code": 400}}
+    generation, _ = await stream(server, raw(events(error), "text/event-stream"))
+    assert generation.completions == [Completion("", [], None, "length")]
+
+
 NO_COMPLETIONS = {
     '{"choices": [null]}': "a choice has no message",
     '{"choices": [{"index": 0, "text": "42"}]}': "a choice has no message",
     '{"choices": []}': "it has no choices",
     "[1]": "it is not an object",
     "null": "it is not an object",
+    "<html>Welcome</html>": "it is not JSON: <html>Welcome",
+    '{"choices":' + "[" * 10**5: "it is not JSON",
 }
 
 
@@ -683,7 +799,7 @@ NO_COMPLETIONS = {
 async def test_what_is_wrong_with_a_response_is_said(server: Server, body: str, streamed: bool) -> None:
     server.script = [raw(body)]
     model = model_of(server, retries=0)
-    with pytest.raises(ModelError, match=NO_COMPLETIONS[body]):
+    with pytest.raises(ModelError, match=re.escape(NO_COMPLETIONS[body])):
         await (model.stream(QUESTION, Sampling(), print) if streamed else model.generate(QUESTION, Sampling()))
     await model.close()
 

@@ -46,7 +46,7 @@ class Forwarder:
             except openai.OpenAIError as error:  # no connection, or a time limit
                 message = redacted(f"{self._where} cannot be reached: {error} {error.__cause__ or ''}".strip())
                 raise ServerRefusal(502, message) from error
-            except ValueError:  # no JSON
+            except (ValueError, RecursionError):  # no JSON
                 response = None
             try:
                 _Reply.model_validate(response)

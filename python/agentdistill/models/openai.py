@@ -8,20 +8,18 @@ Not here: starting a server.
 """
 
 import asyncio
-import json
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import openai
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from agentdistill.models.chat_completion import ServerError, collect, read_completions, read_json, show_whole
 from agentdistill.models.control_tokens import neutralized
 from agentdistill.models.forwarding import Forwarder
 from agentdistill.models.model import (
@@ -33,13 +31,11 @@ from agentdistill.models.model import (
     SampledModel,
     Sampling,
     Show,
-    cut_at_stop,
 )
 from agentdistill.models.rendering import alternating, without_system
-from agentdistill.models.thoughts import between_tags
 from agentdistill.per_process import PerProcess
-from agentdistill.redaction import hide_in_environment, public_url, redacted
-from agentdistill.retry import Retries, is_transient, retry_after
+from agentdistill.redaction import hide_in_environment, public_url
+from agentdistill.retry import Retries, retry_after
 from agentdistill.well_formed import well_formed
 
 _log = logging.getLogger(__name__)
@@ -203,11 +199,7 @@ class OpenAIModel(SampledModel):
         while True:
             wait, unreachable = None, False
             try:
-                response = await self._clients.get().chat.completions.create(**arguments)
-                if show:
-                    response = await _streamed(response, show)
-                self._retries.answered()
-                generation = _generation(response, sampling)
+                generation = read_completions(await self._receive(arguments, show), sampling)
                 if any(c.thinking and not c.text.strip() and c.finish_reason == "stop" for c in generation.completions):
                     _log.warning(
                         "%s sent a completion that is all reasoning, without content, so no action. Does the "
@@ -217,32 +209,51 @@ class OpenAIModel(SampledModel):
                 return generation
             except openai.APIStatusError as error:
                 self._retries.answered()
-                if not _is_transient(error) or _is_too_long(error):
-                    raise await self._permanent(error) from error
-                problem, wait = _message(error), retry_after(error.response.headers)
+                failed = ServerError(error.response.content, error.status_code)
+                if not failed.is_transient:
+                    raise await self._permanent(failed) from error
+                problem, wait = str(failed), retry_after(error.response.headers)
             except (openai.APIConnectionError, openai.APITimeoutError, httpx2.HTTPError) as error:
                 problem, unreachable = f"{error} {error.__cause__ or ''}".strip(), _is_unreachable(error)
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # no completion
-                said = _words(error.body, str(error)) if isinstance(error, openai.APIError) else error
-                problem = f"its response is not a chat completion ({said})"
+            except (ValueError, TypeError, AttributeError) as error:  # no completion
+                if isinstance(error, ServerError) and not error.is_transient:
+                    raise await self._permanent(error) from error
+                problem = f"its response is not a chat completion ({error})"
             await asyncio.sleep(self._retries.pause(attempt, problem, wait=wait, unreachable=unreachable))
             attempt += 1
 
-    async def _permanent(self, error: openai.APIStatusError) -> Exception:
+    async def _receive(self, arguments: dict[str, Any], show: Show | None) -> Any:
+        """Send one request, and return the JSON of the response, collected if it is a stream."""
+        raw = await self._clients.get().chat.completions.with_raw_response.create(**arguments)
+        response = raw.http_response
+        try:
+            if show and response.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+                collected = await collect(response.aiter_bytes(), show)
+                self._retries.answered()
+                return collected
+            whole = read_json(await response.aread())
+        finally:
+            await response.aclose()
+        self._retries.answered()
+        if show:  # the server does not stream
+            show_whole(whole, show)
+        return whole
+
+    async def _permanent(self, error: ServerError) -> Exception:
         """Return the exception for an error that a retry cannot fix."""
-        message = _message(error)
-        if error.status_code in (400, 413, 422) or _is_too_long(error):
-            return _Refused(message, too_long=_is_too_long(error))
-        match error.status_code:
+        if error.is_too_long or error.status in (400, 413, 422):
+            return _Refused(str(error), too_long=error.is_too_long)
+        match error.status:
             case 401 | 403:
-                return ModelError(f"{self._where()} rejects the API key: {message}. Set OPENAI_API_KEY")
+                return ModelError(f"{self._where()} rejects the API key: {error}. Set OPENAI_API_KEY")
             case 404:
                 try:
                     names = ", ".join([model.id async for model in self._clients.get().models.list()]) or "none"
                 except openai.OpenAIError:
                     names = "unknown; does its URL end in /v1?"
-                return ModelError(f"{self._where()} has no such model: {message}. Its models: {names}")
-        return ModelError(f"{self._where()} rejects the request: {message} (status {error.status_code})")
+                return ModelError(f"{self._where()} has no such model: {error}. Its models: {names}")
+        status = f" (status {error.status})" if error.status else ""
+        return ModelError(f"{self._where()} rejects the request: {error}{status}")
 
     async def _can_continue(self) -> bool:
         """Whether the server can continue a partial assistant turn.
@@ -334,113 +345,6 @@ class _Abilities:
         return [message._asdict() for message in messages]
 
 
-async def _streamed(chunks: Any, show: Show) -> Any:
-    """Collect a streamed response into a complete one, and show its text as it arrives. Raises ValueError if the stream
-    has no end: a finish reason or, from servers that give none, a last chunk with only the usage."""
-    if "json" in chunks.response.headers.get("content-type", ""):  # the server does not stream
-        body = json.loads(await chunks.response.aread())
-        if not isinstance(body, dict):
-            raise ValueError("it is not an object")
-        whole = ChatCompletion.construct(**body)
-        if whole.choices and (said := getattr(whole.choices[0], "message", None)):
-            show(_written(said)[1])
-        return whole
-    message, thought, logprobs, ids = "", "", list[Any](), list[int]()
-    finish_reason = usage = prompt_ids = None
-    async for chunk in chunks:
-        if not isinstance(chunk, ChatCompletionChunk) or getattr(chunk, "message", None):
-            if not chunk:
-                continue
-            # An error of Gemini (a list), of vLLM, or of an event with that name.
-            raise ValueError(_words(chunk, "an error"))
-        if chunk.usage:
-            usage, finish_reason = chunk.usage, finish_reason or (None if chunk.choices else "stop")
-        prompt_ids = getattr(chunk, "prompt_token_ids", None) or prompt_ids
-        for choice in filter(None, chunk.choices or ()):  # some servers send null for the last choices or delta
-            delta = choice.delta or getattr(choice, "message", None)
-            reasoning, text = _written(delta) if delta else ("", "")
-            if reasoning:
-                show(well_formed(reasoning if thought else f"<think>\n{reasoning}"))
-                thought += reasoning
-            if text:
-                show(well_formed(f"\n</think>\n\n{text}" if thought and not message else text))
-                message += text
-            ids += getattr(choice, "token_ids", None) or []
-            logprobs += choice.logprobs.content or [] if choice.logprobs else []
-            finish_reason = choice.finish_reason or finish_reason
-    if finish_reason is None:
-        raise ValueError("the stream ended early")
-    collected = SimpleNamespace(
-        index=0,
-        message=SimpleNamespace(content=message, reasoning=thought),
-        logprobs=SimpleNamespace(content=logprobs) if logprobs else None,
-        token_ids=ids or None,
-        finish_reason=finish_reason,
-    )
-    return SimpleNamespace(choices=[collected], usage=usage, prompt_token_ids=prompt_ids)
-
-
-def _generation(response: Any, sampling: Sampling) -> Generation:
-    """Parse a server's response. Raises ValueError, TypeError or AttributeError for an invalid one."""
-    if not isinstance(response, ChatCompletion | SimpleNamespace):
-        raise TypeError("it is not an object")
-    if not response.choices:
-        raise ValueError(_words(response, "it has no choices"))
-    if not all(getattr(choice, "message", None) for choice in response.choices):
-        raise ValueError("a choice has no message")
-    completions = []
-    for choice in sorted(response.choices, key=lambda choice: int(choice.index or 0)):
-        if choice.finish_reason == "error":  # OpenRouter, for a provider that failed
-            raise ValueError(_words(getattr(choice, "error", None), "a choice failed"))
-        reasoning, text = _written(choice.message)
-        tokens = choice.logprobs.content if choice.logprobs is not None else None
-        logprobs = [token.logprob for token in tokens] if tokens is not None and sampling.logprobs else None
-        finish_reason = str(choice.finish_reason or "stop").lower()
-        completion = Completion(
-            between_tags(reasoning) + text,
-            getattr(choice, "token_ids", None),
-            None if logprobs and None in logprobs else logprobs,
-            "length" if finish_reason in _CUT else finish_reason,
-        ).with_thinking_split()
-        # Not every server applies all stop strings, and stop strings do not apply to thinking.
-        completions.append(replace(completion, text=cut_at_stop(completion.text, sampling.stop)))
-    usage = response.usage
-    cached = _count(getattr(usage, "prompt_tokens_details", None), "cached_tokens")
-    counts = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), cached
-    return Generation(completions, getattr(response, "prompt_token_ids", None), *counts)
-
-
-_CUT = ("length", "max_tokens", "model_length")
-"""Finish reasons of completions that were cut at the token limit."""
-
-
-def _count(usage: Any, name: str) -> int:
-    """A number of tokens; 0 if the server gives none."""
-    count = getattr(usage, name, None)
-    return max(0, int(count)) if isinstance(count, int | float) else 0
-
-
-def _written(message: Any) -> tuple[str, str]:
-    """The reasoning and the text of a message or delta, in whichever fields the server puts them. A refusal is text.
-    Raises TypeError if the content is neither text nor parts with text."""
-    if isinstance(message, dict):
-        message = SimpleNamespace(**{"content": None} | message)
-    content = message.content or getattr(message, "refusal", None) or ""
-    thought = text = ""
-    for part in content if isinstance(content, list) else [content]:
-        match part:
-            case str(said) | {"text": str(said)}:
-                text += said
-            case {"thinking": str(said)}:
-                thought += said
-            case {"thinking": list(said)}:  # Mistral
-                thought += "".join(each.get("text", "") for each in said)
-            case _:
-                raise TypeError("its content is not text")
-    given = (getattr(message, name, None) for name in ("reasoning_content", "reasoning", "thinking"))
-    return next((reasoning for reasoning in given if isinstance(reasoning, str) and reasoning), thought), text
-
-
 def _instructed(conversation: list[dict[str, str]], prefix: str) -> list[dict[str, str]]:
     """Append an instruction to begin the reply with ``prefix``, for servers that cannot continue a turn."""
     wish = f"Begin your reply with exactly the following text, and go on from there:\n{prefix}"
@@ -458,48 +362,6 @@ def _without_prefix(completion: Completion, prefix: str) -> Completion:
     return replace(completion, text=f"\n{completion.text.lstrip()}", token_ids=None, logprobs=None)
 
 
-def _is_transient(error: openai.APIStatusError) -> bool:
-    """Whether the error is transient, so that a retry may succeed."""
-    return is_transient(error.status_code) and error.code != "insufficient_quota"
-
-
 def _is_unreachable(error: openai.APIConnectionError | httpx2.HTTPError) -> bool:
     """Whether the connection was refused, or the host does not exist."""
     return type(error.__cause__).__name__ == "ConnectError"  # of httpx, or of another HTTP library
-
-
-def _is_too_long(error: openai.APIStatusError) -> bool:
-    too_long = (
-        r"context (length|window|size)|prompt is too long|[Ii]nput is too long|max_model_len|maximum model length|"
-        r"max_tokens must be at least 1, got -|max_new_tokens.{0,9} must be <=|inputs. must have less than|"
-        r"exceeds the maximum number of tokens"
-    )
-    return error.code == "context_length_exceeded" or bool(re.search(too_long, _message(error)))
-
-
-def _message(error: openai.APIStatusError) -> str:
-    """The server's error message, on one line."""
-    text = error.response.text
-    try:
-        body = error.response.json()  # the client's message omits a body of unexpected form
-    except ValueError:
-        body = None
-    return redacted(_words(body, text or error.message))
-
-
-def _words(body: Any, otherwise: str) -> str:
-    """The error message in the JSON of a response, on one line, or else ``otherwise``. Includes the parameter that it
-    is about, from which :class:`_Refused` knows what to leave out."""
-    place: Any = None
-    while isinstance(body, dict | list | openai.BaseModel) and body:
-        if isinstance(body, list):  # Gemini sends a list
-            body = body[0]
-            continue
-        if isinstance(body, openai.BaseModel):
-            body = body.model_dump()
-        place = body.get("param") or body.get("loc") or place  # OpenAI's form, or FastAPI's
-        inner = body.get("error") or body.get("errors")
-        body = inner or body.get("message") or body.get("detail") or body.get("msg")
-    message = " ".join(str(body or otherwise).split())[:500]
-    where = ".".join(map(str, place)) if isinstance(place, list) else str(place or "")
-    return message if where in message else f"{message} ({where})"
