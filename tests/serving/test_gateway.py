@@ -288,6 +288,7 @@ def reply(**message: Any) -> str:
 BROKEN = {
     "a list": (raw("[]"), "not a chat completion"),
     "no JSON": (raw("<html>"), "not a chat completion"),
+    "nested too deeply": (raw('{"choices":' + "[" * 10**5), "not a chat completion"),
     "no choices": (raw('{"choices": []}'), "choices"),
     "ids that are none": (raw('{"choices": [{"message": {}, "token_ids": ["x"]}]}'), "token_ids"),
     "a call of nothing": (raw(reply(tool_calls=[{"id": "1"}])), "cannot be recorded: .*a call without a function"),

@@ -4,6 +4,11 @@
 written between tags, in the form of Hermes and Qwen: ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>`` and
 ``<tool_response>...</tool_response>``. Not here: servers, which use the form of their own model (forwarding.py), and
 the actions of an agent, which are parsed by the core.
+
+This is a second parser of ``<tool_call>`` besides the core's ``parse_action``, because their results differ. The core
+returns Python code for the sandbox, in which names are made Python's ("get-weather" becomes ``get_weather``) and JSON
+becomes literals. The client of a server has tools of its own, so it needs their names and arguments as the model wrote
+them. This parser is strict, because it reads only the form that the prompt here asks for: anything else is text.
 """
 
 import json
