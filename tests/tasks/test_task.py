@@ -48,6 +48,30 @@ def test_arguments_go_before_what_the_file_says(tmp_path: Path) -> None:
     assert load_tasks(path, limit=5) == TASKS
 
 
+LONG = {
+    "tasks.jsonl": (b'{"question": "\xc3\xa9?", "answer": "Ann"}\n', b'{"question": "\xe9?", "answer": "Bob"}\n'),
+    "tasks.csv": (b"question,answer\n\xc3\xa9?,Ann\n", b"\xe9?,Bob\n"),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_what_comes_after_the_limit_is_not_read(tmp_path: Path, name: str) -> None:
+    good, bad = LONG[name]
+    path = tmp_path / name
+    path.write_bytes(good + bad)
+    assert [task.answer for task in load_tasks(path, limit=1)] == ["Ann"]
+    with pytest.raises(ValueError, match=rf"{name}: byte {len(good) + bad.index(0xE9)} is not UTF-8"):
+        load_tasks(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\r\n\r"])
+@pytest.mark.parametrize("name", ["lines.jsonl", "table.csv"])
+def test_lines_may_end_in_any_way(tmp_path: Path, name: str, end: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(FORMS[name].replace("\n", end).encode())
+    assert load_tasks(path) == TASKS
+
+
 KINDS = [
     ({"answer": "Ann"}, "fact"),
     ({"answer": "1887"}, "math"),

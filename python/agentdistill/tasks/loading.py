@@ -38,10 +38,11 @@ def load_tasks(
     """Load tasks from a ``.json``, ``.jsonl`` or ``.csv`` file, a folder with a data set, or a benchmark's name.
 
     Names are ``hotpotqa`` or ``data/hotpotqa``; see ``agentdistill.tasks.benchmark``. Only the first ``limit`` tasks
-    are returned. ``task_set`` and ``kind`` apply to all tasks; by default those of the benchmark, or of each task, are
-    used. Otherwise the set is named after the file, and the kind depends on the set's name or on the answer: a number
-    is mathematics. A task without an ``id`` gets one that is derived from its question, so that it does not change
-    when the file grows. Tasks whose answer is null or empty are skipped with a warning (the paper's files have some).
+    are returned; of JSONL and CSV, no more than these are read. ``task_set`` and ``kind`` apply to all tasks; by
+    default those of the benchmark, or of each task, are used. Otherwise the set is named after the file, and the kind
+    depends on the set's name or on the answer: a number is mathematics. A task without an ``id`` gets one that is
+    derived from its question, so that it does not change when the file grows. Tasks whose answer is null or empty are
+    skipped with a warning (the paper's files have some).
 
     Raises OSError if the file or data set is not available, and ValueError, with the line or example, for malformed
     tasks, for two tasks with the same id, and if there are none.
@@ -101,17 +102,27 @@ def _of_the_hub(path: Path) -> str:
     )
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8") from error
+def _texts_of_lines(path: Path) -> Iterator[str]:
+    """The text of a file, line by line, so that what comes after the last wanted task is not read."""
+    with path.open("rb") as file:
+        at = 0
+        for line in file:
+            try:
+                yield line.decode().removeprefix("\ufeff") if at == 0 else line.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}: byte {at + error.start} is not UTF-8") from error
+            at += len(line)
+
+
+def _lines(path: Path, newline: str | None) -> Iterator[str]:
+    """The lines of a file, each of which may also end in a carriage return. ``newline``: as of ``open``."""
+    return (line for text in _texts_of_lines(path) for line in StringIO(text, newline=newline))
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """The examples of ``{"metadata": ..., "examples": [...]}`` or of a plain list."""
     try:
-        data = _json(_read(path))
+        data = _json("".join(_texts_of_lines(path)))
     except json.JSONDecodeError as error:
         hint = "; name a file with one task per line .jsonl" if error.msg == "Extra data" else ""
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}{hint}") from error
@@ -125,7 +136,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(StringIO(_read(path), newline=None), start=1):
+    for number, line in enumerate(_lines(path, newline=None), start=1):
         if not line.strip():
             continue
         try:
@@ -141,7 +152,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(1 << 30)  # a question may contain a whole document
-    records = csv.reader(StringIO(_read(path), newline=""), strict=True, skipinitialspace=True)
+    records = csv.reader(_lines(path, newline=""), strict=True, skipinitialspace=True)
     last = 0  # line of the last complete record
     try:
         names = [name.strip() for name in next(filter(None, records), [])]
