@@ -82,6 +82,24 @@ def test_help_has_an_example(command: tuple[str, ...], tmp_path: Path) -> None:
     assert f"agentdistill {' '.join(command)}" in re.sub(r"\s+", " ", run.stdout).split("Example:")[1]
 
 
+WITHOUT_EFFECT = {
+    "ask": {"--keep-states", "--checkpoints", "--ray", "--concurrency"},
+    "chat": {"--keep-states", "--checkpoints", "--ray", "--concurrency"},
+    "serve": {"--keep-states", "--checkpoints", "--ray"},
+    "correct": {"--kind", "--passages", "--checkpoints", "--ray"},
+    "improve": {"--candidates", "--adaptive", "--kind", "--passages", "--ray"},
+    "evaluate": set[str](),
+    "generate": set[str](),
+}
+
+
+@pytest.mark.parametrize("command", WITHOUT_EFFECT)
+def test_help_lists_only_options_with_an_effect(command: str, tmp_path: Path) -> None:
+    options = set(re.findall(r"^│ (--[\w-]+)", agentdistill(command, "--help", cwd=tmp_path).stdout, re.MULTILINE))
+    agents = set[str]().union(*WITHOUT_EFFECT.values())
+    assert agents - options == WITHOUT_EFFECT[command]
+
+
 def test_help_lists_all_commands_by_group(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--help"])

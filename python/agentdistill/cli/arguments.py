@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import arg
+from tyro.conf import Fixed, arg
 
 from agentdistill._core import (
     Bm25Index,
@@ -14,6 +14,7 @@ from agentdistill._core import (
 )
 from agentdistill.extras import require
 from agentdistill.named_function import named_function
+from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.tasks.loading import load_tasks
 from agentdistill.tasks.task import Kind, Task
 from agentdistill.terminal import say
@@ -152,6 +153,23 @@ class TaskFiles:
         if len(files) == 1:
             return files.popitem()[1]
         return [replace(task, id=f"{path.stem}/{task.id}") for path, tasks in files.items() for task in tasks]
+
+
+@dataclass(frozen=True)
+class UnrecordedConfig(RolloutConfig):
+    """Settings of an agent whose episodes are not recorded."""
+
+    # A fixed setting is no option, because it would have no effect.
+    keep_states: Fixed[bool] = False
+    checkpoints: Fixed[bool] = False
+    ray: Fixed[str | None] = None
+
+
+@dataclass(frozen=True)
+class QuestionConfig(UnrecordedConfig):
+    """Settings of an agent that answers one question at a time."""
+
+    concurrency: Fixed[int] = RolloutConfig.concurrency
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from inspect import getdoc
 from typing import Annotated, Any, Protocol, Union
 
 import tyro
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, SuppressFixed, subcommand
 
 from agentdistill._core import AgentDistillError
 from agentdistill.cli.data import Convert, Index, ServeRetrieval
@@ -93,7 +93,7 @@ def parse(argv: Sequence[str]) -> Command:
         prog="agentdistill",
         description=DESCRIPTION,
         args=[_expanded(argument) for argument in argv],
-        config=(OmitArgPrefixes, OmitSubcommandPrefixes),
+        config=(OmitArgPrefixes, OmitSubcommandPrefixes, SuppressFixed),
     )
     return command
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from rich.console import Console
 from rich.text import Text
-from tyro.conf import Positional, arg
+from tyro.conf import Fixed, Positional, arg
 
 from agentdistill._core import Trajectory, read_trajectories
 from agentdistill.cli.arguments import ModelSpec, Output, Prices, TaskFiles, Tools
@@ -83,6 +83,17 @@ class Select:
 
 
 @dataclass(frozen=True)
+class _CorrectOptions(CorrectConfig):
+    """Settings of the teacher that continues an episode."""
+
+    # Only an agent can continue an episode, on one machine and without interruption.
+    kind: Fixed[Literal["agent", "cot"]] = "agent"
+    passages: Fixed[int] = 0
+    checkpoints: Fixed[bool] = False
+    ray: Fixed[str | None] = None
+
+
+@dataclass(frozen=True)
 class Correct:
     """Let a teacher correct a student's wrong trajectories.
 
@@ -103,7 +114,7 @@ class Correct:
     metrics: Path | None = None
     """JSON file with rates, outcomes, tokens and times, as in ``generate``."""
     prices: Annotated[Prices, arg(name="price")] = field(default_factory=Prices)
-    config: Annotated[CorrectConfig, arg(name="teacher")] = field(default_factory=CorrectConfig)
+    config: Annotated[_CorrectOptions, arg(name="teacher")] = field(default_factory=_CorrectOptions)
 
     def run(self) -> None:
         with self.tools.open(self.config.tool_seconds) as tools:
@@ -186,6 +197,19 @@ class Train:
 
 
 @dataclass(frozen=True)
+class _ImproveOptions(ImproveConfig):
+    """Settings of reinforcement learning, and of its rollouts. By default, temperature and top-p are 1, because GRPO
+    assumes that episodes are samples of the student's own distribution."""
+
+    # The student learns as a plain agent, on this machine.
+    candidates: Fixed[int] = 1
+    adaptive: Fixed[bool] = False
+    kind: Fixed[Literal["agent", "cot"]] = "agent"
+    passages: Fixed[int] = 0
+    ray: Fixed[str | None] = None
+
+
+@dataclass(frozen=True)
 class Improve:
     """Train a student further on its own rollouts (GRPO).
 
@@ -203,7 +227,7 @@ class Improve:
     tools: Tools = field(default_factory=Tools)
     overwrite: bool = False
     """Delete an existing training run at the output, finished or not."""
-    config: Annotated[ImproveConfig, arg(name="training")] = field(default_factory=ImproveConfig)
+    config: Annotated[_ImproveOptions, arg(name="training")] = field(default_factory=_ImproveOptions)
 
     def run(self) -> None:
         from agentdistill.training.reinforcement import improve  # here, since torch takes seconds to import

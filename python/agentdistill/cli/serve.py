@@ -11,11 +11,19 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from agentdistill._core import Sandbox
-from agentdistill.cli.arguments import CellLimits, ModelSpec, Output, Search, TaskFiles, Tools
+from agentdistill.cli.arguments import (
+    CellLimits,
+    ModelSpec,
+    Output,
+    QuestionConfig,
+    Search,
+    TaskFiles,
+    Tools,
+    UnrecordedConfig,
+)
 from agentdistill.extras import require
 from agentdistill.models.loading import opened
 from agentdistill.rollouts.engine import player_of
-from agentdistill.rollouts.player import RolloutConfig
 from agentdistill.serving.chat import Conversation, chat, show_answer
 from agentdistill.serving.repl import Repl, run_file
 from agentdistill.terminal import say, tell
@@ -33,7 +41,7 @@ class Ask:
     """The question."""
     model: ModelSpec
     tools: Tools = field(default_factory=Tools)
-    config: Annotated[RolloutConfig, arg(name="rollout")] = field(default_factory=RolloutConfig)
+    config: Annotated[QuestionConfig, arg(name="agent")] = field(default_factory=QuestionConfig)
 
     def run(self) -> None:
         with self.tools.open(self.config.tool_seconds) as tools, player_of(self.model, tools, self.config) as player:
@@ -51,7 +59,7 @@ class Chat:
 
     model: ModelSpec
     tools: Tools = field(default_factory=Tools)
-    config: Annotated[RolloutConfig, arg(name="rollout")] = field(default_factory=RolloutConfig)
+    config: Annotated[QuestionConfig, arg(name="agent")] = field(default_factory=QuestionConfig)
 
     def run(self) -> None:
         with self.tools.open(self.config.tool_seconds) as tools, player_of(self.model, tools, self.config) as player:
@@ -93,7 +101,7 @@ class Serve:
     request_seconds: float = 600.0
     """Time limit of a request, in seconds. After that it ends without an answer."""
     tools: Tools = field(default_factory=Tools)
-    config: Annotated[RolloutConfig, arg(name="rollout")] = field(default_factory=RolloutConfig)
+    config: Annotated[UnrecordedConfig, arg(name="agent")] = field(default_factory=UnrecordedConfig)
 
     def run(self) -> None:
         require("uvicorn", "serve")
