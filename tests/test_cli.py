@@ -56,6 +56,7 @@ COMMANDS = [
     ("chat",),
     ("serve",),
     ("record",),
+    ("serve-environment",),
     ("sandbox",),
     ("mcp",),
     ("demo",),

@@ -44,7 +44,10 @@ ONLY_IMPORTERS = {
     "tyro": {"cli/commands", "cli/arguments", "cli/data", "cli/distill", "cli/evaluate", "cli/experiment", "cli/serve"},
     "mcp": {"serving/mcp_server", "tools/mcp"},
     "uvicorn": {"serving/http_server", "serving/connection"},
-    "starlette": {"serving/http_server", "serving/api_server", "serving/chat_server", "serving/gateway"},
+    "starlette": {
+        *("serving/http_server", "serving/api_server"),
+        *("serving/chat_server", "serving/gateway", "serving/environment_server"),
+    },
     "smolagents": {"serving/smolagents"},
     "ray": {"rollouts/cluster"},
     "sympy": {

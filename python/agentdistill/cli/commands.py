@@ -18,7 +18,7 @@ from agentdistill.cli.data import Convert, Index, ServeRetrieval
 from agentdistill.cli.distill import Correct, Generate, Improve, Inspect, Select, Train
 from agentdistill.cli.evaluate import Evaluate, Grade, Report, View
 from agentdistill.cli.experiment import Demo, Run
-from agentdistill.cli.serve import Ask, Chat, Mcp, Record, RunSandbox, Serve
+from agentdistill.cli.serve import Ask, Chat, Mcp, Record, RunSandbox, Serve, ServeEnvironment
 from agentdistill.terminal import prepare, tell
 
 
@@ -39,7 +39,7 @@ GROUPS: dict[str, dict[str, type[Command]]] = {
         "improve": Improve,
     },
     "Evaluate": {"evaluate": Evaluate, "grade": Grade, "report": Report, "view": View},
-    "Serve": {"ask": Ask, "chat": Chat, "serve": Serve, "record": Record},
+    "Serve": {"ask": Ask, "chat": Chat, "serve": Serve, "record": Record, "serve-environment": ServeEnvironment},
     "Tools": {"sandbox": RunSandbox, "mcp": Mcp, "run": Run, "demo": Demo},
 }
 """The commands by group and name."""
@@ -102,7 +102,7 @@ def overview() -> str:
     """The text of ``agentdistill --help``: the commands by group, with the first sentence of each one's help."""
     parts = [f"usage: agentdistill COMMAND [OPTIONS]\n\n{DESCRIPTION}\n"]
     for group, commands in GROUPS.items():
-        lines = (f"  {name:16} {summary(command)}\n" for name, command in commands.items())
+        lines = (f"  {name:17} {summary(command)}\n" for name, command in commands.items())
         parts.append(f"{group}:\n{''.join(lines)}")
     parts.append(f"Example:\n{EXAMPLE}")
     parts.append(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """Run a recipe: the commands of an experiment in one TOML file.
+    """Run a recipe: the commands of an experiment in a TOML file.
 
     Steps whose output is up to date are skipped, and a step that was stopped is resumed. Paths in the file are relative
     to its folder. Each step runs in its own process, so a vllm: teacher frees the GPU before training starts. In a

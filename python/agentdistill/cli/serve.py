@@ -1,4 +1,5 @@
-"""Commands that use an agent, its model, or only its sandbox: ask, chat, serve, record, sandbox, mcp."""
+"""Commands that use an agent, its model, or only its tasks or sandbox: ask, chat, serve, record, serve-environment,
+sandbox, mcp."""
 
 import os
 import signal
@@ -27,7 +28,7 @@ from agentdistill.rollouts.engine import player_of
 from agentdistill.serving.chat import Conversation, chat, show_answer
 from agentdistill.serving.repl import Repl, run_file
 from agentdistill.terminal import say, tell
-from agentdistill.tools.tool import sandbox_tools
+from agentdistill.tools.tool import TOOL_SECONDS, sandbox_tools
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,24 @@ class Listen:
     """Address to listen on. An address that other machines can reach needs an API key."""
     port: int = 8000
     """Port to listen on; 0 picks a free one."""
-    name: str | None = None
-    """Name of the model for clients. Default: its own name."""
     api_key: str | None = None
     """Key that clients must send. Set AGENTDISTILL_API_KEY instead to keep it out of process lists."""
 
     def options(self) -> dict[str, Any]:
         """The arguments of a server."""
         key = os.environ.get("AGENTDISTILL_API_KEY") or None if self.api_key is None else self.api_key
-        return {"host": self.host, "port": self.port, "name": self.name, "api_key": key}
+        return {"host": self.host, "port": self.port, "api_key": key}
+
+
+@dataclass(frozen=True)
+class ListenAs(Listen):
+    """Where the server of a model listens."""
+
+    name: str | None = None
+    """Name of the model for clients. Default: its own name."""
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"name": self.name}
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ class Serve:
     """
 
     model: ModelSpec
-    listen: Annotated[Listen, arg(name="server")] = field(default_factory=Listen)
+    listen: Annotated[ListenAs, arg(name="server")] = field(default_factory=ListenAs)
     request_seconds: float = 600.0
     """Time limit of a request, in seconds. After that it ends without an answer."""
     tools: Tools = field(default_factory=Tools)
@@ -137,7 +147,7 @@ class Record:
     A conversation that asks the question of a task gets its id and its correct answer."""
     idle_seconds: float = 600.0
     """Seconds without a request after which a conversation is written."""
-    listen: Annotated[Listen, arg(name="server")] = field(default_factory=Listen)
+    listen: Annotated[ListenAs, arg(name="server")] = field(default_factory=ListenAs)
 
     def run(self) -> None:
         require("uvicorn", "serve")
@@ -154,6 +164,53 @@ class Record:
             tell(f"recording {gateway.name} at {gateway.url}")
             stopped.wait()
         say(f"{gateway.written} trajectories in {self.output}")
+
+
+@dataclass(frozen=True)
+class ServeEnvironment:
+    """Serve tasks and sandbox over HTTP to other trainers.
+
+    OpenEnv's clients connect to the printed URL, and so does the taskset openenv of verifiers. Plain HTTP works too:
+    POST /reset begins a task, POST /step runs code, and an answer ends the episode with its grade as the reward.
+    GET /schema describes the code that a model can run.
+
+    Example: agentdistill serve-environment --tasks train.jsonl --index wiki
+    """
+
+    files: Annotated[TaskFiles, arg(name="task")]
+    listen: Annotated[Listen, arg(name="server")] = field(default_factory=Listen)
+    max_steps: int = 5
+    """An episode without an answer ends after so many steps, with reward 0."""
+    sessions: int = 256
+    """Maximum number of sessions and episodes that are open at once."""
+    idle_seconds: float = 600.0
+    """A session without a request for this long is closed, in seconds."""
+    tools: Tools = field(default_factory=Tools)
+    tool_seconds: float = TOOL_SECONDS
+    """Time limit of a call of a tool, in seconds."""
+    limits: CellLimits = field(default_factory=CellLimits)
+
+    def run(self) -> None:
+        require("uvicorn", "serve")
+        from agentdistill.serving.environment_server import EnvironmentServer
+
+        stopped = _stop_signal()
+        tasks = self.files.load()
+        with (
+            self.tools.open(self.tool_seconds) as tools,
+            EnvironmentServer(
+                tasks,
+                tools,
+                limits=self.limits.load(),
+                tool_seconds=self.tool_seconds,
+                max_steps=self.max_steps,
+                sessions=self.sessions,
+                idle_seconds=self.idle_seconds,
+                **self.listen.options(),
+            ) as server,
+        ):
+            tell(f"serving {len(tasks)} tasks at {server.url}")
+            stopped.wait()
 
 
 def _stop_signal() -> threading.Event:

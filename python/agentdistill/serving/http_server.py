@@ -74,6 +74,7 @@ class HttpServer(ABC):
         options |= {"http": Connection, "h11_max_incomplete_event_size": HEAD_BYTES}
         options |= {"ws": WebSocketConnection if self.sockets() else "none"}
         options |= {"ws_max_size": REQUEST_BYTES, "ws_per_message_deflate": False}
+        options |= {"ws_ping_interval": None}  # a trainer may be busy for longer than a ping waits
         self._server = uvicorn.Server(uvicorn.Config(self._app(), timeout_graceful_shutdown=GRACE_SECONDS, **options))
 
     @abstractmethod

@@ -1,9 +1,9 @@
-"""Tasks, sandbox and tools as an environment of TRL's GRPOTrainer (``environment_factory``).
+"""Tasks, sandbox and tools as an environment for the trainers of others: an episode, and TRL's ``environment_factory``.
 
-``improve`` trains on episodes in this package's form (reinforcement.py). Here TRL itself generates, in the form of tool
-calls that the model's chat template has, with a single tool, ``python``. The code calls the other tools, and gives the
-answer with ``final_answer``, as that of our agents does. Not here: settings of the trainer, and TRL itself, which this
-module does not import.
+``improve`` trains on episodes in this package's form (reinforcement.py). Here another program generates, and runs code.
+The code calls the tools, and gives the answer with ``final_answer``, as that of our agents does. For TRL, running code
+is a tool, ``python``, that the model calls in the form of its chat template. Not here: settings of TRL's trainer, TRL
+itself, which this module does not import, and the environment over HTTP (serving/environment_server.py).
 
 Source: https://huggingface.co/docs/trl/grpo_trainer (environments), TRL 1.16
 """
@@ -19,8 +19,41 @@ from agentdistill.tasks.task import Task
 from agentdistill.tools.tool import TOOL_SECONDS, Tool, describe_tools, sandbox_tools
 
 
+class Episode:
+    """A task, the State of the code that solves it, and the last answer."""
+
+    def __init__(self, task: Task, sandbox: Sandbox) -> None:
+        self.task = task
+        self.answer: str | None = None
+        self._sandbox = sandbox
+        self._state = sandbox.initial
+
+    def run(self, code: str) -> str:
+        """Run code after the earlier code, and say what it did."""
+        observation, self._state = self._sandbox.run(self._state, code)
+        if observation.final_answer is not None:
+            self.answer = observation.final_answer
+        return what_it_did(observation)
+
+    def reward(self) -> float | None:
+        """The grade of the last answer, 0 without one. None if it cannot be decided."""
+        return 0.0 if self.answer is None else grade(self.task, self.answer).score
+
+
+def with_rewards(tasks: Sequence[Task]) -> dict[str, Task]:
+    """The tasks by id. Raises ValueError for a task without an answer, because it has no reward."""
+    if unknown := [task.id for task in tasks if task.answer is None]:
+        raise ValueError(f"task {unknown[0]!r} has no answer, so its rollouts have no reward")
+    return {task.id: task for task in tasks}
+
+
+def describe_python(tools: Sequence[Tool]) -> str:
+    """Describe to a model the code that it can run."""
+    return _PYTHON.format(describe_tools(tools))
+
+
 class Environment:
-    """One rollout at a time: the task that it is about, the State of its code, and its answer."""
+    """One rollout at a time."""
 
     def __init__(self, tasks: dict[str, Task], sandbox: Sandbox) -> None:
         self._tasks = tasks
@@ -28,19 +61,11 @@ class Environment:
 
     def reset(self, *, task_id: str, **_: Any) -> None:
         """Begin a task. TRL gives the fields of a row of the data set."""
-        self._task = self._tasks[task_id]
-        self._state = self._sandbox.initial
-        self._answer: str | None = None
+        self._episode = Episode(self._tasks[task_id], self._sandbox)
 
     def get_reward(self) -> float | None:
-        """The grade of the last answer, 0 without one. None if it cannot be decided."""
-        return 0.0 if self._answer is None else grade(self._task, self._answer).score
-
-    def _run(self, code: str) -> str:
-        observation, self._state = self._sandbox.run(self._state, code)
-        if observation.final_answer is not None:
-            self._answer = observation.final_answer
-        return what_it_did(observation)
+        """The reward of the episode so far."""
+        return self._episode.reward()
 
 
 def environment(
@@ -55,16 +80,15 @@ def environment(
 
     Raises ValueError for a task without an answer, because it has no reward, and for tools with the same name.
     """
-    if unknown := [task.id for task in tasks if task.answer is None]:
-        raise ValueError(f"task {unknown[0]!r} has no answer, so its rollouts have no reward")
-    known = {task.id: task for task in tasks}
+    known = with_rewards(tasks)
     sandbox = Sandbox(sandbox_tools(tools, tool_seconds), limits)
 
     class SandboxEnvironment(Environment):  # TRL reads the tools from the class, and the annotations of their arguments
         def python(self, code: str) -> str:
-            return self._run(code)
+            return self._episode.run(code)
 
-    SandboxEnvironment.python.__doc__ = _PYTHON.format(_SECTION.sub(r"\1\2 -", describe_tools(tools)))
+    described = _SECTION.sub(r"\1\2 -", describe_python(tools))
+    SandboxEnvironment.python.__doc__ = f"{described}\n\nArgs:\n    code: The code to run.\n"
     return lambda: SandboxEnvironment(known, sandbox)
 
 
@@ -77,11 +101,7 @@ _PYTHON = """\
 Run Python code. It returns what the code prints, the value of its last line, and its error. Variables stay defined for
 the next call. The code can also call these functions:
 
-{}
-
-Args:
-    code: The code to run.
-"""
+{}"""
 
 _SECTION = re.compile(r"^( *)(Args|Returns|Raises):", re.MULTILINE)
 """Headings in a tool's docstring that transformers would take for those of ``python``."""

@@ -1,0 +1,479 @@
+"""Tasks as an environment over HTTP: plain requests, WebSockets, and the real OpenEnv and verifiers."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from agentdistill import Bm25Index, Limits, Task, web_search
+from agentdistill.models.scripted import ScriptedModel
+from agentdistill.tools.tool import Tool, python_tool
+
+pytest.importorskip("uvicorn", reason="needs agentdistill[serve]")
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from agentdistill.serving import connection
+from agentdistill.serving.environment_server import EnvironmentServer
+from agentdistill.serving.gateway import Gateway
+from agentdistill.serving.http_server import REQUEST_BYTES
+
+TASKS = [
+    Task("six", "What is 6 * 7?", "42", kind="math"),
+    Task("capital", "What is the capital of France?", "Paris"),
+    Task("four", "What is 2 + 2?", "4", kind="math"),
+]
+QUICK = Limits(seconds=2)
+"""For code that never ends."""
+PASSAGES = [("1", "France", "Paris is the capital of France."), ("2", "Rome", "Rome is a city in Italy.")]
+
+
+@contextmanager
+def serving(tools: Sequence[Tool] = (), **options: Any) -> Iterator[EnvironmentServer]:
+    with EnvironmentServer(TASKS, tools, port=0, **options) as server:
+        yield server
+
+
+@contextmanager
+def plain(server: EnvironmentServer, **headers: str) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client:
+        yield client
+
+
+def begin(client: httpx2.Client, **wanted: Any) -> str:
+    """Begin an episode, and return its id."""
+    reply = client.post("/reset", json=wanted)
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["metadata"]["episode_id"])
+
+
+def run(client: httpx2.Client, episode: str, code: str) -> tuple[str, float | None, bool]:
+    """Run code in an episode: what it did, its reward, and whether the episode is over."""
+    reply = client.post("/step", json={"episode_id": episode, "action": {"code": code}})
+    assert reply.status_code == 200, reply.text
+    result = reply.json()
+    return result["observation"]["output"], result["reward"], result["done"]
+
+
+def session(server: EnvironmentServer, **options: Any) -> ClientConnection:
+    return connect(server.url.replace("http", "ws") + "/ws", proxy=None, **options)
+
+
+def tell(client: ClientConnection, message: object) -> tuple[str, Any]:
+    """Send a message, and receive the type and the data of the answer."""
+    client.send(message if isinstance(message, str | bytes) else json.dumps(message))
+    answer = json.loads(client.recv(timeout=60))
+    return answer["type"], answer["data"]
+
+
+def step(code: str) -> dict[str, Any]:
+    return {"type": "step", "data": {"code": code}}
+
+
+# ---- plain HTTP ------------------------------------------------------------------------------------
+
+
+def test_an_episode(tmp_path: Path) -> None:
+    index = Bm25Index.build(PASSAGES, tmp_path / "wiki")
+    with serving([web_search(index)]) as server, plain(server) as client:
+        begun = client.post("/reset", json={"task_id": "capital"}).json()
+        episode = begun["metadata"]["episode_id"]
+        assert begun == {
+            "observation": {"question": "What is the capital of France?"},
+            "reward": None,
+            "done": False,
+            "metadata": {"episode_id": episode, "task_id": "capital"},
+        }
+        output, *rest = run(client, episode, "found = web_search('capital')\nprint(found)")
+        assert "Paris is the capital of France." in output and rest == [0, False]
+        known = {"episode_id": episode, "step_count": 1, "task_id": "capital"}
+        assert client.get("/state", params={"episode_id": episode}).json() == known
+        assert run(client, episode, "final_answer(found[found.index('Paris'):][:5])") == (
+            "Final answer: Paris",
+            1,
+            True,
+        )
+        assert client.get("/state", params={"episode_id": episode}).status_code == 404
+        assert client.get("/health").json() == {"status": "ok", "sessions": 0}
+
+
+def test_the_schema_describes_the_code_to_a_model(tmp_path: Path) -> None:
+    index = Bm25Index.build(PASSAGES, tmp_path / "wiki")
+    with serving([web_search(index)]) as server, plain(server) as client:
+        schema = client.get("/schema").json()
+    assert list(schema) == ["action", "observation", "state"]
+    assert schema["action"]["required"] == list(schema["action"]["properties"]) == ["code"]
+    described = schema["action"]["properties"]["code"]["description"]
+    assert "def web_search(query: str)" in described and "def final_answer(answer)" in described
+
+
+def test_an_answer_that_is_wrong_and_one_that_does_not_come() -> None:
+    with serving(max_steps=2) as server, plain(server) as client:
+        assert run(client, begin(client, task_id="six"), "final_answer(43)")[1:] == (0, True)
+        episode = begin(client, task_id="six")
+        assert [run(client, episode, "6 * 7") for _ in range(2)] == [("Value: 42", 0, False), ("Value: 42", 0, True)]
+
+
+def test_a_seed_chooses_the_task() -> None:
+    with serving() as server, plain(server) as client:
+        tasks = [client.post("/reset", json={"seed": seed}).json()["metadata"]["task_id"] for seed in range(6)]
+        assert tasks == [task.id for task in TASKS] * 2
+        assert client.post("/reset", json={}).json()["metadata"]["task_id"] in tasks
+
+
+def test_episodes_cannot_see_each_other() -> None:
+    with serving() as server, plain(server) as client:
+        one, other = begin(client, task_id="six"), begin(client, task_id="six", episode_id="mine")
+        assert other == "mine"
+        assert run(client, one, "x = 42\nx")[0] == "Value: 42"
+        assert "NameError" in run(client, other, "x")[0]
+        assert run(client, one, "final_answer(x)") == ("Final answer: 42", 1, True)
+        assert run(client, other, "final_answer(42)") == ("Final answer: 42", 1, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("while True: pass", "took too long"),
+        ("x = []\nwhile True: x.append('x' * 2**20)", "too much memory"),
+        ("import os\nos._exit(1)", "had to be killed"),
+        ("def", "SyntaxError"),
+        ("", "Nothing was printed"),
+        ("'\\ud800'", "ud800"),
+    ],
+)
+def test_code_that_fails_is_an_observation(code: str, told: str) -> None:
+    with serving(limits=QUICK) as server, plain(server) as client:
+        episode = begin(client, task_id="six")
+        output, reward, done = run(client, episode, code)
+        assert told in output and (reward, done) == (0, False)
+        assert run(client, episode, "final_answer(42)")[1:] == (1, True)
+
+
+REFUSED: dict[str, tuple[str, object, int, str]] = {
+    "unknown task": ("/reset", {"task_id": "seven"}, 404, "no task 'seven' among the 3"),
+    "negative seed": ("/reset", {"seed": -1}, 400, "seed: "),
+    "misspelt": ("/reset", {"task": "six"}, 400, "task: "),
+    "a name that is taken": ("/reset", {"episode_id": "e"}, 409, "an episode 'e' already"),
+    "unknown episode": ("/step", {"episode_id": "f", "action": {"code": "1"}}, 404, "no episode 'f'"),
+    "no episode": ("/step", {"action": {"code": "1"}}, 400, "episode_id: "),
+    "no code": ("/step", {"episode_id": "e", "action": {}}, 400, "action.code: "),
+    "code that is no text": ("/step", {"episode_id": "e", "action": {"code": 1}}, 400, "action.code: "),
+    "an action of another": ("/step", {"episode_id": "e", "action": {"code": "1", "tool": "x"}}, 400, "action.tool: "),
+    "no object": ("/step", [1], 400, "not a JSON object"),
+    "no JSON": ("/step", "{", 400, "not JSON"),
+    "deep JSON": ("/step", "[" * 100_000, 400, "not JSON"),
+    "too large": ("/step", "x" * (REQUEST_BYTES + 1), 413, "larger than"),
+    "closing an unknown one": ("/close", {"episode_id": "f"}, 404, "no episode 'f'"),
+    "another path": ("/tasks", {}, 404, "GET /schema, POST /reset, POST /step, GET /state, POST /close"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_request_is_refused_and_changes_nothing(case: str) -> None:
+    path, body, status, message = REFUSED[case]
+    with serving() as server, plain(server, **{"Content-Type": "application/json"}) as client:
+        assert begin(client, task_id="six", episode_id="e") == "e"
+        reply = client.post(path, content=body if isinstance(body, str) else json.dumps(body))
+        assert (reply.status_code, message in reply.json()["error"]["message"]) == (status, True), reply.text
+        assert client.get("/health").json()["sessions"] == 1
+        assert run(client, "e", "final_answer(42)")[1:] == (1, True)
+
+
+def test_a_step_during_a_step_is_refused() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def wait() -> int:
+        """Wait."""
+        entered.set()
+        leave.wait()
+        return 42
+
+    with serving([python_tool(wait)]) as server, plain(server) as client:
+        episode, other = begin(client, task_id="six"), begin(client, task_id="six")
+        results: list[Any] = []
+        waiting = threading.Thread(target=lambda: results.append(run(client, episode, "final_answer(wait())")))
+        waiting.start()
+        entered.wait()
+        assert run(client, other, "final_answer(42)")[1:] == (1, True)  # others do not wait
+        for path, more in {"/step": {"action": {"code": "1"}}, "/close": {}}.items():
+            reply = client.post(path, json={"episode_id": episode, **more})
+            assert (reply.status_code, "running code" in reply.text) == (409, True)
+        leave.set()
+        waiting.join()
+    assert results == [("Final answer: 42", 1, True)]
+
+
+def test_the_number_of_episodes_and_their_idle_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(sessions=2) as server, plain(server) as client:
+        episode = begin(client)
+        with session(server) as first:
+            assert tell(first, {"type": "state"}) == ("state", {"episode_id": None, "step_count": 0})
+            full = client.post("/reset", json={})
+            assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+            with session(server) as second:
+                kind, data = json.loads(second.recv(timeout=60)).values()
+                assert (kind, data["code"]) == ("error", "CAPACITY_REACHED") and "all 2 sessions" in data["message"]
+                with pytest.raises(ConnectionClosed):
+                    tell(second, {"type": "reset"})
+            assert client.post("/close", json={"episode_id": episode}).status_code == 200
+            begin(client)
+        monkeypatch.setattr(server, "_idle_seconds", -1)
+        assert client.get("/health").json()["sessions"] == 0
+
+
+# ---- WebSockets ------------------------------------------------------------------------------------
+
+
+def test_a_session_resets_to_one_task_after_another() -> None:
+    with serving() as server, session(server) as client, session(server) as other:
+        for task_id, answer in [("six", "42"), ("four", "5"), ("four", "4")]:
+            kind, begun = tell(client, {"type": "reset", "data": {"task_id": task_id, "episode_id": "mine"}})
+            assert (kind, begun["reward"], begun["done"]) == ("observation", None, False)
+            assert "NameError" in tell(client, step("x"))[1]["observation"]["output"]
+            assert tell(client, step("x = 1\nx"))[1]["observation"] == {"output": "Value: 1"}
+            assert tell(client, {"type": "state"})[1] == {"episode_id": "mine", "step_count": 2, "task_id": task_id}
+            kind, ended = tell(client, step(f"final_answer({answer})"))
+            assert (ended["reward"], ended["done"]) == (float(answer != "5"), True)
+        assert tell(client, {"type": "reset", "data": {"task_id": "six"}})[0] == "observation"
+        assert tell(client, {"type": "reset", "data": {"task_id": "four"}})[0] == "observation"  # without an end
+        assert tell(client, step("final_answer(4)"))[1]["reward"] == 1
+        assert tell(other, {"type": "state"})[1]["step_count"] == 0
+        client.send(json.dumps({"type": "close"}))
+        with pytest.raises(ConnectionClosed):
+            client.recv(timeout=60)
+
+
+WRONG: dict[str, tuple[object, str, str]] = {
+    "no JSON": ("{", "INVALID_JSON", "not JSON"),
+    "bytes": (b"\xff\xfe", "INVALID_JSON", "not JSON"),
+    "nothing": ("", "INVALID_JSON", "not JSON"),
+    "deep": ("[" * 100_000, "INVALID_JSON", "not JSON"),
+    "a list": ([1], "VALIDATION_ERROR", "the request"),
+    "no type": ({}, "VALIDATION_ERROR", "type: "),
+    "another type": ({"type": "mcp"}, "UNKNOWN_TYPE", "no message type 'mcp'"),
+    "no code": ({"type": "step", "data": {}}, "VALIDATION_ERROR", "code: "),
+    "an unknown task": ({"type": "reset", "data": {"task_id": "x"}}, "VALIDATION_ERROR", "no task 'x'"),
+    "an argument of another": ({"type": "reset", "data": {"level": 3}}, "VALIDATION_ERROR", "level: "),
+}
+
+
+def test_a_bad_message_is_an_error_and_changes_nothing() -> None:
+    with serving() as server, session(server) as client:
+        before = tell(client, step("1"))
+        assert (before[0], before[1]["code"]) == ("error", "EXECUTION_ERROR") and "reset first" in before[1]["message"]
+        tell(client, {"type": "reset", "data": {"task_id": "six"}})
+        tell(client, step("x = 42"))
+        for case, (message, code, told) in WRONG.items():
+            kind, data = tell(client, message)
+            assert (kind, data["code"], told in data["message"]) == ("error", code, True), (case, data)
+        assert tell(client, step("final_answer(x)"))[1]["reward"] == 1
+        assert "reset first" in tell(client, step("final_answer(x)"))[1]["message"]
+
+
+def test_a_message_that_is_too_large_ends_its_session_only() -> None:
+    with serving() as server, session(server) as client, session(server) as other:
+        with pytest.raises(ConnectionClosed):
+            tell(client, "x" * (REQUEST_BYTES + 1))
+        assert tell(other, {"type": "reset"})[0] == "observation"
+
+
+def test_an_idle_session_is_closed() -> None:
+    with serving(idle_seconds=1e-9) as server, session(server) as client:
+        answer = json.loads(client.recv(timeout=60))
+        assert (answer["type"], answer["data"]["code"]) == ("error", "SESSION_ERROR")
+        with pytest.raises(ConnectionClosed):
+            client.recv(timeout=60)
+
+
+def test_an_open_session_outlives_the_limits_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks of an HTTP connection, for a head that does not come, end when it becomes a WebSocket."""
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.0)
+    monkeypatch.setattr(connection, "_CHECK_SECONDS", 0.01)
+    with serving(limits=QUICK) as server, session(server) as client:
+        assert tell(client, {"type": "reset", "data": {"task_id": "six"}})[0] == "observation"
+        assert "took too long" in tell(client, step("while True: pass"))[1]["observation"]["output"]
+        assert tell(client, step("final_answer(42)"))[1]["reward"] == 1
+
+
+def test_a_client_that_leaves_during_a_step_leaves_nothing() -> None:
+    with serving(limits=QUICK) as server, plain(server) as client:
+        with session(server) as leaving:
+            tell(leaving, {"type": "reset"})
+            leaving.send(json.dumps(step("while True: pass")))
+        while client.get("/health").json()["sessions"]:
+            pass
+
+
+# ---- who may use it --------------------------------------------------------------------------------
+
+
+def test_only_clients_with_the_key() -> None:
+    with serving(api_key="secret") as server:
+        for headers, allowed in {"": False, "Bearer wrong": False, "Bearer secret": True}.items():
+            given = {"Authorization": headers} if headers else {}
+            with plain(server, **given) as client:
+                assert client.post("/reset", json={}).status_code == (200 if allowed else 401)
+            if allowed:
+                with session(server, additional_headers=given) as opened:
+                    assert tell(opened, {"type": "reset"})[0] == "observation"
+            else:
+                with pytest.raises(InvalidStatus, match="401"):
+                    session(server, additional_headers=given)
+
+
+def test_web_pages_cannot_open_a_session() -> None:
+    with serving() as server:
+        with pytest.raises(InvalidStatus, match="403"):
+            session(server, origin="https://evil.example")
+        port = int(server.url.rpartition(":")[2])
+        with (
+            socket.create_connection(("127.0.0.1", port)) as rebound,
+            pytest.raises(InvalidStatus, match="403"),
+        ):
+            connect(f"ws://evil.example:{port}/ws", sock=rebound)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sessions": 0}, "sessions is 0"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"idle_seconds": 0}, "idle_seconds is 0"),
+        ({"host": "0.0.0.0"}, "give an API key"),
+        ({"tasks": []}, "at least one task"),
+        ({"tasks": [Task("a", "Why?")]}, "'a' has no answer"),
+    ],
+)
+def test_what_cannot_be_served(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EnvironmentServer(**{"tasks": TASKS, "port": 0} | options)
+
+
+# ---- the command, and the real libraries -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command(number: signal.Signals, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text(json.dumps({"id": "six", "question": "What is 6 * 7?", "answer": "42"}) + "\n")
+    command = [sys.executable, "-m", "agentdistill", "serve-environment", "--tasks", str(tasks), "--port", "0"]
+    environment, key = os.environ | {"AGENTDISTILL_API_KEY": "secret"}, {"Authorization": "Bearer secret"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        try:
+            assert running.stderr is not None
+            found = re.search(r"serving 1 tasks at (\S+)", running.stderr.readline())
+            assert found
+            with httpx2.Client(base_url=found[1], headers=key) as client:
+                assert run(client, begin(client), "final_answer(6 * 7)") == ("Final answer: 42", 1, True)
+            with connect(found[1].replace("http", "ws") + "/ws", proxy=None, additional_headers=key):
+                running.send_signal(number)
+                assert (running.wait(timeout=60), running.stderr.read()) == (0, "")
+        finally:
+            running.kill()
+
+
+def peer(variable: str) -> Path:
+    """The Python of another environment, which this one cannot share: OpenEnv and verifiers need older versions of
+    libraries."""
+    if not (python := os.environ.get(variable)):
+        pytest.skip(f"needs another Python: {variable}")
+    return Path(python)
+
+
+OPENENV = """
+import asyncio, json, sys
+from openenv.core.generic_client import GenericEnvClient
+
+async def main():
+    made = [GenericEnvClient(base_url=sys.argv[1]) for _ in range(2)]
+    async with made[0] as one, made[1] as other:
+        told = []
+        for client in (one, other):
+            try:
+                await client.step({"code": "1"})
+            except RuntimeError as error:
+                told.append(str(error))
+        begun = await asyncio.gather(one.reset(task_id="six"), other.reset(seed=1, episode_id="mine"))
+        told.append([result.observation for result in begun])
+        for code in ("x = 42\\nx", "while True: pass", "final_answer(globals().get('x', 'Paris'))"):
+            result = await one.step({"code": code})
+            told.append([result.observation["output"], result.reward, result.done])
+        result = await other.step({"code": "final_answer(globals().get('x', 'Paris'))", "metadata": {}})
+        told.append([result.observation["output"], result.reward, result.done, await other.state()])
+        result = await other.reset(task_id="four")
+        told.append([result.observation["question"], result.done])
+    with GenericEnvClient(base_url=sys.argv[1]).sync() as client:
+        client.reset(task_id="four")
+        told.append(client.step({"code": "final_answer(4)"}).reward)
+    print(json.dumps(told))
+
+asyncio.run(main())
+"""
+
+
+def test_the_clients_of_openenv() -> None:
+    python = peer("AGENTDISTILL_OPENENV_PYTHON")
+    with serving(limits=QUICK) as server:
+        ran = subprocess.run([python, "-c", OPENENV, server.url], capture_output=True, text=True, timeout=900)
+        assert ran.returncode == 0, ran.stderr
+        *unready, questions, first, loop, answer, other, again, synchronous = json.loads(ran.stdout)
+    assert len(unready) == 2 and all("reset first" in message for message in unready)
+    assert questions == [{"question": "What is 6 * 7?"}, {"question": "What is the capital of France?"}]
+    assert (first, answer) == (["Value: 42", 0, False], ["Final answer: 42", 1, True])
+    assert "took too long" in loop[0] and loop[1:] == [0, False]
+    assert other == ["Final answer: Paris", 1, True, {"episode_id": "mine", "step_count": 1, "task_id": "capital"}]
+    assert (again, synchronous) == (["What is 2 + 2?", False], 1)
+
+
+VERIFIERS = """\
+model = "scripted"
+push = false
+output_dir = "runs"
+client = {{base_url = "{model}", api_key_var = "MODEL_KEY"}}
+
+[env.taskset]
+id = "openenv"
+base_url = "{environment}"
+resets = [{{task_id = "six"}}, {{task_id = "capital"}}, {{task_id = "four"}}]
+
+[env.player]
+harness = {{id = "null"}}
+runtime = {{type = "subprocess"}}
+"""
+
+
+def test_the_taskset_of_verifiers(tmp_path: Path) -> None:
+    """It needs uv on the PATH, and what uv installs for its agents. The model answers in both forms that it reads."""
+    python = peer("AGENTDISTILL_VERIFIERS_PYTHON")
+
+    def policy(messages: list[tuple[str, str]], prefix: str, index: int) -> str:
+        told = json.loads(messages[-1][1])
+        assert "def final_answer(answer)" in told["action_schema"]["properties"]["code"]["description"]
+        return json.dumps({"code": "final_answer(x)"}) if "output" in told["observation"] else "```py\nx = 6 * 7\n```"
+
+    model = ScriptedModel("scripted", policy)
+    with serving() as server, Gateway(model, tmp_path / "recorded.jsonl", port=0) as gateway:
+        settings = VERIFIERS.format(model=gateway.url, environment=server.url)
+        (tmp_path / "eval.toml").write_text(settings)
+        command = [python.parent / "vf-eval", "@", "eval.toml"]
+        environment = os.environ | {"MODEL_KEY": "none"}
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, env=environment)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    [file] = (tmp_path / "runs").rglob("traces.jsonl")
+    rewards = {}
+    for line in file.read_text().splitlines():
+        [trace] = json.loads(line)["traces"]
+        rewards[trace["task"]["data"]["reset"]["task_id"]] = trace["rewards"]["openenv_reward"]["score"]
+    assert rewards == {"six": 1, "capital": 0, "four": 0}
