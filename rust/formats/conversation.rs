@@ -321,7 +321,7 @@ fn step(turn: Turn, parsed: Parsed, kind: TrajectoryKind, last: bool, answer: Op
 
 /// Returns the observation of a cell, as far as the message after it shows.
 fn observation(message: &str, answer: Option<&str>, seconds: f64) -> Observation {
-    let seen = message.trim_start().strip_prefix(OBSERVATION).unwrap_or(message).trim_start();
+    let seen = untagged(message.trim_start().strip_prefix(OBSERVATION).unwrap_or(message).trim_start());
     let failed = seen.lines().any(|line| line.starts_with("Error:") || line.starts_with("Error in "));
     let (stdout, value, error) =
         logged(message).unwrap_or(if failed { ("", None, Some(seen)) } else { (seen, None, None) });
@@ -339,6 +339,16 @@ fn observation(message: &str, answer: Option<&str>, seconds: f64) -> Observation
         seconds,
         ..Observation::default()
     }
+}
+
+/// Removes the tags that some action formats and chat templates put around the result of an action.
+fn untagged(text: &str) -> &str {
+    const TAGS: [(&str, &str); 2] = [("<tool_response>", "</tool_response>"), ("<information>", "</information>")];
+    let inner = |(start, end)| {
+        let inner: &str = text.trim_end().strip_prefix(start)?.strip_suffix(end)?;
+        (!inner.contains(start)).then_some(inner.trim_matches('\n'))
+    };
+    TAGS.into_iter().find_map(inner).unwrap_or(text)
 }
 
 /// Splits a message into printed output, value and error. smolagents and the paper's code word messages like this.

@@ -285,6 +285,10 @@ fn an_answer_is_found_where_the_log_has_it() {
     };
     assert_eq!(observation("Observation:\nError:\nZeroDivisionError").kind, ObservationKind::Exception);
     assert_eq!(observation("Observation:\n3").stdout, "3");
+    assert_eq!(observation("<tool_response>\n  3\n4\n</tool_response>").stdout, "  3\n4");
+    assert_eq!(observation("<information>\nDoc 1\n</information>\n").stdout, "Doc 1");
+    let several = "<tool_response>3</tool_response>\n<tool_response>4</tool_response>";
+    assert_eq!(observation(several).stdout, several);
 }
 
 #[test]
