@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from agentdistill.tools.tool import Tool, python_tool
 
 pytest.importorskip("uvicorn", reason="needs agentdistill[serve]")
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
-from agentdistill.serving import connection
+from agentdistill.serving import connection, http_server
 from agentdistill.serving.environment_server import EnvironmentServer
 from agentdistill.serving.gateway import Gateway
 from agentdistill.serving.http_server import REQUEST_BYTES
@@ -68,6 +70,13 @@ def run(client: httpx2.Client, episode: str, code: str) -> tuple[str, float | No
 
 def session(server: EnvironmentServer, **options: Any) -> ClientConnection:
     return connect(server.url.replace("http", "ws") + "/ws", proxy=None, **options)
+
+
+def wait_until_none_is_open(client: httpx2.Client) -> None:
+    deadline = time.monotonic() + 60
+    while client.get("/health").json()["sessions"]:
+        assert time.monotonic() < deadline, "a session is still open"
+        time.sleep(0.01)
 
 
 def tell(client: ClientConnection, message: object) -> tuple[str, Any]:
@@ -262,7 +271,7 @@ WRONG: dict[str, tuple[object, str, str]] = {
     "deep": ("[" * 100_000, "INVALID_JSON", "not JSON"),
     "a list": ([1], "VALIDATION_ERROR", "the request"),
     "no type": ({}, "VALIDATION_ERROR", "type: "),
-    "another type": ({"type": "mcp"}, "UNKNOWN_TYPE", "no message type 'mcp'"),
+    "another type": ({"type": "mcp"}, "VALIDATION_ERROR", "'reset', 'step', 'state' or 'close'"),
     "no code": ({"type": "step", "data": {}}, "VALIDATION_ERROR", "code: "),
     "an unknown task": ({"type": "reset", "data": {"task_id": "x"}}, "VALIDATION_ERROR", "no task 'x'"),
     "an argument of another": ({"type": "reset", "data": {"level": 3}}, "VALIDATION_ERROR", "level: "),
@@ -312,8 +321,45 @@ def test_a_client_that_leaves_during_a_step_leaves_nothing() -> None:
         with session(server) as leaving:
             tell(leaving, {"type": "reset"})
             leaving.send(json.dumps(step("while True: pass")))
-        while client.get("/health").json()["sessions"]:
-            pass
+        wait_until_none_is_open(client)
+
+
+def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "READ_SECONDS", 0.2)
+    with serving() as server, plain(server) as client, socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        lines = ("GET /ws HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade")
+        lines += ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", "")
+        silent.sendall("\r\n".join(lines).encode())
+        assert silent.recv(12) == b"HTTP/1.1 101"
+        unknown = json.dumps({"type": "reset", "data": {"task_id": "x" * (REQUEST_BYTES - 100)}})  # is repeated
+        for _ in range(2):
+            silent.sendall(Frame(Opcode.TEXT, unknown.encode()).serialize(mask=True))
+        wait_until_none_is_open(client)
+
+
+def test_the_end_of_the_server_does_not_wait_for_a_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = threading.Event()
+
+    def wait() -> None:
+        """Wait."""
+        entered.set()
+        threading.Event().wait()
+
+    monkeypatch.setattr(http_server, "GRACE_SECONDS", 0.1)
+    with ExitStack() as stack:
+        with serving([python_tool(wait)], tool_seconds=1e6) as server:
+            client = stack.enter_context(session(server))
+            tell(client, {"type": "reset"})
+            client.send(json.dumps(step("wait()")))
+            entered.wait()
+        with pytest.raises(ConnectionClosed):
+            client.recv(timeout=60)
+    ended = threading.Thread(target=server._threads.shutdown)
+    ended.start()
+    ended.join(timeout=60)
+    assert not ended.is_alive()
 
 
 # ---- who may use it --------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -219,14 +219,11 @@ class EnvironmentServer(HttpServer):
                     answer = {"type": "observation", "data": episode.opening()}
                 elif message.type == "state":
                     answer = {"type": "state", "data": episode.state() if episode else _NO_STATE}
-                elif message.type == "step":
+                else:
                     action = validated(_Action, message.data)
                     if episode is None or episode.done:
                         raise Refused(409, "there is no episode, or it is over: reset first", code="EXECUTION_ERROR")
                     answer = {"type": "observation", "data": await self._run(episode, action)}
-                else:
-                    known = "reset, step, state and close"
-                    raise Refused(400, f"no message type {message.type!r}: there are {known}", code="UNKNOWN_TYPE")
             except Refused as refused:
                 await socket.send_text(_error(refused))
             except AgentDistillError as error:
@@ -270,7 +267,7 @@ _INVALID = "VALIDATION_ERROR"
 
 
 class _Message(BaseModel):
-    type: str
+    type: Literal["reset", "step", "state", "close"]
     data: Json = Field(default_factory=dict)
 
 
