@@ -5,6 +5,7 @@ User-defined tools and graders are named in this way.
 
 import importlib
 import importlib.util
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -23,13 +24,17 @@ class NamedFunction(NamedTuple):
 def named_function(name: str) -> NamedFunction:
     """Import the module and return the function with that name. ``MODULE`` is looked up on Python's path.
 
-    Raises ValueError if there is no such function, OSError for a missing file, and whatever the module raises.
+    Raises ValueError if there is no such function or its module raises an exception, and OSError for a missing file.
     """
     where, _, attribute = name.rpartition(":")
     try:
         module = _module(where)
     except (ImportError, ValueError) as error:  # ValueError: an empty name
         raise ValueError(f"no function {name!r} ({error}): give {_FORMS}") from error
+    except OSError:
+        raise
+    except (Exception, SystemExit) as error:  # of the user's code; a script may end with sys.exit
+        raise ValueError(f"no function {name!r}: importing {where} raises {_what_failed(error)}") from error
     function = getattr(module, attribute, None)
     if not callable(function) or getattr(module, "__file__", None) is None:
         raise ValueError(f"{where} has no function {attribute!r}: give {_FORMS}")
@@ -46,3 +51,11 @@ def _module(where: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _what_failed(error: BaseException) -> str:
+    """An exception and the line that raised it."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error}"  # which names the line
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error}, at {last.filename}:{last.lineno}"

@@ -239,6 +239,21 @@ def test_a_file_without_a_function(tmp_path: Path) -> None:
         function_grader(f"{tmp_path / 'none.py'}:f")
 
 
+FAILING_MODULES = {
+    "x = {}\nx['y']": r"raises KeyError: 'y', at .*mine\.py:2",
+    "def f(:": r"raises SyntaxError: .*mine\.py, line 1",
+    "import sys\nsys.exit(3)": "raises SystemExit: 3, at",
+    "import nowhere": r"FILE\.py:FUNCTION",
+}
+
+
+@pytest.mark.parametrize("text", FAILING_MODULES)
+def test_a_file_that_cannot_be_imported(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ValueError, match=rf"no function '.*mine\.py:f'.*{FAILING_MODULES[text]}"):
+        function_grader(f"{tmp_path / 'mine.py'}:f")
+
+
 def test_deeply_nested_commands_end_soon() -> None:
     """Each level costs a pass over the text: without a limit, this would take minutes."""
     assert normalize(r"\text{" * 40_000 + "Paris" + "}" * 40_000).endswith("paris")

@@ -28,6 +28,8 @@ from agentdistill.training.trainer import train
 
 BAD_SETTINGS = [
     ({"temperature": -0.1}, "temperature is -0.1: give 0"),
+    ({"temperature": float("nan")}, "temperature is nan: give 0"),
+    ({"temperature": float("inf")}, "temperature is inf: give 0"),
     ({"top_p": 0}, "top_p is 0: give more than 0"),
     ({"top_p": 1.1}, "top_p is 1.1"),
     ({"max_tokens": 0}, "max_tokens is 0: give at least 1"),

@@ -19,6 +19,9 @@ from agentdistill.models import transformers as transformers_model
 from agentdistill.models.loading import load_model
 from agentdistill.models.model import Completion, Generation, Message, Model, ModelError, Sampling, cut_at_stop
 from agentdistill.models.transformers import TransformersModel
+from agentdistill.training.config import TrainConfig
+from agentdistill.training.examples import load_tokenizer
+from agentdistill.training.student import load_student
 
 
 def ask(text: str) -> list[Message]:
@@ -241,6 +244,18 @@ def test_models_that_cannot_be_run(tiny_model: Path, tmp_path: Path) -> None:
         load_model(f"transformers:{silent}")
     with pytest.raises(ModelError, match="cannot load"):
         load_model(f"transformers:{changed(tiny_model, tmp_path / 'unknown', model_type='unheard of')}")
+    damaged = changed(tiny_model, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"cannot load .*damaged: Error while deserializing"):
+        load_model(f"transformers:{damaged}")
+    with pytest.raises(ModelError, match=r"weights of .*damaged are damaged \(Error while .*\): copy or download"):
+        load_student(str(damaged), TrainConfig(), bfloat16=False)
+    wordless = changed(tiny_model, tmp_path / "wordless")
+    (wordless / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"wordless has no tokenizer: add its tokenizer\.json"):
+        load_model(f"transformers:{wordless}")
+    with pytest.raises(ModelError, match="wordless has no tokenizer"):
+        load_tokenizer(str(wordless))
     with pytest.raises(ValueError, match="batch_size is 0"):
         load_model(f"transformers:{tiny_model}", batch_size=0)
 

@@ -48,6 +48,24 @@ ADDER = ScriptedModel("adder", adds)
 QUIET = {"progress": False}
 
 
+BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"seed": -1}, r"seed is -1: give 0 to 2\^64 - 1"),
+    ({"seed": 1 << 64}, "seed is 18446744073709551616: give"),
+    ({"date": "tomorrow"}, "date is 'tomorrow': give one such as 2026-11-30"),
+    ({"date": ""}, "date is ''"),
+    ({"tool_seconds": -1}, "tool_seconds is -1: give more than 0"),
+    ({"tool_seconds": float("nan")}, "tool_seconds is nan"),
+    ({"cell_seconds": float("nan")}, "seconds is NaN; it must be more than 0"),
+    ({"memory_mb": 1}, "memory_mb is 1; it must be between"),
+]
+
+
+@pytest.mark.parametrize("settings, message", BAD_SETTINGS, ids=str)
+def test_settings_are_checked_before_a_model_is_loaded(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RolloutConfig(**settings)
+
+
 def test_hundreds_of_episodes_at_once() -> None:
     trajectories = rollout(sums(300), ADDER, **QUIET)
     assert [trajectory.task_id for trajectory in trajectories] == [f"t{i}" for i in range(300)]

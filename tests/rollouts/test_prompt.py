@@ -28,6 +28,11 @@ def test_a_prompt_is_a_name_a_file_or_a_text(tmp_path: Path) -> None:
     assert load_prompt(str(tmp_path / "mine.txt")) == "Answer with {{tools}}.\n"
     assert load_prompt("Answer briefly.") == "Answer briefly."
     assert opening("Who?", "") == [Message("user", "Who?")]
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbfAnswer.")
+    assert load_prompt(str(tmp_path / "marked.txt")) == "Answer."
+    (tmp_path / "latin.txt").write_bytes(b"Pr\xe9cis")
+    with pytest.raises(ValueError, match=r"latin\.txt: byte 2 is not UTF-8: save the file as UTF-8"):
+        load_prompt(str(tmp_path / "latin.txt"))
     for wrong in ("student_agnet", str(tmp_path / "none.txt"), "Use {{toolz}} now"):
         with pytest.raises(ValueError, match=re.escape(wrong) if "{{" not in wrong else "toolz"):
             load_prompt(wrong)

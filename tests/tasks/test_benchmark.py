@@ -166,6 +166,28 @@ def test_a_data_set_of_ones_own(tmp_path: Path) -> None:
         load_tasks(tmp_path / "two")
 
 
+FOLDERS: dict[str, dict[str, str]] = {
+    "empty": {},
+    "no_table": {"notes.xyz": "hello"},
+    "not_parquet": {"x.parquet": "garbage"},
+    "unlike_columns": {"x.jsonl": '{"question": "q"}', "y.jsonl": '{"other": ["q"]}'},
+    "broken_state": {"state.json": "{"},
+    "missing_split": {"dataset_dict.json": '{"splits": ["train"]}'},
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_that_is_no_data_set(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / name
+    folder.mkdir()
+    for file, text in FOLDERS[name].items():
+        (folder / file).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name}: this folder cannot be loaded as a data set \(.+\): give a folder"):
+        load_tasks(folder)
+
+
 def test_the_papers_file_in_a_folder(tmp_path: Path) -> None:
     for date, answer in (("20250507", "old"), ("20260101", "new")):
         row = {"id": 1, "question": "Who?", "answer": answer, "dataset_name": "bamboogle/of/the/file"}

@@ -1,5 +1,6 @@
 """Tasks: every file format, defaults for missing fields, and errors that name the place."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -62,6 +63,21 @@ def test_what_comes_after_the_limit_is_not_read(tmp_path: Path, name: str) -> No
     assert [task.answer for task in load_tasks(path, limit=1)] == ["Ann"]
     with pytest.raises(ValueError, match=rf"{name}: byte {len(good) + bad.index(0xE9)} is not UTF-8"):
         load_tasks(path)
+
+
+OTHER_BYTES = {
+    "gzip": (gzip.compress(b"{}"), "byte 1 is not UTF-8: decompress it"),
+    "UTF-16": ('{"question": "?"}'.encode("utf-16"), "byte 0 is not UTF-8: save it as UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_BYTES)
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv"])
+def test_a_file_that_is_no_text(tmp_path: Path, name: str, suffix: str) -> None:
+    content, message = OTHER_BYTES[name]
+    (tmp_path / f"tasks.{suffix}").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"tasks\.{suffix}: {message}"):
+        load_tasks(tmp_path / f"tasks.{suffix}")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\r\n\r"])

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from agentdistill.models.device import default_device, default_dtype
 from agentdistill.models.model import ModelError
+from agentdistill.models.rendering import has_vocabulary
 from agentdistill.well_formed import well_formed
 
 MAX_TOKENS = 256
@@ -42,8 +43,8 @@ class SentenceEncoder:
         try:
             _check_pooling(Path(path_or_id))
             self._tokenizer = AutoTokenizer.from_pretrained(path_or_id)
-            if len(self._tokenizer) <= len(self._tokenizer.all_special_tokens):
-                raise ValueError("it has no tokenizer")  # transformers makes an empty one
+            if not has_vocabulary(self._tokenizer):
+                raise ValueError("it has no tokenizer")
             if not self._tokenizer("")["input_ids"]:
                 raise ValueError("its tokenizer adds no special token, so an empty text has no vector")
             model = AutoModel.from_pretrained(path_or_id, dtype=default_dtype(self._device))

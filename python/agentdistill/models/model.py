@@ -5,6 +5,7 @@ Not here: the implementations (a module for each engine), selecting one by name 
 """
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,7 +70,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raise ValueError for values out of range."""
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}: give 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}: give more than 0 and at most 1")

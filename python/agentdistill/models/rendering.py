@@ -136,8 +136,20 @@ class Renderer:
         return ids
 
 
+def has_vocabulary(tokenizer: Any) -> bool:
+    """Whether there was a tokenizer to load. If there is none, transformers makes one of special tokens alone."""
+    return len(tokenizer) > len(tokenizer.all_special_tokens)
+
+
+def require_vocabulary(tokenizer: Any, path_or_id: str) -> None:
+    """Raises ModelError if the model has no tokenizer."""
+    if not has_vocabulary(tokenizer):
+        raise ModelError(f"{path_or_id} has no tokenizer: add its tokenizer.json, which is that of the base model")
+
+
 def require_template(tokenizer: Any, path_or_id: str) -> None:
-    """Raises ModelError if the model has no chat template."""
+    """Raises ModelError if the model has no tokenizer or no chat template."""
+    require_vocabulary(tokenizer, path_or_id)
     if not tokenizer.chat_template:
         raise ModelError(
             f"{path_or_id} has no chat template: use an instruction-tuned model, or add chat_template.jinja"

@@ -5,6 +5,7 @@ Not here: many tasks at once, and recording (engine.py).
 
 import asyncio
 import hashlib
+import math
 import os
 import time
 import traceback
@@ -76,8 +77,15 @@ class RolloutConfig(AgentConfig):
             raise ValueError(f"concurrency is {self.concurrency}: give at least 1")
         if self.passages < 0 or (self.passages and self.kind != "cot"):
             raise ValueError(f'passages is {self.passages}: give 0 or more; more than 0 needs kind "cot"')
-        if self.date is not None:
-            day.fromisoformat(self.date)
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"seed is {self.seed}: give 0 to 2^64 - 1")
+        if not 0 < self.tool_seconds < math.inf:
+            raise ValueError(f"tool_seconds is {self.tool_seconds}: give more than 0")
+        _ = self.limits
+        try:
+            _ = None if self.date is None else day.fromisoformat(self.date)
+        except ValueError:
+            raise ValueError(f"date is {self.date!r}: give one such as 2026-11-30") from None
         if self.ray and self.checkpoints:
             raise ValueError("checkpoints are stored on one machine: give either checkpoints or ray")
 

@@ -78,7 +78,10 @@ def load_prompt(prompt: str) -> str:
     elif (ours := resources.files("agentdistill.rollouts") / "prompts" / f"{prompt}.txt").is_file():
         text = ours.read_text(encoding="utf-8")
     elif Path(prompt).is_file():
-        text = Path(prompt).read_text(encoding="utf-8")
+        try:
+            text = Path(prompt).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the prompt {prompt}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
     else:
         names = sorted(
             f.name.removesuffix(".txt") for f in (resources.files("agentdistill.rollouts") / "prompts").iterdir()

@@ -95,11 +95,18 @@ def _load(path: Path, benchmark: Benchmark | None) -> list[Any]:
     from datasets import load_dataset, load_from_disk
 
     split = benchmark.split if benchmark else None
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return [_one_split(load_from_disk(str(path)), split, path)]
     subsets = benchmark.subsets if benchmark else (None,)
     if path.is_dir():
-        return [_one_split(load_dataset(str(path), subset), split, path) for subset in subsets]
+        saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+        try:
+            found = [load_from_disk(path)] if saved else [load_dataset(str(path), subset) for subset in subsets]
+        except Exception as error:  # of any type, because `datasets` parses whatever is in the folder
+            why = " ".join(str(error.__cause__ or error).split())
+            raise ValueError(
+                f"{path}: this folder cannot be loaded as a data set ({why}): give a folder with Parquet, JSON or CSV "
+                "files, one that save_to_disk wrote, or a task file"
+            ) from error
+        return [_one_split(each, split, path) for each in found]
     assert benchmark
     try:
         return [load_dataset(benchmark.hub, subset, split=split) for subset in subsets]

@@ -59,7 +59,7 @@ def load_tasks(
     if not is_dataset(path) and suffix not in _READERS:
         raise ValueError(
             f"{path}: cannot load tasks from {f'a {suffix} file' if suffix else 'a file without a suffix'}: "
-            f"give {', '.join(_READERS)}; "
+            f"give {', '.join(_READERS)} (not compressed); "
             f"benchmarks are {', '.join(BENCHMARKS)}{_of_the_hub(path)}"
         )
     rows = dataset_rows if is_dataset(path) else _READERS[suffix]
@@ -110,7 +110,9 @@ def _texts_of_lines(path: Path) -> Iterator[str]:
             try:
                 yield line.decode().removeprefix("\ufeff") if at == 0 else line.decode()
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path}: byte {at + error.start} is not UTF-8") from error
+                compressed = line.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04"))
+                advice = "decompress it" if at == 0 and compressed else "save it as UTF-8"
+                raise ValueError(f"{path}: byte {at + error.start} is not UTF-8: {advice}") from error
             at += len(line)
 
 

@@ -23,7 +23,7 @@ from agentdistill.action_format import ActionFormat
 from agentdistill.models.control_tokens import MARK, ControlTokens, unmarked
 from agentdistill.models.loading import split_options, template_options
 from agentdistill.models.model import Message, ModelError
-from agentdistill.models.rendering import Renderer
+from agentdistill.models.rendering import Renderer, require_vocabulary
 from agentdistill.models.thoughts import closing, thinking, without_thinking
 from agentdistill.rollouts.wording import WORDINGS, Compat, ConversationForm
 from agentdistill.training.forms import form_of, is_last_word, message_after
@@ -118,6 +118,7 @@ def load_tokenizer(model: str, template: Mapping[str, Any] | None = None) -> Any
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the tokenizer of {model}: {error}") from error
+    require_vocabulary(tokenizer, model)
     for name, value in (template or {}).items():
         literal = "none" if value is None else json.dumps(value)
         tokenizer.chat_template = f"{{%- set {name} = {literal} -%}}{tokenizer.chat_template}"

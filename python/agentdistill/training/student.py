@@ -4,10 +4,12 @@ Not here: what is learnt, and checkpoints.
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.distributed import DistributedConfig
 from transformers.utils import is_flash_attn_2_available
@@ -15,6 +17,7 @@ from transformers.utils import is_flash_attn_2_available
 from agentdistill._core import AgentDistillError
 from agentdistill.extras import require
 from agentdistill.models.device import default_device
+from agentdistill.models.model import ModelError
 from agentdistill.training.config import TrainConfig
 from agentdistill.training.run_folder import is_first, processes
 
@@ -32,13 +35,16 @@ def load_student(model: str, config: TrainConfig, *, bfloat16: bool) -> Any:
             bnb_4bit_compute_dtype=dtype,
         )
         four_bits = {"quantization_config": quantized, "device_map": {"": default_device()}}
-    return AutoModelForCausalLM.from_pretrained(
-        model,
-        dtype=dtype,
-        attn_implementation="flash_attention_2" if is_flash_attn_2_available() else None,
-        distributed_config=DistributedConfig(fsdp_size=processes()) if config.shard else None,
-        **four_bits,
-    )
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            model,
+            dtype=dtype,
+            attn_implementation="flash_attention_2" if is_flash_attn_2_available() else None,
+            distributed_config=DistributedConfig(fsdp_size=processes()) if config.shard else None,
+            **four_bits,
+        )
+    except (SafetensorError, UnpicklingError, EOFError) as error:
+        raise ModelError(f"the weights of {model} are damaged ({error}): copy or download them again") from error
 
 
 def check_four_bits() -> None:
