@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from agentdistill import Bm25Index, Limits, Task, web_search
 from agentdistill.models.scripted import ScriptedModel
@@ -287,8 +289,36 @@ def test_a_bad_message_is_an_error_and_changes_nothing() -> None:
         for case, (message, code, told) in WRONG.items():
             kind, data = tell(client, message)
             assert (kind, data["code"], told in data["message"]) == ("error", code, True), (case, data)
+        assert tell(client, step("'half a character: \ud800'"))[1]["observation"]["output"].endswith(
+            "character: \ufffd"
+        )
         assert tell(client, step("final_answer(x)"))[1]["reward"] == 1
         assert "reset first" in tell(client, step("final_answer(x)"))[1]["message"]
+
+
+NAMES = ["type", "data", "reset", "step", "state", "task_id", "six", "seed", "episode_id", "e", "action", "code"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.sampled_from(NAMES),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def test_any_value_is_answered() -> None:
+    with serving() as server, session(server) as opened, plain(server) as client:
+
+        @given(VALUES, st.sampled_from(["/reset", "/step", "/close"]))
+        @example({"type": "reset", "data": {"task_id": "six", "seed": 10**4000}}, "/reset")
+        @example({"type": "step", "data": {"code": "1", "metadata": {"x": float("nan")}}}, "/step")
+        @example({"task_id": "\ud800"}, "/reset")
+        def check(value: Any, path: str) -> None:
+            assert tell(opened, json.dumps(value))[0] in ("observation", "state", "error")
+            headers = {"Content-Type": "application/json"}
+            assert client.post(path, content=json.dumps(value), headers=headers).status_code in (200, 400, 404, 409)
+
+        check()
+        assert tell(opened, {"type": "reset", "data": {"task_id": "six"}})[0] == "observation"
+        assert tell(opened, step("final_answer(42)"))[1]["reward"] == 1
 
 
 def test_a_message_that_is_too_large_ends_its_session_only() -> None:
