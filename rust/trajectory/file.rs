@@ -3,7 +3,8 @@
 //! A file starts with a header line, `{"agentdistill": "trajectories", "version": 1, "run": {...}}`. Every other line
 //! is one [`Trajectory`]. The [`TrajectoryWriter`] writes and syncs whole lines. A killed writer can leave an
 //! unfinished last line; readers skip it, and the next writer removes it. A writer changes a file only if it starts
-//! with a header of the writer's own run. All versions up to the current one can be read, and newer ones are refused.
+//! with a header of the writer's own run, or has only a header, because another run failed before its first trajectory.
+//! All versions up to the current one can be read, and newer ones are refused.
 //!
 //! This module does not read trajectories from files, because files also come in other formats ([`crate::formats`]).
 
@@ -66,6 +67,7 @@ impl TrajectoryWriter {
         let lock = FileLock::acquire(&file, path)?.ok_or_else(busy)?;
         let found = Content::of(&file, path)?;
         match &found.header {
+            Some(_) if found.lines == 1 => {}
             Some(header) => header.check_run(&run, path)?,
             None if is_unfinished_header(&file).at(path)? => {}
             None => {
@@ -75,7 +77,8 @@ impl TrajectoryWriter {
                 ));
             }
         }
-        let (length, done) = (found.whole, found.done);
+        let length = if found.lines > 1 { found.whole } else { 0 };
+        let done = found.done;
         let mut writer = Self { path: path.to_owned(), file, length, done, broken: false, _lock: lock };
         writer.file.set_len(writer.length).at(path)?;
         if writer.length == 0 {
@@ -223,6 +226,7 @@ pub(crate) fn is_header(line: &[u8], place: (&Path, u64)) -> Result<bool> {
 /// The content that a writer finds in a file.
 struct Content {
     header: Option<Header>,
+    lines: usize,
     done: HashSet<String>,
     /// The number of bytes up to the end of the last whole line.
     whole: u64,
@@ -241,7 +245,7 @@ enum Line {
 impl Content {
     fn of(file: &File, path: &Path) -> Result<Self> {
         let whole = file.metadata().at(path)?.len();
-        let mut content = Self { header: None, done: HashSet::new(), whole, open_ended: false };
+        let mut content = Self { header: None, lines: 0, done: HashSet::new(), whole, open_ended: false };
         let mut records = Records::lines(path)?;
         if records.is_compressed() {
             return Err(Error::trajectory(path, "the file is compressed; decompress it first, or choose another path"));
@@ -252,6 +256,7 @@ impl Content {
             let lines: Vec<Result<Line>> = threads::share(|| lines.collect());
             for (index, line) in lines.into_iter().enumerate() {
                 let record = records.get(index);
+                content.lines += 1;
                 content.open_ended = !record.json.ends_with(b"\n");
                 match line? {
                     Line::Task(task) => _ = content.done.insert(task.task_id),

@@ -114,10 +114,16 @@ def test_python_sees_what_was_written(tmp_path: Path) -> None:
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    with TrajectoryWriter(path, "{}"), pytest.raises(TrajectoryError, match="another process is writing"):
-        TrajectoryWriter(path, "{}")
+    with TrajectoryWriter(path, "{}") as writer:
+        writer.append([Trajectory("t", "q")])
+        with pytest.raises(TrajectoryError, match="another process is writing"):
+            TrajectoryWriter(path, "{}")
     with pytest.raises(TrajectoryError, match="other settings: n "):
         TrajectoryWriter(path, '{"n": 1}')
+    empty = tmp_path / "empty.jsonl"
+    TrajectoryWriter(empty, "{}").close()
+    TrajectoryWriter(empty, '{"n": 1}').close()
+    assert json.loads(read_header(empty) or "") == {"n": 1}
     with pytest.raises(FileNotFoundError):
         read_trajectories(tmp_path / "absent")
     with pytest.raises(ValueError, match="unknown variant `done`, expected"):

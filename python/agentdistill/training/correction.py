@@ -14,7 +14,8 @@ Not here: SCoRe's reinforcement learning from the same States.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,10 +79,14 @@ def correct(
         raise ValueError(f"{without[0]} was recorded without its States: record it with keep_states")
     tasks = [task_of(trajectory) for trajectory in wrong]
     student = hashlib.sha256("\n".join(trajectory.to_json() for trajectory in wrong).encode()).hexdigest()[:16]
-    with opened(model) as teacher, Player(teacher, tools, config) as player:
-        run = run_of(teacher.name, tools, config, corrected=student)
-        corrector = _Corrector(player, wrong, config.max_steps)
-        return record(tasks, corrector, run, output=output, progress=progress, metrics=metrics, title="correct")
+    run = run_of(model, tools, config, corrected=student)
+
+    @contextmanager
+    def correctors() -> Iterator[_Corrector]:
+        with opened(model) as teacher, Player(teacher, tools, config) as player:
+            yield _Corrector(player, wrong, config.max_steps)
+
+    return record(tasks, correctors, run, output=output, progress=progress, metrics=metrics, title="correct")
 
 
 def to_correct(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
@@ -98,7 +103,6 @@ class _Corrector:
     """Continues a student's episode from its last step that still leads to the correct answer."""
 
     def __init__(self, player: Player, wrong: Sequence[Trajectory], max_steps: int) -> None:
-        self.model_name = player.model_name
         self.at_once = player.at_once
         self._player = player
         self._wrong = {trajectory.task_id: trajectory for trajectory in wrong}
