@@ -19,7 +19,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentdistill import Bm25Index, Limits, Task, web_search
+from agentdistill import Bm25Index, Limits, Task, read_trajectories, web_search
+from agentdistill.models.loading import opened
+from agentdistill.models.model import Model
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.tools.tool import Tool, python_tool
 
@@ -514,10 +516,11 @@ def test_the_clients_of_openenv() -> None:
 
 
 VERIFIERS = """\
-model = "scripted"
+model = "{name}"
 push = false
 output_dir = "runs"
 client = {{base_url = "{model}", api_key_var = "MODEL_KEY"}}
+sampling = {{max_tokens = 32, temperature = 0.0}}
 
 [env.taskset]
 id = "openenv"
@@ -530,26 +533,37 @@ runtime = {{type = "subprocess"}}
 """
 
 
+def rewards_of(model: Model, folder: Path, **options: Any) -> dict[str, float]:
+    """The rewards of a model's episodes with the taskset of verifiers, by task."""
+    python = peer("AGENTDISTILL_VERIFIERS_PYTHON")
+    with serving(**options) as server, Gateway(model, folder / "recorded.jsonl", port=0) as gateway:
+        settings = VERIFIERS.format(name=gateway.name, model=gateway.url, environment=server.url)
+        (folder / "eval.toml").write_text(settings)
+        command = [python.parent / "vf-eval", "@", "eval.toml"]
+        environment = os.environ | {"MODEL_KEY": "none"}
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, env=environment)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    [file] = (folder / "runs").rglob("traces.jsonl")
+    traces = [trace for line in file.read_text().splitlines() for trace in json.loads(line)["traces"]]
+    assert not [trace["errors"] for trace in traces if trace["errors"]]
+    return {trace["task"]["data"]["reset"]["task_id"]: trace["rewards"]["openenv_reward"]["score"] for trace in traces}
+
+
 def test_the_taskset_of_verifiers(tmp_path: Path) -> None:
     """It needs uv on the PATH, and what uv installs for its agents. The model answers in both forms that it reads."""
-    python = peer("AGENTDISTILL_VERIFIERS_PYTHON")
 
     def policy(messages: list[tuple[str, str]], prefix: str, index: int) -> str:
         told = json.loads(messages[-1][1])
         assert "def final_answer(answer)" in told["action_schema"]["properties"]["code"]["description"]
         return json.dumps({"code": "final_answer(x)"}) if "output" in told["observation"] else "```py\nx = 6 * 7\n```"
 
-    model = ScriptedModel("scripted", policy)
-    with serving() as server, Gateway(model, tmp_path / "recorded.jsonl", port=0) as gateway:
-        settings = VERIFIERS.format(model=gateway.url, environment=server.url)
-        (tmp_path / "eval.toml").write_text(settings)
-        command = [python.parent / "vf-eval", "@", "eval.toml"]
-        environment = os.environ | {"MODEL_KEY": "none"}
-        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, env=environment)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-    [file] = (tmp_path / "runs").rglob("traces.jsonl")
-    rewards = {}
-    for line in file.read_text().splitlines():
-        [trace] = json.loads(line)["traces"]
-        rewards[trace["task"]["data"]["reset"]["task_id"]] = trace["rewards"]["openenv_reward"]["score"]
-    assert rewards == {"six": 1, "capital": 0, "four": 0}
+    assert rewards_of(ScriptedModel("scripted", policy), tmp_path) == {"six": 1, "capital": 0, "four": 0}
+
+
+def test_the_taskset_of_verifiers_with_a_model_that_writes_nonsense(tiny_model: Path, tmp_path: Path) -> None:
+    peer("AGENTDISTILL_VERIFIERS_PYTHON")
+    with opened(f"transformers:{tiny_model}") as model:
+        assert rewards_of(model, tmp_path, max_steps=2) == {task.id: 0 for task in TASKS}
+    recorded = read_trajectories(tmp_path / "recorded.jsonl")
+    assert [len(trajectory.steps) for trajectory in recorded] == [2] * len(TASKS)
+    assert all(candidate.token_ids for trajectory in recorded for candidate in trajectory.steps[-1].candidates)
