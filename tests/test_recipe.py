@@ -158,6 +158,12 @@ BAD = {
     "no such command": ("[distil]\noutput = 'x'", r"\[distil\] is not a valid command"),
     "no launcher": ("[select]\nlaunch = 'starter 2'\ntrajectories = 't.jsonl'\noutput = 'x'", "starter, which is not"),
     "no text": ("[select]\nlaunch = 2\noutput = 'x'", r"\[select\] launch is 2"),
+    "a quote in the launcher": (
+        "[select]\nlaunch = 'a \"b'\noutput = 'x'",
+        r"\[select\] launch is .*: No closing quot",
+    ),
+    "a table as a value": ("[select]\noutput = 'x'\nby = {a = 1}", r"\[select\] by is \{'a': 1\}: give a string"),
+    "a list of lists": ("[select]\noutput = 'x'\nby = [[1]]", r"\[select\] by is \[\[1\]\]: give a string"),
     "no such flag": (
         "[select]\ntrajectories = 't.jsonl'\nbest = 3\noutput = 'x'",
         r"\[select\] is not a valid command",
@@ -175,6 +181,14 @@ def test_a_recipe_that_makes_no_sense_is_refused_before_anything_is_run(
         cli.main(["run", str(tmp_path / "r.toml")])
     assert left.value.code == 1
     assert re.search(rf"agentdistill: \S+r\.toml.*{said}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("speed", ["0", "-1", "nan", "inf"])
+def test_the_speed_of_a_gpu_is_a_number(speed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.toml").write_text("[select]\noutput = 'x'")
+    with pytest.raises(SystemExit):
+        cli.main(["run", str(tmp_path / "r.toml"), "--dry-run", "--tflops", speed])
+    assert re.search(r"--tflops is \S+: give more than 0", capsys.readouterr().err)
 
 
 METHODS = [path.stem for path in sorted(PAPER.glob("*.toml"))]

@@ -34,7 +34,7 @@ def named_function(name: str) -> NamedFunction:
     except OSError:
         raise
     except (Exception, SystemExit) as error:  # of the user's code; a script may end with sys.exit
-        raise ValueError(f"no function {name!r}: importing {where} raises {_what_failed(error)}") from error
+        raise ValueError(f"no function {name!r}: importing {where} raises {what_failed(error)}") from error
     function = getattr(module, attribute, None)
     if not callable(function) or getattr(module, "__file__", None) is None:
         raise ValueError(f"{where} has no function {attribute!r}: give {_FORMS}")
@@ -53,7 +53,7 @@ def _module(where: str) -> ModuleType:
     return module
 
 
-def _what_failed(error: BaseException) -> str:
+def what_failed(error: BaseException) -> str:
     """An exception and the line that raised it."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error}"  # which names the line

@@ -121,7 +121,11 @@ def load_recipe(path: str | Path, variables: Mapping[str, str] | None = None) ->
                 raise ValueError(
                     f"{path}: [{name}] launch is {launch!r}: give a string, such as torchrun --nproc-per-node 2"
                 )
-            steps.append(Step(name, (command, *_arguments(flags)), Path(flags["output"]), tuple(shlex.split(launch))))
+            try:
+                arguments, starter = _arguments(flags), _split(launch)
+            except ValueError as error:
+                raise ValueError(f"{path}: [{name}] {error}") from error
+            steps.append(Step(name, (command, *arguments), Path(flags["output"]), starter))
     if not steps:
         raise ValueError(f"{path} has no steps")
     return steps
@@ -141,15 +145,28 @@ def _filled_in(value: Any, variables: Mapping[str, str]) -> Any:
 
 
 def _arguments(flags: dict[str, Any]) -> list[str]:
-    """A table as command-line arguments: ``trajectories`` first and without a flag, then the flags."""
+    """A table as command-line arguments: ``trajectories`` first and without a flag, then the flags. Raises ValueError
+    for a value that is no argument."""
     arguments = [str(flags["trajectories"])] if "trajectories" in flags else []
     for name, value in flags.items():
         flag = name.replace("_", "-")
+        parts = value if isinstance(value, list) else [value]
+        if any(isinstance(part, dict | list) for part in parts):
+            raise ValueError(
+                f"{name} is {value}: give a string, a number, true or false, or a list of strings or numbers"
+            )
         if isinstance(value, bool):
             arguments.append(f"--{flag}" if value else f"--no-{flag}")
         elif name != "trajectories":
-            arguments += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+            arguments += [f"--{flag}", *map(str, parts)]
     return arguments
+
+
+def _split(launch: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(launch))
+    except ValueError as error:
+        raise ValueError(f"launch is {launch!r}: {error}") from error
 
 
 def _path(argument: str) -> Path:

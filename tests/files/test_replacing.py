@@ -114,6 +114,22 @@ def test_only_files_of_the_same_kind_are_replaced(writer: int, recorded: Path, t
     assert written == ((tmp_path / name).is_file() and (tmp_path / name).read_bytes())
 
 
+@pytest.mark.parametrize("writer", range(len(REPLACING)))
+def test_a_pipe_is_not_replaced(writer: int, recorded: Path, tmp_path: Path) -> None:
+    """As root, a rename over /dev/null would work."""
+    name, write = REPLACING[writer]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileExistsError, match="this is a device or a pipe and will not be replaced"):
+        write(recorded, tmp_path / name)
+    assert (tmp_path / name).is_fifo()
+
+
+def test_a_folder_is_no_file_to_write() -> None:
+    with pytest.raises(IsADirectoryError, match="this is a folder: give a file"), replacing(Path("")):
+        pass
+
+
 @pytest.mark.parametrize("content", [content for content in PRECIOUS.values() if content])
 def test_metrics_replace_only_metrics(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "metrics.json"

@@ -239,6 +239,14 @@ def test_a_file_without_a_function(tmp_path: Path) -> None:
         function_grader(f"{tmp_path / 'none.py'}:f")
 
 
+def test_a_function_that_fails_names_the_task_and_the_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(task, answer):\n    return 1 / 0\n\n\ndef g(task):\n    return 1\n")
+    said = {"f": r"ZeroDivisionError: division by zero, at .*mine\.py:2", "g": "TypeError: g.. takes 1 positional"}
+    for name, message in said.items():
+        with pytest.raises(ValueError, match=rf"mine\.py:{name} fails on task '1': {message}"):
+            asyncio.run(function_grader(f"{tmp_path / 'mine.py'}:{name}")(Task("1", "?", "ann"), "Ann"))  # type: ignore[arg-type]
+
+
 FAILING_MODULES = {
     "x = {}\nx['y']": r"raises KeyError: 'y', at .*mine\.py:2",
     "def f(:": r"raises SyntaxError: .*mine\.py, line 1",

@@ -1,6 +1,7 @@
 """Commands that run a whole experiment: run (a recipe) and demo."""
 
 import contextlib
+import math
 import os
 import shutil
 import subprocess
@@ -45,6 +46,8 @@ class Run:
     def run(self) -> None:
         if bad := [variable for variable in self.variables if "=" not in variable]:
             raise ValueError(f"--set {bad[0]}: give NAME=VALUE")
+        if not 0 < self.tflops < math.inf:
+            raise ValueError(f"--tflops is {self.tflops}: give more than 0")
         steps = load_recipe(self.recipe, dict(variable.split("=", 1) for variable in self.variables))
         with contextlib.chdir(self.recipe.parent):
             self._run(steps)

@@ -13,6 +13,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the block raises, ``path`` is unchanged and the temporary file is removed.
     """
+    if not path.name:
+        raise IsADirectoryError(21, "this is a folder: give a file", str(path))
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     try:
@@ -24,8 +26,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def refuse_foreign(output: str | Path, is_ours: Callable[[Path], bool]) -> None:
-    """Raise FileExistsError if the output is a file of another kind, which a wrong ``-o`` would destroy."""
+    """Raise FileExistsError if the output is a file of another kind, which a wrong ``-o`` would destroy, or a device
+    such as /dev/null, in whose place there would be a file from then on."""
     output = Path(output)
+    if output.exists() and not output.is_file() and not output.is_dir():
+        raise FileExistsError(17, "this is a device or a pipe and will not be replaced: give a file", str(output))
     if output.is_file() and output.stat().st_size and not is_ours(output):
         raise FileExistsError(17, "this is another kind of file and will not be replaced", str(output))
 

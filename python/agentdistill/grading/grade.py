@@ -16,7 +16,7 @@ from agentdistill._core import Trajectory
 from agentdistill.grading.math_equality import UndecidedError, math_equal, math_grader
 from agentdistill.grading.reference_math import reference_equal, reference_grader
 from agentdistill.grading.squad import exact_match
-from agentdistill.named_function import named_function
+from agentdistill.named_function import named_function, what_failed
 from agentdistill.tasks.task import Kind, Task, kind_of
 
 _log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def function_grader(name: str) -> Grader:
 
     The function is called with a task and a non-empty answer. It returns a score from 0 to 1, or a bool. The grader's
     version is a hash of the function's file. Raises ValueError if the function does not exist, OSError if the file
-    cannot be read. The grader raises ValueError if the function returns anything else.
+    cannot be read. The grader raises ValueError if the function fails or returns anything else.
     """
     try:
         function, module = named_function(name)
@@ -111,7 +111,10 @@ def function_grader(name: str) -> Grader:
     async def grade_by_function(task: Task, answer: str | None) -> Grade:
         if not answer or not answer.strip():
             return Grade(0.0, grader)
-        score = await asyncio.to_thread(function, task, answer)
+        try:
+            score = await asyncio.to_thread(function, task, answer)
+        except Exception as error:  # of the user's code
+            raise ValueError(f"{name} fails on task {task.id!r}: {what_failed(error)}") from error
         if not isinstance(score, int | float) or not 0 <= score <= 1:
             raise ValueError(f"{name} says {score!r} of task {task.id!r}: it is to return a score from 0 to 1")
         return Grade(float(score), grader)

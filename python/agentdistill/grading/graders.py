@@ -74,6 +74,8 @@ def graded(
 ) -> list[Trajectory]:
     """Return the trajectories with new grades. ``tasks`` has one task for each trajectory; if it has no reference
     answer, its trajectory is unchanged. Raises what the grader raises."""
+    if concurrency < 1:
+        raise ValueError(f"concurrency is {concurrency}: give at least 1")
     grades = run_blocking(_grades(trajectories, tasks, grader, concurrency, progress))
     return [_with(grade, trajectory) for grade, trajectory in zip(grades, trajectories, strict=True)]
 
