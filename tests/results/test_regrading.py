@@ -89,6 +89,8 @@ def test_a_folder_is_graded_again(evaluated: Path, tmp_path: Path) -> None:
 
 def test_only_the_grade_changes(evaluated: Path) -> None:
     old = read_trajectories(evaluated / "trajectories.jsonl")
+    with pytest.raises(ValueError, match="concurrency is 0: give at least 1"):
+        regrade(old, generous, concurrency=0, progress=False)
     new = regrade(old, generous, progress=False).trajectories
     strip = [{**json.loads(t.to_json()), "score": None, "grader": None} for t in (*old, *new)]
     assert strip[:4] == strip[4:] and {t.grader for t in new} == {"generous-1"}

@@ -99,6 +99,13 @@ def test_arms_that_share_no_task_are_said_not_to(runs: Path, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize("text", ["[1]", "{", "{}", '{"run": {}, "result": [1]}', '{"run": 1}', "\\", "[" * 10**5])
+def test_a_training_record_that_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(text)
+    with pytest.raises(ValueError, match=r"train\.json was not written by train \("):
+        finished_training(tmp_path)
+
+
 def test_a_training_of_the_first_versions_is_shown_too(runs: Path, tmp_path: Path) -> None:
     result = {"steps": 12, "losses": [2.0, 1.5, 1.125], "seconds": 1.0, "resumed_from": None}
     (tmp_path / "train.json").write_text(

@@ -83,13 +83,17 @@ def finished_training(run: Path) -> dict[str, Any] | None:
     record = run / "train.json"
     if not record.is_file():
         return None
-    known = json.loads(record.read_text(encoding="utf-8"))
-    if not (result := known["result"]):
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+        settings, result = known["run"], known["result"]
+        # The first versions recorded only losses, which they logged at step 1 and at every fifth step.
+        at = [max(1, 5 * number) for number in range(len(result["losses"]))] if result else []
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise ValueError(f"{record} was not written by train ({type(error).__name__}: {error})") from error
+    if not result:
         raise ValueError(f"{run} is an unfinished training run: finish it or leave it out")
-    # The first versions recorded only losses, which they logged at step 1 and at every fifth step.
-    at = [max(1, 5 * number) for number in range(len(result["losses"]))]
     unsaid = {"teacher": None, "logged_at": at, "held_out_losses": [], "held_out_at": []}
-    return {**unsaid, **known["run"], **result}
+    return {**unsaid, **settings, **result}
 
 
 def task_sets(arms: Sequence[Arm]) -> list[str]:
