@@ -17,6 +17,7 @@ import random
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -79,7 +80,7 @@ class EnvironmentServer(HttpServer):
         self._sandbox = Sandbox(self._functions, limits)
         self._schema = _schema(tools)
         self._max_steps, self._sessions, self._idle_seconds = max_steps, sessions, idle_seconds
-        self._sockets = 0
+        self._connected = 0
         self._episodes = dict[str, _Episode]()
         self._threads = ThreadPoolExecutor(STEPS_WITH_SLOW_TOOLS if has_slow(tools) else os.cpu_count())
         super().__init__(host, port, api_key)
@@ -127,7 +128,7 @@ class EnvironmentServer(HttpServer):
         limit = time.monotonic() - self._idle_seconds
         for name in [name for name, episode in self._episodes.items() if episode.used < limit and not episode.busy]:
             del self._episodes[name]
-        return self._sockets + len(self._episodes)
+        return self._connected + len(self._episodes)
 
     def _check_room(self) -> None:
         if (number := self._open()) >= self._sessions:
@@ -183,20 +184,18 @@ class EnvironmentServer(HttpServer):
 
     async def _session(self, socket: WebSocket) -> None:
         await socket.accept()
-        try:
-            self._check_room()
-        except Refused as refused:
-            await socket.send_text(_error(refused))
+        with suppress(WebSocketDisconnect):
+            try:
+                self._check_room()
+            except Refused as refused:
+                await socket.send_text(_error(refused))
+            else:
+                self._connected += 1
+                try:
+                    await self._converse(socket)
+                finally:
+                    self._connected -= 1
             await socket.close()
-            return
-        self._sockets += 1
-        try:
-            await self._converse(socket)
-            await socket.close()
-        except WebSocketDisconnect:
-            pass
-        finally:
-            self._sockets -= 1
 
     async def _converse(self, socket: WebSocket) -> None:
         """Answer messages until the client closes its session or has been idle for too long."""
