@@ -21,6 +21,7 @@ ONLY_IMPORTERS = {
     "httpx2": {"tools/http_retriever", "models/openai"},
     "pyarrow": {"files/tables"},
     "torch": {
+        "training/distillation_guided",
         *("training/settings", "training/step", "training/student", "training/memory"),
         *("training/shares", "training/likelihood"),
         *("models/transformers", "models/key_value_slots", "models/pretrained", "models/device", "models/vllm_top_p"),
@@ -33,6 +34,7 @@ ONLY_IMPORTERS = {
         *("demo/pretrain", "demo/run"),
     },
     "trl": {
+        "training/distillation_guided",
         "training/on_policy_distillation",
         "training/trainer",
         "training/settings",

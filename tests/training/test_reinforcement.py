@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentdistill import AgentDistillError, Task, improve, read_trajectories, rollout, train
+from agentdistill import AgentDistillError, Task, Trajectory, improve, read_trajectories, rollout, train
 from agentdistill.models.model import ModelError
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.rollouts.player import RolloutConfig
@@ -42,16 +42,27 @@ CONFIG = ImproveConfig(
 @pytest.fixture(scope="module")
 def student(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An agent that answers 0 about as often as 1."""
+    return guesser("01", tiny_model, tmp_path_factory.mktemp("student") / "s")
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An agent that answers 1."""
+    return guesser("1", tiny_model, tmp_path_factory.mktemp("teacher") / "t")
+
+
+def guesser(answers: str, base: Path, output: Path) -> Path:
+    """Train an agent that gives one of ``answers``, whatever the question."""
     episodes = []
-    for answer in "01":
+    for answer in answers:
         guesser = ScriptedModel("guesser", lambda messages, prefix, index, a=answer: code(f"final_answer({a})", "I."))
         asked = [replace(task, id=f"{task.id}{answer}") for task in TASKS]
         episodes += rollout(asked, guesser, config=RolloutConfig(prompt=""), progress=False)
-    examples = to_examples(episodes, load_tokenizer(str(tiny_model)), prompt="").examples
+    examples = to_examples(episodes, load_tokenizer(str(base)), prompt="").examples
     learning = TrainConfig(
         "full", learning_rate=1e-2, schedule="cosine", beta2=0.98, epochs=40, batch_size=6, precision="float32"
     )
-    return train(examples, tiny_model, tmp_path_factory.mktemp("student") / "s", learning, progress=False)
+    return train(examples, base, output, learning, progress=False)
 
 
 def test_a_library_to_report_to_that_is_not_installed(
@@ -76,25 +87,57 @@ def test_a_step_follows_the_gradient_of_grpo(student: Path, tmp_path: Path) -> N
     improved = improve(student, TASKS, config=CONFIG, output=tmp_path / "improved", progress=False)
     card = (improved / "README.md").read_text()
     assert f"on its own rollouts of {len(TASKS)} tasks" in card and (improved / "reward.png").exists()
-    episodes = read_trajectories(tmp_path / "improved" / "rollouts" / "step-000001.jsonl")
+    model = AutoModelForCausalLM.from_pretrained(student)
+    loss, tokens = torch.zeros(()), 0
+    for episode, advantage in episodes_with_advantages(improved):
+        _, logprobs = sampled_logprobs(episode, model)
+        loss = loss - advantage * logprobs.sum()
+        tokens += len(logprobs)
+    (loss / tokens).backward()
+    assert_a_step_against_the_gradient(model, student, improved)
+
+
+def test_a_step_follows_the_gradient_of_reward_and_teacher(student: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """As for GRPO, but the tokens of a wrong episode are worth what the teacher, the untrained model, says of them."""
+    from transformers import AutoModelForCausalLM
+
+    config = replace(CONFIG, method="dgpo", teacher=str(tiny_model), teacher_weight=0.5)
+    improved = improve(student, TASKS, config=config, output=tmp_path / "improved", progress=False)
+    model, teacher = (AutoModelForCausalLM.from_pretrained(folder) for folder in (student, tiny_model))
+    loss, value, tokens = torch.zeros(()), 0.0, 0
+    for episode, advantage in episodes_with_advantages(improved):
+        (_, logprobs), (_, theirs) = (sampled_logprobs(episode, each) for each in (model, teacher))
+        worth = torch.full_like(logprobs, advantage) if episode.score == 1 else 0.5 * (theirs - logprobs)
+        loss = loss - (worth.detach() * logprobs).sum()
+        value -= worth.sum().item()
+        tokens += len(logprobs)
+    (loss / tokens).backward()
+    record = json.loads((improved / "train.json").read_text())["result"]
+    assert record["losses"] == pytest.approx([value / tokens], rel=1e-3), "the ratio of probabilities is 1"
+    assert_a_step_against_the_gradient(model, student, improved)
+
+
+def episodes_with_advantages(improved: Path) -> list[tuple[Trajectory, float]]:
+    """The episodes of the first step, of which some are right and some wrong, each with its advantage in its group."""
+    episodes = read_trajectories(improved / "rollouts" / "step-000001.jsonl")
     groups: dict[str, list[float]] = {}
     for episode in episodes:
         groups.setdefault(episode.task_id.partition("@")[0], []).append(reward(episode) or 0.0)
     assert [len(group) for group in groups.values()] == [4, 4]
     assert any(len(set(group)) > 1 for group in groups.values()), "nothing to learn: the test would prove nothing"
-    model = AutoModelForCausalLM.from_pretrained(student)
-    loss, tokens = torch.zeros(()), 0
+    advantages = []
     for episode in episodes:
         group = groups[episode.task_id.partition("@")[0]]
-        advantage = ((reward(episode) or 0.0) - mean(group)) / (stdev(group) + 1e-4)
-        prompt, completion, mask = as_sampled(episode, 4096)
-        logprobs = model(input_ids=torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
-        for n, (token, sampled) in enumerate(zip(completion, mask, strict=True), len(prompt)):
-            if sampled:
-                loss = loss - advantage * logprobs[n - 1, token]
-                tokens += 1
-    (loss / tokens).backward()
-    assert_a_step_against_the_gradient(model, student, improved)
+        advantages.append(((reward(episode) or 0.0) - mean(group)) / (stdev(group) + 1e-4))
+    return list(zip(episodes, advantages, strict=True))
+
+
+def sampled_logprobs(episode: Trajectory, model: Any) -> tuple[Any, Any]:
+    """A model's log probabilities at each token that was sampled in an episode: of all tokens, and of that token."""
+    prompt, completion, mask = as_sampled(episode, 4096)
+    logprobs = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    sampled = torch.tensor(mask, dtype=torch.bool)
+    return logprobs[sampled], logprobs.gather(1, torch.tensor(completion)[:, None])[sampled, 0]
 
 
 def test_a_step_follows_the_gradient_of_distillation(student: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -108,12 +151,9 @@ def test_a_step_follows_the_gradient_of_distillation(student: Path, tiny_model: 
     model, teacher = (AutoModelForCausalLM.from_pretrained(folder) for folder in (student, tiny_model))
     divergence, tokens = torch.zeros(()), 0
     for episode in episodes:
-        prompt, completion, mask = as_sampled(episode, 4096)
-        ids = torch.tensor([prompt + completion])
-        own, theirs = (each(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for each in (model, teacher))
-        sampled = torch.tensor(mask, dtype=torch.bool)
-        divergence = divergence + (own.exp() * (own - theirs.detach())).sum(-1)[sampled].sum()
-        tokens += int(sampled.sum())
+        (own, _), (theirs, _) = (sampled_logprobs(episode, each) for each in (model, teacher))
+        divergence = divergence + (own.exp() * (own - theirs.detach())).sum()
+        tokens += len(own)
     (divergence / tokens).backward()
     record = json.loads((tmp_path / "improved" / "train.json").read_text())["result"]
     assert record["losses"] == pytest.approx([(divergence / tokens).item()], rel=1e-3) and record["rewards"] == []
@@ -143,17 +183,31 @@ def test_the_student_gets_more_answers_right(student: Path, tmp_path: Path, kind
     rewards = record["result"]["rewards"]
     assert len(rewards) == record["result"]["steps"] == 16
     assert mean(rewards[:4]) < mean(rewards[-4:])
+    assert share_of_ones(improved) > 0.5
+    assert not (tmp_path / "improved" / "checkpoints").exists()
+
+
+def test_a_task_that_is_never_solved_is_learnt_from_the_teacher(student: Path, teacher: Path, tmp_path: Path) -> None:
+    """No episode has a reward here, so GRPO would learn nothing."""
+    tasks = [replace(task, answer="2") for task in TASKS]
+    config = replace(CONFIG, method="dgpo", teacher=str(teacher), tasks_per_step=3, steps=12, learning_rate=3e-4)
+    improved = improve(student, tasks, config=config, output=tmp_path / "improved", progress=False)
+    rewards = json.loads((improved / "train.json").read_text())["result"]["rewards"]
+    assert rewards == [0] * 12
+    assert share_of_ones(improved) > 0.8 > share_of_ones(student)
+
+
+def share_of_ones(folder: Path) -> float:
     sampling = RolloutConfig(prompt="", max_tokens=80, temperature=1.0, top_p=1.0)
     asked = [replace(TASKS[0], id=str(n)) for n in range(20)]
-    after = rollout(asked, f"transformers:{improved},dtype=float32", config=sampling, progress=False)
-    assert sum(episode.answer == "1" for episode in after) > 10
-    assert not (tmp_path / "improved" / "checkpoints").exists()
+    sampled = rollout(asked, f"transformers:{folder},dtype=float32", config=sampling, progress=False)
+    return mean(episode.answer == "1" for episode in sampled)
 
 
 KILLED = """
 import os, signal, sys
 from agentdistill.training import reinforcement
-from test_reinforcement import CONFIG, TASKS, replace, improve
+from test_reinforcement import TASKS, improve, resumable
 
 whole = reinforcement.rollout
 
@@ -163,28 +217,38 @@ def rollout(episodes, *args, **options):
     return whole(episodes, *args, **options)
 
 reinforcement.rollout = rollout
-improve(sys.argv[1], TASKS, config=replace(CONFIG, steps=5, save_steps=2), output=sys.argv[2], progress=False)
+student, teacher, method, output = sys.argv[1:]
+improve(student, TASKS, config=resumable(method, teacher), output=output, progress=False)
 """
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(student: Path, tmp_path: Path) -> None:
+def resumable(method: Any, teacher: str) -> ImproveConfig:
+    return replace(CONFIG, method=method, teacher=None if method == "grpo" else teacher, steps=5, save_steps=2)
+
+
+@pytest.mark.parametrize("method", ["grpo", "distill", "dgpo"])
+def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(
+    student: Path, tiny_model: Path, tmp_path: Path, method: str
+) -> None:
+    """The same rewards, and weights that differ by rounding (1e-4, where a step changes a weight by up to 1e-3)."""
     path = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parents[1]]))
     child = subprocess.run(
-        [sys.executable, "-c", KILLED, str(student), str(tmp_path / "killed")],
+        [sys.executable, "-c", KILLED, str(student), str(tiny_model), method, str(tmp_path / "killed")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])},
     )
     assert child.returncode == -signal.SIGKILL
-    config = replace(CONFIG, steps=5, save_steps=2)
+    config = resumable(method, str(tiny_model))
     ends = [
         improve(student, TASKS, config=config, output=tmp_path / name, progress=False) for name in ("killed", "whole")
     ]
     killed, whole = (json.loads((end / "train.json").read_text())["result"] for end in ends)
     assert Path(killed["resumed_from"]).name == "checkpoint-2" and whole["resumed_from"] is None
-    assert killed["rewards"] == whole["rewards"]
+    assert killed["rewards"] == whole["rewards"] and len(killed["rewards"]) == 5
+    assert killed["losses"] == pytest.approx(whole["losses"], abs=1e-4)
     for name, weight in weights(ends[0]).items():
         torch.testing.assert_close(weight, weights(ends[1])[name], atol=1e-4, rtol=1e-3)
     with pytest.raises(ValueError, match="another run"):
-        improve(student, TASKS, config=replace(config, group=2), output=ends[0], progress=False)
+        improve(student, TASKS, config=replace(config, steps=6), output=ends[0], progress=False)
 
 
 def test_all_tasks_come_once_before_any_comes_again() -> None:
@@ -226,7 +290,10 @@ def test_the_reward_is_the_grade_less_penalties(tiny_model: Path) -> None:
         ({"candidates": 4}, "plain agent"),
         ({"steps": 0}, "steps is 0"),
         ({"weights": "qlora"}, "lora or full"),
-        ({"method": "distill"}, "distill needs a teacher"),
+        ({"method": "distill"}, "distill and dgpo need a teacher"),
+        ({"method": "dgpo"}, "distill and dgpo need a teacher"),
+        ({"teacher_weight": 0.5}, "only with method dgpo"),
+        ({"method": "dgpo", "teacher": "x", "teacher_weight": 0.0}, "more than 0"),
         ({"teacher": "x"}, "grpo none"),
     ],
 )

@@ -211,7 +211,7 @@ class _ImproveOptions(ImproveConfig):
 
 @dataclass(frozen=True)
 class Improve:
-    """Train a student further on its own rollouts (GRPO).
+    """Train a student further on its own rollouts: by their rewards (GRPO), or with a teacher.
 
     Each optimizer step samples several episodes of a few tasks, and rewards the correct ones. If you stop the command,
     running it again resumes it from the last checkpoint.

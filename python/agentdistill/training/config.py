@@ -155,11 +155,15 @@ class ImproveConfig(RolloutConfig):
     """Sampling temperature of the rollouts."""
     top_p: float = 1.0
     """Nucleus sampling of the rollouts: total probability of the tokens sampled from."""
-    method: Literal["grpo", "distill"] = "grpo"
+    method: Literal["grpo", "distill", "dgpo"] = "grpo"
     """"grpo" learns from rewards: group-relative policy optimization.
-    "distill" learns the distribution of a teacher at each token that the student sampled: on-policy distillation."""
+    "distill" learns the distribution of a teacher at each token that the student sampled: on-policy distillation.
+    "dgpo" learns from rewards in right episodes, and from a teacher in all others (arXiv:2508.20324)."""
     teacher: str | None = None
-    """The teacher of "distill": a folder or hub id of a model with the student's tokenizer."""
+    """The teacher of "distill" and "dgpo": a folder or hub id of a model with the student's tokenizer."""
+    teacher_weight: float = 1.0
+    """With "dgpo": weight of what the teacher says about a token of an episode that is not right.
+    Such a token's advantage is this weight times the log of its probability under the teacher over the student's."""
     steps: int = 100
     """Optimizer steps. Each one samples ``tasks_per_step`` tasks, ``group`` times each."""
     tasks_per_step: int = 4
@@ -190,15 +194,17 @@ class ImproveConfig(RolloutConfig):
         for name in ("steps", "tasks_per_step", "device_batch_size", "max_length", "save_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
-        if self.method not in ("grpo", "distill") or self.weights not in ("lora", "full"):
+        if self.method not in ("grpo", "distill", "dgpo") or self.weights not in ("lora", "full"):
             raise ValueError(
-                f"method is {self.method!r} and weights {self.weights!r}: give grpo or distill, and lora or full"
+                f"method is {self.method!r} and weights {self.weights!r}: give grpo, distill or dgpo, and lora or full"
             )
-        if (self.method == "distill") != (self.teacher is not None):
+        if (self.method == "grpo") != (self.teacher is None):
             raise ValueError(
-                f"method is {self.method!r} and teacher {self.teacher!r}: distill needs a teacher, grpo none"
+                f"method is {self.method!r} and teacher {self.teacher!r}: distill and dgpo need a teacher, grpo none"
             )
-        if self.group < (2 if self.method == "grpo" else 1):
+        if self.teacher_weight <= 0 or (self.teacher_weight != 1 and self.method != "dgpo"):
+            raise ValueError(f"teacher_weight is {self.teacher_weight}: give more than 0, and only with method dgpo")
+        if self.group < (1 if self.method == "distill" else 2):
             raise ValueError(f"group is {self.group}: give at least 2, since the episodes of a task are compared")
         if self.tasks_per_step * self.group % self.device_batch_size:
             raise ValueError(

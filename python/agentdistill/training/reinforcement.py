@@ -1,11 +1,11 @@
-"""Let a trained student go on learning from its own rollouts: by GRPO (arXiv:2402.03300), or from a teacher.
+"""Let a trained student go on learning from its own rollouts: by GRPO (arXiv:2402.03300), from a teacher, or both.
 
 In each step the student solves a few tasks, each several times, as an agent with the task's tools. The reward of an
 episode is its grade. TRL's GRPOTrainer raises the probability of what was sampled in episodes that are better than
-others of the same task, and lowers the rest. With a teacher, TRL's DistillationTrainer moves the student towards the
-teacher's distribution at each token instead (on_policy_distillation.py). Observations, prompts and ends of turns that
-were not sampled have no loss. A run can be killed at any time; the same call resumes it from its last checkpoint. Its
-folder holds what that of ``train`` does (trainer.py), and
+others of the same task, and lowers the rest. TRL's DistillationTrainer moves the student towards the distribution of a
+teacher at each token instead (on_policy_distillation.py); distillation_guided.py does so only in wrong episodes.
+Observations, prompts and ends of turns that were not sampled have no loss. A run can be killed at any time; the same
+call resumes it from its last checkpoint. Its folder holds what that of ``train`` does (trainer.py), and
 
     rollouts/       the episodes of each step, step-000001.jsonl and so on
 
@@ -40,7 +40,7 @@ from agentdistill.training.run_folder import (
     write_record,
 )
 from agentdistill.training.trainer import base_of, history, report, show_progress
-from agentdistill.trajectories import is_undecided
+from agentdistill.trajectories import is_right, is_undecided
 
 
 class Sampled(NamedTuple):
@@ -65,7 +65,7 @@ def improve(
 ) -> Path:
     """Train ``student`` (a folder or hub id) on its own rollouts of ``tasks``; return the folder to load it from.
 
-    Each task needs an answer, which grades the episodes, unless the student learns from a teacher. ``overwrite``
+    Each task needs an answer, which grades the episodes, unless the student learns only from a teacher. ``overwrite``
     removes an existing training run at ``output``.
 
     Raises ValueError for a task without an answer, a teacher with another tokenizer, too few tasks for a step, or an
@@ -76,7 +76,7 @@ def improve(
     require("trl", "train")
     config = config or ImproveConfig()
     output = Path(output)
-    if config.method == "grpo" and (unknown := [task.id for task in tasks if task.answer is None]):
+    if config.method != "distill" and (unknown := [task.id for task in tasks if task.answer is None]):
         raise ValueError(f"task {unknown[0]!r} has no answer, so its episodes have no reward")
     if len(tasks) < config.tasks_per_step:
         raise ValueError(f"{len(tasks)} tasks, and {config.tasks_per_step} in each step: give more tasks")
@@ -142,6 +142,7 @@ def _fit(
             "env_mask": [one.mask for one in learnt],
             "logprobs": None,  # type: ignore[dict-item]  # the policy did not change, so TRL computes them
             "reward": [reward(trajectory, config.parse_failure_penalty) for trajectory in made],
+            "right": [is_right(trajectory) for trajectory in made],
         }
 
     weights = load_student(model, config.training, bfloat16=settings.bf16)
@@ -153,17 +154,27 @@ def _fit(
         "peft_config": lora_settings(config.training, multimodal=multimodal) if config.training.adapts else None,
     }
     if config.teacher:
-        from agentdistill.training.on_policy_distillation import OnPolicyTrainer
-
         teacher, _ = load(config.teacher, default_device(), dtype="bfloat16" if settings.bf16 else "float32")
-        rows = Dataset.from_list([{"prompt": ""}] * config.tasks_per_step * config.group)  # one epoch is one step
-        trainer = OnPolicyTrainer(rollouts=rollouts, teacher_model=teacher, train_dataset=rows, **common)
-    else:
-        rows = Dataset.from_list([{"prompt": ""}] * config.tasks_per_step)
-        trainer = GRPOTrainer(reward_funcs=_recorded_reward, rollout_func=rollouts, train_dataset=rows, **common)
+        common["teacher_model"] = teacher
+    episodes = config.group if config.method == "distill" else 1  # GRPOTrainer repeats each row itself
+    common["train_dataset"] = Dataset.from_list([{"prompt": ""}] * config.tasks_per_step * episodes)  # one step
+    rewarded = {"reward_funcs": _recorded_reward, "rollout_func": rollouts}
+    match config.method:
+        case "grpo":
+            trainer = GRPOTrainer(**rewarded, **common)
+        case "dgpo":
+            from agentdistill.training.distillation_guided import DistillationGuidedTrainer
+
+            trainer = DistillationGuidedTrainer(teacher_weight=config.teacher_weight, **rewarded, **common)
+        case "distill":
+            from agentdistill.training.on_policy_distillation import OnPolicyTrainer
+
+            trainer = OnPolicyTrainer(rollouts=rollouts, **common)
     report(trainer, output)
     if progress:
-        trainer.add_callback(show_progress(f"improve {output.name}", "loss" if config.teacher else "reward"))
+        trainer.add_callback(
+            show_progress(f"improve {output.name}", "loss" if config.method == "distill" else "reward")
+        )
     last = last_checkpoint(output)
     trainer.train(resume_from_checkpoint=last)
     saved = save_student(trainer.model, model, tokenizer, output, config.training)
