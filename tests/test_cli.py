@@ -88,7 +88,7 @@ WITHOUT_EFFECT = {
     "chat": {"--keep-states", "--checkpoints", "--ray", "--concurrency"},
     "serve": {"--keep-states", "--checkpoints", "--ray"},
     "correct": {"--kind", "--passages", "--checkpoints", "--ray"},
-    "improve": {"--candidates", "--adaptive", "--kind", "--passages", "--ray"},
+    "improve": {"--candidates", "--adaptive", "--kind", "--passages", "--checkpoints", "--ray"},
     "evaluate": set[str](),
     "generate": set[str](),
 }

@@ -28,6 +28,7 @@ from agentdistill.training.examples import (
     student_named,
     to_examples,
 )
+from agentdistill.training.starts import Start, before_errors
 
 _COLOURS: dict[SpanKind, str] = {"thought": "cyan", "action": "green", "answer": "bold yellow"}
 
@@ -206,7 +207,30 @@ class _ImproveOptions(ImproveConfig):
     adaptive: Fixed[bool] = False
     kind: Fixed[Literal["agent", "cot"]] = "agent"
     passages: Fixed[int] = 0
+    checkpoints: Fixed[bool] = False
     ray: Fixed[str | None] = None
+
+
+@dataclass(frozen=True)
+class Starts(TaskFiles):
+    """The tasks to solve, and where to start."""
+
+    tasks: tuple[Path, ...] = ()
+    """Task files, folders of data sets, or names of benchmarks, as for ``generate``."""
+    corrected: Annotated[Path | None, arg(name="from")] = None
+    """JSONL file that ``correct`` wrote: the student also starts before its first error in each corrected episode.
+    Tools, --seed and the limits of a cell must be those of ``correct``. Without --tasks, it starts only there."""
+
+    def load_starts(self) -> list[Start]:
+        starts: list[Start] = [*self.load()] if self.tasks else []
+        if self.corrected is None and not starts:
+            raise ValueError("nothing to start from: give --tasks, --from or both")
+        if self.corrected is None:
+            return starts
+        corrected = before_errors(read_trajectories(self.corrected))
+        if not corrected:
+            raise ValueError(f"{self.corrected} has no corrected episode: make it with agentdistill correct")
+        return starts + corrected[: self.limit]
 
 
 @dataclass(frozen=True)
@@ -221,9 +245,9 @@ class Improve:
 
     student: Positional[str]
     """The student: a folder or a hub id. Arguments of its chat template may follow: PATH,enable_thinking=false."""
-    files: Annotated[TaskFiles, arg(name="task")]
     output: Output
     """Folder for the improved student, the rollouts and the configuration."""
+    files: Annotated[Starts, arg(name="task")] = field(default_factory=Starts)
     tools: Tools = field(default_factory=Tools)
     overwrite: bool = False
     """Delete an existing training run at the output, finished or not."""
@@ -232,7 +256,7 @@ class Improve:
     def run(self) -> None:
         from agentdistill.training.reinforcement import improve  # here, since torch takes seconds to import
 
-        tasks = self.files.load()
+        tasks = self.files.load_starts()
         with self.tools.open(self.config.tool_seconds) as tools:
             student = improve(self.student, tasks, tools, self.config, output=self.output, overwrite=self.overwrite)
         say(f"student: {student}")

@@ -137,6 +137,13 @@ class GivenSteps(NamedTuple):
     steps: int
     """Number of its steps that are given."""
 
+    @property
+    def by(self) -> str:
+        """The model whose steps they are: the episode may itself have been given its first ones."""
+        sampling = self.trajectory.sampling
+        theirs = 0 < self.steps <= sampling.get("given_steps", 0)
+        return str(sampling["given_by"]) if theirs else self.trajectory.model
+
 
 class PriorConversation(NamedTuple):
     """The messages and the State after an earlier question, from which another episode continues."""
@@ -311,7 +318,7 @@ class Player:
         """The fields of a trajectory that do not depend on how its episode ended."""
         origin = {}
         if isinstance(given, GivenSteps):
-            origin = {"given_steps": given.steps, "given_by": given.trajectory.model}
+            origin = {"given_steps": given.steps, "given_by": given.by}
         return {
             "reference": task.answer,
             "aliases": task.aliases,

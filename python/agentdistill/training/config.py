@@ -214,6 +214,8 @@ class ImproveConfig(RolloutConfig):
         _ = self.training
         if self.candidates > 1 or self.kind != "agent" or self.temperature == 0 or self.ray:
             raise ValueError("the student learns as a plain agent: no candidates, cot, temperature 0 or ray")
+        if self.checkpoints:
+            raise ValueError("the episodes of an unfinished step are sampled again: give save_steps, not checkpoints")
 
     @property
     def training(self) -> TrainConfig:

@@ -10,7 +10,7 @@ and the teacher never sees the reference answer. The alternative is to ask a mod
 need to see the answer, and its reply would not be checked. Bisection would need fewer tries, but assumes that an error
 cannot be repaired later; most episodes have at most five steps.
 
-Not here: SCoRe's reinforcement learning from the same States.
+Not here: SCoRe's reinforcement learning from the same States (starts.py).
 """
 
 import hashlib

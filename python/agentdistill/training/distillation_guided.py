@@ -36,12 +36,13 @@ class DistillationGuidedTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is un
         )
         return batch
 
-    @torch.no_grad()
     def _logprobs(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
         """The log probability of each token of the completions (episodes x tokens)."""
         ids, attention = (
             torch.cat([batch[f"prompt_{what}"], batch[f"completion_{what}"]], dim=1) for what in ("ids", "mask")
         )
         kept, at_once = batch["completion_ids"].size(1), self.args.per_device_train_batch_size
-        logprobs: torch.Tensor = self._get_per_token_logps_and_entropies(model, ids, attention, kept, at_once)[0]
+        with torch.no_grad():
+            scored = self._get_per_token_logps_and_entropies(model, ids, attention, kept, at_once)
+        logprobs: torch.Tensor = scored[0]
         return logprobs

@@ -1,11 +1,12 @@
 """Let a trained student go on learning from its own rollouts: by GRPO (arXiv:2402.03300), from a teacher, or both.
 
-In each step the student solves a few tasks, each several times, as an agent with the task's tools. The reward of an
-episode is its grade. TRL's GRPOTrainer raises the probability of what was sampled in episodes that are better than
-others of the same task, and lowers the rest. TRL's DistillationTrainer moves the student towards the distribution of a
-teacher at each token instead (on_policy_distillation.py); distillation_guided.py does so only in wrong episodes.
-Observations, prompts and ends of turns that were not sampled have no loss. A run can be killed at any time; the same
-call resumes it from its last checkpoint. Its folder holds what that of ``train`` does (trainer.py), and
+In each step the student solves a few tasks, each several times, as an agent with the task's tools, from the question or
+from a State inside a recorded episode (starts.py). The reward of an episode is its grade. TRL's GRPOTrainer raises the
+probability of what was sampled in episodes that are better than others of the same task, and lowers the rest. TRL's
+DistillationTrainer moves the student towards the distribution of a teacher at each token instead
+(on_policy_distillation.py); distillation_guided.py does so only in wrong episodes. Observations, prompts and ends of
+turns that were not sampled have no loss. A run can be killed at any time; the same call resumes it from its last
+checkpoint. Its folder holds what that of ``train`` does (trainer.py), and
 
     rollouts/       the episodes of each step, step-000001.jsonl and so on
 
@@ -18,15 +19,13 @@ import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentdistill._core import ParseFailure, Trajectory
 from agentdistill.event_loop import run_blocking
 from agentdistill.extras import require
-from agentdistill.rollouts.engine import check_complete, rollout
-from agentdistill.tasks.task import Task
+from agentdistill.rollouts.engine import check_complete
 from agentdistill.tools.tool import Tool
 from agentdistill.training.config import ImproveConfig
 from agentdistill.training.examples import load_tokenizer
@@ -39,8 +38,9 @@ from agentdistill.training.run_folder import (
     processes,
     write_record,
 )
+from agentdistill.training.starts import Start, check_starts, rollout_from, task_at
 from agentdistill.training.trainer import base_of, history, report, show_progress
-from agentdistill.trajectories import is_right, is_undecided
+from agentdistill.trajectories import is_right, is_undecided, steps_given
 
 
 class Sampled(NamedTuple):
@@ -55,7 +55,7 @@ class Sampled(NamedTuple):
 
 def improve(
     student: str | Path,
-    tasks: Sequence[Task],
+    tasks: Sequence[Start],
     tools: Sequence[Tool] = (),
     config: ImproveConfig | None = None,
     *,
@@ -65,21 +65,24 @@ def improve(
 ) -> Path:
     """Train ``student`` (a folder or hub id) on its own rollouts of ``tasks``; return the folder to load it from.
 
-    Each task needs an answer, which grades the episodes, unless the student learns only from a teacher. ``overwrite``
-    removes an existing training run at ``output``.
+    In place of a task, the first steps of one of its episodes can be given (``GivenSteps``), recorded with
+    ``keep_states``, the same ``tools`` and ``config.seed``: the student continues from there, and learns only what
+    follows. Each task needs an answer, which grades the episodes, unless the student learns only from a teacher.
+    ``overwrite`` removes an existing training run at ``output``.
 
-    Raises ValueError for a task without an answer, a teacher with another tokenizer, too few tasks for a step, or an
-    ``output`` of another run; ModelError if the student or the teacher is not there; AgentDistillError without
-    agentdistill[train], and if episodes keep failing for another reason than the student; OSError for files that cannot
-    be written.
+    Raises ValueError for a task without an answer, given steps without their States or with none to follow, a teacher
+    with another tokenizer, too few tasks for a step, or an ``output`` of another run; ModelError if the student or the
+    teacher is not there; AgentDistillError without agentdistill[train], and if episodes keep failing for another reason
+    than the student; OSError for files that cannot be written.
     """
     require("trl", "train")
     config = config or ImproveConfig()
     output = Path(output)
-    if config.method != "distill" and (unknown := [task.id for task in tasks if task.answer is None]):
+    if config.method != "distill" and (unknown := [task.id for task in map(task_at, tasks) if task.answer is None]):
         raise ValueError(f"task {unknown[0]!r} has no answer, so its episodes have no reward")
     if len(tasks) < config.tasks_per_step:
         raise ValueError(f"{len(tasks)} tasks, and {config.tasks_per_step} in each step: give more tasks")
+    check_starts(tasks, config)
     if processes() > 1:
         raise ValueError("reinforcement learning runs in one process: start it without torchrun")
     base, tokenizer = base_of(str(student))
@@ -100,7 +103,7 @@ def improve(
 def _fit(
     model: str,
     tokenizer: Any,
-    tasks: Sequence[Task],
+    tasks: Sequence[Start],
     tools: Sequence[Tool],
     output: Path,
     config: ImproveConfig,
@@ -123,15 +126,15 @@ def _fit(
     def rollouts(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
         """Let the student as it is now solve the tasks of this step: TRL's own order of tasks begins anew on resume."""
         step = trainer.state.global_step + 1
-        asked = [task for task in tasks_of_step(tasks, step, config) for _ in range(config.group)]
-        episodes = [replace(task, id=f"{task.id}@{step}#{number}") for number, task in enumerate(asked)]
+        asked = [start for start in tasks_of_step(tasks, step, config) for _ in range(config.group)]
+        episodes = {f"{task_at(start).id}@{step}#{number}": start for number, start in enumerate(asked)}
         file = output / "rollouts" / f"step-{step:06}.jsonl"
         file.parent.mkdir(exist_ok=True)
         file.unlink(missing_ok=True)  # of a run that was killed in this step
         with _decoding(trainer.model):
             policy = TransformersModel.of(trainer.model, tokenizer, model)
             try:
-                made = rollout(episodes, policy, tools, config, output=file, progress=False)
+                made = rollout_from(episodes, policy, tools, config, file)
             finally:
                 run_blocking(policy.close())
         check_complete(made, file)
@@ -185,7 +188,7 @@ def _fit(
     shutil.rmtree(checkpoints(output), ignore_errors=True)
 
 
-def tasks_of_step(tasks: Sequence[Task], step: int, config: ImproveConfig) -> list[Task]:
+def tasks_of_step(tasks: Sequence[Start], step: int, config: ImproveConfig) -> list[Start]:
     """The tasks of a step, counted from 1. All tasks come once, in random order, before any comes again."""
     first = (step - 1) * config.tasks_per_step
     chosen = []
@@ -214,7 +217,8 @@ def reward(trajectory: Trajectory, parse_failure_penalty: float = 0.0) -> float 
     answer."""
     if trajectory.reference is None or is_undecided(trajectory):
         return None
-    unusable = sum(isinstance(step.candidates[step.winner].action, ParseFailure) for step in trajectory.steps)
+    own = trajectory.steps[steps_given(trajectory) :]
+    unusable = sum(isinstance(step.candidates[step.winner].action, ParseFailure) for step in own)
     return (trajectory.score or 0.0) - parse_failure_penalty * unusable
 
 
@@ -225,14 +229,16 @@ def _recorded_reward(
 
 
 def as_sampled(trajectory: Trajectory, max_length: int) -> Sampled:
-    """An episode as one sequence, with exactly the token ids that the student read and sampled.
+    """An episode as one sequence, with exactly the token ids that the student read and sampled. Steps that it was given
+    are part of the prompt.
 
     The sequence ends before the first turn that does not fit into ``max_length`` tokens, or whose prompt does not begin
     with the ids before it, because the chat template drops earlier thinking.
     """
-    prompt = list(trajectory.steps[0].prompt_token_ids or ())
+    own = trajectory.steps[steps_given(trajectory) :]
+    prompt = list(own[0].prompt_token_ids or ())
     ids, mask = list(prompt), [0] * len(prompt)
-    for step in trajectory.steps:
+    for step in own:
         given, written = step.prompt_token_ids or [], step.candidates[step.winner].token_ids or []
         if given[: len(ids)] != ids or len(given) + len(written) > max_length:
             break
