@@ -219,7 +219,7 @@ class Starts(TaskFiles):
     """Task files, folders of data sets, or names of benchmarks, as for ``generate``."""
     corrected: Annotated[Path | None, arg(name="from")] = None
     """JSONL file that ``correct`` wrote: the student also starts before its first error in each corrected episode.
-    Tools, --seed and the limits of a cell must be those of ``correct``. Without --tasks, it starts only there."""
+    Tools and --seed must be those of ``correct``. Without --tasks, it starts only there."""
 
     def load_starts(self) -> list[Start]:
         starts: list[Start] = [*self.load()] if self.tasks else []

@@ -7,7 +7,8 @@ Only what it samples from there on is learnt (reinforcement.py). No cell runs ag
 Not here: rewards for single steps, which SCoRe adds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,16 +62,20 @@ def rollout_from(
     the order of ``starts``, whose keys are the episodes' ids."""
     config = replace(config, date=date_of(config, output))
     tasks = [replace(task_at(start), id=name) for name, start in starts.items()]
-    with Player(model, tools, config) as player:
-        players, run = _StartingPlayer(player, starts), run_of(model.name, tools, config)
-        return record(tasks, players, run, output=output, progress=False, metrics=None, title="improve")
+
+    @contextmanager
+    def players() -> Iterator[_StartingPlayer]:
+        with Player(model, tools, config) as player:
+            yield _StartingPlayer(player, starts)
+
+    run = run_of(model, tools, config)
+    return record(tasks, players, run, output=output, progress=False, metrics=None, title="improve")
 
 
 class _StartingPlayer:
     """A player whose episodes begin at ``starts``."""
 
     def __init__(self, player: Player, starts: Mapping[str, Start]) -> None:
-        self.model_name = player.model_name
         self.at_once = player.at_once
         self._player = player
         self._given = {name: start for name, start in starts.items() if isinstance(start, GivenSteps)}
