@@ -262,6 +262,21 @@ BAD_INPUT: dict[str, tuple[dict[str, list[object]], list[str], list[str]]] = {
         ["mcp", "--retriever", "http://127.0.0.1:9"],
         ["the retriever at http://127.0.0.1:9/retrieve"],
     ),
+    "no name of a tasks file": (
+        {},
+        ["generate", "--tasks", "--model", "recorded:x", "-o", "t.jsonl"],
+        ["no tasks: give"],
+    ),
+    "an option that a server does not have": (
+        {"tasks.jsonl": [TASK]},
+        ["generate", "--tasks", "tasks.jsonl", "--model", "openai:http://127.0.0.1:9/v1:m,tries=3", "-o", "t.jsonl"],
+        ["no option 'tries'", "retries, timeout"],
+    ),
+    "a folder for the metrics": (
+        {"tasks.jsonl": [TASK]},
+        ["generate", "--tasks", "tasks.jsonl", "--model", "recorded:none", "-o", "t.jsonl", "--metrics", "."],
+        ["this is a folder: give a file for the metrics"],
+    ),
     "an index and a retriever": ({}, ["mcp", "--index", "wiki", "--retriever", "http://x"], ["not both"]),
     "a language that is not known": (
         {"corpus.jsonl": [PASSAGE]},
@@ -286,6 +301,13 @@ def test_bad_input_gets_one_clear_line(case: str, tmp_path: Path) -> None:
     assert all(word in run.stderr for word in ["agentdistill: ", *said]), run.stderr
     assert before == {path: path.read_bytes() for path in before}, "what was there has changed"
     assert not (tmp_path / "wiki").exists()
+
+
+@pytest.mark.parametrize("prices", [["-1", "1"], ["1", "nan"], ["inf", "0"]])
+def test_prices_are_numbers(prices: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse(["generate", "--tasks", "t.jsonl", "--model", "m", "-o", "r", "--cost", *prices])
+    assert "give 0 or more" in re.sub(r"\s+", " ", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("command", ["generate", "evaluate"])

@@ -1,6 +1,7 @@
 """The Model protocol: sampling settings, load_model, scripted and recorded models."""
 
 import json
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -60,6 +61,24 @@ def test_options_follow_a_models_name(spec: str, name: str, options: dict[str, o
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sampling(**settings)
+
+
+BAD_OPTIONS = {
+    "openai:http://h/v1:m,nosuch=1": "openai:http://h/v1:m has no option 'nosuch': its options are retries, timeout",
+    "openai:http://h/v1,http://i/v1:m,nosuch=1": "has no option 'nosuch'",
+    "openai:http://h/v1:m,retries=x": "retries is 'x': give a whole number of at least 0",
+    "openai:http://h/v1:m,retries=1.5": "retries is 1.5",
+    "openai:http://h/v1:m,retries=-1": "retries is -1",
+    "openai:http://h/v1:m,timeout=soon": "timeout is 'soon': give more than 0 seconds",
+    "openai:http://h/v1:m,timeout=0": "timeout is 0",
+    "recorded:t.jsonl,retries=1": "recorded:t.jsonl has no option 'retries': its options are none",
+}
+
+
+@pytest.mark.parametrize("spec", BAD_OPTIONS)
+def test_options_that_an_engine_does_not_have(spec: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(BAD_OPTIONS[spec])):
+        load_model(spec)
 
 
 BAD_SPECS = [

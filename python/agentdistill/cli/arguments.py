@@ -1,5 +1,6 @@
 """Options that several commands share: the model, the output, the tasks, the tools, the limits of a cell."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -125,6 +126,10 @@ class Prices:
     cost: tuple[float, float] | None = None
     """Prices of one million input and one million output tokens, such as 0.15 0.6; the cost is printed at the end."""
 
+    def __post_init__(self) -> None:
+        if self.cost is not None and not all(0 <= price < math.inf for price in self.cost):
+            raise ValueError(f"the prices are {self.cost}: give 0 or more")
+
     def say(self, read: int, written: int) -> None:
         """Print the cost of the tokens, if prices are given."""
         if self.cost is not None:
@@ -149,6 +154,8 @@ class TaskFiles:
     """How answers are graded: "fact" by words, "math" by value. Default: depends on the task set and the answer."""
 
     def load(self) -> list[Task]:
+        if not self.tasks:
+            raise ValueError("no tasks: give files, folders of data sets, or names of benchmarks")
         files = {path: load_tasks(path, self.task_set, self.limit, kind=self.kind) for path in self.tasks}
         if len(files) == 1:
             return files.popitem()[1]

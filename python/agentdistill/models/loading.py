@@ -7,10 +7,11 @@ when it is needed, so no command loads a library that it does not use. Not here:
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +59,7 @@ def load_model(spec: str, **options: Any) -> Model:
             from agentdistill.models.openai import OpenAIModel
             from agentdistill.models.replicas import RETRIES, Replicas
 
+            _check_options(OpenAIModel, options, spec)
             urls = server["urls"].split(",")
             if len(urls) == 1:
                 return OpenAIModel(base_url=urls[0], name=server["name"], **options)
@@ -74,7 +76,17 @@ def load_model(spec: str, **options: Any) -> Model:
 
             return TransformersModel(rest, **options)
         case _:
+            _check_options(RecordedModel, options, spec)
             return RecordedModel(rest, **options)
+
+
+def _check_options(engine: type[Model], options: Mapping[str, Any], spec: str) -> None:
+    """Raise ValueError for an option that the engine does not have. Engines that pass them on report these
+    themselves."""
+    known = [name for name, of in signature(engine).parameters.items() if of.kind is Parameter.KEYWORD_ONLY]
+    if unknown := options.keys() - known:
+        named = ", ".join(name for name in known if name != "template") or "none"
+        raise ValueError(redacted(f"{spec} has no option {min(unknown)!r}: its options are {named}"))
 
 
 def model_name(spec: str) -> str:

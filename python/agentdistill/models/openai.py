@@ -9,6 +9,7 @@ Not here: starting a server.
 
 import asyncio
 import logging
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -59,8 +60,10 @@ class OpenAIModel(SampledModel):
         """``retries``: how often a request is retried (8 retries take about two minutes). ``timeout``: seconds for one
         attempt. ``template``: additional arguments of the server's chat template, e.g. ``{"enable_thinking": False}``.
         """
-        if retries < 0 or timeout <= 0:
-            raise ValueError(f"retries is {retries} and timeout {timeout}: give at least 0 and more than 0 seconds")
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries is {retries!r}: give a whole number of at least 0")
+        if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+            raise ValueError(f"timeout is {timeout!r}: give more than 0 seconds")
         self.name = name
         self._base_url = base_url
         self._template = {"chat_template_kwargs": dict(template)} if template else {}

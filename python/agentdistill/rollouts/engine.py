@@ -169,7 +169,10 @@ def record(
     if metrics is not None:
         if output is not None and Path(output).resolve() == Path(metrics).resolve():
             raise ValueError(f"{output} is the file of trajectories and of metrics: give another file for one of them")
+        if Path(metrics).is_dir():
+            raise IsADirectoryError(21, "this is a folder: give a file for the metrics", str(metrics))
         refuse_foreign(metrics, has_fields("episodes", "seconds_of_episodes"))
+        Path(metrics).parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         writer, recorded = None, dict[str, Trajectory]()
         if output is not None:
