@@ -4,7 +4,7 @@ SCoRe (arXiv:2509.14257) trains on short horizons: after a teacher has corrected
 (correction.py), the student tries again from the State before that error, where the answer is known to be in reach.
 Only what it samples from there on is learnt (reinforcement.py). No cell runs again to reach the State.
 
-Not here: rewards for single steps, which SCoRe adds.
+Not here: the reward that SCoRe gives the step at the error itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
