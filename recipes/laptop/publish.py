@@ -44,6 +44,8 @@ PAIRS = [
     ("ftp", "agent"),
     ("ftp", "cot"),
     ("ftp-sag", "ftp"),
+    ("ftp-sag", "agent"),
+    ("ftp-sag", "cot"),
 ]
 """Arms of one size to compare: the first minus the second."""
 
