@@ -246,6 +246,12 @@ async def test_no_more_than_so_many_at_once(client: Client) -> None:
         assert {(await first).choices[0].message.content, (await second).choices[0].message.content} == {"7"}
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_time_limit_is_positive(seconds: float) -> None:
+    with pytest.raises(ValueError, match="give more than 0"), serving(seconds=seconds):
+        pass
+
+
 async def test_a_request_that_takes_too_long_has_no_answer(client: Client) -> None:
     with serving(Never(), seconds=0.05) as server:
         response = await client(server).chat.completions.create(model="never", messages=SUM)

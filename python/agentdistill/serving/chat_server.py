@@ -49,7 +49,7 @@ class ChatServer(ApiServer):
         Raises OSError if it cannot listen there. Raises ValueError if ``seconds`` is not positive, the key is empty, or
         other machines can reach ``host`` and there is no key.
         """
-        if seconds <= 0:
+        if not seconds > 0:
             raise ValueError(f"a request may take {seconds} s: give more than 0")
         self._player = player
         self._seconds = seconds

@@ -71,7 +71,7 @@ class EnvironmentServer(HttpServer):
         name; else as ``HttpServer``.
         """
         for name, number in {"max_steps": max_steps, "sessions": sessions, "idle_seconds": idle_seconds}.items():
-            if number <= 0:
+            if not number > 0:
                 raise ValueError(f"{name} is {number}: give more than 0")
         if not tasks:
             raise ValueError("an environment needs at least one task")

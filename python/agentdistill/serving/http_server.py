@@ -51,9 +51,11 @@ class HttpServer(ABC):
     def __init__(self, host: str, port: int, api_key: str | None) -> None:
         """Listen on ``host`` and ``port``; port 0 selects a free port. ``api_key``: the key that clients must send.
 
-        Raises OSError if it cannot listen there. Raises ValueError if the key is empty, or if other machines can reach
-        ``host`` and there is no key.
+        Raises OSError if it cannot listen there. Raises ValueError for a port out of range, if the key is empty, or if
+        other machines can reach ``host`` and there is no key.
         """
+        if not 0 <= port < 1 << 16:
+            raise ValueError(f"port is {port}: give 0 (any that is free) to 65535")
         if api_key is not None and not api_key.strip():
             raise ValueError("the API key is empty: give a key, or none")
         try:
