@@ -241,6 +241,7 @@ def test_the_paper_s_training_sets_are_read_and_cost_something(
     known = [path.name for path in (shared_data / "tasks").iterdir()]
     text = (PAPER / "agent.toml").read_text()
     text = re.sub(r'"data/([\w.]+)",?', lambda file: file[0] if file[1] in known else "", text)
+    text = re.sub(r"tasks = \[\s*\]", f'tasks = ["data/{min(known)}"]', text)  # where none of a step's are public
     (tmp_path / "r.toml").write_text(text)
     cli.main(["run", "r.toml", "--set", "size=1.5B", "--dry-run"])
     out = capsys.readouterr().out

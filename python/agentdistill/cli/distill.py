@@ -235,7 +235,7 @@ class Starts(TaskFiles):
 
 @dataclass(frozen=True)
 class Improve:
-    """Train a student further on its own rollouts: by their rewards (GRPO), or with a teacher.
+    """Train a student further on its own rollouts (GRPO, teacher).
 
     Each optimizer step samples several episodes of a few tasks, and rewards the correct ones. If you stop the command,
     running it again resumes it from the last checkpoint.
