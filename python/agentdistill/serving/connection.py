@@ -32,7 +32,22 @@ MAX_CONNECTIONS = 512
 _CHECK_SECONDS = 1.0
 
 
-class Connection(H11Protocol):
+class _ReadDeadline(asyncio.Protocol):
+    """A connection that is aborted if its client does not drain a full write buffer in time."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_deadline = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_deadline.cancel()
+
+
+class Connection(_ReadDeadline, H11Protocol):
     """uvicorn's HTTP/1.1 protocol with these limits."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -53,14 +68,6 @@ class Connection(H11Protocol):
         self._next_check.cancel()
         super().handle_websocket_upgrade(event)
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._read_deadline = self.loop.call_later(READ_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._read_deadline.cancel()
-
     @property
     def _is_busy(self) -> bool:
         """Whether a request is waiting for its response."""
@@ -78,16 +85,8 @@ class Connection(H11Protocol):
             self._next_check = self.loop.call_later(_CHECK_SECONDS, self._check)
 
 
-class WebSocketConnection(WebSocketsSansIOProtocol):
+class WebSocketConnection(_ReadDeadline, WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol with these limits."""
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._read_deadline = self.loop.call_later(READ_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._read_deadline.cancel()
 
     def on_task_complete(self, task: "asyncio.Task[None]") -> None:
         super().on_task_complete(task)
