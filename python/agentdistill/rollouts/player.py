@@ -82,10 +82,11 @@ class RolloutConfig(AgentConfig):
         if not 0 < self.tool_seconds < math.inf:
             raise ValueError(f"tool_seconds is {self.tool_seconds}: give more than 0")
         _ = self.limits
-        try:
-            _ = None if self.date is None else day.fromisoformat(self.date)
-        except ValueError:
-            raise ValueError(f"date is {self.date!r}: give one such as 2026-11-30") from None
+        if self.date is not None:
+            try:
+                day.fromisoformat(self.date)
+            except ValueError:
+                raise ValueError(f"date is {self.date!r}: give one such as 2026-11-30") from None
         if self.ray and self.checkpoints:
             raise ValueError("checkpoints are stored on one machine: give either checkpoints or ray")
 
